@@ -1,0 +1,163 @@
+"""Configuration of the model and of what its memory may do: frozen dataclasses, checked when made.
+
+Knows no file formats (checkpoints/ does) and no server settings (server/settings.py does).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """Llama 3 scaling of the rotary frequencies (Llama 3 model card)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+    def __post_init__(self) -> None:
+        if self.factor < 1 or self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                "rope scaling needs factor >= 1 and high_freq_factor > low_freq_factor"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of a Llama-family Transformer, the backbone that sessions share.
+
+    Sizes are in elements; `rope_theta` is the base of the rotary frequencies. A GGUF file states
+    the Llama 3 scaling as its result, one divisor per frequency: `rope_factors`, head_dim / 2 of
+    them. At most one of `rope_scaling` and `rope_factors` is set.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    d_ff: int
+    norm_eps: float
+    rope_theta: float
+    max_positions: int
+    tie_embeddings: bool
+    rope_scaling: RopeScaling | None = None
+    attention_bias: bool = False
+    rope_factors: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.d_ff) < 1:
+            raise ValueError("every size of a model is at least 1")
+        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+            raise ValueError("n_heads must be a multiple of n_kv_heads")
+        if self.head_dim % 2:
+            raise ValueError("rotary positions need an even head_dim")
+        if self.rope_factors is not None:
+            if self.rope_scaling is not None:
+                raise ValueError("rope_scaling and rope_factors exclude each other")
+            if len(self.rope_factors) * 2 != self.head_dim or min(self.rope_factors) <= 0:
+                raise ValueError("rope_factors needs head_dim / 2 positive divisors")
+
+    @property
+    def parameters_per_rank(self) -> int:
+        """Parameters that one unit of rank costs over gate, up and down of all layers."""
+        return 3 * self.n_layers * (self.d_model + self.d_ff)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelConfig:
+    """One level of the Continuum Memory System (hope-spec §3).
+
+    `period_tokens` is C of Eq. 71, in learnable tokens; `rank` is that of the level's own term
+    in every MLP matrix.
+    """
+
+    period_tokens: int
+    rank: int
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        if self.period_tokens < 1 or self.rank < 1:
+            raise ValueError("a level needs a period and a rank of at least 1")
+        if not 0 <= self.learning_rate < 1:
+            raise ValueError("learning_rate lies in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayConfig:
+    """Constants of the default recipe (learning.py); figures behind them in docs/evaluation.md.
+
+    A step runs one pack of at most `pack_tokens` tokens of replays and `rehearsal_windows`
+    windows of the base model's own samples.
+    """
+
+    # Most epochs over the replays of one consolidation, and fewest.
+    passes: int = 16
+    pack_tokens: int = 512
+    # Replays leave an epoch once their loss is below this, nats per token.
+    known_nats: float = 0.05
+    # Most learnable tokens of a stretch that are replayed; the most surprising spans are chosen.
+    budget_tokens: int = 384
+    # Earlier spans kept in the session and rehearsed beside new ones.
+    buffer_tokens: int = 2048
+    rehearsed_tokens: int = 256
+    rehearsal_windows: int = 4
+    rehearsal_window_tokens: int = 64
+    rehearsal_weight: float = 1.0
+    # Share of its strength that the level below keeps when this level has learnt the same spans.
+    fast_decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.passes < 1 or self.pack_tokens < 64:
+            raise ValueError("a replay needs at least one pass and packs of 64 tokens or more")
+
+
+@dataclass(frozen=True, slots=True)
+class LearningPolicy:
+    """What a session's memory does with what it observes.
+
+    Part of the fold: to change it is a migration. `recipe` is "replay" (the default one) or
+    "summed_gradient" (Eq. 71 over the factors, exactly).
+    """
+
+    name: str
+    levels: tuple[LevelConfig, ...]
+    recipe: Literal["replay", "summed_gradient"] = "replay"
+    replay: ReplayConfig = ReplayConfig()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        periods = [level.period_tokens for level in self.levels]
+        if any(slow % fast for fast, slow in pairwise(periods)):
+            raise ValueError("each level's period is a multiple of the faster one's before it")
+
+    def digest(self) -> str:
+        """SHA-256 of every constant: two policies with one digest teach the same."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+DEFAULT_POLICY = LearningPolicy(
+    name="default",
+    levels=(
+        LevelConfig(period_tokens=512, rank=32, learning_rate=3e-3),
+        LevelConfig(period_tokens=2048, rank=16, learning_rate=3e-3),
+        LevelConfig(period_tokens=8192, rank=8, learning_rate=3e-3),
+    ),
+)
+SUMMED_GRADIENT_POLICY = LearningPolicy(
+    name="summed_gradient",
+    levels=(
+        LevelConfig(period_tokens=512, rank=32, learning_rate=1e-4),
+        LevelConfig(period_tokens=2048, rank=16, learning_rate=1e-4),
+        LevelConfig(period_tokens=8192, rank=8, learning_rate=1e-4),
+    ),
+    recipe="summed_gradient",
+)
+POLICIES = {policy.name: policy for policy in (DEFAULT_POLICY, SUMMED_GRADIENT_POLICY)}

@@ -1,0 +1,1 @@
+"""Runs turns and consolidations of many sessions on one model."""

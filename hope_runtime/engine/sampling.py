@@ -1,0 +1,82 @@
+"""How the next token is chosen from its scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hope_runtime.errors import InvalidRequestError
+
+MAX_STOPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Parameters of one reply. Temperature 0 is greedy.
+
+    Raises InvalidRequestError, with the field as the API spells it, for values out of range.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._check("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1")
+        self._check("temperature", 0 <= self.temperature <= 2, "0 to 2")
+        self._check("top_k", self.top_k >= 0, "at least 0")
+        self._check("top_p", 0 < self.top_p <= 1, "above 0, at most 1")
+        self._check("min_p", 0 <= self.min_p <= 1, "0 to 1")
+        penalty = self.repetition_penalty
+        self._check("repetition_penalty", 0 < penalty < math.inf, "above 0")
+        self._check("stop", len(self.stop) <= MAX_STOPS, f"at most {MAX_STOPS} strings")
+        self._check("stop", all(self.stop), "no empty string")
+
+    def _check(self, name: str, valid: bool, allowed: str) -> None:
+        # A comparison with NaN is false, so NaN is refused like any other wrong value.
+        if not valid:
+            raise InvalidRequestError(
+                f"sampling.{name} is {getattr(self, name)}; allowed: {allowed}.",
+                field=f"sampling.{name}",
+            )
+
+
+class Sampler:
+    """Chooses the tokens of one reply, reproducibly from its seed."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        # On the CPU whatever the device, so that a seed means the same everywhere.
+        self._generator = torch.Generator().manual_seed(sampling.seed % (1 << 63))
+
+    def choose(self, logits_V: Tensor, reply: Sequence[int]) -> int:
+        """The next token id. `logits_V` is (V,), any float dtype; `reply` is what came before."""
+        options = self._sampling
+        scores_V = logits_V.float().cpu()
+        if options.repetition_penalty != 1 and reply:
+            seen = torch.tensor(sorted(set(reply)))
+            # Dividing a negative score would reward it, so those are multiplied.
+            kept = scores_V[seen]
+            scores_V[seen] = torch.where(
+                kept > 0, kept / options.repetition_penalty, kept * options.repetition_penalty
+            )
+        if options.temperature == 0:
+            return int(scores_V.argmax())
+        scores_V, order_V = (scores_V / options.temperature).sort(descending=True, stable=True)
+        weights_V = scores_V.softmax(-1)
+        keep_V = weights_V >= options.min_p * weights_V[0]
+        # A token stays if the likelier ones together have not reached top_p yet.
+        keep_V &= weights_V.cumsum(-1) - weights_V < options.top_p
+        if options.top_k:
+            keep_V[options.top_k :] = False
+        pick = torch.multinomial(weights_V * keep_V, 1, generator=self._generator)
+        return int(order_V[pick])

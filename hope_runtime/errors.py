@@ -1,0 +1,75 @@
+"""Errors of the runtime. Messages are one sentence that says what to do.
+
+HopeError
++- ModelError                    the base model cannot be used
+|  +- ModelNotFoundError         no such file or directory
+|  +- UnsupportedModelError      an architecture or quantisation that is not known
+|  +- CorruptModelError          truncated, or a tensor is missing or misshapen
+|  +- TokenizerMissingError
++- StateError                    a stored state cannot be used
+|  +- CorruptStateError          bytes that are not what was stored
+|  +- FingerprintMismatchError   it was learnt on another base model
+|  +- StateVersionError          a format newer than this code
++- InvalidRequestError           what the caller asked for makes no sense; has `field`
+|  +- WindowOverflowError        longer than the window holds
++- CancelledTurnError            the turn was cancelled before its commit
+"""
+
+
+class HopeError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class ModelError(HopeError):
+    """The base model cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """There is no such file or directory."""
+
+
+class UnsupportedModelError(ModelError):
+    """The architecture or the quantisation is not known."""
+
+
+class CorruptModelError(ModelError):
+    """The file is truncated, or a tensor is missing or has the wrong shape."""
+
+
+class TokenizerMissingError(ModelError):
+    """The checkpoint holds no tokenizer."""
+
+
+class StateError(HopeError):
+    """A stored state cannot be used."""
+
+
+class CorruptStateError(StateError):
+    """The bytes are not what was stored."""
+
+
+class FingerprintMismatchError(StateError):
+    """The state was learnt on another base model."""
+
+
+class StateVersionError(StateError):
+    """The state was written in a format that this code does not know."""
+
+
+class InvalidRequestError(HopeError):
+    """What the caller asked for makes no sense.
+
+    `field` names the offending field of the request, as the API spells it.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class WindowOverflowError(InvalidRequestError):
+    """The text is longer than the window holds."""
+
+
+class CancelledTurnError(HopeError):
+    """The turn was cancelled before its commit; it left no trace."""

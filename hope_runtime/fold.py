@@ -1,0 +1,160 @@
+"""The fold: how a record of the log changes a memory, and when a level is due to learn.
+
+Everything here is cheap, pure arithmetic on token ids. The one expensive step, consolidation, is
+the Learner's; this module says only when it is due, from the log alone, so that no schedule,
+batch or crash can shift it (design.md §6 rule 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from hope_runtime.log import Record, RecordKind, extend_digest
+from hope_runtime.memory.state import (
+    MAX_CONVERSATIONS,
+    MAX_DOCUMENTS,
+    Conversation,
+    Document,
+    SessionMemory,
+    Span,
+)
+from hope_runtime.memory.window import Window
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """A place in the stream of learnable tokens where one level learns."""
+
+    level: int
+    position: int
+
+
+class Consolidates(Protocol):
+    """What the fold needs of a learner."""
+
+    def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory: ...
+
+
+def observe(memory: SessionMemory, record: Record, *, window_tokens: int) -> SessionMemory:
+    """The memory after `record`, before any consolidation that it makes due.
+
+    `window_tokens` is the capacity of a new conversation's window. Rollback records cannot be
+    observed: they replace the memory, which is the business of whoever holds its versions.
+    Raises WindowOverflowError when a system prompt cannot be pinned.
+    """
+    match record.kind:
+        case RecordKind.TURN:
+            memory = _extend_window(memory, record, window_tokens, turns=1)
+        case RecordKind.DOCUMENT:
+            memory = _extend_window(memory, record, window_tokens, turns=0)
+        case RecordKind.END_CONVERSATION:
+            rest = {k: v for k, v in memory.conversations.items() if k != record.conversation}
+            memory = replace(memory, conversations=rest)
+        case RecordKind.CONSOLIDATE | RecordKind.CONSOLIDATION:
+            pass
+        case RecordKind.ROLLBACK:
+            raise ValueError("a rollback is applied by restoring the version it names")
+    memory = _collect_spans(memory, record)
+    if record.kind is RecordKind.DOCUMENT:
+        state = Document(record.committed_bytes, record.tail, record.ended)
+        documents = _recent(memory.documents, record.document, state, MAX_DOCUMENTS)
+        memory = replace(memory, documents=documents)
+    flushes = record.ended or record.kind in (RecordKind.END_CONVERSATION, RecordKind.CONSOLIDATE)
+    if flushes:
+        memory = _flush(memory)
+    return replace(memory, log_digest=extend_digest(memory.log_digest, record))
+
+
+def due(memory: SessionMemory) -> Boundary | None:
+    """The next boundary that has been reached and not served; at one place the fast level first."""
+    reached = [
+        Boundary(index, position)
+        for index, level in enumerate(memory.levels)
+        if (position := _next_multiple(level.learnt_through, level.config.period_tokens))
+        <= memory.observed_tokens
+    ]
+    reached += [Boundary(0, position) for position in memory.flushes]
+    return min(reached, key=lambda boundary: (boundary.position, boundary.level), default=None)
+
+
+def stretch(memory: SessionMemory, boundary: Boundary) -> tuple[Span, ...]:
+    """What a level learns at `boundary`: whole spans that ended since its last one.
+
+    The fastest level reads everything that was said; a slower one reads what the bounded buffer
+    kept of its longer stretch.
+    """
+    since = memory.levels[boundary.level].learnt_through
+    if boundary.level == 0:
+        return tuple(span for span in memory.pending if span.end <= boundary.position)
+    return tuple(span for span in memory.buffer if since < span.end <= boundary.position)
+
+
+def effective(records: Sequence[Record]) -> list[Record]:
+    """The records that count: a rollback takes back what came after the place it names.
+
+    `records[i]` has sequence number i + 1. A version was made when its log had `target_seq`
+    records, so these are what remains.
+    """
+    kept: list[tuple[int, Record]] = []
+    for seq, record in enumerate(records, start=1):
+        if record.kind is RecordKind.ROLLBACK:
+            kept = [(at, item) for at, item in kept if at <= record.target_seq]
+        else:
+            kept.append((seq, record))
+    return [record for _, record in kept]
+
+
+def replay(
+    memory: SessionMemory, records: Sequence[Record], learner: Consolidates, *, window_tokens: int
+) -> SessionMemory:
+    """Folds `records` into `memory`, consolidating wherever it is due."""
+    for record in effective(records):
+        memory = observe(memory, record, window_tokens=window_tokens)
+        while (boundary := due(memory)) is not None:
+            memory = learner.consolidate_now(memory, boundary)
+    return memory
+
+
+def _next_multiple(position: int, period: int) -> int:
+    return (position // period + 1) * period
+
+
+def _flush(memory: SessionMemory) -> SessionMemory:
+    if not memory.pending or memory.observed_tokens in memory.flushes or not memory.levels:
+        return memory
+    return replace(memory, flushes=(*memory.flushes, memory.observed_tokens))
+
+
+def _extend_window(
+    memory: SessionMemory, record: Record, window_tokens: int, turns: int
+) -> SessionMemory:
+    known = memory.conversations.get(record.conversation, Conversation(Window(window_tokens)))
+    tokens = record.tokens
+    window = known.window
+    if record.pinned:
+        window = window.pin(tokens[: record.pinned])
+    window = window.append(tokens[record.pinned :])
+    state = Conversation(window, known.turns + turns)
+    conversations = _recent(memory.conversations, record.conversation, state, MAX_CONVERSATIONS)
+    return replace(memory, conversations=conversations)
+
+
+def _collect_spans(memory: SessionMemory, record: Record) -> SessionMemory:
+    spans = list(memory.pending)
+    observed = memory.observed_tokens
+    for segment in record.segments:
+        if not segment.learnable:
+            continue
+        for ids in segment.spans:
+            spans.append(Span(ids, segment.speaker, observed))
+            observed += len(ids)
+    return replace(memory, pending=tuple(spans), observed_tokens=observed)
+
+
+def _recent(items: Mapping[str, _Item], name: str, state: _Item, limit: int) -> dict[str, _Item]:
+    kept = {key: value for key, value in items.items() if key != name} | {name: state}
+    return dict(list(kept.items())[-limit:])

@@ -1,0 +1,124 @@
+"""Packs many short sequences into few rows, each seeing only itself.
+
+Replays are a dozen tokens long; padding them to one length would triple their price. A row holds
+several sequences behind each other under a block-diagonal causal mask, and sequences that begin
+with the same prefix (a chat template's system prompt) share one copy of it: the mask is a tree.
+
+Shape suffixes: B rows, T tokens, N targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids to train on behind a `prefix`; `targets[i]` says whether ids[i] is predicted.
+
+    A first token without a prefix has no predecessor and is never predicted.
+    """
+
+    ids: tuple[int, ...]
+    targets: tuple[bool, ...]
+    prefix: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.targets):
+            raise ValueError("an example needs one target flag for each token")
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Rows for one forward pass.
+
+    ids_BT, positions_BT: int64. mask_BTT: bool, True where a token may look. `predictors_N` are
+    flat indices into B*T of the positions that predict `targets_N`; `owners_N` says which example
+    each belongs to. `tokens` counts those that are not padding.
+    """
+
+    ids_BT: Tensor
+    positions_BT: Tensor
+    mask_BTT: Tensor
+    predictors_N: Tensor
+    targets_N: Tensor
+    owners_N: Tensor
+    tokens: int
+
+
+def pack(examples: Sequence[Example], *, row_tokens: int) -> Pack:
+    """Packs `examples` first-fit, longest first, into rows of about `row_tokens`.
+
+    Deterministic. A row is longer only when a single example is.
+    """
+    rows = _assign(examples, row_tokens)
+    length = max(used for _, _, used in rows)
+    shape = (len(rows), length)
+    ids_BT = torch.zeros(shape, dtype=torch.long)
+    positions_BT = torch.zeros(shape, dtype=torch.long)
+    # A token sees its own block and, within the row, block 0: the shared prefix.
+    block_BT = torch.full(shape, -1)
+    shared_BT = torch.zeros(shape, dtype=torch.bool)
+    predictors, targets, owners = [], [], []
+    for row, (prefix, members, _) in enumerate(rows):
+        at = len(prefix)
+        ids_BT[row, :at] = torch.tensor(prefix, dtype=torch.long)
+        positions_BT[row, :at] = torch.arange(at)
+        block_BT[row, :at] = 0
+        shared_BT[row, :at] = True
+        for number, member in enumerate(members, start=1):
+            example = examples[member]
+            end = at + len(example.ids)
+            ids_BT[row, at:end] = torch.tensor(example.ids)
+            positions_BT[row, at:end] = torch.arange(len(prefix), len(prefix) + end - at)
+            block_BT[row, at:end] = number
+            for offset, (token, wanted) in enumerate(
+                zip(example.ids, example.targets, strict=True)
+            ):
+                if not wanted or (offset == 0 and not prefix):
+                    continue
+                before = at + offset - 1 if offset else len(prefix) - 1
+                predictors.append(row * length + before)
+                targets.append(token)
+                owners.append(member)
+            at = end
+    same_BTT = block_BT[:, :, None] == block_BT[:, None, :]
+    causal_TT = torch.ones(length, length, dtype=torch.bool).tril()
+    # Padding is one block of its own, so that every token sees at least itself.
+    mask_BTT = (same_BTT | shared_BT[:, None, :]) & causal_TT
+    return Pack(
+        ids_BT,
+        positions_BT,
+        mask_BTT,
+        torch.tensor(predictors),
+        torch.tensor(targets),
+        torch.tensor(owners),
+        sum(used for _, _, used in rows),
+    )
+
+
+def _assign(
+    examples: Sequence[Example], row_tokens: int
+) -> list[tuple[tuple[int, ...], list[int], int]]:
+    """(prefix, members, used tokens) of each row; first-fit decreasing within each prefix."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, example in enumerate(examples):
+        groups.setdefault(example.prefix, []).append(index)
+    rows = []
+    for prefix, members in groups.items():
+        open_rows: list[tuple[list[int], int]] = []
+        for member in sorted(members, key=lambda i: (-len(examples[i].ids), i)):
+            size = len(examples[member].ids)
+            for index, (row, used) in enumerate(open_rows):
+                if used + size <= row_tokens:
+                    row.append(member)
+                    open_rows[index] = (row, used + size)
+                    break
+            else:
+                open_rows.append(([member], len(prefix) + size))
+        rows += [(prefix, row, used) for row, used in open_rows]
+    return rows

@@ -1,0 +1,53 @@
+"""The paper's rule over a level's factors: one step with the summed gradient of its stretch.
+
+Nested Learning, Eq. 71: at a multiple of C, theta <- theta - sum over the chunk of eta * f(theta;
+x_t), with f the gradient of next-token prediction. It is a sum, not a mean, so twice the text moves
+the level twice as far. theta does not change inside its chunk, so the sum is the gradient of the
+summed loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import torch
+
+from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.training import Trainee, accumulate
+from hope_runtime.memory.state import Span
+
+# A stretch is read as running text in windows of this many tokens.
+WINDOW_TOKENS = 256
+
+
+def summed_gradient(
+    trainee: Trainee, spans: Sequence[Span], learning_rate: float
+) -> Generator[None, None, tuple[float, float]]:
+    """One step; yields between windows. Returns mean nats per token before and after it."""
+    windows = [pack([example], row_tokens=WINDOW_TOKENS) for example in _running_text(spans)]
+    total = None
+    nats, count = 0.0, 0
+    for window in windows:
+        loss = trainee.nats(window).sum()
+        total = accumulate(total, trainee.gradient(loss, window))
+        nats, count = nats + float(loss.detach()), count + len(window.targets_N)
+        yield
+    if total is None or not count:
+        return 0.0, 0.0
+    with torch.no_grad():
+        for parameter, gradient in zip(trainee.parameters, total, strict=True):
+            parameter.sub_(gradient, alpha=learning_rate)
+    after = 0.0
+    for window in windows:
+        with torch.no_grad():
+            after += float(trainee.nats(window).sum())
+        yield
+    return nats / count, after / count
+
+
+def _running_text(spans: Sequence[Span]) -> list[Example]:
+    """The stretch in order, every token a target; windows overlap by the token that predicts."""
+    ids = tuple(token for span in spans for token in span.ids)
+    starts = range(0, max(len(ids) - 1, 0), WINDOW_TOKENS - 1)
+    parts = [ids[start : start + WINDOW_TOKENS] for start in starts]
+    return [Example(part, (True,) * len(part)) for part in parts]

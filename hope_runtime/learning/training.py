@@ -1,0 +1,85 @@
+"""One level's terms under training: the forward pass that serving uses, with gradients.
+
+Knows how to get a loss from packed examples and a gradient from a loss, in bounded pieces. What
+is trained on, how often and how far is the recipes' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from hope_runtime.learning.packing import Pack
+from hope_runtime.memory.cms import STORED_DTYPE, LowRank, concatenate, initial
+from hope_runtime.memory.state import SessionMemory
+from hope_runtime.model.hope import forward, logits
+from hope_runtime.model.weights import BaseModel
+
+
+class Trainee:
+    """Float32 copy of one level's terms that may be changed, beside the other levels as they are.
+
+    `tokens` counts what was run forward and backward so far.
+    """
+
+    def __init__(self, model: BaseModel, memory: SessionMemory, level: int) -> None:
+        self._model = model
+        config = memory.levels[level].config
+        # Each level starts from directions of its own, the same for all its life.
+        terms = memory.levels[level].terms or initial(
+            model.config, config.rank, seed=memory.policy.seed * 1009 + level
+        )
+        self._others = concatenate(
+            other.terms for index, other in enumerate(memory.levels) if index != level
+        )
+        tensors = {k: v.float().to(model.device).clone() for k, v in terms.tensors().items()}
+        self.terms = LowRank(**{k: v.requires_grad_() for k, v in tensors.items()})
+        self.parameters = list(self.terms.tensors().values())
+        self.tokens = 0
+
+    def nats(self, pack: Pack) -> Tensor:
+        """Negative log-likelihood of each target, nats, float32 (N,); differentiable."""
+        return nnf.cross_entropy(self.scores(pack), self._to(pack.targets_N), reduction="none")
+
+    def scores(self, pack: Pack) -> Tensor:
+        """Next-token scores at each predictor, float32 (N, V); differentiable."""
+        combined = concatenate([self._others, self.terms])
+        assert combined is not None
+        hidden_BTD = forward(
+            self._model,
+            self._to(pack.ids_BT),
+            positions_BT=self._to(pack.positions_BT),
+            mask_BTS=self._to(pack.mask_BTT),
+            terms=combined.to(self._model.dtype),
+        )
+        hidden_ND = hidden_BTD.flatten(0, 1)[self._to(pack.predictors_N)]
+        return logits(self._model, hidden_ND[None])[0].float()
+
+    def gradient(self, loss: Tensor, pack: Pack) -> list[Tensor]:
+        """Gradient of `loss` with respect to `parameters`, in their order."""
+        self.tokens += pack.tokens
+        return list(torch.autograd.grad(loss, self.parameters))
+
+    def stored(self) -> LowRank:
+        """The terms as a memory keeps them: bfloat16, on the CPU, detached."""
+        return LowRank(
+            **{
+                name: tensor.detach().to("cpu", STORED_DTYPE)
+                for name, tensor in self.terms.tensors().items()
+            }
+        )
+
+    def _to(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._model.device)
+
+
+def accumulate(total: list[Tensor] | None, part: Sequence[Tensor]) -> list[Tensor]:
+    """Sum of gradients; `total` is None before the first."""
+    if total is None:
+        return list(part)
+    for mine, more in zip(total, part, strict=True):
+        mine.add_(more)
+    return total

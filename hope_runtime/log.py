@@ -1,0 +1,177 @@
+"""The session's log: what was said and read, as token ids, in the order in which it happened.
+
+A session's memory is a pure fold of these records (design.md §2), so a record holds all that
+learning may depend on and nothing else. How records are stored, and for whom, is the store's
+business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from hope_runtime.errors import CorruptStateError, StateVersionError
+
+RECORD_FORMAT = 1
+
+
+class Speaker(StrEnum):
+    """Where tokens came from."""
+
+    TEMPLATE = "template"
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    DOCUMENT = "document"
+
+
+class RecordKind(StrEnum):
+    """What a record says happened."""
+
+    TURN = "turn"
+    DOCUMENT = "document"
+    END_CONVERSATION = "end_conversation"
+    CONSOLIDATE = "consolidate"
+    # What a boundary did, for people to read; derived, so the fold skips it.
+    CONSOLIDATION = "consolidation"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tokens of one speaker, already cut into spans.
+
+    `learnable` says that the memory may learn from them; each span was tokenised on its own.
+    """
+
+    speaker: Speaker
+    spans: tuple[tuple[int, ...], ...]
+    learnable: bool = False
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All token ids in order."""
+        return tuple(token for span in self.spans for token in span)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry of the log.
+
+    `pinned` counts the leading tokens of a turn that stay in its window (the system prompt).
+    `committed_bytes` and `tail` say how far a document was read and which of these bytes no
+    span has yet; `ended` that the document is complete. `target_version` and `target_seq` say
+    where memory goes on from after a rollback.
+    """
+
+    kind: RecordKind
+    conversation: str = ""
+    segments: tuple[Segment, ...] = ()
+    pinned: int = 0
+    document: str = ""
+    committed_bytes: int = 0
+    tail: bytes = b""
+    ended: bool = False
+    target_version: int = 0
+    target_seq: int = 0
+    # Figures for people to read; the fold does not look at them.
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Token ids of all segments in order."""
+        return tuple(token for segment in self.segments for token in segment.tokens)
+
+    @property
+    def learnable_tokens(self) -> int:
+        return sum(len(segment.tokens) for segment in self.segments if segment.learnable)
+
+    def encode(self) -> bytes:
+        """JSON header and zlib-compressed 32-bit token ids; see `decode`."""
+        header = {
+            "format": RECORD_FORMAT,
+            "kind": self.kind,
+            "segments": [
+                [segment.speaker, segment.learnable, [len(span) for span in segment.spans]]
+                for segment in self.segments
+            ],
+            "tail": self.tail.hex(),
+        }
+        header |= {name: getattr(self, name) for name in _PLAIN if getattr(self, name)}
+        ids = np.asarray(self.tokens, dtype="<u4").tobytes()
+        head = json.dumps(header, separators=(",", ":")).encode()
+        return len(head).to_bytes(4, "little") + zlib.compress(head + ids, 6)
+
+    @staticmethod
+    def decode(data: bytes) -> Record:
+        """The record that `encode` wrote. Raises CorruptStateError or StateVersionError."""
+        try:
+            size = int.from_bytes(data[:4], "little")
+            body = zlib.decompress(data[4:])
+            header = json.loads(body[:size])
+            ids = np.frombuffer(body[size:], dtype="<u4").tolist()
+            if header["format"] > RECORD_FORMAT:
+                raise StateVersionError(
+                    f"This log was written in format {header['format']}; "
+                    f"this server reads up to {RECORD_FORMAT}."
+                )
+            segments = []
+            at = 0
+            for speaker, learnable, lengths in header["segments"]:
+                spans = []
+                for length in lengths:
+                    spans.append(tuple(ids[at : at + length]))
+                    at += length
+                segments.append(Segment(Speaker(speaker), tuple(spans), learnable))
+            if at != len(ids):
+                raise ValueError("token counts disagree")
+            return Record(
+                kind=RecordKind(header["kind"]),
+                segments=tuple(segments),
+                tail=bytes.fromhex(header["tail"]),
+                **{name: header[name] for name in _PLAIN if name in header},
+            )
+        except (zlib.error, ValueError, KeyError, TypeError) as error:
+            raise CorruptStateError(f"A log record cannot be read: {error}.") from error
+
+
+_PLAIN = (
+    "conversation",
+    "pinned",
+    "document",
+    "committed_bytes",
+    "ended",
+    "target_version",
+    "target_seq",
+    "notes",
+)
+
+
+def extend_digest(digest: bytes, record: Record) -> bytes:
+    """Running SHA-256 over what the fold reads of a log, independent of how text was cut.
+
+    Each span enters on its own, so one document in one record or in two hundred gives the same
+    digest. Byte offsets and notes stay out.
+    """
+    if record.kind is RecordKind.CONSOLIDATION:
+        return digest
+    for segment in record.segments:
+        tag = f"{segment.speaker}:{segment.learnable}:{record.conversation}:{record.document}"
+        for span in segment.spans:
+            digest = _chain(digest, tag, span)
+    if record.ended or record.kind not in (RecordKind.TURN, RecordKind.DOCUMENT):
+        digest = _chain(digest, f"{record.kind}:{record.conversation}:{record.document}", ())
+    return digest
+
+
+def _chain(digest: bytes, tag: str, ids: Sequence[int]) -> bytes:
+    body = np.asarray(ids, dtype="<u4").tobytes()
+    frame = len(tag.encode()).to_bytes(4, "little") + tag.encode() + body
+    return hashlib.sha256(digest + frame).digest()

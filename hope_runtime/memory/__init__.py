@@ -1,0 +1,1 @@
+"""What a session knows: levels, window, and the one noun that owns both."""

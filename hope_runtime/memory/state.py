@@ -1,0 +1,122 @@
+"""SessionMemory: the one noun that owns what a session knows.
+
+It is immutable: every step of the fold (fold.py) and every consolidation (learning.py) returns a
+new one, so forking is free, a cancelled turn leaves no trace by construction, and whoever holds a
+memory may read it from any thread. Knows no user, no store and no cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hope_runtime.config import LearningPolicy, ModelConfig
+from hope_runtime.log import Speaker
+from hope_runtime.memory.cms import Level, LowRank, concatenate
+from hope_runtime.memory.window import Window
+
+# Bounds on what a session carries besides its levels (design.md §6 rule 5). The log keeps all.
+MAX_CONVERSATIONS = 8
+MAX_DOCUMENTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A learnable piece of the log, tokenised on its own.
+
+    `start` is the count of learnable tokens before it. `surprise_nats` is the mean negative
+    log-likelihood, nats per token, that the Learner found before it first learnt the span; None
+    until then.
+    """
+
+    ids: tuple[int, ...]
+    speaker: Speaker
+    start: int
+    surprise_nats: float | None = None
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A named window, and how many turns it has seen."""
+
+    window: Window
+    turns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """How far a document was read. `tail` are committed bytes that no span has yet."""
+
+    committed_bytes: int = 0
+    tail: bytes = b""
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMemory:
+    """Everything a session knows. See the fields' comments; lengths are in learnable tokens."""
+
+    fingerprint: str
+    policy: LearningPolicy
+    # Fastest first, as the policy lists them.
+    levels: tuple[Level, ...]
+    # Spans that the fastest level has not learnt yet.
+    pending: tuple[Span, ...] = ()
+    # A bounded sample of learnt spans: rehearsed beside new ones, and what slower levels learn.
+    buffer: tuple[Span, ...] = ()
+    # Most recently used last.
+    conversations: Mapping[str, Conversation] = field(default_factory=dict)
+    documents: Mapping[str, Document] = field(default_factory=dict)
+    observed_tokens: int = 0
+    # Counts at which an event asked for consolidation and none happened yet.
+    flushes: tuple[int, ...] = ()
+    log_digest: bytes = bytes(32)
+
+    @staticmethod
+    def fresh(fingerprint: str, policy: LearningPolicy) -> SessionMemory:
+        """The memory of a new session: the base model bit for bit."""
+        levels = tuple(Level(config) for config in policy.levels)
+        return SessionMemory(fingerprint, policy, levels)
+
+    @property
+    def terms(self) -> LowRank | None:
+        """All levels' terms as one; None for the plain base model."""
+        return concatenate(level.terms for level in self.levels)
+
+    @property
+    def pending_tokens(self) -> int:
+        return sum(len(span.ids) for span in self.pending)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the levels' tensors."""
+        return sum(level.terms.nbytes for level in self.levels if level.terms is not None)
+
+    def levels_digest(self) -> str:
+        """Changes when a level does; names the memory that a cached window was read with."""
+        return hashlib.sha256(b"".join(level.digest() for level in self.levels)).hexdigest()
+
+    def hash(self) -> str:
+        """SHA-256 over base, policy, levels, counters and log: the fold's fingerprint.
+
+        Two sessions with the same log under one policy and one base model have the same hash,
+        however the text was cut, whatever else was served (design.md §6 rule 2).
+        """
+        parts = (
+            self.fingerprint.encode(),
+            self.policy.digest().encode(),
+            self.levels_digest().encode(),
+            str(self.observed_tokens).encode(),
+            self.log_digest,
+        )
+        return hashlib.sha256(b"|".join(parts)).hexdigest()
+
+
+def state_bytes_limit(config: ModelConfig, policy: LearningPolicy) -> int:
+    """Bytes that all levels of one session hold once each has learnt, stored as bfloat16."""
+    return 2 * config.parameters_per_rank * sum(level.rank for level in policy.levels)

@@ -1,0 +1,1 @@
+"""Optimisers as associative memories of gradients (Nested Learning, section 4)."""

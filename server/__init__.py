@@ -1,0 +1,1 @@
+"""The hope server: composition root, gRPC services, sessions and their store."""

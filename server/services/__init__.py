@@ -1,0 +1,1 @@
+"""gRPC services: translate requests, call sessions, translate answers and errors."""

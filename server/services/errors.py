@@ -1,0 +1,149 @@
+"""Errors on the wire: google.rpc.Status with one ErrorInfo and the detail that helps (AIP-193).
+
+One interceptor translates whatever a handler raises, so handlers raise typed errors and never
+speak of status codes. What is not known here is a bug: it is logged in full and tells the caller
+nothing but a reference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import aio
+from grpc_status import rpc_status
+
+from hope_runtime import errors as runtime
+from server.sessions import DrainingError
+from server.store import base as store
+
+DOMAIN = "hope.dev"
+_log = logging.getLogger(__name__)
+
+# Most specific first. Code, reason, and seconds after which trying again makes sense.
+_TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
+    (runtime.WindowOverflowError, code_pb2.INVALID_ARGUMENT, "WINDOW_OVERFLOW", None),
+    (runtime.InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST", None),
+    (runtime.FingerprintMismatchError, code_pb2.FAILED_PRECONDITION, "OTHER_BASE_MODEL", None),
+    (runtime.StateVersionError, code_pb2.FAILED_PRECONDITION, "UNKNOWN_STATE_FORMAT", None),
+    (runtime.CorruptStateError, code_pb2.DATA_LOSS, "CORRUPT_STATE", None),
+    (runtime.CancelledTurnError, code_pb2.CANCELLED, "CANCELLED", None),
+    (store.NotFoundError, code_pb2.NOT_FOUND, "SESSION_NOT_FOUND", None),
+    (store.AlreadyExistsError, code_pb2.ALREADY_EXISTS, "SESSION_EXISTS", None),
+    (store.LeaseHeldError, code_pb2.UNAVAILABLE, "SESSION_OWNED_ELSEWHERE", 1.0),
+    (store.LeaseLostError, code_pb2.ABORTED, "SESSION_LOST", 1.0),
+    (store.StaleRevisionError, code_pb2.ABORTED, "STALE_ETAG", None),
+    (store.CorruptBlobError, code_pb2.DATA_LOSS, "CORRUPT_STATE", None),
+    (store.CorruptStoreError, code_pb2.DATA_LOSS, "CORRUPT_STORE", None),
+    (store.StoreVersionError, code_pb2.FAILED_PRECONDITION, "UNKNOWN_STORE_FORMAT", None),
+    (store.StoreFullError, code_pb2.RESOURCE_EXHAUSTED, "STORE_FULL", 60.0),
+    (store.StoreUnavailableError, code_pb2.UNAVAILABLE, "STORE_UNAVAILABLE", 1.0),
+    (DrainingError, code_pb2.UNAVAILABLE, "DRAINING", 5.0),
+    (NotImplementedError, code_pb2.UNIMPLEMENTED, "UNIMPLEMENTED", None),
+)
+
+
+def to_status(error: Exception) -> status_pb2.Status:
+    """The status that tells a caller what happened and what to do."""
+    for kind, code, reason, retry_seconds in _TABLE:
+        if isinstance(error, kind):
+            message = str(error) or "This server does not offer the method yet."
+            return _status(code, message, reason, error, retry_seconds)
+    reference = secrets.token_hex(4)
+    _log.error("unexpected error %s", reference, exc_info=error)
+    message = f"The server failed; its log has the reason under {reference}."
+    return _status(code_pb2.INTERNAL, message, "INTERNAL", error, None)
+
+
+def _status(
+    code: int, message: str, reason: str, error: Exception, retry_seconds: float | None
+) -> status_pb2.Status:
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)
+    details: list[Message] = [info]
+    if isinstance(error, runtime.InvalidRequestError) and error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=message
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, store.NotFoundError | store.AlreadyExistsError):
+        details.append(error_details_pb2.ResourceInfo(resource_type="hope.dev/Session"))
+    if isinstance(error, store.LeaseHeldError):
+        info.metadata["owner"] = error.owner
+        retry_seconds = error.remaining_seconds
+    if retry_seconds is not None:
+        delay = Duration()
+        delay.FromMilliseconds(int(retry_seconds * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        box = any_pb2.Any()
+        box.Pack(detail)
+        packed.append(box)
+    return status_pb2.Status(code=code, message=message, details=packed)
+
+
+async def _abort(context: aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+    status = rpc_status.to_status(to_status(error))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+    raise AssertionError("abort does not return")
+
+
+if TYPE_CHECKING:
+    _Interceptor = aio.ServerInterceptor[Any, Any]
+else:
+    _Interceptor = aio.ServerInterceptor
+
+
+class ErrorInterceptor(_Interceptor):
+    """Turns the exceptions of every handler into rich statuses."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        streams_in, streams_out = handler.request_streaming, handler.response_streaming
+        kind = f"{'stream' if streams_in else 'unary'}_{'stream' if streams_out else 'unary'}"
+        translate: Callable[[Any], Any] = _streaming if streams_out else _single
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(
+            translate(getattr(handler, kind)),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+
+def _single(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def handle(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await call(request, context)
+        except (asyncio.CancelledError, aio.AbortError):
+            raise
+        except Exception as error:
+            await _abort(context, error)
+
+    return handle
+
+
+def _streaming(call: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    async def handle(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        try:
+            async for response in call(request, context):
+                yield response
+        except (asyncio.CancelledError, aio.AbortError, GeneratorExit):
+            raise
+        except Exception as error:
+            await _abort(context, error)
+
+    return handle

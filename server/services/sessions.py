@@ -1,0 +1,176 @@
+"""SessionService: sessions, their versions, and the events that make them learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from grpc import aio
+from hope.v1 import sessions_pb2 as pb
+from hope.v1 import sessions_pb2_grpc
+
+from hope_runtime.errors import InvalidRequestError
+from hope_runtime.learning import Consolidation
+from server import turns
+from server.names import session_id, session_key, short_name, user_id
+from server.services.inference import MAX_CONVERSATION_NAME
+from server.sessions import Sessions
+from server.store.base import MAX_PAGE_SIZE, Head, SessionKey
+from server.summary import decode_summary
+
+Context = aio.ServicerContext[Any, Any]
+
+DEFAULT_PAGE_SIZE = 50
+MAX_DISPLAY_NAME = 256
+
+
+class SessionService(sessions_pb2_grpc.SessionServiceServicer):
+    """See sessions.proto. What is not here yet answers UNIMPLEMENTED by the generated base."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def CreateSession(  # noqa: N802 - the names are gRPC's
+        self, request: pb.CreateSessionRequest, context: Context
+    ) -> pb.CreateSessionResponse:
+        user = user_id(request.parent, field="parent")
+        key = SessionKey(user, session_id(request.session_id, field="session_id"))
+        if len(request.display_name) > MAX_DISPLAY_NAME:
+            raise InvalidRequestError(
+                f"display_name may have {MAX_DISPLAY_NAME} characters.", field="display_name"
+            )
+        head = await self._sessions.create(
+            key, policy=request.policy or "default", display_name=request.display_name
+        )
+        return pb.CreateSessionResponse(session=to_session(head))
+
+    async def GetSession(  # noqa: N802
+        self, request: pb.GetSessionRequest, context: Context
+    ) -> pb.GetSessionResponse:
+        head = await self._sessions.store.head(session_key(request.name, field="name"))
+        return pb.GetSessionResponse(session=to_session(head))
+
+    async def ListSessions(  # noqa: N802
+        self, request: pb.ListSessionsRequest, context: Context
+    ) -> pb.ListSessionsResponse:
+        user = user_id(request.parent, field="parent")
+        size = request.page_size or DEFAULT_PAGE_SIZE
+        if size > MAX_PAGE_SIZE:
+            raise InvalidRequestError(
+                f"page_size is {size}; allowed: 1 to {MAX_PAGE_SIZE}.", field="page_size"
+            )
+        heads, token = await self._sessions.store.list_sessions(
+            user, page_size=size, page_token=request.page_token
+        )
+        return pb.ListSessionsResponse(
+            sessions=[to_session(head) for head in heads], next_page_token=token
+        )
+
+    async def DeleteSession(  # noqa: N802
+        self, request: pb.DeleteSessionRequest, context: Context
+    ) -> pb.DeleteSessionResponse:
+        key = session_key(request.name, field="name")
+        await self._sessions.delete(key, request.etag or None)
+        return pb.DeleteSessionResponse()
+
+    async def ForkSession(  # noqa: N802
+        self, request: pb.ForkSessionRequest, context: Context
+    ) -> pb.ForkSessionResponse:
+        source = session_key(request.name, field="name")
+        target = SessionKey(source.user, session_id(request.session_id, field="session_id"))
+        version = request.version if request.HasField("version") else None
+        head = await self._sessions.fork(source, target, version)
+        return pb.ForkSessionResponse(session=to_session(head))
+
+    async def RollbackSession(  # noqa: N802
+        self, request: pb.RollbackSessionRequest, context: Context
+    ) -> pb.RollbackSessionResponse:
+        key = session_key(request.name, field="name")
+        version = request.version if request.HasField("version") else None
+        head = await self._sessions.rollback(key, version, request.etag or None)
+        return pb.RollbackSessionResponse(session=to_session(head))
+
+    async def Consolidate(  # noqa: N802
+        self, request: pb.ConsolidateRequest, context: Context
+    ) -> pb.ConsolidateResponse:
+        key = session_key(request.name, field="name")
+        head, reports = await turns.consolidate(self._sessions, key)
+        return pb.ConsolidateResponse(
+            session=to_session(head), consolidations=to_consolidations(reports)
+        )
+
+    async def EndConversation(  # noqa: N802
+        self, request: pb.EndConversationRequest, context: Context
+    ) -> pb.EndConversationResponse:
+        key = session_key(request.name, field="name")
+        conversation = short_name(
+            request.conversation, "default", MAX_CONVERSATION_NAME, field="conversation"
+        )
+        wait = request.wait if request.HasField("wait") else True
+        head, reports = await turns.end_conversation(self._sessions, key, conversation, wait=wait)
+        return pb.EndConversationResponse(
+            session=to_session(head), consolidations=to_consolidations(reports)
+        )
+
+
+def to_session(head: Head) -> pb.Session:
+    """A head of the store as the API shows it."""
+    summary = decode_summary(head.summary)
+    levels = []
+    for level in summary.levels:
+        status = pb.LevelStatus(
+            period_tokens=level.period_tokens,
+            rank=level.rank,
+            updates=level.updates,
+            relative_norm=level.relative_norm,
+            learnt_tokens=level.learnt_tokens,
+        )
+        if level.surprise_before_nats is not None:
+            status.surprise_before_nats = level.surprise_before_nats
+        if level.surprise_after_nats is not None:
+            status.surprise_after_nats = level.surprise_after_nats
+        levels.append(status)
+    session = pb.Session(
+        name=str(head.key),
+        display_name=head.display_name,
+        policy=head.policy,
+        base_fingerprint=head.fingerprint,
+        memory_version=head.version,
+        parent_version=head.parent_version or 0,
+        etag=head.etag,
+        learnable_tokens=summary.learnable_tokens,
+        pending_tokens=summary.pending_tokens,
+        state_bytes=head.state_bytes,
+        log_records=head.log_seq,
+        levels=levels,
+        conversations=summary.conversations,
+        memory_hash=summary.memory_hash,
+        documents=[
+            pb.Document(name=name, committed_bytes=size, ended=ended)
+            for name, size, ended in summary.documents
+        ],
+    )
+    session.create_time.FromMicroseconds(int(head.create_time * 1e6))
+    session.update_time.FromMicroseconds(int(head.update_time * 1e6))
+    return session
+
+
+def to_consolidations(reports: Sequence[Consolidation]) -> list[pb.Consolidation]:
+    """Reports of the Learner as the API shows them."""
+    shown = []
+    for report in reports:
+        duration = Duration()
+        duration.FromMicroseconds(int(report.seconds * 1e6))
+        shown.append(
+            pb.Consolidation(
+                level=report.level,
+                spans=report.spans,
+                tokens=report.tokens,
+                surprise_before_nats=report.surprise_before_nats,
+                surprise_after_nats=report.surprise_after_nats,
+                trained_tokens=report.trained_tokens,
+                duration=duration,
+            )
+        )
+    return shown

@@ -1,0 +1,431 @@
+"""Sessions: who may change which memory when, and in what order it becomes durable.
+
+For every session: one lock (turns run one at a time), one lease (one server), one resident
+memory. A turn is two commits. The first makes it durable: log and context. The second is learning,
+a pure function of what the first stored, so a crash between them loses nothing: whoever loads the
+session next finds it due and does it again.
+
+Knows the store and the engine's interface. What turns are made of is turns.py's business, how
+they arrive that of services/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
+
+from hope_runtime.codec import STATE_BLOB, decode_memory, encode_level, encode_state, level_blob
+from hope_runtime.config import POLICIES, LearningPolicy
+from hope_runtime.drift import base_norm
+from hope_runtime.engine.engine import Engine, Ticket
+from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, InvalidRequestError
+from hope_runtime.fold import due, observe
+from hope_runtime.learning import Consolidation
+from hope_runtime.log import Record, RecordKind
+from hope_runtime.memory.state import SessionMemory
+from server.store.base import (
+    Commit,
+    Head,
+    Lease,
+    LeaseLostError,
+    SessionKey,
+    SessionStore,
+    StaleRevisionError,
+    StoredReply,
+    StoreError,
+    StoreUnavailableError,
+)
+from server.store.base import Record as StoredRecord
+from server.summary import encode_summary
+
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+COMMIT_ATTEMPTS = 5
+
+
+class Status(Enum):
+    """What a turn waits for."""
+
+    QUEUED = "queued"
+    LEARNING = "learning"
+
+
+OnStatus = Callable[[Status], None]
+
+
+class DrainingError(Exception):
+    """The server takes no new work."""
+
+
+@dataclass(eq=False, slots=True)
+class Resident:
+    """A session that this server holds: its lease, its head in the store, its memory."""
+
+    key: SessionKey
+    lease: Lease
+    head: Head
+    memory: SessionMemory
+    used_at: float
+    # Set while commit 2 of an earlier turn is under way.
+    learning: asyncio.Task[list[Consolidation]] | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    resident: Resident | None = None
+
+
+class Sessions:
+    """All sessions of one server. `owner` names this process to the store."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        engine: Engine,
+        *,
+        lease_seconds: float = 30,
+        idle_learning_seconds: float = 300,
+        resident_sessions: int = 64,
+        keep_versions: int = 8,
+        policies: Mapping[str, LearningPolicy] = POLICIES,
+    ) -> None:
+        self.store = store
+        self.engine = engine
+        self.policies = policies
+        self.fingerprint = engine.model.fingerprint
+        self.base_norm = base_norm(engine.model)
+        self.draining = False
+        self._owner = uuid.uuid4().hex
+        self._lease_seconds = lease_seconds
+        self._idle_seconds = idle_learning_seconds
+        self._max_resident = resident_sessions
+        self._keep_versions = keep_versions
+        self._entries: dict[SessionKey, _Entry] = {}
+        self._upkeep: asyncio.Task[None] | None = None
+
+    @property
+    def resident_count(self) -> int:
+        """Sessions that this server holds."""
+        return sum(entry.resident is not None for entry in self._entries.values())
+
+    async def start(self) -> None:
+        """Begins the upkeep of leases, of idle sessions and of what is resident."""
+        self._upkeep = asyncio.create_task(self._keep_up())
+
+    async def stop(self) -> None:
+        """Finishes what runs, then lets go of every session. Learning under way is finished."""
+        self.draining = True
+        if self._upkeep:
+            self._upkeep.cancel()
+            await asyncio.wait([self._upkeep])
+        for entry in list(self._entries.values()):
+            async with entry.lock:
+                await self._let_go(entry)
+        self._entries.clear()
+
+    # Sessions as a whole
+
+    async def create(self, key: SessionKey, *, policy: str, display_name: str) -> Head:
+        """A fresh session. Raises InvalidRequestError for an unknown policy."""
+        self._admit()
+        if policy not in self.policies:
+            known = ", ".join(sorted(self.policies))
+            raise InvalidRequestError(
+                f"No policy is called '{policy}'; there is {known}.", field="policy"
+            )
+        memory = SessionMemory.fresh(self.fingerprint, self.policies[policy])
+        return await self.store.create(
+            key,
+            fingerprint=self.fingerprint,
+            policy=policy,
+            display_name=display_name,
+            blobs={STATE_BLOB: encode_state(memory)},
+            summary=encode_summary(memory, self.base_norm),
+        )
+
+    async def fork(self, source: SessionKey, target: SessionKey, version: int | None) -> Head:
+        """A copy of a session's present or earlier state under another name."""
+        async with self.exclusive(source):
+            return await self.store.fork(source, target, version=version)
+
+    async def delete(self, key: SessionKey, etag: str | None) -> None:
+        """Erases a session."""
+        self._admit()
+        entry = self._entries.setdefault(key, _Entry())
+        async with entry.lock:
+            await self._let_go(entry)
+            await self.store.delete(key, etag=etag)
+            self._entries.pop(key, None)
+
+    async def rollback(self, key: SessionKey, version: int | None, etag: str | None) -> Head:
+        """Returns to an earlier version, by default the present one's parent."""
+        async with self.exclusive(key) as resident:
+            head = resident.head
+            if etag is not None and etag != head.etag:
+                raise StaleRevisionError(key, etag, head.etag)
+            target = version if version is not None else head.parent_version
+            if target is None:
+                raise InvalidRequestError(
+                    "The session is at its first version; there is nothing to go back to.",
+                    field="version",
+                )
+            await complete(self._rollback(resident, target))
+            return resident.head
+
+    @contextlib.asynccontextmanager
+    async def exclusive(
+        self, key: SessionKey, on_status: OnStatus = lambda _: None
+    ) -> AsyncIterator[Resident]:
+        """The session, alone: loaded, leased, with everything learnt that was due.
+
+        Raises NotFoundError, LeaseHeldError, or why its state cannot be used.
+        """
+        self._admit()
+        entry = self._entries.setdefault(key, _Entry())
+        if entry.lock.locked():
+            on_status(Status.QUEUED)
+        async with entry.lock:
+            try:
+                self._admit()
+                if entry.resident is None:
+                    entry.resident = await complete(self._load(key))
+                resident = entry.resident
+                self.learn_later(resident)
+                if resident.learning:
+                    on_status(Status.LEARNING)
+                    # Learning that failed was logged, and stays due; it must not end a turn.
+                    await asyncio.wait([resident.learning])
+                yield resident
+                resident.used_at = time.monotonic()
+            except (LeaseLostError, StaleRevisionError):
+                # Somebody else owns the session now; what is here is out of date.
+                entry.resident = None
+                raise
+            finally:
+                if entry.resident is None and not entry.lock.locked():
+                    self._entries.pop(key, None)
+
+    # The two commits
+
+    async def commit_turn(
+        self, resident: Resident, record: Record, reply: StoredReply | None = None
+    ) -> None:
+        """Commit 1: the record becomes part of the log, the window and the counters."""
+        memory = observe(resident.memory, record, window_tokens=self.engine.window_tokens)
+        await complete(self._commit(resident, memory, [record], reply))
+
+    def learn_later(self, resident: Resident) -> None:
+        """Starts commit 2 if something is due. No deadline or cancellation reaches it."""
+        if resident.learning is None and due(resident.memory) is not None:
+            resident.learning = asyncio.create_task(self._learn(resident))
+            resident.learning.add_done_callback(_log_failure)
+
+    async def learnt(self, resident: Resident) -> list[Consolidation]:
+        """Waits for commit 2 and says what it did."""
+        self.learn_later(resident)
+        return await asyncio.shield(resident.learning) if resident.learning else []
+
+    async def _learn(self, resident: Resident) -> list[Consolidation]:
+        try:
+            memory = resident.memory
+            reports = []
+            while (boundary := due(memory)) is not None:
+                ticket = self.engine.consolidate(memory, boundary)
+                memory, report = await result_of(ticket)
+                reports.append(report)
+            records = [Record(RecordKind.CONSOLIDATION, notes=report.notes()) for report in reports]
+            await self._commit(resident, memory, records)
+            await self.store.collect(resident.key, keep_recent=self._keep_versions)
+            return reports
+        finally:
+            resident.learning = None
+
+    async def _commit(
+        self,
+        resident: Resident,
+        memory: SessionMemory,
+        records: Sequence[Record],
+        reply: StoredReply | None = None,
+    ) -> None:
+        head = resident.head
+        blobs = await asyncio.to_thread(_changed_blobs, resident.memory, memory)
+        summary = await asyncio.to_thread(encode_summary, memory, self.base_norm)
+        commit = Commit(
+            expected_revision=head.revision,
+            nonce=uuid.uuid4().hex,
+            version=head.version + any(name != STATE_BLOB for name in blobs),
+            summary=summary,
+            put_blobs=blobs,
+            records=[StoredRecord(record.kind, record.encode()) for record in records],
+            reply=reply,
+        )
+        resident.head = await self._retried(lambda: self.store.commit(resident.lease, commit))
+        resident.memory = memory
+
+    async def _rollback(self, resident: Resident, target: int) -> None:
+        key = resident.key
+        versions = {info.version: info for info in await self.store.versions(key)}
+        if target not in versions:
+            kept = ", ".join(str(number) for number in sorted(versions))
+            raise InvalidRequestError(
+                f"Version {target} is not kept; there is {kept}.", field="version"
+            )
+        memory = self._decode(await self.store.read_blobs(key, version=target))
+        record = Record(
+            RecordKind.ROLLBACK, target_version=target, target_seq=versions[target].log_seq
+        )
+        nonce = uuid.uuid4().hex
+        summary = encode_summary(memory, self.base_norm)
+        resident.head = await self._retried(
+            lambda: self.store.rollback(
+                resident.lease,
+                expected_revision=resident.head.revision,
+                nonce=nonce,
+                to_version=target,
+                record=StoredRecord(record.kind, record.encode()),
+                summary=summary,
+            )
+        )
+        resident.memory = memory
+
+    async def _retried(self, call: Callable[[], Coroutine[Any, Any, Head]]) -> Head:
+        """A commit may be tried again: its nonce makes it happen once."""
+        for attempt in range(COMMIT_ATTEMPTS):
+            try:
+                return await call()
+            except StoreUnavailableError:
+                if attempt == COMMIT_ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(0.05 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    # Residency
+
+    async def _load(self, key: SessionKey) -> Resident:
+        lease = await self.store.acquire(key, self._owner, self._lease_seconds)
+        try:
+            head = await self.store.head(key)
+            if head.fingerprint != self.fingerprint:
+                raise FingerprintMismatchError(
+                    f"{key} was learnt on another base model ({head.fingerprint[:12]}); "
+                    "serve that model or migrate the session."
+                )
+            memory = self._decode(await self.store.read_blobs(key))
+        except BaseException:
+            await self.store.release(lease)
+            raise
+        return Resident(key, lease, head, memory, time.monotonic())
+
+    def _decode(self, blobs: Mapping[str, bytes]) -> SessionMemory:
+        return decode_memory(
+            blobs,
+            policies=self.policies,
+            model=self.engine.model.config,
+            fingerprint=self.fingerprint,
+        )
+
+    async def _let_go(self, entry: _Entry) -> None:
+        """Ends residency: waits for learning, releases the lease. The entry's lock is held."""
+        resident, entry.resident = entry.resident, None
+        if resident is None:
+            return
+        if resident.learning:
+            await asyncio.wait([resident.learning])
+        for name in resident.memory.conversations:
+            self.engine.arena.drop((resident.key, name))
+        with contextlib.suppress(StoreError):
+            await self.store.release(resident.lease)
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(min(self._lease_seconds / 3, self._idle_seconds))
+            for key, entry in list(self._entries.items()):
+                if entry.resident is None:
+                    continue
+                try:
+                    await self._keep_up_one(entry, entry.resident)
+                except (StoreError, CorruptStateError) as error:
+                    _log.warning("upkeep of a session failed: %s", error)
+                if entry.resident is None and not entry.lock.locked():
+                    self._entries.pop(key, None)
+            await self._evict()
+
+    async def _keep_up_one(self, entry: _Entry, resident: Resident) -> None:
+        try:
+            resident.lease = await self.store.renew(resident.lease, self._lease_seconds)
+        except LeaseLostError:
+            if not entry.lock.locked():
+                entry.resident = None
+            return
+        idle = time.monotonic() - resident.used_at
+        if idle < self._idle_seconds or entry.lock.locked() or not resident.memory.pending:
+            return
+        async with entry.lock:
+            if entry.resident is resident and resident.learning is None:
+                await self.commit_turn(resident, Record(RecordKind.CONSOLIDATE))
+                self.learn_later(resident)
+
+    async def _evict(self) -> None:
+        resident = [entry for entry in self._entries.values() if entry.resident]
+        resident.sort(key=lambda entry: entry.resident.used_at if entry.resident else 0)
+        for entry in resident[: max(0, len(resident) - self._max_resident)]:
+            if not entry.lock.locked() and entry.resident and not entry.resident.learning:
+                async with entry.lock:
+                    await self._let_go(entry)
+
+    def _admit(self) -> None:
+        if self.draining:
+            raise DrainingError("The server is shutting down; try another one, or again later.")
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("learning failed and stays due", exc_info=error)
+
+
+def _changed_blobs(old: SessionMemory, new: SessionMemory) -> dict[str, bytes]:
+    """Blobs that differ: always the small state, a level only when it was consolidated."""
+    blobs = {STATE_BLOB: encode_state(new)}
+    for index, (before, after) in enumerate(zip(old.levels, new.levels, strict=True)):
+        if after.terms is not before.terms:
+            data = encode_level(new, index)
+            assert data is not None, "a level never loses its terms in a commit"
+            blobs[level_blob(index)] = data
+    return blobs
+
+
+async def complete(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Runs `work` to its end even if the caller is cancelled meanwhile, and only then says so.
+
+    For what must not be left half done while a lock is held.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait([task])
+        raise
+
+
+async def result_of(ticket: Ticket[_Result]) -> _Result:
+    """Result of the engine's work. When the caller is cancelled, the work is, and its row is free
+    again by the time this raises."""
+    future: Future[_Result] = ticket.future
+    waiter = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(waiter)
+    except asyncio.CancelledError:
+        ticket.cancel()
+        await asyncio.wait([waiter])
+        raise

@@ -1,0 +1,76 @@
+"""The summary that a store keeps beside each session, so that listing and Get load no tensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from hope_runtime.drift import relative_norm
+from hope_runtime.memory.state import SessionMemory
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSummary:
+    """Figures of one level; see LevelStatus in sessions.proto."""
+
+    period_tokens: int
+    rank: int
+    updates: int
+    relative_norm: float
+    learnt_tokens: int
+    surprise_before_nats: float | None
+    surprise_after_nats: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Figures of a session; see Session in sessions.proto."""
+
+    learnable_tokens: int
+    pending_tokens: int
+    memory_hash: str
+    levels: list[LevelSummary]
+    conversations: list[str]
+    # Name, committed bytes, ended.
+    documents: list[tuple[str, int, bool]]
+
+
+def encode_summary(memory: SessionMemory, base_norm: float) -> bytes:
+    """JSON of a memory's Summary. `base_norm` is drift.base_norm of the model."""
+    levels = [
+        {
+            "period_tokens": level.config.period_tokens,
+            "rank": level.config.rank,
+            "updates": level.updates,
+            "relative_norm": relative_norm(level, base_norm),
+            "learnt_tokens": level.learnt_tokens,
+            "surprise_before_nats": level.surprise_before_nats,
+            "surprise_after_nats": level.surprise_after_nats,
+        }
+        for level in memory.levels
+    ]
+    summary = {
+        "learnable_tokens": memory.observed_tokens,
+        "pending_tokens": memory.pending_tokens,
+        "memory_hash": memory.hash(),
+        "levels": levels,
+        "conversations": list(memory.conversations),
+        "documents": [
+            [name, item.committed_bytes, item.ended] for name, item in memory.documents.items()
+        ],
+    }
+    return json.dumps(summary).encode()
+
+
+def decode_summary(data: bytes) -> Summary:
+    """The Summary that `encode_summary` wrote."""
+    fields: dict[str, Any] = json.loads(data)
+    return Summary(
+        learnable_tokens=fields["learnable_tokens"],
+        pending_tokens=fields["pending_tokens"],
+        memory_hash=fields["memory_hash"],
+        levels=[LevelSummary(**level) for level in fields["levels"]],
+        conversations=fields["conversations"],
+        documents=[(name, size, ended) for name, size, ended in fields["documents"]],
+    )
