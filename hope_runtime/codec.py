@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -29,6 +30,8 @@ from hope_runtime.memory.window import Window
 
 STATE_FORMAT = 1
 STATE_BLOB = "state"
+# Tensors of the state blob: token ids of spans and windows.
+_TOKEN_IDS = ("pending", "buffer", "cues", "pinned", "recent")
 
 
 def level_blob(index: int) -> str:
@@ -50,6 +53,7 @@ def encode_state(memory: SessionMemory) -> bytes:
     ids = {
         "pending": _flat(span.ids for span in memory.pending),
         "buffer": _flat(span.ids for span in memory.buffer),
+        "cues": _flat(cue for span in memory.buffer for cue in span.cues),
         "pinned": _flat(item.window.pinned for item in memory.conversations.values()),
         "recent": _flat(item.window.recent for item in memory.conversations.values()),
     }
@@ -72,6 +76,7 @@ def encode_state(memory: SessionMemory) -> bytes:
         ],
         "pending": [_describe(span) for span in memory.pending],
         "buffer": [_describe(span) for span in memory.buffer],
+        "cues": [[len(cue) for cue in span.cues] for span in memory.buffer],
         "conversations": [
             [
                 name,
@@ -155,6 +160,12 @@ def _build(
             data = blobs[level_blob(index)]
             terms = decode_level(data, model=model, rank=config.rank, fingerprint=fingerprint)
         levels.append(Level(config, terms, *counters))
+    for name in _TOKEN_IDS:
+        ids = tensors[name]
+        if ids.dtype != torch.int32 or ids.dim() != 1:
+            raise ValueError(f"tensor {name} is {ids.dtype} {tuple(ids.shape)}")
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < model.vocab_size:
+            raise ValueError(f"tensor {name} holds ids outside of the vocabulary")
     pinned = _take(tensors["pinned"], [entry[4] for entry in state["conversations"]])
     recent = _take(tensors["recent"], [entry[5] for entry in state["conversations"]])
     conversations = {
@@ -172,7 +183,9 @@ def _build(
         policy=policy,
         levels=tuple(levels),
         pending=_spans(tensors["pending"], state["pending"]),
-        buffer=_spans(tensors["buffer"], state["buffer"]),
+        buffer=_with_cues(
+            _spans(tensors["buffer"], state["buffer"]), tensors["cues"], state["cues"]
+        ),
         conversations=conversations,
         documents=documents,
         observed_tokens=state["observed_tokens"],
@@ -228,4 +241,14 @@ def _spans(flat: torch.Tensor, entries: list[list[Any]]) -> tuple[Span, ...]:
     return tuple(
         Span(tokens, Speaker(speaker), start, surprise)
         for tokens, (_, speaker, start, surprise) in zip(ids, entries, strict=True)
+    )
+
+
+def _with_cues(
+    spans: tuple[Span, ...], flat: torch.Tensor, lengths: list[list[int]]
+) -> tuple[Span, ...]:
+    cues = iter(_take(flat, [length for group in lengths for length in group]))
+    return tuple(
+        replace(span, cues=tuple(islice(cues, len(group))))
+        for span, group in zip(spans, lengths, strict=True)
     )

@@ -92,31 +92,39 @@ class LevelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReplayConfig:
-    """Constants of the default recipe (learning.py); figures behind them in docs/evaluation.md.
+    """Constants of the default recipe (learning/replay.py); figures in docs/evaluation.md.
 
-    A step runs one pack of at most `pack_tokens` tokens of replays and `rehearsal_windows`
-    windows of the base model's own samples.
+    `price` is the most tokens that are run forward and backward for each learnable token,
+    rehearsal and contrasts included.
     """
 
-    # Most epochs over the replays of one consolidation, and fewest.
-    passes: int = 16
-    pack_tokens: int = 512
-    # Replays leave an epoch once their loss is below this, nats per token.
-    known_nats: float = 0.05
-    # Most learnable tokens of a stretch that are replayed; the most surprising spans are chosen.
-    budget_tokens: int = 384
-    # Earlier spans kept in the session and rehearsed beside new ones.
-    buffer_tokens: int = 2048
-    rehearsed_tokens: int = 256
-    rehearsal_windows: int = 4
-    rehearsal_window_tokens: int = 64
+    price: float = 40.0
+    # Longest span, in tokens, that is practised as a statement and not only read again.
+    statement_tokens: int = 40
+    # What one optimiser step runs.
+    new_per_step: int = 7
+    earlier_per_step: int = 7
+    contrasts_per_step: int = 4
+    # A window of the base's own samples every so many steps.
+    window_every: int = 2
+    contrast_weight: float = 2.0
     rehearsal_weight: float = 1.0
-    # Share of its strength that the level below keeps when this level has learnt the same spans.
+    # A replay below this loss, nats per token, is known, and skipped with this probability.
+    known_nats: float = 0.08
+    skip_known: float = 0.7
+    warmup_steps: int = 4
+    # Share of the learning rate that is left at the end of the budget.
+    final_rate: float = 0.2
+    # Tokens of earlier spans that a session keeps to rehearse.
+    buffer_tokens: int = 1024
+    # Share of its strength that a level keeps when a slower one has learnt the same spans.
     fast_decay: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.passes < 1 or self.pack_tokens < 64:
-            raise ValueError("a replay needs at least one pass and packs of 64 tokens or more")
+        if min(self.new_per_step, self.window_every, self.warmup_steps) < 1:
+            raise ValueError("a step needs replays, and counts of steps are at least 1")
+        if not 0 <= self.fast_decay <= 1 or not 0 <= self.skip_known < 1:
+            raise ValueError("fast_decay lies in [0, 1] and skip_known in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,15 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int) -> Ses
     return replace(memory, log_digest=extend_digest(memory.log_digest, record))
 
 
+def with_window(memory: SessionMemory, window_tokens: int) -> SessionMemory:
+    """The memory with all its windows at `window_tokens`; nothing learnt depends on their size."""
+    conversations = {
+        name: replace(item, window=item.window.resized(window_tokens))
+        for name, item in memory.conversations.items()
+    }
+    return replace(memory, conversations=conversations)
+
+
 def due(memory: SessionMemory) -> Boundary | None:
     """The next boundary that has been reached and not served; at one place the fast level first."""
     reached = [
@@ -97,15 +106,20 @@ def effective(records: Sequence[Record]) -> list[Record]:
     """The records that count: a rollback takes back what came after the place it names.
 
     `records[i]` has sequence number i + 1. A version was made when its log had `target_seq`
-    records, so these are what remains.
+    records, so what counted then is what remains: a rollback that came before it too.
     """
-    kept: list[tuple[int, Record]] = []
+    # For each sequence number, the last record that counts and the number it came after.
+    last = [0]
+    before = [0]
     for seq, record in enumerate(records, start=1):
-        if record.kind is RecordKind.ROLLBACK:
-            kept = [(at, item) for at, item in kept if at <= record.target_seq]
-        else:
-            kept.append((seq, record))
-    return [record for _, record in kept]
+        before.append(last[-1])
+        last.append(last[record.target_seq] if record.kind is RecordKind.ROLLBACK else seq)
+    kept = []
+    at = last[-1]
+    while at:
+        kept.append(records[at - 1])
+        at = before[at]
+    return kept[::-1]
 
 
 def replay(

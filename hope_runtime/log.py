@@ -163,15 +163,16 @@ def extend_digest(digest: bytes, record: Record) -> bytes:
     if record.kind is RecordKind.CONSOLIDATION:
         return digest
     for segment in record.segments:
-        tag = f"{segment.speaker}:{segment.learnable}:{record.conversation}:{record.document}"
+        tag = (segment.speaker, segment.learnable, record.conversation, record.document)
         for span in segment.spans:
             digest = _chain(digest, tag, span)
     if record.ended or record.kind not in (RecordKind.TURN, RecordKind.DOCUMENT):
-        digest = _chain(digest, f"{record.kind}:{record.conversation}:{record.document}", ())
+        digest = _chain(digest, (record.kind, record.conversation, record.document), ())
     return digest
 
 
-def _chain(digest: bytes, tag: str, ids: Sequence[int]) -> bytes:
+def _chain(digest: bytes, tag: Sequence[object], ids: Sequence[int]) -> bytes:
+    # JSON, because names may hold any character and two tags must never read the same.
+    head = json.dumps(tag).encode()
     body = np.asarray(ids, dtype="<u4").tobytes()
-    frame = len(tag.encode()).to_bytes(4, "little") + tag.encode() + body
-    return hashlib.sha256(digest + frame).digest()
+    return hashlib.sha256(digest + len(head).to_bytes(4, "little") + head + body).digest()

@@ -167,8 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(serve(settings))
     except ValidationError as error:
         for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            print(f"hope serve: {where}: {item['msg']}", file=sys.stderr)
+            where = "".join(f"{part}: " for part in item["loc"])
+            print(f"hope serve: {where}{item['msg']}", file=sys.stderr)
         return 2
     except (HopeError, StoreError, OSError) as error:
         print(f"hope serve: {error}", file=sys.stderr)

@@ -26,8 +26,8 @@ from hope_runtime.codec import STATE_BLOB, decode_memory, encode_level, encode_s
 from hope_runtime.config import POLICIES, LearningPolicy
 from hope_runtime.drift import base_norm
 from hope_runtime.engine.engine import Engine, Ticket
-from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, InvalidRequestError
-from hope_runtime.fold import due, observe
+from hope_runtime.errors import FingerprintMismatchError, InvalidRequestError
+from hope_runtime.fold import due, observe, with_window
 from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind
 from hope_runtime.memory.state import SessionMemory
@@ -82,6 +82,8 @@ class Resident:
 @dataclass(eq=False, slots=True)
 class _Entry:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # Calls that hold the lock or wait for it.
+    users: int = 0
     resident: Resident | None = None
 
 
@@ -161,11 +163,9 @@ class Sessions:
     async def delete(self, key: SessionKey, etag: str | None) -> None:
         """Erases a session."""
         self._admit()
-        entry = self._entries.setdefault(key, _Entry())
-        async with entry.lock:
+        async with self._locked(key) as entry:
             await self._let_go(entry)
             await self.store.delete(key, etag=etag)
-            self._entries.pop(key, None)
 
     async def rollback(self, key: SessionKey, version: int | None, etag: str | None) -> Head:
         """Returns to an earlier version, by default the present one's parent."""
@@ -191,10 +191,7 @@ class Sessions:
         Raises NotFoundError, LeaseHeldError, or why its state cannot be used.
         """
         self._admit()
-        entry = self._entries.setdefault(key, _Entry())
-        if entry.lock.locked():
-            on_status(Status.QUEUED)
-        async with entry.lock:
+        async with self._locked(key, on_status) as entry:
             try:
                 self._admit()
                 if entry.resident is None:
@@ -211,9 +208,27 @@ class Sessions:
                 # Somebody else owns the session now; what is here is out of date.
                 entry.resident = None
                 raise
-            finally:
-                if entry.resident is None and not entry.lock.locked():
-                    self._entries.pop(key, None)
+
+    @contextlib.asynccontextmanager
+    async def _locked(
+        self, key: SessionKey, on_status: OnStatus = lambda _: None
+    ) -> AsyncIterator[_Entry]:
+        """The session's entry, alone; it goes with its last user when nothing is resident."""
+        entry = self._entries.setdefault(key, _Entry())
+        if entry.lock.locked():
+            on_status(Status.QUEUED)
+        entry.users += 1
+        try:
+            async with entry.lock:
+                yield entry
+        finally:
+            entry.users -= 1
+            self._forget_empty(key)
+
+    def _forget_empty(self, key: SessionKey) -> None:
+        entry = self._entries.get(key)
+        if entry and not entry.users and entry.resident is None:
+            del self._entries[key]
 
     # The two commits
 
@@ -327,12 +342,14 @@ class Sessions:
         return Resident(key, lease, head, memory, time.monotonic())
 
     def _decode(self, blobs: Mapping[str, bytes]) -> SessionMemory:
-        return decode_memory(
+        memory = decode_memory(
             blobs,
             policies=self.policies,
             model=self.engine.model.config,
             fingerprint=self.fingerprint,
         )
+        # The server that wrote them may have had windows of another size.
+        return with_window(memory, self.engine.window_tokens)
 
     async def _let_go(self, entry: _Entry) -> None:
         """Ends residency: waits for learning, releases the lease. The entry's lock is held."""
@@ -353,14 +370,13 @@ class Sessions:
                 if entry.resident is None:
                     continue
                 try:
-                    await self._keep_up_one(entry, entry.resident)
-                except (StoreError, CorruptStateError) as error:
+                    await self._keep_up_one(key, entry, entry.resident)
+                except Exception as error:  # one session must not end the upkeep of all
                     _log.warning("upkeep of a session failed: %s", error)
-                if entry.resident is None and not entry.lock.locked():
-                    self._entries.pop(key, None)
+                self._forget_empty(key)
             await self._evict()
 
-    async def _keep_up_one(self, entry: _Entry, resident: Resident) -> None:
+    async def _keep_up_one(self, key: SessionKey, entry: _Entry, resident: Resident) -> None:
         try:
             resident.lease = await self.store.renew(resident.lease, self._lease_seconds)
         except LeaseLostError:
@@ -370,17 +386,19 @@ class Sessions:
         idle = time.monotonic() - resident.used_at
         if idle < self._idle_seconds or entry.lock.locked() or not resident.memory.pending:
             return
-        async with entry.lock:
+        async with self._locked(key):
             if entry.resident is resident and resident.learning is None:
-                await self.commit_turn(resident, Record(RecordKind.CONSOLIDATE))
+                if due(resident.memory) is None:
+                    await self.commit_turn(resident, Record(RecordKind.CONSOLIDATE))
                 self.learn_later(resident)
 
     async def _evict(self) -> None:
-        resident = [entry for entry in self._entries.values() if entry.resident]
-        resident.sort(key=lambda entry: entry.resident.used_at if entry.resident else 0)
-        for entry in resident[: max(0, len(resident) - self._max_resident)]:
-            if not entry.lock.locked() and entry.resident and not entry.resident.learning:
-                async with entry.lock:
+        residents = [entry.resident for entry in self._entries.values() if entry.resident]
+        residents.sort(key=lambda resident: resident.used_at)
+        for resident in residents[: max(0, len(residents) - self._max_resident)]:
+            entry = self._entries.get(resident.key)
+            if entry and not entry.users and not resident.learning:
+                async with self._locked(resident.key):
                     await self._let_go(entry)
 
     def _admit(self) -> None:
@@ -413,8 +431,7 @@ async def complete(work: Coroutine[Any, Any, _Result]) -> _Result:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        if not task.done():
-            await asyncio.wait([task])
+        await _ended(task)
         raise
 
 
@@ -427,5 +444,12 @@ async def result_of(ticket: Ticket[_Result]) -> _Result:
         return await asyncio.shield(waiter)
     except asyncio.CancelledError:
         ticket.cancel()
-        await asyncio.wait([waiter])
+        await _ended(waiter)
         raise
+
+
+async def _ended(work: asyncio.Future[Any]) -> None:
+    """Waits for the end of `work`, even if cancelled again: by a client, then by the shutdown."""
+    while not work.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([work])

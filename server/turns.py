@@ -6,8 +6,10 @@ services/ translates requests and errors.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.errors import InvalidRequestError
@@ -67,14 +69,17 @@ async def generate(
         if request is not None:
             await _check_repeat(sessions, key, request)
         if not ephemeral and turn.conversation not in resident.memory.conversations:
-            # A new conversation: what the others taught is learnt before it begins.
+            # A new conversation: what the others taught is learnt before it begins, which a turn
+            # that is refused must not bring about.
+            await asyncio.to_thread(sessions.engine.check, resident.memory, turn)
             await _flush(sessions, resident, on_status)
         version = resident.head.version
-        ticket = sessions.engine.generate(
-            (key, turn.conversation), resident.memory, turn, on_text, ready=ready
-        )
+        row = (key, turn.conversation)
+        ticket = sessions.engine.generate(row, resident.memory, turn, on_text, ready=ready)
         generated = Generated(await result_of(ticket), version)
-        if not ephemeral:
+        if ephemeral:
+            sessions.engine.arena.drop(row)  # it holds keys and values of what was said
+        else:
             reply = None
             if request is not None:
                 payload = encode_reply(generated)
@@ -95,6 +100,17 @@ async def generate(
         return generated
 
 
+class End(Enum):
+    """How the pieces of a document end."""
+
+    COMPLETE = "complete"
+    KEEP_OPEN = "keep_open"
+
+
+class BrokenStreamError(Exception):
+    """The pieces stopped coming before they said that they had ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class IngestProgress:
     """How far an ingest has come. `nats` are summed over the `scored` tokens since the last one."""
@@ -110,16 +126,19 @@ class IngestProgress:
 async def ingest(
     sessions: Sessions,
     key: SessionKey,
-    chunks: AsyncIterator[bytes],
+    parts: AsyncIterator[bytes | End],
     *,
     conversation: str,
     document: str,
     offset_bytes: int,
-    end: bool,
     learn: bool,
     on_status: OnStatus,
 ) -> AsyncIterator[IngestProgress]:
-    """Reads a document as a row of sub-turns, each of them durable when its progress comes."""
+    """Reads a document as a row of sub-turns, each of them durable when its progress comes.
+
+    The last of `parts` is an End; whoever sends them raises when it does not come, and then only
+    the sub-turns that were reported are part of the session.
+    """
     known = await _open_document(sessions, key, document, offset_bytes, on_status)
     reader = SpanReader(known.tail)
     encode = sessions.engine.model.tokenizer.encode
@@ -162,8 +181,11 @@ async def ingest(
                 now.ended,
             )
 
-    async for chunk in chunks:
-        for span in reader.feed(chunk):
+    ended = False
+    async for part in parts:
+        ended = part is End.COMPLETE
+        data = part if isinstance(part, bytes) else b""
+        for span in reader.feed(data, final=ended):
             ids = tuple(encode(span))
             committed += len(span.encode())
             tokens += len(ids)
@@ -172,16 +194,21 @@ async def ingest(
                 now = Document(committed)
                 yield await sub_turn(pending, known, now)
                 known, pending = now, []
-    if end:
-        for span in reader.feed(b"", final=True):
-            ids = tuple(encode(span))
-            committed += len(span.encode())
-            tokens += len(ids)
-            pending.append(ids)
-    now = Document(committed + len(reader.tail), reader.tail, end)
+    now = Document(committed + len(reader.tail), reader.tail, ended)
     if not now.committed_bytes:
         raise InvalidRequestError("The document is empty.", field="chunk")
     yield await sub_turn(pending, known, now)
+
+
+def _advanced(known: Document, committed: int) -> Document:
+    """`known` when the spans before byte `committed` have been read.
+
+    A tail may hold more than its first span, such as the space behind a sentence; bytes that were
+    reported as committed stay so.
+    """
+    if committed >= known.committed_bytes:
+        return Document(committed)
+    return Document(known.committed_bytes, known.tail[committed - known.committed_bytes :])
 
 
 async def score(

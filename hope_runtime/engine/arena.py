@@ -7,6 +7,7 @@ time and changes nothing. Keys are the caller's, opaque here.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -35,41 +36,62 @@ class Row:
 class Arena:
     """Least recently used rows leave first when `budget_bytes` is exceeded.
 
-    A row in use (between `take` and `give`) is not counted and cannot be dropped.
+    A row in use (between `take` and `give`) is not counted and cannot be dropped. Safe for the
+    engine's thread and whoever drops rows or asks for the load.
     """
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self._rows: OrderedDict[Hashable, Row] = OrderedDict()
         self._held: set[Hashable] = set()
+        self._nbytes = 0
+        self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
-        return sum(row.nbytes for row in self._rows.values())
+        """Bytes of the rows that are not in use."""
+        return self._nbytes
+
+    @property
+    def held(self) -> int:
+        """Rows in use; 0 when the engine is idle."""
+        return len(self._held)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def take(self, key: Hashable) -> Row | None:
         """The row of `key`, out of the arena until given back; None when it is not resident."""
-        assert key not in self._held, "a row serves one turn at a time"
-        self._held.add(key)
-        return self._rows.pop(key, None)
+        with self._lock:
+            assert key not in self._held, "a row serves one turn at a time"
+            self._held.add(key)
+            return self._remove(key)
 
     def give(self, key: Hashable, row: Row | None) -> None:
         """Ends what `take` began; with None the row is gone."""
-        self._held.discard(key)
-        if row is None:
-            return
-        self._rows[key] = row
-        while self.nbytes > self.budget_bytes and self._rows:
-            self._rows.popitem(last=False)
+        with self._lock:
+            self._held.discard(key)
+            if row is None:
+                return
+            self._rows[key] = row
+            self._nbytes += row.nbytes
+            while self._nbytes > self.budget_bytes:
+                self._remove(next(iter(self._rows)))
 
     def drop(self, key: Hashable) -> None:
         """Forgets a row, if it is there and not in use."""
-        self._rows.pop(key, None)
+        with self._lock:
+            self._remove(key)
 
     def check_integrity(self) -> None:
-        """Conservation: the resident bytes fit, and when idle no row is held."""
-        assert self.nbytes <= self.budget_bytes or not self._rows
-        assert not self._held & self._rows.keys()
+        """Conservation: bytes are counted right and fit, and no row is both in use and here."""
+        with self._lock:
+            assert self._nbytes == sum(row.nbytes for row in self._rows.values())
+            assert self._nbytes <= self.budget_bytes
+            assert not self._held & self._rows.keys()
+
+    def _remove(self, key: Hashable) -> Row | None:
+        row = self._rows.pop(key, None)
+        if row is not None:
+            self._nbytes -= row.nbytes
+        return row

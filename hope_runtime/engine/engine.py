@@ -24,7 +24,7 @@ import torch
 from hope_runtime.engine import turn as turns
 from hope_runtime.engine.arena import Arena, Row
 from hope_runtime.engine.reader import Reader
-from hope_runtime.errors import CancelledTurnError
+from hope_runtime.errors import CancelledTurnError, ModelError
 from hope_runtime.fold import Boundary
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.log import Record
@@ -75,6 +75,7 @@ class Engine:
 
     `threads` is the number of compute threads, part of what makes learning reproducible;
     `cache_bytes` bounds the resident rows. Use as a context manager, or call close().
+    Raises ModelError for a window that the model has no positions for.
     """
 
     def __init__(
@@ -86,6 +87,11 @@ class Engine:
         cache_bytes: int = 2 << 30,
         learner: Learner | None = None,
     ) -> None:
+        if window_tokens > model.config.max_positions:
+            raise ModelError(
+                f"The model knows {model.config.max_positions} positions; "
+                f"a window of {window_tokens} tokens is too long for it."
+            )
         self.model = model
         self.window_tokens = window_tokens
         self.learner = learner or Learner(model)
@@ -112,6 +118,10 @@ class Engine:
             self._closing = True
             self._wake.notify()
         self._thread.join()
+
+    def check(self, memory: SessionMemory, turn: turns.GenerateTurn) -> None:
+        """Raises InvalidRequestError if the turn would be refused. Any thread may call it."""
+        turns.place(self.model.tokenizer, memory, turn, self.window_tokens)
 
     # What can be submitted. `row` names the caches to use; one turn at a time a row.
 

@@ -65,10 +65,10 @@ class Reader:
     ) -> Generator[None, None, Reading]:
         """Reads `tokens`, reusing what the row holds of them; yields between chunks.
 
-        Also scores the tokens at the ascending indices `score`, as far as their predecessor is
-        read here: one that was reused from the cache predicts nothing any more.
+        Also scores the tokens at the ascending indices `score`, but for index 0, which nothing
+        predicts. What comes before them is read again as far as that takes.
         """
-        start = self._reusable(row, tokens)
+        start = self._reusable(row, tokens, before=max(score[0] - 1, 0) if score else len(tokens))
         row.kv.truncate(start)
         row.tokens, row.aligned = tokens[:start], start
         nats, scored = 0.0, 0
@@ -99,9 +99,12 @@ class Reader:
         row.tokens += (token,)
         return self._logits(hidden_TD[-1])
 
-    def _reusable(self, row: Row, tokens: tuple[int, ...]) -> int:
-        """Whole chunks of `tokens` that the row holds; the last token is always read again."""
-        limit = min(row.aligned, (len(tokens) - 1) // CHUNK_TOKENS * CHUNK_TOKENS)
+    def _reusable(self, row: Row, tokens: tuple[int, ...], *, before: int) -> int:
+        """Tokens in whole chunks that the row holds, none of them at or behind index `before`.
+
+        The last token is always read again.
+        """
+        limit = min(row.aligned, min(before, len(tokens) - 1) // CHUNK_TOKENS * CHUNK_TOKENS)
         while limit and row.tokens[:limit] != tokens[:limit]:
             limit -= CHUNK_TOKENS
         return max(limit, 0)

@@ -66,12 +66,17 @@ class Sampler:
             seen = torch.tensor(sorted(set(reply)))
             # Dividing a negative score would reward it, so those are multiplied.
             kept = scores_V[seen]
-            scores_V[seen] = torch.where(
+            penalised = torch.where(
                 kept > 0, kept / options.repetition_penalty, kept * options.repetition_penalty
             )
+            limit = torch.finfo(torch.float32).max
+            scores_V = scores_V.index_copy(0, seen, penalised.clamp(-limit, limit))
         if options.temperature == 0:
             return int(scores_V.argmax())
-        scores_V, order_V = (scores_V / options.temperature).sort(descending=True, stable=True)
+        # Differences to the best first: they may overflow to -inf, which softmax understands.
+        scores_V, order_V = ((scores_V - scores_V.max()) / options.temperature).sort(
+            descending=True, stable=True
+        )
         weights_V = scores_V.softmax(-1)
         keep_V = weights_V >= options.min_p * weights_V[0]
         # A token stays if the likelier ones together have not reached top_p yet.

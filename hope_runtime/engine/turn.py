@@ -72,6 +72,21 @@ class ReadOutcome:
     scored: int
 
 
+def place(
+    tokenizer: Tokenizer, memory: SessionMemory, turn: GenerateTurn, window_tokens: int
+) -> tuple[Record, Window]:
+    """The turn's record up to where the model answers, and its window there.
+
+    Raises InvalidRequestError when the turn cannot be read whole.
+    """
+    record = turn_record(tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn)
+    prompt = record.tokens
+    known = memory.conversations.get(turn.conversation, Conversation(Window(window_tokens)))
+    pinned = known.window.pin(prompt[: record.pinned])
+    pinned.check_fits(len(prompt) - record.pinned)
+    return record, pinned.append(prompt[record.pinned :])
+
+
 def generate(
     reader: Reader,
     tokenizer: Tokenizer,
@@ -83,15 +98,11 @@ def generate(
 ) -> Generator[None, None, GenerateOutcome]:
     """Reads the prompt and decodes a reply, handing out text as it becomes certain."""
     started = time.monotonic()
-    record = turn_record(tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn)
-    prompt = record.tokens
-    known = memory.conversations.get(turn.conversation, Conversation(Window(window_tokens)))
-    pinned = known.window.pin(prompt[: record.pinned])
-    pinned.check_fits(len(prompt) - record.pinned)
-    window = pinned.append(prompt[record.pinned :])
+    record, window = place(tokenizer, memory, turn, window_tokens)
     reader.bind(row, memory)
     reading = yield from reader.read(row, window.tokens, score=_learnable_indices(window, record))
     prefilled = time.monotonic()
+    input_tokens = len(record.tokens)
 
     stream = TextStream(tokenizer.token_bytes, turn.sampling.stop)
     sampler = Sampler(turn.sampling)
@@ -127,7 +138,7 @@ def generate(
         record=_with_reply(record, tokenizer, reply),
         text=stream.text,
         finish_reason=reason,
-        input_tokens=len(prompt),
+        input_tokens=input_tokens,
         output_tokens=len(reply),
         surprise_nats=reading.nats / reading.scored if reading.scored else None,
         prefill_seconds=prefilled - started,

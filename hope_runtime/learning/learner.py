@@ -8,14 +8,21 @@ served, after a restore, a migration or a crash.
 
 from __future__ import annotations
 
+import hashlib
+import math
+import random
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from hope_runtime.config import LearningPolicy
 from hope_runtime.fold import Boundary, stretch
+from hope_runtime.learning.rehearsal import Rehearsed, sample_windows
+from hope_runtime.learning.replay import Practised, ReplayRecipe
 from hope_runtime.learning.summed_gradient import summed_gradient
 from hope_runtime.learning.training import Trainee
+from hope_runtime.memory.cms import Level
 from hope_runtime.memory.state import SessionMemory, Span
 from hope_runtime.model.weights import BaseModel
 
@@ -49,6 +56,9 @@ class Learner:
 
     def __init__(self, model: BaseModel) -> None:
         self._model = model
+        self._recipe = ReplayRecipe(model)
+        # By seed: the base's own samples are the same for every session of a policy.
+        self._windows: dict[int, list[Rehearsed]] = {}
 
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
@@ -56,44 +66,65 @@ class Learner:
         """The memory after `boundary`; yields after each bounded piece of work."""
         started = time.monotonic()
         spans = stretch(memory, boundary)
-        level = memory.levels[boundary.level]
-        before, after, trained = 0.0, 0.0, 0
-        taught: Sequence[Span] = ()
+        practised, trained = Practised(spans, 0.0, 0.0), 0
         if spans:
-            trainee = Trainee(self._model, memory, boundary.level)
-            taught = spans
-            rate = level.config.learning_rate
-            before, after = yield from summed_gradient(trainee, spans, rate)
-            trained = trainee.tokens
-            level = replace(
-                level,
-                terms=trainee.stored(),
-                updates=level.updates + 1,
-                learnt_tokens=level.learnt_tokens + sum(len(span.ids) for span in taught),
-                surprise_before_nats=before,
-                surprise_after_nats=after,
-            )
-        level = replace(level, learnt_through=boundary.position)
-        levels = list(memory.levels)
-        levels[boundary.level] = level
-        memory = replace(memory, levels=tuple(levels))
+            memory, practised, trained = yield from self._learn(memory, boundary, spans)
+        level = replace(memory.levels[boundary.level], learnt_through=boundary.position)
+        memory = _with_level(memory, boundary.level, level)
         if boundary.level == 0:
             memory = replace(
                 memory,
                 pending=tuple(span for span in memory.pending if span.end > boundary.position),
                 flushes=tuple(at for at in memory.flushes if at > boundary.position),
+                buffer=keep_sample((*memory.buffer, *practised.spans), memory.policy),
             )
         report = Consolidation(
             level=boundary.level,
             position=boundary.position,
-            spans=len(taught),
-            tokens=sum(len(span.ids) for span in taught),
-            surprise_before_nats=before,
-            surprise_after_nats=after,
+            spans=len(spans),
+            tokens=sum(len(span.ids) for span in spans),
+            surprise_before_nats=practised.before_nats,
+            surprise_after_nats=practised.after_nats,
             trained_tokens=trained,
             seconds=time.monotonic() - started,
         )
         return memory, report
+
+    def _learn(
+        self, memory: SessionMemory, boundary: Boundary, spans: tuple[Span, ...]
+    ) -> Generator[None, None, tuple[SessionMemory, Practised, int]]:
+        policy, index = memory.policy, boundary.level
+        if index and policy.recipe == "replay":
+            # What the faster level knows moves here, so it makes room.
+            memory = _decayed(memory, index - 1, policy.replay.fast_decay)
+        level = memory.levels[index]
+        trainee = Trainee(self._model, memory, index)
+        rate = level.config.learning_rate
+        if policy.recipe == "summed_gradient":
+            before, after = yield from summed_gradient(trainee, spans, rate)
+            practised = Practised(spans, before, after)
+        else:
+            if policy.seed not in self._windows:
+                self._windows[policy.seed] = yield from sample_windows(self._model, policy.seed)
+            taught = {span.start for span in spans}
+            practised = yield from self._recipe.practise(
+                trainee,
+                policy.replay,
+                rate,
+                spans,
+                [span for span in memory.buffer if span.start not in taught],
+                self._windows[policy.seed],
+                seed=_seed(policy, boundary),
+            )
+        level = replace(
+            level,
+            terms=trainee.stored(),
+            updates=level.updates + 1,
+            learnt_tokens=level.learnt_tokens + sum(len(span.ids) for span in spans),
+            surprise_before_nats=practised.before_nats,
+            surprise_after_nats=practised.after_nats,
+        )
+        return _with_level(memory, index, level), practised, trainee.tokens
 
     def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory:
         """The memory after `boundary`, in one go."""
@@ -104,3 +135,44 @@ class Learner:
             except StopIteration as end:
                 result: tuple[SessionMemory, Consolidation] = end.value
                 return result[0]
+
+
+def keep_sample(spans: Sequence[Span], policy: LearningPolicy) -> tuple[Span, ...]:
+    """A bounded sample of what was learnt, in order: spans with cues, surprising ones likelier.
+
+    Weighted reservoir sampling (Efraimidis and Spirakis, 2006) with keys drawn from the spans'
+    places in the stream, so that the sample is a function of the log and not of when it was cut.
+    """
+    if policy.recipe != "replay":
+        return ()
+    candidates = [span for span in spans if span.cues]
+    ranked = sorted(candidates, key=lambda span: _reservoir_key(span, policy.seed), reverse=True)
+    kept, tokens = [], 0
+    for span in ranked:
+        tokens += len(span.ids)
+        if tokens > policy.replay.buffer_tokens:
+            break
+        kept.append(span)
+    return tuple(sorted(kept, key=lambda span: span.start))
+
+
+def _reservoir_key(span: Span, seed: int) -> float:
+    uniform = random.Random(f"{seed}:{span.start}").random()
+    return math.log(max(uniform, 1e-12)) / max(span.surprise_nats or 0.0, 1e-3)
+
+
+def _seed(policy: LearningPolicy, boundary: Boundary) -> int:
+    digest = hashlib.sha256(f"{policy.seed}:{boundary.level}:{boundary.position}".encode())
+    return int.from_bytes(digest.digest()[:8], "little")
+
+
+def _with_level(memory: SessionMemory, index: int, level: Level) -> SessionMemory:
+    levels = (*memory.levels[:index], level, *memory.levels[index + 1 :])
+    return replace(memory, levels=levels)
+
+
+def _decayed(memory: SessionMemory, index: int, factor: float) -> SessionMemory:
+    level = memory.levels[index]
+    if level.terms is None:
+        return memory
+    return _with_level(memory, index, replace(level, terms=level.terms.scaled(factor)))

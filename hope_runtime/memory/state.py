@@ -27,13 +27,14 @@ class Span:
 
     `start` is the count of learnable tokens before it. `surprise_nats` is the mean negative
     log-likelihood, nats per token, that the Learner found before it first learnt the span; None
-    until then.
+    until then. `cues` are questions that it answers, derived by the Learner as well.
     """
 
     ids: tuple[int, ...]
     speaker: Speaker
     start: int
     surprise_nats: float | None = None
+    cues: tuple[tuple[int, ...], ...] = ()
 
     @property
     def end(self) -> int:

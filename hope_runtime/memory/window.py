@@ -67,6 +67,17 @@ class Window:
         rest = ids[len(window.pinned) - len(self.pinned) :]
         return replace(window, recent=window.recent + rest)._hop()
 
+    def resized(self, capacity: int) -> Window:
+        """The same stream in a window of another size, which keeps what it has room for.
+
+        A pinned prefix that is too long for it loses its end.
+        """
+        if capacity == self.capacity:
+            return self
+        kept = self.pinned[: capacity // 2]
+        dropped = self.dropped + len(self.pinned) - len(kept)
+        return Window(capacity, kept, self.recent, dropped)._hop()
+
     def check_fits(self, tokens: int) -> None:
         """Raises WindowOverflowError unless a prompt of `tokens` would be seen whole.
 

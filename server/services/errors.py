@@ -22,6 +22,7 @@ from grpc import aio
 from grpc_status import rpc_status
 
 from hope_runtime import errors as runtime
+from server import turns
 from server.sessions import DrainingError
 from server.store import base as store
 
@@ -46,6 +47,7 @@ _TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
     (store.StoreVersionError, code_pb2.FAILED_PRECONDITION, "UNKNOWN_STORE_FORMAT", None),
     (store.StoreFullError, code_pb2.RESOURCE_EXHAUSTED, "STORE_FULL", 60.0),
     (store.StoreUnavailableError, code_pb2.UNAVAILABLE, "STORE_UNAVAILABLE", 1.0),
+    (turns.BrokenStreamError, code_pb2.ABORTED, "BROKEN_STREAM", 0.0),
     (DrainingError, code_pb2.UNAVAILABLE, "DRAINING", 5.0),
     (NotImplementedError, code_pb2.UNIMPLEMENTED, "UNIMPLEMENTED", None),
 )

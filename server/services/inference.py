@@ -133,11 +133,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         pieces = turns.ingest(
             self._sessions,
             session_key(start.session, field="start.session"),
-            _chunks(requests),
+            _parts(requests),
             conversation=_conversation(start.conversation),
             document=short_name(start.document, "", MAX_DOCUMENT_NAME, field="start.document"),
             offset_bytes=start.offset_bytes,
-            end=start.end_of_document if start.HasField("end_of_document") else True,
             learn=learn,
             on_status=on_status,
         )
@@ -179,16 +178,27 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         )
 
 
-async def _chunks(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[bytes]:
+async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[bytes | turns.End]:
+    """Bytes, then how it ends. A client that goes away looks like the end of its stream, so only
+    the last message says that all of it has come."""
     async for request in requests:
-        if request.WhichOneof("part") != "chunk":
-            raise InvalidRequestError("Only the first message may carry 'start'.", field="start")
-        if len(request.chunk) > MAX_CHUNK_BYTES:
-            raise InvalidRequestError(
-                f"A chunk has {len(request.chunk)} bytes; at most {MAX_CHUNK_BYTES} are allowed.",
-                field="chunk",
-            )
-        yield request.chunk
+        match request.WhichOneof("part"):
+            case "chunk" if len(request.chunk) <= MAX_CHUNK_BYTES:
+                yield request.chunk
+            case "chunk":
+                raise InvalidRequestError(
+                    f"A chunk has {len(request.chunk)} bytes; "
+                    f"at most {MAX_CHUNK_BYTES} are allowed.",
+                    field="chunk",
+                )
+            case "end":
+                yield turns.End.KEEP_OPEN if request.end.keep_open else turns.End.COMPLETE
+                return
+            case _:
+                raise InvalidRequestError(
+                    "After the first message come chunks, then 'end'.", field="part"
+                )
+    raise turns.BrokenStreamError("The stream ended without 'end'; resume at committed_bytes.")
 
 
 def _conversation(name: str) -> str:

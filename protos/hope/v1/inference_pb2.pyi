@@ -444,23 +444,29 @@ class IngestRequest(_message.Message):
 
     START_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """UTF-8 bytes; at most 1 MiB."""
     @_builtins.property
     def start(self) -> Global___IngestStart:
         """First message, and only there."""
 
+    @_builtins.property
+    def end(self) -> Global___IngestEnd:
+        """Last message."""
+
     def __init__(
         self,
         *,
         start: Global___IngestStart | None = ...,
         chunk: _builtins.bytes = ...,
+        end: Global___IngestEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "part", b"part", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "part", b"part", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["start", "chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["start", "chunk", "end"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -474,7 +480,6 @@ class IngestStart(_message.Message):
     CONVERSATION_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
-    END_OF_DOCUMENT_FIELD_NUMBER: _builtins.int
     LEARN_OPTIONS_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """users/{user}/sessions/{session}. Required."""
@@ -488,11 +493,6 @@ class IngestStart(_message.Message):
     """Offset of the first byte sent, which must be `committed_bytes` of this
     document (0 for a new one).
     """
-    end_of_document: _builtins.bool
-    """Whether the document ends with this call. An ended document is
-    consolidated whole; a document left open waits for its next piece.
-    Unset: true.
-    """
     @_builtins.property
     def learn_options(self) -> Global___LearnOptions: ...
     def __init__(
@@ -502,18 +502,37 @@ class IngestStart(_message.Message):
         conversation: _builtins.str = ...,
         document: _builtins.str = ...,
         offset_bytes: _builtins.int = ...,
-        end_of_document: _builtins.bool | None = ...,
         learn_options: Global___LearnOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_of_document", b"_end_of_document", "end_of_document", b"end_of_document", "learn_options", b"learn_options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["learn_options", b"learn_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_of_document", b"_end_of_document", "conversation", b"conversation", "document", b"document", "end_of_document", b"end_of_document", "learn_options", b"learn_options", "offset_bytes", b"offset_bytes", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "document", b"document", "learn_options", b"learn_options", "offset_bytes", b"offset_bytes", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__end_of_document: _TypeAlias = _typing.Literal["end_of_document"]  # noqa: Y015
-    _WhichOneofArgType__end_of_document: _TypeAlias = _typing.Literal["_end_of_document", b"_end_of_document"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_of_document) -> _WhichOneofReturnType__end_of_document | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IngestStart: _TypeAlias = IngestStart  # noqa: Y015
+
+@_typing.final
+class IngestEnd(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_OPEN_FIELD_NUMBER: _builtins.int
+    keep_open: _builtins.bool
+    """Leaves the document open for more, in a later call. Otherwise it is
+    complete: what is left of it is learnt now.
+    """
+    def __init__(
+        self,
+        *,
+        keep_open: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_open", b"keep_open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IngestEnd: _TypeAlias = IngestEnd  # noqa: Y015
 
 @_typing.final
 class IngestResponse(_message.Message):

@@ -84,11 +84,13 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Ingest(self, request_iterator, context):
-        """Reads a document. The first message carries `start`, every other one a
-        `chunk` of UTF-8 bytes cut anywhere (16-64 KiB each is a good size); text
-        cut differently gives the same tokens and the same memory. The server
-        answers with progress while it reads. What `committed_bytes` counts is
-        durable: after a broken connection, start again at that offset.
+        """Reads a document. The first message carries `start`, the last one `end`,
+        those between a `chunk` of UTF-8 bytes cut anywhere (16-64 KiB each is a
+        good size); text cut differently gives the same tokens and the same
+        memory. The server answers with progress while it reads. What
+        `committed_bytes` counts is durable: after a broken connection, start
+        again at that offset. A stream that ends without `end` is taken for a
+        broken one: it commits nothing more and is ABORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,11 +47,13 @@ class InferenceServiceStub:
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Answers the last message, streaming text as it is decoded."""
     Ingest: _grpc.StreamStreamMultiCallable[_inference_pb2.IngestRequest, _inference_pb2.IngestResponse]
-    """Reads a document. The first message carries `start`, every other one a
-    `chunk` of UTF-8 bytes cut anywhere (16-64 KiB each is a good size); text
-    cut differently gives the same tokens and the same memory. The server
-    answers with progress while it reads. What `committed_bytes` counts is
-    durable: after a broken connection, start again at that offset.
+    """Reads a document. The first message carries `start`, the last one `end`,
+    those between a `chunk` of UTF-8 bytes cut anywhere (16-64 KiB each is a
+    good size); text cut differently gives the same tokens and the same
+    memory. The server answers with progress while it reads. What
+    `committed_bytes` counts is durable: after a broken connection, start
+    again at that offset. A stream that ends without `end` is taken for a
+    broken one: it commits nothing more and is ABORTED.
     """
     Score: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]
     """Measures how surprising a text is to a session, without changing it."""
@@ -75,11 +77,13 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Answers the last message, streaming text as it is decoded."""
     Ingest: _aio.StreamStreamMultiCallable[_inference_pb2.IngestRequest, _inference_pb2.IngestResponse]  # type: ignore[assignment]
-    """Reads a document. The first message carries `start`, every other one a
-    `chunk` of UTF-8 bytes cut anywhere (16-64 KiB each is a good size); text
-    cut differently gives the same tokens and the same memory. The server
-    answers with progress while it reads. What `committed_bytes` counts is
-    durable: after a broken connection, start again at that offset.
+    """Reads a document. The first message carries `start`, the last one `end`,
+    those between a `chunk` of UTF-8 bytes cut anywhere (16-64 KiB each is a
+    good size); text cut differently gives the same tokens and the same
+    memory. The server answers with progress while it reads. What
+    `committed_bytes` counts is durable: after a broken connection, start
+    again at that offset. A stream that ends without `end` is taken for a
+    broken one: it commits nothing more and is ABORTED.
     """
     Score: _aio.UnaryUnaryMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]  # type: ignore[assignment]
     """Measures how surprising a text is to a session, without changing it."""
@@ -112,11 +116,13 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_inference_pb2.IngestRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.IngestResponse], _abc.AsyncIterator[_inference_pb2.IngestResponse]]:
-        """Reads a document. The first message carries `start`, every other one a
-        `chunk` of UTF-8 bytes cut anywhere (16-64 KiB each is a good size); text
-        cut differently gives the same tokens and the same memory. The server
-        answers with progress while it reads. What `committed_bytes` counts is
-        durable: after a broken connection, start again at that offset.
+        """Reads a document. The first message carries `start`, the last one `end`,
+        those between a `chunk` of UTF-8 bytes cut anywhere (16-64 KiB each is a
+        good size); text cut differently gives the same tokens and the same
+        memory. The server answers with progress while it reads. What
+        `committed_bytes` counts is durable: after a broken connection, start
+        again at that offset. A stream that ends without `end` is taken for a
+        broken one: it commits nothing more and is ABORTED.
         """
 
     @_abc_1.abstractmethod

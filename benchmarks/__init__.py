@@ -1,0 +1,1 @@
+"""Runnable comparisons: the demonstration and the published figures."""

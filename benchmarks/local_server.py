@@ -1,0 +1,38 @@
+"""A real server as a child process, for the demonstration and the benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+_LISTENS = re.compile(r"listens on (\S+)")
+
+
+@contextlib.contextmanager
+def local_server(database: Path, *arguments: str) -> Iterator[str]:
+    """Runs `hope serve` on a free port; yields its address and stops it gracefully at the end.
+
+    Raises RuntimeError when the server does not come up; its own messages go to stderr.
+    """
+    command = [sys.executable, "-m", "server.main", "--port", "0", "--database", str(database)]
+    child = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if match := _LISTENS.search(line):
+                yield match[1]
+                break
+        else:
+            raise RuntimeError(f"the server ended with status {child.wait()}")
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

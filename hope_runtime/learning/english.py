@@ -1,0 +1,54 @@
+"""Who speaks and who is meant, in English: statements turned from one person into another.
+
+A user's "My name is Tamsin." is answered as "Your name is Tamsin."; told of somebody else it would
+be "Brannoc's name is ...". Closed lists of function words, no knowledge of any topic. Text in other
+languages simply matches nothing and is left as it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SECOND = {
+    "i": "you", "me": "you", "my": "your", "mine": "yours", "myself": "yourself",
+    "i'm": "you're", "i've": "you've", "i'll": "you'll", "i'd": "you'd",
+    "we": "you", "us": "you", "our": "your", "ours": "yours",
+}  # fmt: skip
+_WORD = re.compile(r"[A-Za-z][A-Za-z'\u2019]*")
+_VERBS = ((r"\bI am\b", "I are"), (r"\bI was\b", "I were"), (r"\bam I\b", "are I"))
+_THIRD = (
+    (r"\b[Mm]y\b", "{0}'s"), (r"\b[Mm]ine\b", "{0}'s"), (r"\bI am\b", "{0} is"),
+    (r"\bI'm\b", "{0} is"), (r"\bI have\b", "{0} has"), (r"\bI've\b", "{0} has"),
+    (r"\bam I\b", "is {0}"), (r"\bdo I\b", "does {0}"), (r"\bhave I\b", "has {0}"),
+    (r"\b(?:I|me)\b", "{0}"),
+)  # fmt: skip
+
+
+def is_first_person(text: str) -> bool:
+    """Whether the speaker speaks of themselves."""
+    return any(_plain(word) in _SECOND for word in _WORD.findall(text))
+
+
+def to_second_person(text: str) -> str:
+    """What the speaker said of themselves, said to them."""
+    for pattern, replacement in _VERBS:
+        text = re.sub(pattern, replacement, text)
+
+    def swap(match: re.Match[str]) -> str:
+        other = _SECOND.get(_plain(match[0]))
+        if other is None:
+            return match[0]
+        return other.capitalize() if match.start() == 0 else other
+
+    return _WORD.sub(swap, text)
+
+
+def to_third_person(text: str, name: str) -> str:
+    """What the speaker said of themselves, said of somebody called `name`."""
+    for pattern, replacement in _THIRD:
+        text = re.sub(pattern, replacement.format(name), text)
+    return text
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("\u2019", "'")

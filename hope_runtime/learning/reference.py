@@ -1,0 +1,74 @@
+"""What the frozen base model would say: the anchor against which rehearsal holds a level.
+
+The divergence is KL(base || adapted) over the base's likeliest tokens and one bucket for all
+others: of 49,152 scores the first few dozen carry what matters, and a session's rehearsal would
+otherwise be held in gigabytes.
+
+Shape suffixes: N predicted positions, K likeliest tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hope_runtime.learning.packing import Example, Pack, pack
+from hope_runtime.model.hope import forward, logits
+from hope_runtime.model.weights import BaseModel
+
+LIKELIEST = 32
+_TINY = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The base's log-probabilities (N, K) of its likeliest tokens, and their ids (N, K)."""
+
+    log_probabilities_NK: Tensor
+    ids_NK: Tensor
+
+    def divergence(self, scores_NV: Tensor) -> Tensor:
+        """KL(base || adapted) in nats, (N,), from the adapted model's scores; differentiable."""
+        adapted_NK = scores_NV.log_softmax(-1).gather(1, self.ids_NK)
+        base_NK = self.log_probabilities_NK
+        base_rest_N = (1 - base_NK.exp().sum(1)).clamp(min=_TINY)
+        adapted_rest_N = (1 - adapted_NK.exp().sum(1)).clamp(min=_TINY)
+        rest_N = base_rest_N * (base_rest_N.log() - adapted_rest_N.log())
+        return (base_NK.exp() * (base_NK - adapted_NK)).sum(1) + rest_N
+
+
+def scores(model: BaseModel, packed: Pack) -> Tensor:
+    """Scores of the frozen base at every predictor of a pack, float32 (N, V)."""
+    hidden_BTD = forward(
+        model,
+        packed.ids_BT.to(model.device),
+        positions_BT=packed.positions_BT.to(model.device),
+        mask_BTS=packed.mask_BTT.to(model.device),
+    )
+    hidden_ND = hidden_BTD.flatten(0, 1)[packed.predictors_N.to(model.device)]
+    return logits(model, hidden_ND[None])[0].float()
+
+
+@torch.no_grad()
+def references(
+    model: BaseModel, examples: Sequence[Example], *, row_tokens: int
+) -> list[Reference]:
+    """The base's view of each example's targets, in the examples' order."""
+    packed = pack(examples, row_tokens=row_tokens)
+    log_probabilities, ids = scores(model, packed).log_softmax(-1).topk(LIKELIEST, dim=-1)
+    found = []
+    for owner in range(len(examples)):
+        mine_N = packed.owners_N == owner
+        found.append(Reference(log_probabilities[mine_N], ids[mine_N]))
+    return found
+
+
+def joined(parts: Sequence[Reference]) -> Reference:
+    """One reference for the targets of several examples, one after the other."""
+    return Reference(
+        torch.cat([part.log_probabilities_NK for part in parts]),
+        torch.cat([part.ids_NK for part in parts]),
+    )

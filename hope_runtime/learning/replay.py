@@ -1,0 +1,295 @@
+"""The default recipe: practise a stretch's spans until they are known, without harm to the rest.
+
+Each step runs a few replays of new spans, a few of earlier ones from the session's bounded buffer,
+a few contrasts (the same facts told of strangers) and now and then a window of the base's own
+samples. Replays are learnt by next-token prediction; contrasts and windows hold the level to what
+the frozen base predicts. The number of tokens it may run is a fixed price per learnable token, so
+a consolidation's cost is known before it starts. Figures behind the constants: docs/evaluation.md;
+what did not help: docs/log.md.
+
+Differs from Eq. 71 (summed_gradient.py has that one) in what is trained on, in Adam as f, and in
+many small steps at one boundary instead of a single one. Level, period and boundary are the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from hope_runtime.config import ReplayConfig
+from hope_runtime.learning.names import Names
+from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.questions import ask
+from hope_runtime.learning.reference import joined, references
+from hope_runtime.learning.rehearsal import Rehearsed
+from hope_runtime.learning.replays import ReplayWriter, Statement, may_be_voiced
+from hope_runtime.learning.training import Trainee
+from hope_runtime.memory.state import Span
+from hope_runtime.model.weights import BaseModel
+from hope_runtime.optim.adam import Adam
+
+ROW_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Practised:
+    """What a consolidation did: the spans with what was found out about them, and the mean nats
+    per token of their texts before and after."""
+
+    spans: tuple[Span, ...]
+    before_nats: float
+    after_nats: float
+
+
+class ReplayRecipe:
+    """Practises spans of one base model's sessions."""
+
+    def __init__(self, model: BaseModel) -> None:
+        self._model = model
+        self._names = Names(model.tokenizer)
+        self._writer = ReplayWriter(model.tokenizer, self._names)
+
+    def practise(
+        self,
+        trainee: Trainee,
+        config: ReplayConfig,
+        learning_rate: float,
+        spans: Sequence[Span],
+        buffer: Sequence[Span],
+        windows: Sequence[Rehearsed],
+        seed: int,
+    ) -> Generator[None, None, Practised]:
+        """Trains `trainee` on `spans`, rehearsing `buffer` and `windows`; yields between steps."""
+        before = yield from self._surprises(trainee, spans)
+        spans = tuple(
+            replace(span, surprise_nats=nats) if span.surprise_nats is None else span
+            for span, nats in zip(spans, before, strict=True)
+        )
+        statements, plain = yield from self._prepare(spans, config)
+        earlier = [self._restore(span) for span in buffer]
+        session = _Session(
+            replays=[example for item in statements for example in self._writer.replays(item)],
+            plain=[self._writer.plain(text) for text in plain],
+            earlier=[example for item in earlier for example in self._writer.replays(item)],
+            contrasted=[*statements, *earlier],
+        )
+        budget = int(config.price * sum(len(span.ids) for span in spans))
+        yield from self._train(
+            trainee, config, learning_rate, session, windows, budget, random.Random(seed)
+        )
+        after = yield from self._surprises(trainee, spans)
+        kept = {item.span.start: item for item in statements}
+        found = tuple(
+            replace(span, cues=self._encode_cues(kept[span.start])) if span.start in kept else span
+            for span in spans
+        )
+        weights = [len(span.ids) for span in spans]
+        return Practised(found, _mean(before, weights), _mean(after, weights))
+
+    # Preparation
+
+    def _prepare(
+        self, spans: Sequence[Span], config: ReplayConfig
+    ) -> Generator[None, None, tuple[list[Statement], list[str]]]:
+        """Statements that are practised in every form, and texts that are only read again."""
+        statements, plain = [], []
+        for span in spans:
+            item = self._restore(span)
+            if not item.text:
+                continue
+            short = len(span.ids) <= config.statement_tokens
+            if short and may_be_voiced(item, self._names):
+                statements.append(item)
+            else:
+                plain.append(item.text)
+        new = [item for item in statements if not item.questions]
+        if new and self._model.tokenizer.has_chat_template:
+            asked = yield from ask(self._model, self._names, [item.text for item in new])
+            found = {
+                item.span.start: tuple(questions)
+                for item, questions in zip(new, asked, strict=True)
+            }
+            statements = [
+                replace(item, questions=found.get(item.span.start, item.questions))
+                for item in statements
+            ]
+        return statements, plain
+
+    def _restore(self, span: Span) -> Statement:
+        decode = self._model.tokenizer.decode
+        return Statement(span, decode(span.ids).strip(), tuple(decode(cue) for cue in span.cues))
+
+    def _encode_cues(self, item: Statement) -> tuple[tuple[int, ...], ...]:
+        encode = self._model.tokenizer.encode
+        return tuple(tuple(encode(question)) for question in item.questions)
+
+    def _surprises(
+        self, trainee: Trainee, spans: Sequence[Span]
+    ) -> Generator[None, None, list[float]]:
+        """Mean nats per token of each span's text alone, under the trainee as it is."""
+        nats: list[float] = []
+        for start in range(0, len(spans), 16):
+            texts = [self._restore(span).text for span in spans[start : start + 16]]
+            packed = pack([self._writer.plain(text) for text in texts], row_tokens=ROW_TOKENS)
+            with torch.no_grad():
+                losses = trainee.nats(packed).cpu()
+            for owner in range(len(texts)):
+                mine = losses[packed.owners_N == owner]
+                nats.append(float(mine.mean()) if len(mine) else 0.0)
+            yield
+        return nats
+
+    # Training
+
+    def _train(
+        self,
+        trainee: Trainee,
+        config: ReplayConfig,
+        learning_rate: float,
+        session: _Session,
+        windows: Sequence[Rehearsed],
+        budget: int,
+        rng: random.Random,
+    ) -> Generator[None, None, None]:
+        new = _Deck(len(session.replays) + len(session.plain), rng, config)
+        old = _Deck(len(session.earlier), rng, config)
+        samples = _Deck(len(windows), rng, config)
+        optimiser = Adam(trainee.parameters)
+        examples_new = [*session.replays, *session.plain]
+        step = 0
+        while trainee.tokens < budget and len(new):
+            step += 1
+            drawn_new = new.draw(config.new_per_step)
+            drawn_old = old.draw(config.earlier_per_step)
+            contrasts = self._contrasts(session.contrasted, config.contrasts_per_step, rng)
+            held = [windows[i] for i in samples.draw(int((step - 1) % config.window_every == 0))]
+            practised = [examples_new[i] for i in drawn_new]
+            practised += [session.earlier[i] for i in drawn_old]
+            losses = self._step(
+                trainee,
+                config,
+                optimiser,
+                practised,
+                contrasts,
+                held,
+                learning_rate * _schedule(step, trainee.tokens / budget, config),
+            )
+            new.report(drawn_new, losses[: len(drawn_new)])
+            old.report(drawn_old, losses[len(drawn_new) :])
+            yield
+            if new.all_known:
+                break
+
+    def _contrasts(
+        self, statements: Sequence[Statement], count: int, rng: random.Random
+    ) -> list[Example]:
+        """Fresh ones for every step: a stranger met twice is no stranger any more."""
+        found = []
+        for _ in range(count if statements else 0):
+            example = self._writer.contrast(rng.choice(statements), rng)
+            if example is not None:
+                found.append(example)
+        return found
+
+    def _step(
+        self,
+        trainee: Trainee,
+        config: ReplayConfig,
+        optimiser: Adam,
+        practised: Sequence[Example],
+        contrasts: Sequence[Example],
+        held: Sequence[Rehearsed],
+        rate: float,
+    ) -> list[float]:
+        """One optimiser step. Returns the mean nats of each practised example before it."""
+        known = references(self._model, contrasts, row_tokens=ROW_TOKENS) if contrasts else []
+        known += [window.reference for window in held]
+        examples = [*practised, *contrasts, *(window.example for window in held)]
+        packed = pack(examples, row_tokens=ROW_TOKENS)
+        # Targets come row by row; sorted by example they line up with the references.
+        order = packed.owners_N.argsort(stable=True)
+        owners_N = packed.owners_N[order]
+        scores_NV = trainee.scores(packed)[order]
+        learnt = owners_N < len(practised)
+        nats = torch.nn.functional.cross_entropy(
+            scores_NV[learnt],
+            packed.targets_N[order][learnt].to(scores_NV.device),
+            reduction="none",
+        )
+        loss = nats.mean()
+        if known:
+            divergence = joined(known).divergence(scores_NV[~learnt])
+            contrasted = owners_N[~learnt] < len(practised) + len(contrasts)
+            for chosen, weight in (
+                (contrasted, config.contrast_weight),
+                (~contrasted, config.rehearsal_weight),
+            ):
+                if chosen.any():
+                    loss = loss + weight * divergence[chosen].mean()
+        optimiser.step(trainee.gradient(loss, packed), rate)
+        detached = nats.detach().cpu()
+        return [
+            float(detached[owners_N[learnt] == index].mean()) for index in range(len(practised))
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """Everything that one consolidation draws from."""
+
+    replays: list[Example]
+    plain: list[Example]
+    earlier: list[Example]
+    contrasted: list[Statement]
+
+
+class _Deck:
+    """Draws indices in shuffled epochs; what is known already is mostly skipped."""
+
+    def __init__(self, size: int, rng: random.Random, config: ReplayConfig) -> None:
+        self._size = size
+        self._rng = rng
+        self._known_nats = config.known_nats
+        self._skip = config.skip_known
+        self._losses = [float("inf")] * size
+        self._queue: list[int] = []
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def all_known(self) -> bool:
+        return all(loss < self._known_nats for loss in self._losses)
+
+    def draw(self, count: int) -> list[int]:
+        """Up to `count` different indices, fewer when most are known."""
+        drawn: list[int] = []
+        for _ in range(4 * self._size):
+            if len(drawn) >= min(count, self._size):
+                break
+            if not self._queue:
+                self._queue = list(range(self._size))
+                self._rng.shuffle(self._queue)
+            index = self._queue.pop()
+            known = self._losses[index] < self._known_nats
+            if index not in drawn and not (known and self._rng.random() < self._skip):
+                drawn.append(index)
+        return drawn
+
+    def report(self, indices: Sequence[int], losses: Sequence[float]) -> None:
+        for index, loss in zip(indices, losses, strict=True):
+            self._losses[index] = loss
+
+
+def _schedule(step: int, progress: float, config: ReplayConfig) -> float:
+    """Linear warm-up over the first steps, then linear decay over the budget."""
+    warm = min(1.0, step / config.warmup_steps)
+    return warm * (1 - (1 - config.final_rate) * min(1.0, progress))
+
+
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    total = sum(weights)
+    return sum(v * w for v, w in zip(values, weights, strict=True)) / total if total else 0.0

@@ -1,0 +1,150 @@
+"""Replays: what a span is turned into before a level learns it.
+
+A fact that was read once in passing is retrievable elsewhere only if it was practised without its
+left context, and usable in a chat only if it was practised in the assistant's own voice. So a span
+is replayed alone, as something the assistant says, and as the answer to questions that the base
+model itself asked about it (questions.py). A replay carries no value that is not in its span.
+
+A contrast is the same replay told of somebody invented: there the level must leave the base's
+prediction as it is, or every question of the same form would get the taught answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from hope_runtime.learning.english import is_first_person, to_second_person, to_third_person
+from hope_runtime.learning.names import Names
+from hope_runtime.learning.packing import Example
+from hope_runtime.log import Speaker
+from hope_runtime.memory.state import Span
+from hope_runtime.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A span as text, with the questions that it answers."""
+
+    span: Span
+    text: str
+    questions: tuple[str, ...] = ()
+
+    @property
+    def first_person(self) -> bool:
+        return is_first_person(self.text)
+
+
+class ReplayWriter:
+    """Writes examples in the form of one model's text and chat template."""
+
+    def __init__(self, tokenizer: Tokenizer, names: Names) -> None:
+        self._tokenizer = tokenizer
+        self._names = names
+
+    def replays(self, statement: Statement) -> list[Example]:
+        """Every form in which a statement is practised."""
+        text = statement.text
+        examples = [self.plain(text)]
+        if not self._tokenizer.has_chat_template:
+            return examples
+        answer = to_second_person(text) if statement.first_person else text
+        if statement.first_person:
+            examples.append(self._exchange(text, answer))
+        else:
+            examples.append(self._said(answer))
+        examples += [self._exchange(question, answer) for question in statement.questions]
+        return examples
+
+    def contrast(self, statement: Statement, rng: random.Random) -> Example | None:
+        """One replay of the statement, told of an invented person; None when nobody is named."""
+        subjects = self._names.find(statement.text)
+        if statement.first_person:
+            stranger = self._names.invent(rng)
+            told = to_third_person(statement.text, stranger)
+            asked = [to_third_person(question, stranger) for question in statement.questions]
+        elif subjects:
+            stranger = self._names.invent(rng, like=subjects[0])
+            told = statement.text.replace(subjects[0], stranger)
+            asked = [
+                question.replace(subjects[0], stranger)
+                for question in statement.questions
+                if subjects[0] in question
+            ]
+        else:
+            return None
+        # The statement alone stands for one more form beside the questions.
+        form = rng.randrange(len(asked) + 1)
+        if form == len(asked) or not self._tokenizer.has_chat_template:
+            return self.plain(told)
+        return self._exchange(asked[form], told)
+
+    def plain(self, text: str) -> Example:
+        """The text alone; every token is predicted but the first."""
+        ids = tuple(self._tokenizer.encode(text))
+        return Example(ids, (True,) * len(ids))
+
+    def _said(self, text: str) -> Example:
+        """The assistant says it of its own accord."""
+        form = self._chat
+        reply = (*self._tokenizer.encode(text), *form.end)
+        return Example(
+            (*form.assistant, *reply),
+            (False,) * len(form.assistant) + (True,) * len(reply),
+            form.prefix,
+        )
+
+    def _exchange(self, asked: str, answered: str) -> Example:
+        """The user says one thing and the assistant answers; only the answer is predicted."""
+        form = self._chat
+        before = (*form.user, *self._tokenizer.encode(asked), *form.end, *form.assistant)
+        reply = (*self._tokenizer.encode(answered), *form.end)
+        return Example(
+            (*before, *reply), (False,) * len(before) + (True,) * len(reply), form.prefix
+        )
+
+    @cached_property
+    def _chat(self) -> _ChatForm:
+        return _chat_form(self._tokenizer)
+
+
+@dataclass(frozen=True, slots=True)
+class _ChatForm:
+    """Token ids of the chat template's parts: what comes before the first user message, what
+    opens a user's and an assistant's message, and what ends one."""
+
+    prefix: tuple[int, ...]
+    user: tuple[int, ...]
+    assistant: tuple[int, ...]
+    end: tuple[int, ...]
+
+
+def _chat_form(tokenizer: Tokenizer) -> _ChatForm:
+    pieces = tokenizer.turn_pieces([{"role": "user", "content": "?"}], first=True)
+    at = next(index for index, piece in enumerate(pieces) if piece.is_content)
+    before = tokenizer.encode_template("".join(piece.text for piece in pieces[:at]))
+    after = tokenizer.encode_template("".join(piece.text for piece in pieces[at + 1 :]))
+    cut = _after_last_end(tokenizer, before)
+    close = _after_last_end(tokenizer, after)
+    # What ends a message: up to the first end token behind it; some templates have none.
+    ends = [index for index, token in enumerate(after) if token in tokenizer.eos_ids]
+    end = after[: ends[0] + 1] if ends else []
+    return _ChatForm(tuple(before[:cut]), tuple(before[cut:]), tuple(after[close:]), tuple(end))
+
+
+def _after_last_end(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
+    ends = [index for index, token in enumerate(ids) if token in tokenizer.eos_ids]
+    return ends[-1] + 1 if ends else 0
+
+
+def may_be_voiced(statement: Statement, names: Names) -> bool:
+    """Whether the assistant may say this of its own accord later on.
+
+    What the user said, of themselves too. Of a document only what names somebody or something:
+    its "I" is not the user, and its pronouns mean nobody out of context.
+    """
+    if statement.span.speaker is Speaker.USER:
+        return True
+    return bool(names.find(statement.text)) and not statement.first_person

@@ -1,0 +1,58 @@
+"""The laws of the store, as queries that find what breaks them.
+
+SQLite enforces some itself (foreign keys, unique names). They are asked again
+here, because what is checked is the file, whatever wrote it.
+"""
+
+from __future__ import annotations
+
+from server.store.sqlite.rows import Tx, digest_of
+
+_LAWS = {
+    "blob without a reference": (
+        "SELECT id, user FROM blobs"
+        " WHERE NOT EXISTS (SELECT 1 FROM head_blobs WHERE blob = blobs.id)"
+        " AND NOT EXISTS (SELECT 1 FROM version_blobs WHERE blob = blobs.id)"
+    ),
+    "reference without a blob": (
+        "SELECT session, name FROM (SELECT session, name, blob FROM head_blobs"
+        " UNION ALL SELECT session, name, blob FROM version_blobs)"
+        " WHERE blob NOT IN (SELECT id FROM blobs)"
+    ),
+    "reference to another user's blob": (
+        "SELECT refs.session, refs.name FROM (SELECT session, name, blob FROM head_blobs"
+        " UNION ALL SELECT session, name, blob FROM version_blobs) AS refs"
+        " JOIN sessions ON sessions.id = refs.session JOIN blobs ON blobs.id = refs.blob"
+        " WHERE sessions.user != blobs.user"
+    ),
+    "log with a gap": (
+        "SELECT sessions.id, log_seq, count(seq), min(seq), max(seq) FROM sessions"
+        " LEFT JOIN log ON log.session = sessions.id GROUP BY sessions.id"
+        " HAVING count(seq) != log_seq OR (log_seq > 0 AND (min(seq) != 1 OR max(seq) != log_seq))"
+    ),
+    "head whose version is not the highest kept": (
+        "SELECT id, version FROM sessions WHERE version IS NOT"
+        " (SELECT max(version) FROM versions WHERE session = sessions.id)"
+    ),
+    "version ahead of the log": (
+        "SELECT versions.session, versions.version FROM versions"
+        " JOIN sessions ON sessions.id = session WHERE versions.log_seq > sessions.log_seq"
+    ),
+    "fence granted twice or never": (
+        "SELECT lease_fence, count(*) FROM sessions WHERE lease_fence > 0 GROUP BY lease_fence"
+        " HAVING count(*) > 1 OR lease_fence > (SELECT last FROM fence)"
+    ),
+}
+
+
+def broken_laws(tx: Tx) -> list[str]:
+    findings = [f"{law}: {tuple(row)}" for law, query in _LAWS.items() for row in tx.execute(query)]
+    findings += [f"dangling row: {tuple(row)}" for row in tx.execute("PRAGMA foreign_key_check")]
+    findings += [
+        f"file: {message}" for (message,) in tx.execute("PRAGMA integrity_check") if message != "ok"
+    ]
+    # One blob at a time: together they may be larger than memory.
+    for row in tx.execute("SELECT id, digest, size, data FROM blobs"):
+        if len(row["data"]) != row["size"] or digest_of(row["data"]) != row["digest"]:
+            findings.append(f"blob {row['id']} is not what its digest says")
+    return findings

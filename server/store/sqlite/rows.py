@@ -1,0 +1,132 @@
+"""Between rows and values: one transaction, the head of a session, its blobs."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from server.store.errors import NotFoundError
+from server.store.values import BlobRef, Head, SessionKey
+
+
+@dataclass(frozen=True, slots=True)
+class Tx:
+    """A transaction that has begun. Whoever made it commits or rolls back."""
+
+    connection: sqlite3.Connection
+    now: float
+    """Read once the transaction held its lock, so that no wait makes it old."""
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        return self.connection.execute(sql, parameters)
+
+    def one(self, sql: str, *parameters: Any) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self.connection.execute(sql, parameters).fetchone()
+        return row
+
+    def value(self, sql: str, *parameters: Any) -> Any:
+        """First column of the only row of a query that always has one."""
+        return self.connection.execute(sql, parameters).fetchone()[0]
+
+
+def session_row(tx: Tx, key: SessionKey) -> sqlite3.Row:
+    row = tx.one("SELECT * FROM sessions WHERE user = ? AND name = ?", key.user, key.session)
+    if row is None:
+        raise NotFoundError(f"no session {key}")
+    return row
+
+
+def require_version(tx: Tx, key: SessionKey, session: int, version: int) -> sqlite3.Row:
+    row = tx.one("SELECT * FROM versions WHERE session = ? AND version = ?", session, version)
+    if row is None:
+        raise NotFoundError(f"{key} does not keep version {version}")
+    return row
+
+
+def to_head(tx: Tx, row: sqlite3.Row) -> Head:
+    return Head(
+        key=SessionKey(row["user"], row["name"]),
+        incarnation=row["id"],
+        revision=row["revision"],
+        version=row["version"],
+        parent_version=row["parent_version"],
+        log_seq=row["log_seq"],
+        fingerprint=row["fingerprint"],
+        policy=row["policy"],
+        display_name=row["display_name"],
+        blobs=_refs(
+            tx,
+            "SELECT name, digest, size FROM head_blobs JOIN blobs ON blobs.id = blob"
+            " WHERE session = ? ORDER BY name",
+            row["id"],
+        ),
+        summary=row["summary"],
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+    )
+
+
+def version_refs(tx: Tx, session: int, version: int) -> dict[str, BlobRef]:
+    return _refs(
+        tx,
+        "SELECT name, digest, size FROM version_blobs JOIN blobs ON blobs.id = blob"
+        " WHERE session = ? AND version = ? ORDER BY name",
+        session,
+        version,
+    )
+
+
+def _refs(tx: Tx, sql: str, *parameters: Any) -> dict[str, BlobRef]:
+    return {
+        row["name"]: BlobRef(row["digest"], row["size"]) for row in tx.execute(sql, *parameters)
+    }
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def put_blobs(tx: Tx, session: int, user: str, blobs: Mapping[str, bytes]) -> None:
+    """Make the head refer to these; bytes that the user has stored already are shared."""
+    for name, data in blobs.items():
+        digest = digest_of(data)
+        known = tx.one("SELECT id FROM blobs WHERE user = ? AND digest = ?", user, digest)
+        blob = (
+            known["id"]
+            if known
+            else tx.execute(
+                "INSERT INTO blobs (user, digest, size, data) VALUES (?, ?, ?, ?)",
+                user,
+                digest,
+                len(data),
+                data,
+            ).lastrowid
+        )
+        tx.execute("INSERT OR REPLACE INTO head_blobs VALUES (?, ?, ?)", session, name, blob)
+
+
+def blobs_of(tx: Tx, session: int) -> set[int]:
+    """Every blob that the head or a version of a session refers to."""
+    return {
+        row[0]
+        for row in tx.execute(
+            "SELECT blob FROM head_blobs WHERE session = ?"
+            " UNION SELECT blob FROM version_blobs WHERE session = ?",
+            session,
+            session,
+        )
+    }
+
+
+def drop_unreferenced(tx: Tx, candidates: Iterable[int]) -> None:
+    """Delete those of these blobs that nothing refers to any more. References are
+    looked up, not counted: a count that is never kept cannot be wrong."""
+    tx.connection.executemany(
+        "DELETE FROM blobs WHERE id = ?"
+        " AND NOT EXISTS (SELECT 1 FROM head_blobs WHERE blob = blobs.id)"
+        " AND NOT EXISTS (SELECT 1 FROM version_blobs WHERE blob = blobs.id)",
+        [(blob,) for blob in candidates],
+    )

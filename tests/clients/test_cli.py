@@ -1,0 +1,257 @@
+"""The `hope` command: what it prints for people and for programs, and its exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+
+import grpc
+import pytest
+from hope.v1 import inference_pb2 as pb
+from hope.v1 import sessions_pb2
+from hope_client.cli import main
+from scripted_server import UNAVAILABLE, Failure, Hang, reply, status
+
+DIARY = "users/local/sessions/diary"
+
+
+async def test_generate_streams_text_to_stdout(server, hope):
+    server.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
+    code, out, err = await hope(
+        "generate", "diary", "Hi", "--system", "Be brief.", "--temperature", "0.5",
+        "--max-tokens", "9", "--stop", "END", "--no-learn", "--conversation", "c",
+        "--request-id", "r",
+    )  # fmt: skip
+    assert (code, out) == (0, "Hello\n")
+    assert "learns" in err
+    [request] = server.requests["Generate"]
+    assert [message.content for message in request.messages] == ["Be brief.", "Hi"]
+    assert request.sampling == pb.Sampling(temperature=0.5, max_tokens=9, stop=["END"])
+    assert request.learn_options.learn is False
+    assert (request.conversation, request.request_id) == ("c", "r")
+
+
+async def test_generate_json(hope):
+    code, out, _ = await hope("generate", "diary", "-", "--json", stdin="Hi")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["text"] == "You said: Hi"
+    assert answer["finish_reason"] == "FINISH_REASON_STOP"
+    assert answer["replayed"] is False
+    assert answer["usage"] == {
+        "input_tokens": 5,
+        "output_tokens": 2,
+        "learnable_tokens": 0,
+        "surprise_nats": None,
+        "memory_version": 2,
+        "queue_time_seconds": None,
+        "prefill_time_seconds": None,
+        "decode_time_seconds": None,
+    }
+
+
+async def test_score(hope, tmp_path):
+    path = tmp_path / "text"
+    path.write_text("some text")
+    code, out, _ = await hope("score", "diary", str(path))
+    assert (code, out) == (
+        0,
+        "10 tokens, 2.000 nats per token, perplexity 7.4, memory version 3\n",
+    )
+    code, out, _ = await hope("score", "diary", "-", "--frozen", "--json", stdin="x")
+    assert json.loads(out) == {
+        "tokens": 10,
+        "total_nats": 20.0,
+        "memory_version": 3,
+        "nats_per_token": 2.0,
+        "perplexity": pytest.approx(7.389, abs=1e-3),
+    }
+
+
+async def test_info(hope):
+    code, out, _ = await hope("info")
+    assert code == 0
+    assert "tiny" in out
+    assert "24.0 MB" in out
+    _, out, _ = await hope("info", "--json")
+    assert json.loads(out)["max_state_bytes"] == 24_000_000
+
+
+async def test_sessions_life(server, hope):
+    assert await hope("sessions", "create", "notes", "--policy", "p") == (
+        0,
+        "Created users/local/sessions/notes.\n",
+        "",
+    )
+    _, out, _ = await hope("sessions", "list")
+    assert [line.split()[0] for line in out.splitlines()] == ["session", "diary", "notes"]
+    _, out, _ = await hope("sessions", "list", "--json")
+    assert [each["name"] for each in json.loads(out)["sessions"]] == [
+        DIARY,
+        "users/local/sessions/notes",
+    ]
+    _, out, _ = await hope("sessions", "fork", "diary", "copy", "--json")
+    assert json.loads(out)["name"] == "users/local/sessions/copy"
+    _code, out, _ = await hope("sessions", "rollback", "diary", "2")
+    assert out == "Rolled back to version 2, which is now version 5.\n"
+    _, out, _ = await hope("sessions", "delete", "notes", "--json")
+    assert json.loads(out) == {"deleted": "users/local/sessions/notes"}
+    assert "users/local/sessions/notes" not in server.sessions
+
+
+async def test_sessions_learning(server, hope):
+    code, out, _ = await hope("sessions", "consolidate", "diary")
+    assert code == 0
+    assert out.startswith("learning ... done in 0.")
+    assert out.endswith(" s, 30 spans, surprise 4.1 -> 0.3\n")
+    code, out, _ = await hope("sessions", "end-conversation", "diary", "c", "--json")
+    assert json.loads(out)["consolidations"][0]["duration_seconds"] is None
+    code, out, _ = await hope("sessions", "end-conversation", "diary", "--no-wait")
+    assert out == "Closed; it is learnt meanwhile.\n"
+    server.consolidations = []
+    assert (await hope("sessions", "consolidate", "diary"))[1] == "learning ... nothing to learn\n"
+
+
+async def test_show(server, hope):
+    level = sessions_pb2.LevelStatus(
+        period_tokens=4096, rank=32, updates=3, relative_norm=0.0123, learnt_tokens=12_288,
+        surprise_before_nats=4.1, surprise_after_nats=0.3,
+    )  # fmt: skip
+    server.sessions[DIARY].levels.append(level)
+    server.sessions[DIARY].memory_hash = "abc"
+    server.documents["novel.txt"] += b"12345"
+    code, out, _ = await hope("sessions", "show", "diary")
+    assert code == 0
+    assert "4.10 -> 0.30" in out
+    assert "document novel.txt: 5 B, open" in out
+    assert out.endswith("version 4, memory hash abc\n")
+    _, out, _ = await hope("sessions", "show", "diary", "--json")
+    shown = json.loads(out)
+    assert shown["memory_version"] == 4
+    assert shown["create_time"] is None
+    assert shown["levels"][0]["learnt_tokens"] == 12_288
+    assert shown["documents"] == [{"name": "novel.txt", "committed_bytes": 5, "ended": False}]
+
+
+async def test_ingest_resumes_where_it_stopped(server, hope, tmp_path):
+    path = tmp_path / "novel.txt"
+    path.write_bytes(b"a" * 5_000)
+    server.documents["novel.txt"] += b"a" * 2_000
+    code, out, err = await hope("ingest", str(path), "--session", "diary")
+    assert code == 0
+    assert err == "Resuming novel.txt at byte 2,000 of 5,000.\n"
+    assert out.startswith("Read novel.txt: 5.0 kB, 750 tokens in ")
+    assert bytes(server.documents["novel.txt"]) == path.read_bytes()
+    code, out, _ = await hope("ingest", str(path), "--session", "diary")
+    assert (code, out) == (0, "novel.txt was read before, all 5,000 bytes.\n")
+    path.write_bytes(b"another text")
+    code, _, err = await hope("ingest", str(path), "--session", "diary")
+    assert code == 1
+    assert "name this one with --document" in err
+
+
+async def test_ingest_json_lines(server, hope, tmp_path):
+    path = tmp_path / "novel.txt"
+    path.write_bytes(b"a" * 2_500)
+    server.ingest_breaks.append((1_000, UNAVAILABLE))
+    code, out, _ = await hope(
+        "ingest", str(path), "--session", "diary", "--json", "--keep-open", "--no-learn"
+    )
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [event["event"] for event in events] == [
+        "start",
+        "progress",
+        "resuming",
+        "progress",
+        "result",
+    ]
+    assert events[0] == {
+        "event": "start",
+        "document": "novel.txt",
+        "committed_bytes": 0,
+        "total_bytes": 2_500,
+    }
+    assert events[-1]["ended"] is False
+    assert server.requests["Ingest"][0].learn_options.learn is False
+
+
+async def test_ingest_from_a_pipe(server, spawn):
+    process = await spawn("ingest", "-", "--session", "diary", "--document", "d")
+    out, err = await process.communicate(b"piped " * 1_000)
+    assert (process.returncode, err) == (0, b"")
+    assert out.startswith(b"Read d: 6.0 kB, 1,500 tokens")
+    assert bytes(server.documents["d"]) == b"piped " * 1_000
+
+
+async def test_an_interrupted_ingest_says_how_to_go_on(server, spawn):
+    process = await spawn("ingest", "-", "--session", "diary", "--document", "d")
+    process.stdin.write(b"a" * 2_000)
+    await process.stdin.drain()
+    await asyncio.wait_for(server.until_committed("d", 2_000), 10)
+    process.send_signal(signal.SIGINT)  # while the pipe is silent
+    err = await asyncio.wait_for(process.stderr.read(), 5)
+    assert await process.wait() == 130
+    assert err.decode().splitlines() == [
+        "Stopped. What was committed is kept; the same command goes on there."
+    ]
+
+
+FAILURES = {
+    "missing session": (
+        ["sessions", "show", "nobody"],
+        "hope: There is no session users/local/sessions/nobody "
+        "(`hope sessions list` shows what there is)",
+    ),
+    "missing file": (
+        ["ingest", "/nowhere/novel.txt", "--session", "diary"],
+        "hope: /nowhere/novel.txt: No such file or directory",
+    ),
+    "name taken": (["sessions", "create", "diary"], f"hope: {DIARY} exists"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_errors_are_one_line_and_exit_1(hope, name):
+    words, line = FAILURES[name]
+    code, out, err = await hope(*words)
+    assert (code, out, err) == (1, "", f"{line}\n")
+
+
+async def test_an_invalid_field_is_named(server, hope):
+    server.turns.append(
+        [Failure(grpc.StatusCode.INVALID_ARGUMENT, "must be at most 2", field="temperature")]
+    )
+    code, _, err = await hope("generate", "diary", "Hi", "--temperature", "9")
+    assert (code, err) == (1, "hope: temperature: must be at most 2\n")
+
+
+async def test_text_that_is_not_utf8(hope):
+    code, _, err = await hope("score", "diary", "-", stdin=b"\xff\xfe")
+    assert (code, err) == (1, "hope: The input is not UTF-8 text.\n")
+
+
+async def test_a_method_the_server_lacks(server, hope):
+    server.failures["Consolidate"].append(Failure(grpc.StatusCode.UNIMPLEMENTED, "not yet"))
+    code, _, err = await hope("sessions", "consolidate", "diary")
+    assert (code, err) == (1, f"hope: The server at {server.target} does not offer this: not yet\n")
+
+
+async def test_a_deadline(server, hope):
+    server.turns.append([Hang()])
+    code, _, err = await hope("generate", "diary", "Hi", "--timeout-seconds", "0.2")
+    assert (code, err) == (1, "hope: No answer within 0.2 s (--timeout-seconds).\n")
+
+
+async def test_debugging_shows_the_traceback(hope, monkeypatch):
+    monkeypatch.setenv("HOPE_DEBUG", "1")
+    with pytest.raises(Exception, match="nobody"):
+        await hope("sessions", "show", "nobody")
+
+
+def test_no_server(capsys):
+    assert main(["--server", "127.0.0.1:1", "info"]) == 1
+    assert capsys.readouterr().err == (
+        "hope: No server answers at 127.0.0.1:1; start one with `hope serve`.\n"
+    )

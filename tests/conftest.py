@@ -1,0 +1,162 @@
+"""Fixtures that every test may use: the real default model, and tiny ones with random weights."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+
+from hope_runtime.checkpoints import load_base_model
+from hope_runtime.checkpoints.native import save_native
+from hope_runtime.model.weights import BaseModel, expected_shapes, from_named
+from hope_runtime.tokenizer import byte_alphabet
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("hope", deadline=None)
+hypothesis.settings.load_profile("hope")
+
+TinyLlama = Callable[..., tuple[Any, Path]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small models gain nothing from more threads, and runs side by side lose."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def base_model() -> BaseModel:
+    """The default model in float32 on the CPU, from the user's cache or converted into it."""
+    return load_base_model("default", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_json() -> str:
+    """A byte-level tokenizer.json of 256 bytes, two merges and two special tokens; 260 ids."""
+    tokens = ["<|endoftext|>", "<|im_end|>", *byte_alphabet(), "he", "ll"]
+    return json.dumps(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [
+                {
+                    "id": index,
+                    "content": tokens[index],
+                    "single_word": False,
+                    "lstrip": False,
+                    "rstrip": False,
+                    "normalized": False,
+                    "special": True,
+                }
+                for index in range(2)
+            ],
+            "normalizer": None,
+            "pre_tokenizer": {
+                "type": "ByteLevel",
+                "add_prefix_space": False,
+                "trim_offsets": True,
+                "use_regex": True,
+            },
+            "post_processor": None,
+            "decoder": {
+                "type": "ByteLevel",
+                "add_prefix_space": False,
+                "trim_offsets": True,
+                "use_regex": True,
+            },
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": False,
+                "vocab": {token: index for index, token in enumerate(tokens)},
+                "merges": [["h", "e"], ["l", "l"]],
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_json: str) -> TinyLlama:
+    """A factory of random two-layer models: (transformers' model, its directory with a tokenizer).
+
+    Keyword arguments go to LlamaConfig; `shard` is the size of a shard, such as "100KB".
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    seeds = itertools.count()
+
+    def make(*, shard: str = "5GB", **overrides: Any) -> tuple[Any, Path]:
+        torch.manual_seed(next(seeds))
+        settings: dict[str, Any] = {
+            "vocab_size": 264,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "tie_word_embeddings": True,
+            "initializer_range": 0.2,  # large enough that every part of the model matters
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+        }
+        reference = LlamaForCausalLM(LlamaConfig(**settings | overrides)).eval()
+        with torch.no_grad():
+            for name, parameter in reference.named_parameters():
+                if "norm" in name or "bias" in name:  # at their start these are ones and zeros
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+        directory = tmp_path_factory.mktemp("tiny")
+        reference.save_pretrained(directory, max_shard_size=shard)
+        (directory / "tokenizer.json").write_text(tiny_tokenizer_json, encoding="utf-8")
+        return reference, directory
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_llama: TinyLlama, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    """A random two-layer model in float64, for comparisons that leave no room for rounding."""
+    _, directory = tiny_llama()
+    cache_dir = tmp_path_factory.mktemp("cache")
+    model = load_base_model(directory, dtype="float32", cache_dir=cache_dir)
+    return model.to(torch.float64, "cpu")
+
+
+@pytest.fixture(scope="session")
+def chat_model_dir(base_model: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with the default model's tokenizer, in our own layout on disk.
+
+    Real text and chat templates go through it in milliseconds; what it says is noise.
+    """
+    config = replace(base_model.config, d_model=64, n_layers=2, n_heads=4, n_kv_heads=2)
+    config = replace(config, head_dim=16, d_ff=96, tie_embeddings=False)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn(shape, generator=generator) * (0.3 if len(shape) > 1 else 0.1)
+        for name, shape in expected_shapes(config).items()
+    }
+    for name, tensor in tensors.items():
+        if "norm" in name:
+            tensor += 1
+    directory = tmp_path_factory.mktemp("model") / "chat"
+    save_native(directory, config, from_named(config, tensors), base_model.tokenizer)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def chat_model(chat_model_dir: Path) -> BaseModel:
+    """The model of `chat_model_dir` in float32."""
+    return load_base_model(chat_model_dir, dtype="float32")

@@ -1,0 +1,82 @@
+"""The stores that the suite in this folder runs against, and how to disturb them.
+
+A new store joins by a class like SQLiteHarness and a line in HARNESSES.
+"""
+
+import itertools
+import sqlite3
+from pathlib import Path
+from typing import Any, Protocol
+
+from server.store.base import Commit, Head, Record, SessionKey, SessionStore
+from server.store.sqlite import SQLiteStore
+
+KEY = SessionKey("ada", "notes")
+_nonces = itertools.count()
+
+
+class Harness(Protocol):
+    """One store. `now` is its clock, which stands still until a test moves it."""
+
+    now: float
+
+    def __init__(self, directory: Path) -> None: ...
+
+    def connect(self) -> SessionStore:
+        """A handle, not open yet, on the same data: what another process would have."""
+        ...
+
+    def damage_blobs(self) -> None:
+        """Change stored blobs behind the store's back, keeping their sizes."""
+        ...
+
+
+class SQLiteHarness:
+    def __init__(self, directory: Path) -> None:
+        self.now = 1_000_000.0
+        self._path = directory / "store.db"
+
+    def connect(self) -> SessionStore:
+        return SQLiteStore(self._path, clock=lambda: self.now)
+
+    def damage_blobs(self) -> None:
+        with sqlite3.connect(self._path) as connection:
+            connection.execute("UPDATE blobs SET data = zeroblob(size)")
+        connection.close()
+
+
+HARNESSES: dict[str, type[Harness]] = {"sqlite": SQLiteHarness}
+
+
+def change(head: Head, **fields: Any) -> Commit:
+    """A commit on top of `head` that keeps version and summary unless told otherwise."""
+    defaults = {
+        "expected_revision": head.revision,
+        "nonce": f"nonce-{next(_nonces)}",
+        "version": head.version,
+        "summary": head.summary,
+    }
+    return Commit(**(defaults | fields))
+
+
+async def make(store: SessionStore, key: SessionKey = KEY, **fields: Any) -> Head:
+    """A session with two blobs."""
+    defaults: dict[str, Any] = {
+        "fingerprint": "base-1",
+        "policy": "default",
+        "blobs": {"fast": b"f0", "level": b"l0"},
+        "summary": b"{}",
+    }
+    return await store.create(key, **(defaults | fields))
+
+
+async def rollback(
+    store: SessionStore, lease: Any, head: Head, to_version: int, **fields: Any
+) -> Head:
+    defaults: dict[str, Any] = {
+        "expected_revision": head.revision,
+        "nonce": f"nonce-{next(_nonces)}",
+        "to_version": to_version,
+        "record": Record("rollback", str(to_version).encode()),
+    }
+    return await store.rollback(lease, **(defaults | fields))
