@@ -101,6 +101,8 @@ class ReplayConfig:
     price: float = 40.0
     # Longest span, in tokens, that is practised as a statement and not only read again.
     statement_tokens: int = 40
+    # Questions that a statement is practised as the answer to, at most.
+    questions: int = 2
     # What one optimiser step runs.
     new_per_step: int = 7
     earlier_per_step: int = 7

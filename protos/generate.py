@@ -1,4 +1,6 @@
-"""Writes the Python modules of protos/hope/v1 beside their sources: `python protos/generate.py [DIRECTORY]`.
+"""Writes the Python modules of protos/hope/v1 beside their sources.
+
+    python protos/generate.py [DIRECTORY]
 
 The result is checked in, so that installing needs no compiler; a test proves it fresh.
 """

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from hope_runtime.tokenizer import Tokenizer
 
+NEAR_MISSES = 0.1
 _RUN = re.compile(r"[A-Z]\w*(?:['\u2019](?!s\b)\w+)?(?: [A-Z]\w*)*")
 # Words that begin a sentence without being vocabulary entries of their own in lower case.
 _PRONOUN = {"I"}
@@ -35,9 +36,9 @@ class Names:
         return found
 
     def invent(self, rng: random.Random, like: str | None = None) -> str:
-        """A name that is none of the text's. With `like`, often one that differs in one piece
-        only: near misses are what must be told apart."""
-        if like is not None and rng.random() < 0.5:
+        """A name of nobody. With `like`, now and then one that differs from it in one piece only:
+        more of those keep the level from learning the name itself (docs/log.md)."""
+        if like is not None and rng.random() < NEAR_MISSES:
             words = like.split(" ")
             at = rng.randrange(len(words))
             words[at] = self._near(rng, words[at])

@@ -27,6 +27,7 @@ from hope_runtime.learning.reference import joined, references
 from hope_runtime.learning.rehearsal import Rehearsed
 from hope_runtime.learning.replays import ReplayWriter, Statement, may_be_voiced
 from hope_runtime.learning.training import Trainee
+from hope_runtime.learning.word_order import questions_by_word_order
 from hope_runtime.memory.state import Span
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.optim.adam import Adam
@@ -109,7 +110,9 @@ class ReplayRecipe:
         if new and self._model.tokenizer.has_chat_template:
             asked = yield from ask(self._model, self._names, [item.text for item in new])
             found = {
-                item.span.start: tuple(questions)
+                item.span.start: _chosen(
+                    questions_by_word_order(item.text), questions, config.questions
+                )
                 for item, questions in zip(new, asked, strict=True)
             }
             statements = [
@@ -282,6 +285,12 @@ class _Deck:
     def report(self, indices: Sequence[int], losses: Sequence[float]) -> None:
         for index, loss in zip(indices, losses, strict=True):
             self._losses[index] = loss
+
+
+def _chosen(by_order: Sequence[str], by_model: Sequence[str], count: int) -> tuple[str, ...]:
+    """Questions of both kinds in turn: the one is certain to fit, the other is freshly phrased."""
+    turns = [*by_order[:1], *by_model[:1], *by_model[1:], *by_order[1:]]
+    return tuple(dict.fromkeys(turns))[:count]
 
 
 def _schedule(step: int, progress: float, config: ReplayConfig) -> float:

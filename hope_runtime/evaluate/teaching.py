@@ -1,0 +1,121 @@
+"""Teaches a memory through the engine, by the very calls a server makes.
+
+A `Pupil` is a session without a store: it observes records, and wherever the fold says that a
+level is due, the engine consolidates. Nothing here is special to an evaluation, so what it
+measures is what a server does. Knows no questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from hope_runtime.codec import encode_level, encode_state
+from hope_runtime.config import LearningPolicy
+from hope_runtime.engine.engine import Engine, Ticket
+from hope_runtime.engine.prompt import Message
+from hope_runtime.engine.sampling import Sampling
+from hope_runtime.engine.turn import GenerateTurn
+from hope_runtime.fold import due, observe
+from hope_runtime.learning import Consolidation
+from hope_runtime.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.memory.state import SessionMemory
+from hope_runtime.text import SpanReader
+
+_Result = TypeVar("_Result")
+# What is taught in chat needs no long answers.
+REPLY_TOKENS = 6
+# Learnable tokens after which a piece of a document is observed, so that it is learnt on the way.
+PIECE_TOKENS = 256
+
+
+class Pupil:
+    """One session's memory and what its learning cost. `learnt` is called after consolidations."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        policy: LearningPolicy,
+        *,
+        learnt: Callable[[Consolidation], None] = lambda report: None,
+    ) -> None:
+        self.engine = engine
+        self.memory = SessionMemory.fresh(engine.model.fingerprint, policy)
+        self.consolidations: list[Consolidation] = []
+        self._learnt = learnt
+
+    @property
+    def learn_seconds(self) -> float:
+        """Wall time of all consolidations."""
+        return sum(report.seconds for report in self.consolidations)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that were run forward and backward, rehearsal included."""
+        return sum(report.trained_tokens for report in self.consolidations)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all blobs of the memory as a store would keep them."""
+        levels = [encode_level(self.memory, index) for index in range(len(self.memory.levels))]
+        return len(encode_state(self.memory)) + sum(len(blob) for blob in levels if blob)
+
+    def say(self, conversation: str, text: str) -> str:
+        """A user's turn; returns the reply, of a few tokens."""
+        turn = GenerateTurn(
+            conversation, (Message("user", text),), Sampling(max_tokens=REPLY_TOKENS)
+        )
+        outcome = _result(
+            self.engine.generate(self, self.memory, turn, on_text=lambda text, tokens: None)
+        )
+        self._observe(outcome.record)
+        return outcome.text
+
+    def ingest(self, conversation: str, document: str, text: str) -> None:
+        """Reads a whole document.
+
+        The window's keys and values are not computed: they are a cache that nobody asks here.
+        """
+        encode = self.engine.model.tokenizer.encode
+        committed = 0
+        piece: list[tuple[int, ...]] = []
+        for span in SpanReader().feed(text.encode(), final=True):
+            piece.append(tuple(encode(span)))
+            committed += len(span.encode())
+            if sum(map(len, piece)) >= PIECE_TOKENS:
+                self._observe(_piece(conversation, document, piece, committed))
+                piece = []
+        self._observe(_piece(conversation, document, piece, committed, ended=True))
+
+    def end_conversation(self, conversation: str) -> None:
+        """Drops the window; what is not learnt yet is learnt now."""
+        self._observe(Record(RecordKind.END_CONVERSATION, conversation))
+
+    def _observe(self, record: Record) -> None:
+        self.memory = observe(self.memory, record, window_tokens=self.engine.window_tokens)
+        while (boundary := due(self.memory)) is not None:
+            self.memory, report = _result(self.engine.consolidate(self.memory, boundary))
+            self.consolidations.append(report)
+            self._learnt(report)
+
+
+def _piece(
+    conversation: str,
+    document: str,
+    spans: Sequence[tuple[int, ...]],
+    committed: int,
+    *,
+    ended: bool = False,
+) -> Record:
+    return Record(
+        RecordKind.DOCUMENT,
+        conversation,
+        (Segment(Speaker.DOCUMENT, tuple(spans), learnable=True),) if spans else (),
+        document=document,
+        committed_bytes=committed,
+        ended=ended,
+    )
+
+
+def _result(ticket: Ticket[_Result]) -> _Result:
+    return ticket.future.result()

@@ -1,0 +1,175 @@
+"""Turns an English statement into the questions that it answers, by word order alone.
+
+"X's boat is called V" becomes "What is X's boat called?", "X works for V" "What does X work for?".
+No relation and no topic is known, only auxiliaries, prepositions and verb endings. What does not
+look like a plain statement gives no question, and neither does any other language.
+"""
+
+from __future__ import annotations
+
+import re
+
+_AUXILIARIES = frozenset(["is", "are", "was", "were", "am", "will", "can", "should", "must"])
+_DETERMINERS = frozenset(
+    ["a", "an", "the", "his", "her", "their", "its", "my", "your", "our", "some", "any"]
+)
+_PREPOSITIONS = frozenset(
+    [
+        "in",
+        "at",
+        "on",
+        "to",
+        "for",
+        "by",
+        "with",
+        "as",
+        "of",
+        "from",
+        "into",
+        "near",
+        "about",
+        "under",
+        "over",
+        "called",
+        "named",
+        "between",
+        "after",
+        "before",
+    ]
+)
+_PLACES = frozenset(("in", "at", "near"))
+_PEOPLE = frozenset(("by", "to", "with"))
+_ADVERBS = frozenset(
+    ["always", "often", "usually", "never", "now", "currently", "recently", "still", "also"]
+)
+_NOT_VERBS = frozenset(["his", "its", "this", "as", "us", "always"])
+_PAST = re.compile(r"(?:ed|got|went|bought|won|made|met|saw|took|gave|wrote|built|found|left)$")
+# "By the way, ...": few words before a comma say nothing that could be asked for.
+_LEAD_IN = re.compile(r"^(?:[A-Z][\w']*(?: [a-z][\w']*){0,4}, )+(?=\S)")
+_MAX_WORDS = 24
+_MAX_VALUE_WORDS = 3
+
+
+def questions_by_word_order(statement: str) -> list[str]:
+    """At most two questions, the likelier one first; none when the form is not understood."""
+    text = _LEAD_IN.sub("", statement.strip())
+    if not text or text[-1] in "?!:,":
+        return []
+    words = text.rstrip(".;").split()
+    if not 3 <= len(words) <= _MAX_WORDS:
+        return []
+    front, words = _fronted(words)
+    at = _verb(words)
+    if at is None or at + 1 >= len(words):
+        return []
+    subject = [word for word in words[:at] if word.lower() not in _ADVERBS]
+    if not subject:
+        return []
+    if subject[0] != "I" and subject[0].lower() in _DETERMINERS | {"this"}:
+        subject[0] = subject[0].lower()
+    core, value = _split_value(words[at + 1 :])
+    return _ask(" ".join(subject), words[at], core, value, front)
+
+
+def _ask(subject: str, verb: str, core: list[str], value: list[str], front: list[str]) -> list[str]:
+    last = core[-1].lower() if core else ""
+    named = value[0][0].isupper()
+    if verb.lower() in _AUXILIARIES:
+        helper, rest = verb, core
+    else:
+        helper, main = _do(subject, verb)
+        rest = [main, *core]
+    tail = " ".join((*rest, *front))
+    who = "Who" if named and (last in _PEOPLE or not rest) else "What"
+    asked = [f"{who} {helper} {subject} {tail}".rstrip() + "?"]
+    if last in _PLACES:
+        place = " ".join((*rest[:-1], *front))
+        asked.insert(0, f"Where {helper} {subject} {place}".rstrip() + "?")
+    elif who == "Who" and not rest:
+        asked.append(f"What {helper} {subject}?")
+    return asked[:2]
+
+
+def _do(subject: str, verb: str) -> tuple[str, str]:
+    """The form of "do" that asks for `verb`, and the verb's base form."""
+    if _PAST.search(verb.lower()):
+        base = verb[:-1] if verb.endswith("eed") else re.sub(r"ed$", "", verb)
+        return "did", base
+    if subject == "I":
+        return "do", verb
+    return "does", _base(verb) or verb
+
+
+def _base(verb: str) -> str | None:
+    """Base form of a verb in the third person singular; None when it does not look like one."""
+    lower = verb.lower()
+    irregular = {"has": "have", "does": "do", "goes": "go"}
+    if lower in irregular:
+        return irregular[lower]
+    if lower.endswith("ies") and len(lower) > 4:
+        return lower[:-3] + "y"
+    if re.search(r"(?:ch|sh|ss|x|zz|o)es$", lower):
+        return lower[:-2]
+    return lower[:-1] if lower.endswith("s") and not lower.endswith("ss") else None
+
+
+def _verb(words: list[str]) -> int | None:
+    """Index of the finite verb."""
+    for index, word in enumerate(words[1:], start=1):
+        before, lower = words[index - 1], word.lower()
+        if lower in _AUXILIARIES:
+            return index
+        if words[0] == "I":
+            return index if lower not in _ADVERBS else None if index > 2 else _next(words, index)
+        after_subject = before[0].isupper() or before.lower() in _ADVERBS or index >= 2
+        if word[0].isupper() or before.endswith("'s") or not after_subject:
+            continue
+        if (
+            _base(word)
+            and lower not in _NOT_VERBS
+            and before.lower() not in (_DETERMINERS | _PREPOSITIONS)
+        ):
+            return index
+        if _PAST.search(lower) and before[0].isupper():
+            return index
+    return None
+
+
+def _next(words: list[str], index: int) -> int | None:
+    return index + 1 if index + 1 < len(words) else None
+
+
+def _fronted(words: list[str]) -> tuple[list[str], list[str]]:
+    """A prepositional phrase before the subject ("At home Yellara speaks ..."), and the rest."""
+    if words[0].lower() not in _PREPOSITIONS:
+        return [], words
+    for index in range(1, min(5, len(words) - 2)):
+        if words[index][0].isupper():
+            front = [words[0].lower(), *(word.rstrip(",") for word in words[1:index])]
+            return front, words[index:]
+    return [], []
+
+
+def _split_value(words: list[str]) -> tuple[list[str], list[str]]:
+    """What follows the verb, cut into what is repeated in the question and what is asked for.
+
+    The value is the run of capitalised words and numbers at the end, or the last few words back
+    to a preposition, determiner or participle.
+    """
+    at = len(words)
+    while at > 0 and (words[at - 1][0].isupper() or words[at - 1][0].isdigit()):
+        at -= 1
+    if at == len(words):
+        at -= 1
+        stop = _PREPOSITIONS | _DETERMINERS
+        while (
+            at > 0
+            and len(words) - at < _MAX_VALUE_WORDS
+            and words[at - 1].lower() not in stop
+            and not re.search(r"(?:ing|ed)$", words[at - 1])
+        ):
+            at -= 1
+    core = words[:at]
+    while core and core[-1].lower() in _DETERMINERS:
+        core.pop()
+    return core, words[at:]

@@ -1,0 +1,88 @@
+"""Batched greedy replies are those of the engine, and verdicts are what they are said to be."""
+
+from __future__ import annotations
+
+import pytest
+
+from hope_runtime.config import SUMMED_GRADIENT_POLICY
+from hope_runtime.engine.engine import Engine
+from hope_runtime.engine.prompt import Message
+from hope_runtime.engine.sampling import Sampling
+from hope_runtime.engine.turn import GenerateTurn
+from hope_runtime.evaluate.asking import ask, chat_prompt, first_sentence, is_correct, raw_prompt
+from hope_runtime.memory.cms import initial
+from hope_runtime.memory.state import SessionMemory
+from hope_runtime.model.weights import BaseModel
+
+
+def test_replies_of_a_batch_are_those_of_the_engine_one_at_a_time(base_model: BaseModel) -> None:
+    texts = ["What is the capital of Norway?", "Who keeps a parrot?", "Hi", "Name two tools."]
+    memory = SessionMemory.fresh(base_model.fingerprint, SUMMED_GRADIENT_POLICY)
+    with Engine(base_model, threads=1) as engine:
+        single = []
+        for text in texts:
+            turn = GenerateTurn("new", (Message("user", text),), Sampling(max_tokens=10))
+            ticket = engine.generate(text, memory, turn, lambda text, tokens: None)
+            single.append(ticket.future.result().text)
+    prompts = [chat_prompt(base_model.tokenizer, memory, text) for text in texts]
+    assert ask(base_model, prompts, terms=None, new_tokens=10) == single
+
+
+def test_rows_without_a_shared_beginning_do_not_disturb_each_other(tiny_model: BaseModel) -> None:
+    prompts = [raw_prompt(tiny_model.tokenizer, text) for text in ("abc", "hello you", "x", "no")]
+    terms = initial(tiny_model.config, 2, seed=0)
+    terms.down_b.normal_(std=0.5)  # an effect that shows
+    alone = [ask(tiny_model, [ids], terms=terms, new_tokens=8)[0] for ids in prompts]
+    assert ask(tiny_model, prompts, terms=terms, new_tokens=8) == alone
+    assert ask(tiny_model, prompts, terms=None, new_tokens=8) != alone
+
+
+def test_batches_keep_the_order_of_the_prompts(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [raw_prompt(tiny_model.tokenizer, "ab" * size) for size in (5, 1, 4, 2, 3)]
+    whole = ask(tiny_model, prompts, terms=None, new_tokens=4)
+    monkeypatch.setattr("hope_runtime.evaluate.asking.ROWS", 2)
+    finished: list[int] = []
+    assert ask(tiny_model, prompts, terms=None, new_tokens=4, done=finished.append) == whole
+    assert finished == [2, 2, 1]
+    assert ask(tiny_model, [], terms=None) == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "sentence"),
+    [
+        (" It is Oslo. Or is it?", "It is Oslo."),
+        ("Sure! It is Oslo.", "Sure!"),
+        ("Oslo\nRome", "Oslo"),
+        ("\n\nOslo, version 3.5 of it", "Oslo, version 3.5 of it"),
+        ("Is it Oslo?", "Is it Oslo?"),
+        ("", ""),
+    ],
+)
+def test_the_first_sentence(reply: str, sentence: str) -> None:
+    assert first_sentence(reply) == sentence
+
+
+@pytest.mark.parametrize(
+    ("reply", "correct"),
+    [
+        ("They live in OSLO.", True),
+        ("Oslo", True),
+        ("In Cape\n Town.", False),
+        ("It is not Osloan.", False),
+        ("Oslo or Rome.", False),
+        ("Oslo. Rome is far.", True),
+        ("I do not know. Oslo.", False),
+        ("Not Romeo but Oslo.", True),
+    ],
+)
+def test_a_reply_is_correct_with_the_value_alone_in_its_first_sentence(
+    reply: str, correct: bool
+) -> None:
+    assert is_correct(reply, "Oslo", ["Rome", "Cape Town"]) is correct
+
+
+def test_a_value_of_two_words_may_be_spaced_in_any_way() -> None:
+    assert is_correct("She likes  burnt   Orange!", "burnt orange", ["teal"])
+    assert not is_correct("She likes burnt toast and orange.", "burnt orange", ["teal"])
