@@ -94,27 +94,35 @@ class LevelConfig:
 class ReplayConfig:
     """Constants of the default recipe (learning/replay.py); figures in docs/evaluation.md.
 
-    `price` is the most tokens that are run forward and backward for each learnable token,
-    rehearsal and contrasts included.
+    The prices are the most tokens that are run forward and backward for each learnable token,
+    rehearsal and contrasts included: `statement_price` for spans that are practised in every form,
+    `plain_price` for those that are only read again.
     """
 
-    price: float = 40.0
+    statement_price: float = 80.0
+    plain_price: float = 10.0
     # Longest span, in tokens, that is practised as a statement and not only read again.
     statement_tokens: int = 40
     # Questions that a statement is practised as the answer to, at most.
     questions: int = 2
     # What one optimiser step runs.
-    new_per_step: int = 7
+    new_per_step: int = 8
     earlier_per_step: int = 7
     contrasts_per_step: int = 4
     # A window of the base's own samples every so many steps.
     window_every: int = 2
-    contrast_weight: float = 2.0
+    # Contrasts that are written for each statement, every one about another stranger.
+    contrasts_each: int = 5
+    # Steps before the first contrast: there is nothing to contrast yet.
+    contrasts_after: int = 8
+    contrast_weight: float = 1.5
     rehearsal_weight: float = 1.0
     # A replay below this loss, nats per token, is known, and skipped with this probability.
     known_nats: float = 0.08
     skip_known: float = 0.7
     warmup_steps: int = 4
+    # Share of the learning rate at which a level that has learnt before learns again.
+    later_rate: float = 0.67
     # Share of the learning rate that is left at the end of the budget.
     final_rate: float = 0.2
     # Tokens of earlier spans that a session keeps to rehearse.

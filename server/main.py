@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -71,9 +72,12 @@ class RunningServer:
 
     async def stop(self) -> None:
         """Refuses new turns, finishes running ones, releases every session."""
+        ends = time.monotonic() + self.drain_seconds
         await self.health.enter_graceful_shutdown()
-        self.sessions.draining = True
-        await self.grpc_server.stop(self.drain_seconds)
+        # Calls that come meanwhile hear why they are refused: once the gRPC server stops, some
+        # would be cancelled without a word, which clients do not try again.
+        await self.sessions.drain(self.drain_seconds)
+        await self.grpc_server.stop(max(0.0, ends - time.monotonic()))
         await self.sessions.stop()
 
 

@@ -18,7 +18,7 @@ def session_key(name: str, *, field: str) -> SessionKey:
     match = _SESSION.fullmatch(name)
     if not match or not all(_ID.fullmatch(part) for part in match.groups()):
         raise InvalidRequestError(
-            f"'{name[:80]}' is no session; the form is users/USER/sessions/SESSION "
+            f"{name[:80]!r} is no session; the form is users/USER/sessions/SESSION "
             "with up to 64 letters, digits, '-', '_' or '.' each.",
             field=field,
         )
@@ -30,7 +30,7 @@ def user_id(parent: str, *, field: str) -> str:
     match = _USER.fullmatch(parent)
     if not match or not _ID.fullmatch(match[1]):
         raise InvalidRequestError(
-            f"'{parent[:80]}' is no user; the form is users/USER.", field=field
+            f"{parent[:80]!r} is no user; the form is users/USER.", field=field
         )
     return match[1]
 
@@ -41,7 +41,7 @@ def session_id(chosen: str, *, field: str) -> str:
         return secrets.token_hex(8)
     if not _ID.fullmatch(chosen):
         raise InvalidRequestError(
-            f"'{chosen[:80]}' is no session id; use up to 64 letters, digits, '-', '_' or '.'.",
+            f"{chosen[:80]!r} is no session id; use up to 64 letters, digits, '-', '_' or '.'.",
             field=field,
         )
     return chosen

@@ -42,6 +42,7 @@ from server.store.base import (
     StoredReply,
     StoreError,
     StoreUnavailableError,
+    VersionInfo,
 )
 from server.store.base import Record as StoredRecord
 from server.summary import encode_summary
@@ -113,6 +114,9 @@ class Sessions:
         self._max_resident = resident_sessions
         self._keep_versions = keep_versions
         self._entries: dict[SessionKey, _Entry] = {}
+        # Set while no call is on any session.
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._upkeep: asyncio.Task[None] | None = None
 
     @property
@@ -123,6 +127,12 @@ class Sessions:
     async def start(self) -> None:
         """Begins the upkeep of leases, of idle sessions and of what is resident."""
         self._upkeep = asyncio.create_task(self._keep_up())
+
+    async def drain(self, seconds: float) -> None:
+        """Refuses new work from now on; returns when what runs has ended, or after `seconds`."""
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
 
     async def stop(self) -> None:
         """Finishes what runs, then lets go of every session. Learning under way is finished."""
@@ -158,6 +168,8 @@ class Sessions:
     async def fork(self, source: SessionKey, target: SessionKey, version: int | None) -> Head:
         """A copy of a session's present or earlier state under another name."""
         async with self.exclusive(source):
+            if version is not None:
+                await self._kept_version(source, version)
             return await self.store.fork(source, target, version=version)
 
     async def delete(self, key: SessionKey, etag: str | None) -> None:
@@ -218,12 +230,15 @@ class Sessions:
         if entry.lock.locked():
             on_status(Status.QUEUED)
         entry.users += 1
+        self._idle.clear()
         try:
             async with entry.lock:
                 yield entry
         finally:
             entry.users -= 1
             self._forget_empty(key)
+            if not any(other.users for other in self._entries.values()):
+                self._idle.set()
 
     def _forget_empty(self, key: SessionKey) -> None:
         entry = self._entries.get(key)
@@ -289,16 +304,9 @@ class Sessions:
 
     async def _rollback(self, resident: Resident, target: int) -> None:
         key = resident.key
-        versions = {info.version: info for info in await self.store.versions(key)}
-        if target not in versions:
-            kept = ", ".join(str(number) for number in sorted(versions))
-            raise InvalidRequestError(
-                f"Version {target} is not kept; there is {kept}.", field="version"
-            )
+        version = await self._kept_version(key, target)
         memory = self._decode(await self.store.read_blobs(key, version=target))
-        record = Record(
-            RecordKind.ROLLBACK, target_version=target, target_seq=versions[target].log_seq
-        )
+        record = Record(RecordKind.ROLLBACK, target_version=target, target_seq=version.log_seq)
         nonce = uuid.uuid4().hex
         summary = encode_summary(memory, self.base_norm)
         resident.head = await self._retried(
@@ -312,6 +320,15 @@ class Sessions:
             )
         )
         resident.memory = memory
+
+    async def _kept_version(self, key: SessionKey, number: int) -> VersionInfo:
+        versions = {info.version: info for info in await self.store.versions(key)}
+        if number not in versions:
+            kept = ", ".join(str(version) for version in sorted(versions))
+            raise InvalidRequestError(
+                f"Version {number} is not kept; there is {kept}.", field="version"
+            )
+        return versions[number]
 
     async def _retried(self, call: Callable[[], Coroutine[Any, Any, Head]]) -> Head:
         """A commit may be tried again: its nonce makes it happen once."""
@@ -445,6 +462,7 @@ async def result_of(ticket: Ticket[_Result]) -> _Result:
     except asyncio.CancelledError:
         ticket.cancel()
         await _ended(waiter)
+        waiter.exception()  # known: what was cancelled says so
         raise
 
 

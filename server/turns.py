@@ -191,7 +191,7 @@ async def ingest(
             tokens += len(ids)
             pending.append(ids)
             if sum(map(len, pending)) >= SUB_TURN_TOKENS:
-                now = Document(committed)
+                now = _advanced(known, committed)
                 yield await sub_turn(pending, known, now)
                 known, pending = now, []
     now = Document(committed + len(reader.tail), reader.tail, ended)

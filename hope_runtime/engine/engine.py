@@ -101,6 +101,8 @@ class Engine:
         self._turns: deque[Ticket[Any]] = deque()
         self._learning: deque[Ticket[Any]] = deque()
         self._turn_pieces = 0
+        # What the engine's thread is at; in no queue meanwhile.
+        self._present: Ticket[Any] | None = None
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="hope-engine", daemon=True)
@@ -177,11 +179,13 @@ class Engine:
 
     def load(self) -> EngineLoad:
         with self._wake:
+            present = self._present
             running = sum(ticket.started for ticket in self._turns)
+            waiting = len(self._turns) - running
             return EngineLoad(
-                running=running,
-                waiting=len(self._turns) - running,
-                learning=len(self._learning),
+                running=running + (present is not None and not present.learning),
+                waiting=waiting,
+                learning=len(self._learning) + (present is not None and present.learning),
                 resident_rows=len(self.arena),
                 resident_bytes=self.arena.nbytes,
             )
@@ -197,6 +201,7 @@ class Engine:
         with self._wake:
             while not self._closing:
                 if ticket := self._pick():
+                    self._present = ticket
                     return ticket
                 # Readers that fell behind do not notify, hence the time limit.
                 self._wake.wait(timeout=0.02 if self._turns else None)
@@ -220,6 +225,8 @@ class Engine:
 
     def _finish(self, ticket: Ticket[Any], resolve: Callable[[], None] | None) -> None:
         """Resolves ended work, puts the rest back at the end of its queue."""
+        with self._wake:
+            self._present = None
         if resolve is not None:
             resolve()
             return

@@ -1,8 +1,7 @@
-"""Who speaks and who is meant, in English: statements turned from one person into another.
+"""Who speaks and who is meant, in English: what somebody said of themselves, said to them.
 
-A user's "My name is Tamsin." is answered as "Your name is Tamsin."; told of somebody else it would
-be "Brannoc's name is ...". Closed lists of function words, no knowledge of any topic. Text in other
-languages simply matches nothing and is left as it is.
+A user's "My name is Tamsin." is answered as "Your name is Tamsin.". Closed lists of function
+words, no knowledge of any topic. Text in other languages matches nothing and is left as it is.
 """
 
 from __future__ import annotations
@@ -16,12 +15,6 @@ _SECOND = {
 }  # fmt: skip
 _WORD = re.compile(r"[A-Za-z][A-Za-z'\u2019]*")
 _VERBS = ((r"\bI am\b", "I are"), (r"\bI was\b", "I were"), (r"\bam I\b", "are I"))
-_THIRD = (
-    (r"\b[Mm]y\b", "{0}'s"), (r"\b[Mm]ine\b", "{0}'s"), (r"\bI am\b", "{0} is"),
-    (r"\bI'm\b", "{0} is"), (r"\bI have\b", "{0} has"), (r"\bI've\b", "{0} has"),
-    (r"\bam I\b", "is {0}"), (r"\bdo I\b", "does {0}"), (r"\bhave I\b", "has {0}"),
-    (r"\b(?:I|me)\b", "{0}"),
-)  # fmt: skip
 
 
 def is_first_person(text: str) -> bool:
@@ -41,13 +34,6 @@ def to_second_person(text: str) -> str:
         return other.capitalize() if match.start() == 0 else other
 
     return _WORD.sub(swap, text)
-
-
-def to_third_person(text: str, name: str) -> str:
-    """What the speaker said of themselves, said of somebody called `name`."""
-    for pattern, replacement in _THIRD:
-        text = re.sub(pattern, replacement.format(name), text)
-    return text
 
 
 def _plain(word: str) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 
 from hope_runtime.config import LearningPolicy
 from hope_runtime.fold import Boundary, stretch
-from hope_runtime.learning.rehearsal import Rehearsed, sample_windows
+from hope_runtime.learning.reference import Rehearsed
+from hope_runtime.learning.rehearsal import sample_windows
 from hope_runtime.learning.replay import Practised, ReplayRecipe
 from hope_runtime.learning.summed_gradient import summed_gradient
 from hope_runtime.learning.training import Trainee

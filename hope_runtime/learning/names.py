@@ -12,7 +12,6 @@ from functools import cached_property
 
 from hope_runtime.tokenizer import Tokenizer
 
-NEAR_MISSES = 0.1
 _RUN = re.compile(r"[A-Z]\w*(?:['\u2019](?!s\b)\w+)?(?: [A-Z]\w*)*")
 # Words that begin a sentence without being vocabulary entries of their own in lower case.
 _PRONOUN = {"I"}
@@ -35,26 +34,10 @@ class Names:
                 found.append(" ".join(words))
         return found
 
-    def invent(self, rng: random.Random, like: str | None = None) -> str:
-        """A name of nobody. With `like`, now and then one that differs from it in one piece only:
-        more of those keep the level from learning the name itself (docs/log.md)."""
-        if like is not None and rng.random() < NEAR_MISSES:
-            words = like.split(" ")
-            at = rng.randrange(len(words))
-            words[at] = self._near(rng, words[at])
-            name = " ".join(words)
-            if name != like:
-                return name
-        name = self._new(rng)
-        return f"{name} {self._new(rng)}" if rng.random() < 0.3 else name
-
-    def _near(self, rng: random.Random, word: str) -> str:
-        pieces = [self._tokenizer.decode([t]) for t in self._tokenizer.encode(f" {word}")]
-        if len(pieces) < 2:
-            return self._new(rng)
-        at = rng.randrange(len(pieces))
-        pieces[at] = rng.choice(self._heads if at == 0 else self._tails)
-        return "".join(pieces).strip()
+    def invent(self, rng: random.Random, words: int = 1) -> str:
+        """A name of nobody, of up to two words. Not made to resemble any other: near misses keep
+        a level from learning the name itself (docs/log.md)."""
+        return " ".join(self._new(rng) for _ in range(min(words, 2)))
 
     def _new(self, rng: random.Random) -> str:
         return (rng.choice(self._heads) + rng.choice(self._tails)).strip()

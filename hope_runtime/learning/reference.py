@@ -52,6 +52,14 @@ def scores(model: BaseModel, packed: Pack) -> Tensor:
     return logits(model, hidden_ND[None])[0].float()
 
 
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """A text to rehearse and what the base predicts in it."""
+
+    example: Example
+    reference: Reference
+
+
 @torch.no_grad()
 def references(
     model: BaseModel, examples: Sequence[Example], *, row_tokens: int
@@ -63,6 +71,33 @@ def references(
     for owner in range(len(examples)):
         mine_N = packed.owners_N == owner
         found.append(Reference(log_probabilities[mine_N], ids[mine_N]))
+    return found
+
+
+@torch.no_grad()
+def up_to_surprise(
+    model: BaseModel, examples: Sequence[Example], *, row_tokens: int
+) -> list[Rehearsed]:
+    """Each example cut behind its most surprising target, with the base's view of what is left.
+
+    In a taught statement that is told of a stranger, that token is where the taught value begins.
+    What follows it is no secret: held to the base there, a level could not spell the value.
+    """
+    packed = pack(examples, row_tokens=row_tokens)
+    log_NV = scores(model, packed).log_softmax(-1)
+    nats_N = -log_NV.gather(1, packed.targets_N.to(log_NV.device)[:, None])[:, 0]
+    log_probabilities, ids = log_NV.topk(LIKELIEST, dim=-1)
+    found = []
+    for owner, example in enumerate(examples):
+        mine = (packed.owners_N == owner).nonzero()[:, 0]
+        if not len(mine):
+            continue
+        kept = mine[: int(nats_N[mine].argmax()) + 1]
+        places = [index for index, wanted in enumerate(example.targets) if wanted]
+        # A first token without a predecessor is no target, whatever its flag says.
+        end = places[len(kept) - 1 + len(places) - len(mine)] + 1
+        short = Example(example.ids[:end], example.targets[:end], example.prefix)
+        found.append(Rehearsed(short, Reference(log_probabilities[kept], ids[kept])))
     return found
 
 

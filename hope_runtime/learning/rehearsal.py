@@ -8,23 +8,14 @@ harmless elsewhere. Written once for a base model, dtype and thread count, then 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 
 from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.packing import Example
-from hope_runtime.learning.reference import Reference, references
+from hope_runtime.learning.reference import Reference, Rehearsed, references
 from hope_runtime.model.weights import BaseModel
 
-WINDOWS = 96
+WINDOWS = 48
 WINDOW_TOKENS = 48
-
-
-@dataclass(frozen=True, slots=True)
-class Rehearsed:
-    """A text to rehearse and what the base predicts in it."""
-
-    example: Example
-    reference: Reference
 
 
 def sample_windows(model: BaseModel, seed: int) -> Generator[None, None, list[Rehearsed]]:

@@ -23,16 +23,17 @@ from hope_runtime.config import ReplayConfig
 from hope_runtime.learning.names import Names
 from hope_runtime.learning.packing import Example, pack
 from hope_runtime.learning.questions import ask
-from hope_runtime.learning.reference import joined, references
-from hope_runtime.learning.rehearsal import Rehearsed
+from hope_runtime.learning.reference import Rehearsed, joined, up_to_surprise
 from hope_runtime.learning.replays import ReplayWriter, Statement, may_be_voiced
 from hope_runtime.learning.training import Trainee
 from hope_runtime.learning.word_order import questions_by_word_order
+from hope_runtime.log import Speaker
 from hope_runtime.memory.state import Span
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.optim.adam import Adam
 
 ROW_TOKENS = 128
+CONTRAST_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,11 @@ class ReplayRecipe:
             earlier=[example for item in earlier for example in self._writer.replays(item)],
             contrasted=[*statements, *earlier],
         )
-        budget = int(config.price * sum(len(span.ids) for span in spans))
-        yield from self._train(
-            trainee, config, learning_rate, session, windows, budget, random.Random(seed)
-        )
+        stated = sum(len(item.span.ids) for item in statements)
+        other = sum(len(span.ids) for span in spans) - stated
+        budget = int(config.statement_price * stated + config.plain_price * other)
+        rate = learning_rate if trainee.is_fresh else learning_rate * config.later_rate
+        yield from self._train(trainee, config, rate, session, windows, budget, random.Random(seed))
         after = yield from self._surprises(trainee, spans)
         kept = {item.span.start: item for item in statements}
         found = tuple(
@@ -102,7 +104,7 @@ class ReplayRecipe:
             if not item.text:
                 continue
             short = len(span.ids) <= config.statement_tokens
-            if short and may_be_voiced(item, self._names):
+            if short and self._is_statement(item):
                 statements.append(item)
             else:
                 plain.append(item.text)
@@ -120,6 +122,14 @@ class ReplayRecipe:
                 for item in statements
             ]
         return statements, plain
+
+    def _is_statement(self, item: Statement) -> bool:
+        """What is practised in every form: what the user said, and what a document says in plain
+        statements about somebody or something named."""
+        if item.span.speaker is Speaker.USER:
+            return True
+        about = may_be_voiced(item, self._names)
+        return about and bool(item.questions or questions_by_word_order(item.text))
 
     def _restore(self, span: Span) -> Statement:
         decode = self._model.tokenizer.decode
@@ -160,6 +170,8 @@ class ReplayRecipe:
         new = _Deck(len(session.replays) + len(session.plain), rng, config)
         old = _Deck(len(session.earlier), rng, config)
         samples = _Deck(len(windows), rng, config)
+        pool = yield from self._contrasts(session.contrasted, config.contrasts_each, rng)
+        strangers = _Deck(len(pool), rng, config)
         optimiser = Adam(trainee.parameters)
         examples_new = [*session.replays, *session.plain]
         step = 0
@@ -167,7 +179,9 @@ class ReplayRecipe:
             step += 1
             drawn_new = new.draw(config.new_per_step)
             drawn_old = old.draw(config.earlier_per_step)
-            contrasts = self._contrasts(session.contrasted, config.contrasts_per_step, rng)
+            contrasting = step > config.contrasts_after or not trainee.is_fresh
+            drawn = strangers.draw(config.contrasts_per_step if contrasting else 0)
+            contrasts = [pool[i] for i in drawn]
             held = [windows[i] for i in samples.draw(int((step - 1) % config.window_every == 0))]
             practised = [examples_new[i] for i in drawn_new]
             practised += [session.earlier[i] for i in drawn_old]
@@ -187,14 +201,17 @@ class ReplayRecipe:
                 break
 
     def _contrasts(
-        self, statements: Sequence[Statement], count: int, rng: random.Random
-    ) -> list[Example]:
-        """Fresh ones for every step: a stranger met twice is no stranger any more."""
-        found = []
-        for _ in range(count if statements else 0):
-            example = self._writer.contrast(rng.choice(statements), rng)
-            if example is not None:
-                found.append(example)
+        self, statements: Sequence[Statement], each: int, rng: random.Random
+    ) -> Generator[None, None, list[Rehearsed]]:
+        """Contrasts with strangers of their own, `each` for every statement, and the base's view
+        of them; yields between batches."""
+        written = [self._writer.contrast(item, rng) for item in statements for _ in range(each)]
+        examples = [example for example in written if example is not None]
+        found: list[Rehearsed] = []
+        for start in range(0, len(examples), CONTRAST_BATCH):
+            batch = examples[start : start + CONTRAST_BATCH]
+            found += up_to_surprise(self._model, batch, row_tokens=ROW_TOKENS)
+            yield
         return found
 
     def _step(
@@ -203,14 +220,13 @@ class ReplayRecipe:
         config: ReplayConfig,
         optimiser: Adam,
         practised: Sequence[Example],
-        contrasts: Sequence[Example],
+        contrasts: Sequence[Rehearsed],
         held: Sequence[Rehearsed],
         rate: float,
     ) -> list[float]:
         """One optimiser step. Returns the mean nats of each practised example before it."""
-        known = references(self._model, contrasts, row_tokens=ROW_TOKENS) if contrasts else []
-        known += [window.reference for window in held]
-        examples = [*practised, *contrasts, *(window.example for window in held)]
+        anchors = [*contrasts, *held]
+        examples = [*practised, *(anchor.example for anchor in anchors)]
         packed = pack(examples, row_tokens=ROW_TOKENS)
         # Targets come row by row; sorted by example they line up with the references.
         order = packed.owners_N.argsort(stable=True)
@@ -223,8 +239,10 @@ class ReplayRecipe:
             reduction="none",
         )
         loss = nats.mean()
-        if known:
-            divergence = joined(known).divergence(scores_NV[~learnt])
+        if anchors:
+            divergence = joined([anchor.reference for anchor in anchors]).divergence(
+                scores_NV[~learnt]
+            )
             contrasted = owners_N[~learnt] < len(practised) + len(contrasts)
             for chosen, weight in (
                 (contrasted, config.contrast_weight),

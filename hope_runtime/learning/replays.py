@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from hope_runtime.learning.english import is_first_person, to_second_person, to_third_person
+from hope_runtime.learning.english import is_first_person, to_second_person
 from hope_runtime.learning.names import Names
 from hope_runtime.learning.packing import Example
 from hope_runtime.log import Speaker
@@ -59,27 +59,18 @@ class ReplayWriter:
         return examples
 
     def contrast(self, statement: Statement, rng: random.Random) -> Example | None:
-        """One replay of the statement, told of an invented person; None when nobody is named."""
-        subjects = self._names.find(statement.text)
-        if statement.first_person:
-            stranger = self._names.invent(rng)
-            told = to_third_person(statement.text, stranger)
-            asked = [to_third_person(question, stranger) for question in statement.questions]
-        elif subjects:
-            stranger = self._names.invent(rng, like=subjects[0])
-            told = statement.text.replace(subjects[0], stranger)
-            asked = [
-                question.replace(subjects[0], stranger)
-                for question in statement.questions
-                if subjects[0] in question
-            ]
-        else:
+        """One exchange about the statement, told of somebody invented; None when nobody is named
+        in it or nothing is asked."""
+        if not statement.questions or not self._tokenizer.has_chat_template:
             return None
-        # The statement alone stands for one more form beside the questions.
-        form = rng.randrange(len(asked) + 1)
-        if form == len(asked) or not self._tokenizer.has_chat_template:
-            return self.plain(told)
-        return self._exchange(asked[form], told)
+        question = rng.choice(statement.questions)
+        told = statement.text
+        for name in self._names.find(told):
+            if name in question:
+                stranger = self._names.invent(rng, words=len(name.split()))
+                told = told.replace(name, stranger)
+                question = question.replace(name, stranger)
+        return self._exchange(question, told) if told != statement.text else None
 
     def plain(self, text: str) -> Example:
         """The text alone; every token is predicted but the first."""

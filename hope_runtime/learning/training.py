@@ -22,12 +22,14 @@ from hope_runtime.model.weights import BaseModel
 class Trainee:
     """Float32 copy of one level's terms that may be changed, beside the other levels as they are.
 
-    `tokens` counts what was run forward and backward so far.
+    `tokens` counts what was run forward and backward so far; `is_fresh` says that the level never
+    learnt before.
     """
 
     def __init__(self, model: BaseModel, memory: SessionMemory, level: int) -> None:
         self._model = model
         config = memory.levels[level].config
+        self.is_fresh = memory.levels[level].terms is None
         # Each level starts from directions of its own, the same for all its life.
         terms = memory.levels[level].terms or initial(
             model.config, config.rank, seed=memory.policy.seed * 1009 + level

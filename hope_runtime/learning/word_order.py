@@ -42,6 +42,8 @@ _PEOPLE = frozenset(("by", "to", "with"))
 _ADVERBS = frozenset(
     ["always", "often", "usually", "never", "now", "currently", "recently", "still", "also"]
 )
+# Who or what they mean stands elsewhere, so a question about them cannot be understood alone.
+_PRONOUNS = frozenset(("it", "he", "she", "they", "we", "you", "this", "that", "there", "these"))
 _NOT_VERBS = frozenset(["his", "its", "this", "as", "us", "always"])
 _PAST = re.compile(r"(?:ed|got|went|bought|won|made|met|saw|took|gave|wrote|built|found|left)$")
 # "By the way, ...": few words before a comma say nothing that could be asked for.
@@ -63,7 +65,7 @@ def questions_by_word_order(statement: str) -> list[str]:
     if at is None or at + 1 >= len(words):
         return []
     subject = [word for word in words[:at] if word.lower() not in _ADVERBS]
-    if not subject:
+    if not subject or subject[0].lower() in _PRONOUNS:
         return []
     if subject[0] != "I" and subject[0].lower() in _DETERMINERS | {"this"}:
         subject[0] = subject[0].lower()
@@ -93,11 +95,23 @@ def _ask(subject: str, verb: str, core: list[str], value: list[str], front: list
 def _do(subject: str, verb: str) -> tuple[str, str]:
     """The form of "do" that asks for `verb`, and the verb's base form."""
     if _PAST.search(verb.lower()):
-        base = verb[:-1] if verb.endswith("eed") else re.sub(r"ed$", "", verb)
-        return "did", base
+        return "did", _present(verb)
     if subject == "I":
         return "do", verb
     return "does", _base(verb) or verb
+
+
+def _present(verb: str) -> str:
+    """A regular past form's base, by its spelling; an irregular one stays as it is."""
+    if verb.endswith("ied"):
+        return verb[:-3] + "y"
+    if verb.endswith("eed") or not verb.endswith("ed"):
+        return verb
+    stem = verb[:-2]
+    if stem[-1] in "vcszu":
+        return stem + "e"
+    doubled = len(stem) > 2 and stem[-1] == stem[-2] and stem[-1] not in "ls"
+    return stem[:-1] if doubled else stem
 
 
 def _base(verb: str) -> str | None:

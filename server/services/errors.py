@@ -58,11 +58,19 @@ def to_status(error: Exception) -> status_pb2.Status:
     for kind, code, reason, retry_seconds in _TABLE:
         if isinstance(error, kind):
             message = str(error) or "This server does not offer the method yet."
-            return _status(code, message, reason, error, retry_seconds)
+            return _status(code, _sentence(message), reason, error, retry_seconds)
     reference = secrets.token_hex(4)
     _log.error("unexpected error %s", reference, exc_info=error)
     message = f"The server failed; its log has the reason under {reference}."
     return _status(code_pb2.INTERNAL, message, "INTERNAL", error, None)
+
+
+def _sentence(message: str) -> str:
+    """The message as a sentence; a resource name that it begins with stays as it is."""
+    start, *_ = message.split(maxsplit=1)
+    if "/" not in start:
+        message = message[0].upper() + message[1:]
+    return message if message.endswith((".", "!", "?")) else f"{message}."
 
 
 def _status(

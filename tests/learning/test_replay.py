@@ -1,0 +1,193 @@
+"""The default recipe's machinery, on a tiny model with the real tokenizer and chat template."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hope_runtime.config import LearningPolicy, LevelConfig, ReplayConfig
+from hope_runtime.engine.prompt import encode_spans
+from hope_runtime.fold import due, observe
+from hope_runtime.learning import Learner
+from hope_runtime.learning.decoding import decode
+from hope_runtime.learning.names import Names
+from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.reference import references, up_to_surprise
+from hope_runtime.learning.replays import ReplayWriter, Statement
+from hope_runtime.learning.training import Trainee
+from hope_runtime.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.memory.cms import initial
+from hope_runtime.memory.state import SessionMemory, Span
+
+POLICY = LearningPolicy(
+    name="small",
+    levels=(
+        LevelConfig(period_tokens=32, rank=4, learning_rate=3e-3),
+        LevelConfig(period_tokens=64, rank=2, learning_rate=3e-3),
+    ),
+    replay=ReplayConfig(statement_price=8, plain_price=4, buffer_tokens=40),
+)
+FACTS = (
+    "Zanthor lives in Oslo. Brisa has a ferret. Oderic plays the harp. My name is Tamsin. "
+    "Lorcan works for Redfern. Pavo's door code is 4821. Yelena speaks Dutch. I work as a baker. "
+    "Ishara drives a Volvo. Wendell's boat is called the Daisy."
+)
+
+
+def finished(work):
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def told(model, text, *, policy=POLICY):
+    """A memory that has observed `text` as a user's turn and then the end of the conversation."""
+    memory = SessionMemory.fresh(model.fingerprint, policy)
+    segment = Segment(Speaker.USER, encode_spans(model.tokenizer, text), learnable=True)
+    for record in (
+        Record(RecordKind.TURN, "default", (segment,)),
+        Record(RecordKind.END_CONVERSATION, "default"),
+    ):
+        memory = observe(memory, record, window_tokens=256)
+    return memory
+
+
+def learnt(model, memory):
+    learner = Learner(model)
+    while (boundary := due(memory)) is not None:
+        memory = learner.consolidate_now(memory, boundary)
+    return memory
+
+
+@pytest.fixture(scope="module")
+def taught(chat_model):
+    return learnt(chat_model, told(chat_model, FACTS))
+
+
+def writer(model):
+    return ReplayWriter(model.tokenizer, Names(model.tokenizer))
+
+
+def statement(model, text, questions=()):
+    ids = tuple(model.tokenizer.encode(text))
+    return Statement(Span(ids, Speaker.USER, 0), text, tuple(questions))
+
+
+def test_a_consolidation_is_a_pure_function(chat_model, taught):
+    again = learnt(chat_model, told(chat_model, FACTS))
+    assert again.hash() == taught.hash()
+    assert again.buffer == taught.buffer
+
+
+def test_no_boundary_is_left_and_every_level_that_was_due_learnt(taught):
+    assert due(taught) is None
+    assert not taught.pending
+    assert all(level.updates > 0 for level in taught.levels)
+
+
+def test_the_buffer_is_bounded_and_its_spans_carry_their_questions(chat_model, taught):
+    assert 0 < sum(len(span.ids) for span in taught.buffer) <= POLICY.replay.buffer_tokens
+    texts = [chat_model.tokenizer.decode(span.ids) for span in taught.buffer]
+    assert all(text.strip() in FACTS for text in texts)
+    assert all(span.cues and span.surprise_nats is not None for span in taught.buffer)
+
+
+def test_learning_lowers_the_surprise_of_what_was_taught(chat_model):
+    policy = replace(POLICY, replay=replace(POLICY.replay, statement_price=60))
+    memory = learnt(chat_model, told(chat_model, "Zanthor lives in Oslo.", policy=policy))
+    level = memory.levels[0]
+    assert level.surprise_after_nats < level.surprise_before_nats
+
+
+def test_a_rate_of_zero_leaves_the_base_model_bit_for_bit(chat_model):
+    levels = tuple(replace(level, learning_rate=0.0) for level in POLICY.levels)
+    memory = learnt(chat_model, told(chat_model, FACTS, policy=replace(POLICY, levels=levels)))
+    for level in memory.levels:
+        assert level.updates > 0
+        assert level.terms is not None
+        assert level.terms.norm() == 0
+
+
+def test_a_faster_level_gives_way_when_a_slower_one_has_learnt(chat_model):
+    still = replace(POLICY.levels[1], learning_rate=0.0)
+    decays = replace(POLICY, levels=(POLICY.levels[0], still))
+    keeps = replace(decays, replay=replace(POLICY.replay, fast_decay=1.0))
+    text = "Zanthor lives in Oslo. Brisa has a ferret. " * 4
+    before, after = (
+        learnt(chat_model, told(chat_model, text, policy=policy)).levels[0].terms.norm()
+        for policy in (keeps, decays)
+    )
+    assert after < before
+
+
+def test_a_fact_is_practised_alone_and_in_the_assistants_voice(chat_model):
+    tokenizer = chat_model.tokenizer
+    item = statement(chat_model, "My name is Tamsin.", ["What is my name?"])
+    alone, restated, answered = writer(chat_model).replays(item)
+    assert tokenizer.decode(alone.ids) == "My name is Tamsin."
+    predicted = [
+        tokenizer.decode([t for t, wanted in zip(e.ids, e.targets, strict=True) if wanted])
+        for e in (restated, answered)
+    ]
+    assert predicted == ["Your name is Tamsin.<|im_end|>"] * 2
+    rendered = tokenizer.decode((*answered.prefix, *answered.ids))
+    assert (
+        rendered.rstrip()
+        == tokenizer.render(
+            [
+                {"role": "user", "content": "What is my name?"},
+                {"role": "assistant", "content": "Your name is Tamsin."},
+            ],
+            add_generation_prompt=False,
+        ).rstrip()
+    )
+
+
+def test_a_contrast_is_about_somebody_else_and_stops_where_the_value_begins(chat_model):
+    item = statement(chat_model, "Zanthor lives in Oslo.", ["Where does Zanthor live?"])
+    contrast = writer(chat_model).contrast(item, random.Random(0))
+    assert "Zanthor" not in chat_model.tokenizer.decode(contrast.ids)
+    [cut] = up_to_surprise(chat_model, [contrast], row_tokens=128)
+    assert contrast.ids[: len(cut.example.ids)] == cut.example.ids
+    assert cut.reference.ids_NK.shape[0] == sum(cut.example.targets)
+
+
+def test_the_frozen_base_does_not_diverge_from_itself(chat_model):
+    examples = [
+        writer(chat_model).plain("Zanthor lives in Oslo."),
+        Example((5, 6, 7), (False, True, True), prefix=(1, 2, 3)),
+    ]
+    packed = pack(examples, row_tokens=64)
+    trainee = Trainee(chat_model, SessionMemory.fresh(chat_model.fingerprint, POLICY), 0)
+    scores = trainee.scores(packed)
+    known = references(chat_model, examples, row_tokens=64)
+    for owner, reference in enumerate(known):
+        divergence = reference.divergence(scores[packed.owners_N == owner])
+        assert torch.allclose(divergence, torch.zeros_like(divergence), atol=1e-5)
+
+
+def test_an_adapted_model_diverges(chat_model):
+    memory = SessionMemory.fresh(chat_model.fingerprint, POLICY)
+    terms = initial(chat_model.config, 4, seed=1)
+    strong = replace(terms, **{k: v + 0.1 for k, v in terms.tensors().items() if k[-1] == "b"})
+    level = replace(memory.levels[0], terms=strong)
+    trainee = Trainee(chat_model, replace(memory, levels=(level, memory.levels[1])), 0)
+    example = writer(chat_model).plain("Zanthor lives in Oslo.")
+    [known] = references(chat_model, [example], row_tokens=64)
+    assert known.divergence(trainee.scores(pack([example], row_tokens=64))).mean() > 1e-4
+
+
+def test_batched_decoding_is_that_of_each_prompt_alone(chat_model):
+    tokenizer = chat_model.tokenizer
+    prompts = [tuple(tokenizer.encode(text)) for text in ("Zanthor", "The sea is", "a b c d e f")]
+    prefix = tuple(tokenizer.encode("Once upon a time. "))
+    stop = tokenizer.eos_ids
+    together = finished(decode(chat_model, prompts, max_tokens=6, stop=stop, prefix=prefix))
+    for prompt, reply in zip(prompts, together, strict=True):
+        whole = prefix + prompt
+        assert finished(decode(chat_model, [whole], max_tokens=6, stop=stop)) == [reply]

@@ -1,0 +1,135 @@
+"""Power cuts, restarts and cuts of the text: the session is what it would be without them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from api import Api, refusal_of
+from grpc import aio
+from hope.v1 import sessions_pb2
+from serving import Serve, ServerProcess, Spawn
+
+TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
+BOOK = (
+    "Aldmoor lies on the river Tern. Dr. Vale, who keeps bees there, is 61 years old!\n\n"
+    "“Naïve?” she said… 日本語。 Nobody answered, and the U.S. mail was late.\nTitle\n"
+    "Her brother 🧑‍🚀 counts 3.14 stars;   he never sleeps.\r\n"
+) * 12
+
+
+async def say_until_heard(api: Api, text: str, request_id: str) -> str:
+    """A turn's text. While a dead server's lease lasts, waits as long as the live one advises."""
+    while True:
+        try:
+            return (await api.say(text, request_id=request_id)).text
+        except aio.AioRpcError as error:
+            if error.details() is None or "is held by" not in error.details():
+                raise
+            await asyncio.sleep(refusal_of(error).retry_seconds or 0)
+
+
+async def undisturbed(
+    serve: Serve, database: Path, turns: Sequence[str]
+) -> tuple[list[str], sessions_pb2.Session]:
+    """Replies and session of a server to which nothing happens."""
+    async with serve(database=database) as served:
+        await served.api.create()
+        replies = [await say_until_heard(served.api, turn, f"t{i}") for i, turn in enumerate(turns)]
+        return replies, await served.api.learnt()
+
+
+async def test_what_a_crash_kept_from_being_learnt_is_learnt_after_it(
+    serve: Serve, spawn: Spawn, tmp_path: Path
+) -> None:
+    turns = [TEXT * 2]
+    async with spawn() as server:
+        await server.api.create()
+        reply = (await server.api.say(turns[0], request_id="t0")).text
+        await server.kill()  # between the two commits
+    async with spawn() as server:
+        # The repeat is answered from the store, once what was due has been learnt.
+        assert await say_until_heard(server.api, turns[0], "t0") == reply
+        session = await server.api.get()
+    replies, expected = await undisturbed(serve, tmp_path / "undisturbed.db", turns)
+    assert replies == [reply]
+    assert session.memory_version == expected.memory_version == 1
+    assert session.memory_hash == expected.memory_hash
+    assert session.pending_tokens == expected.pending_tokens
+
+
+async def cut_off(server: ServerProcess, turn: asyncio.Task[str], seconds: float) -> str | None:
+    """The reply to a turn during which the power goes, if it was acknowledged before."""
+    await asyncio.wait([turn], timeout=seconds)
+    await server.kill()
+    try:
+        return await turn
+    except aio.AioRpcError:
+        return None
+
+
+@pytest.mark.parametrize("moments", [8, pytest.param(100, marks=pytest.mark.heavy)])
+async def test_power_cuts_lose_no_acknowledged_turn_and_repeat_none(
+    serve: Serve, spawn: Spawn, tmp_path: Path, moments: int
+) -> None:
+    rng = random.Random(moments)
+    turns = [f"{number}. {TEXT * rng.randrange(1, 3)}" for number in range(2 * moments + 2)]
+    replies: list[str] = []
+    for moment in range(moments + 1):
+        async with spawn() as server:
+            if not moment:
+                await server.api.create()
+            while len(replies) < len(turns):
+                at = len(replies)
+                saying = asyncio.create_task(say_until_heard(server.api, turns[at], f"t{at}"))
+                if moment == moments or at < 2 * moment + 1:
+                    replies.append(await saying)
+                    continue
+                # Anywhere from before the turn begins to after it was learnt.
+                reply = await cut_off(server, saying, rng.uniform(0, 0.4))
+                replies += [reply] if reply is not None else []
+                break
+            else:
+                session = await server.api.learnt()
+    expected_replies, expected = await undisturbed(serve, tmp_path / "undisturbed.db", turns)
+    assert replies == expected_replies
+    assert session.memory_hash == expected.memory_hash
+    assert session.log_records == expected.log_records
+    assert session.levels == expected.levels
+
+
+async def chat(api: Api) -> tuple[list[str], sessions_pb2.Session]:
+    replies = [(await api.say(text)).text for text in ("Who keeps bees?", TEXT * 2, "And Rolf?")]
+    return replies, await api.learnt()
+
+
+async def test_the_pieces_of_a_text_and_restarts_do_not_matter(
+    serve: Serve, tmp_path: Path
+) -> None:
+    data = BOOK.encode()
+    cuts = sorted(random.Random(5).sample(range(1, len(data)), 199))
+    pieces = [data[i:j] for i, j in itertools.pairwise([0, *cuts, len(data)])]
+    assert len(pieces) == 200
+    async with serve(database=tmp_path / "whole.db") as served:
+        await served.api.create()
+        await served.api.ingest([data])
+        replies, expected = await chat(served.api)
+
+    offset = 0
+    for begin in range(0, 200, 40):  # five servers, one after the other
+        async with serve(database=tmp_path / "pieces.db") as served:
+            if not begin:
+                await served.api.create()
+            for number, piece in enumerate(pieces[begin : begin + 40], start=begin + 1):
+                await served.api.ingest([piece], offset_bytes=offset, keep_open=number < 200)
+                offset += len(piece)
+    async with serve(database=tmp_path / "pieces.db") as served:
+        cut_replies, cut = await chat(served.api)
+    assert cut.memory_hash == expected.memory_hash
+    assert cut_replies == replies
+    assert cut.levels == expected.levels
+    assert cut.learnable_tokens == expected.learnable_tokens
