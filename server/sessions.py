@@ -17,15 +17,14 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 from hope_runtime.codec import STATE_BLOB, decode_memory, encode_level, encode_state, level_blob
 from hope_runtime.config import POLICIES, LearningPolicy
 from hope_runtime.drift import base_norm
-from hope_runtime.engine.engine import Engine, Ticket
+from hope_runtime.engine.engine import Engine
 from hope_runtime.errors import FingerprintMismatchError, InvalidRequestError
 from hope_runtime.fold import due, observe, with_window
 from hope_runtime.learning import Consolidation
@@ -46,8 +45,8 @@ from server.store.base import (
 )
 from server.store.base import Record as StoredRecord
 from server.summary import encode_summary
+from server.waiting import complete, result_of
 
-_Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 COMMIT_ATTEMPTS = 5
@@ -437,37 +436,3 @@ def _changed_blobs(old: SessionMemory, new: SessionMemory) -> dict[str, bytes]:
             assert data is not None, "a level never loses its terms in a commit"
             blobs[level_blob(index)] = data
     return blobs
-
-
-async def complete(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Runs `work` to its end even if the caller is cancelled meanwhile, and only then says so.
-
-    For what must not be left half done while a lock is held.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await _ended(task)
-        raise
-
-
-async def result_of(ticket: Ticket[_Result]) -> _Result:
-    """Result of the engine's work. When the caller is cancelled, the work is, and its row is free
-    again by the time this raises."""
-    future: Future[_Result] = ticket.future
-    waiter = asyncio.wrap_future(future)
-    try:
-        return await asyncio.shield(waiter)
-    except asyncio.CancelledError:
-        ticket.cancel()
-        await _ended(waiter)
-        waiter.exception()  # known: what was cancelled says so
-        raise
-
-
-async def _ended(work: asyncio.Future[Any]) -> None:
-    """Waits for the end of `work`, even if cancelled again: by a client, then by the shutdown."""
-    while not work.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([work])

@@ -17,8 +17,9 @@ from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.memory.state import Document
 from hope_runtime.text import SpanReader
-from server.sessions import OnStatus, Resident, Sessions, Status, result_of
+from server.sessions import OnStatus, Resident, Sessions, Status
 from server.store.base import AlreadyExistsError, Head, SessionKey, StoredReply
+from server.waiting import result_of
 
 # Tokens of a document between two commits, and so the most that a crash makes a client resend.
 SUB_TURN_TOKENS = 256
