@@ -5,6 +5,7 @@
 The result is checked in, so that installing needs no compiler; a test proves it fresh.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parent
 
 def generate(target: Path) -> None:
     sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("hope/v1/*.proto"))
+    # protoc looks for its plugins on the path; they are installed beside this interpreter.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     well_known = Path(protoc.__file__).parent / "_proto"
     if protoc.main(["protoc", f"-I{ROOT}", f"-I{well_known}", *outputs, *sources]) != 0:

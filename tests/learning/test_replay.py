@@ -117,7 +117,7 @@ def test_a_faster_level_gives_way_when_a_slower_one_has_learnt(chat_model):
     still = replace(POLICY.levels[1], learning_rate=0.0)
     decays = replace(POLICY, levels=(POLICY.levels[0], still))
     keeps = replace(decays, replay=replace(POLICY.replay, fast_decay=1.0))
-    text = "Zanthor lives in Oslo. Brisa has a ferret. " * 4
+    text = "Zanthor lives in Oslo. Brisa has a ferret. " * 8
     before, after = (
         learnt(chat_model, told(chat_model, text, policy=policy)).levels[0].terms.norm()
         for policy in (keeps, decays)
