@@ -44,16 +44,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--only", nargs="+", choices=sorted(BENCHMARKS), default=list(BENCHMARKS))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = load_base_model("default", dtype=arguments.dtype)
     print(f"{arguments.threads} threads, {model.dtype}", file=sys.stderr)
-    entries = [
-        decode_single(model),
-        prefill_read_only(model),
-        ingest_learning(model),
-        decode_position(model),
-    ]
+    entries = [BENCHMARKS[name](model) for name in arguments.only]
     print(json.dumps(entries, indent=2))
     return 0
 
@@ -219,6 +215,14 @@ def _run(work: Generator[None, None, _Result]) -> _Result:
         except StopIteration as end:
             result: _Result = end.value
             return result
+
+
+BENCHMARKS = {
+    "decode.single": decode_single,
+    "prefill.read_only": prefill_read_only,
+    "ingest.learning": ingest_learning,
+    "decode.position": decode_position,
+}
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ MAX_MESSAGE_BYTES = 4 << 20
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
     # A second server on the same port would take half of the calls.
     ("grpc.so_reuseport", 0),
 )
