@@ -73,7 +73,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class LevelConfig:
-    """One level of the Continuum Memory System (hope-spec §3).
+    """One level of the Continuum Memory System (Nested Learning, section 7.1).
 
     `period_tokens` is C of Eq. 71, in learnable tokens; `rank` is that of the level's own term
     in every MLP matrix.

@@ -2,7 +2,7 @@
 
 Everything here is cheap, pure arithmetic on token ids. The one expensive step, consolidation, is
 the Learner's; this module says only when it is due, from the log alone, so that no schedule,
-batch or crash can shift it (design.md §6 rule 7).
+batch or crash can shift it (docs/architecture.md, rule 7).
 """
 
 from __future__ import annotations

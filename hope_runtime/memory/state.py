@@ -16,7 +16,7 @@ from hope_runtime.log import Speaker
 from hope_runtime.memory.cms import Level, LowRank, concatenate
 from hope_runtime.memory.window import Window
 
-# Bounds on what a session carries besides its levels (design.md §6 rule 5). The log keeps all.
+# Bounds on what a session carries besides its levels (rule 5). The log keeps all.
 MAX_CONVERSATIONS = 8
 MAX_DOCUMENTS = 64
 
@@ -106,7 +106,7 @@ class SessionMemory:
         """SHA-256 over base, policy, levels, counters and log: the fold's fingerprint.
 
         Two sessions with the same log under one policy and one base model have the same hash,
-        however the text was cut, whatever else was served (design.md §6 rule 2).
+        however the text was cut, whatever else was served (rule 2).
         """
         parts = (
             self.fingerprint.encode(),

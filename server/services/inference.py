@@ -64,8 +64,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         protection = _request_id(request, ephemeral)
         events: asyncio.Queue[pb.GenerateResponse | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        arrived = time.monotonic()
-        started = arrived
+        started = time.monotonic()
 
         def on_text(text: str, tokens: int) -> None:
             delta = pb.GenerateResponse(delta=pb.TextDelta(text=text, tokens=tokens))
