@@ -1,7 +1,7 @@
 """The session's log: what was said and read, as token ids, in the order in which it happened.
 
-A session's memory is a pure fold of these records (docs/architecture.md), so a record holds all that
-learning may depend on and nothing else. How records are stored, and for whom, is the store's
+A session's memory is a pure fold of these records (docs/architecture.md), so a record holds all
+that learning may depend on and nothing else. How records are stored, and for whom, is the store's
 business.
 """
 

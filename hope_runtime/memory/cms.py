@@ -1,4 +1,4 @@
-"""Levels of the Continuum Memory System as low-rank terms beside a frozen MLP (docs/architecture.md).
+"""Levels of the Continuum Memory System as low-rank terms beside a frozen MLP.
 
 The effective weight of every MLP matrix is theta_0 + sum over levels of B A, where A and B belong
 to one level of one session. theta_0 is never touched, so a fresh session is the base model bit
