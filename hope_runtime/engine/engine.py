@@ -94,7 +94,7 @@ class Engine:
             )
         self.model = model
         self.window_tokens = window_tokens
-        self.learner = learner or Learner(model)
+        self.learner = learner or Learner(model, threads)
         self.arena = Arena(cache_bytes)
         self._reader = Reader(model, window_tokens)
         self._threads = threads

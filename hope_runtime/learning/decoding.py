@@ -1,26 +1,29 @@
 """Batched decoding with the frozen base model: what a consolidation lets the base write itself.
 
 Rows of unequal length are padded on the left, so all of them decode at the same place of the cache.
+Batches of rows run side by side.
 
 Shape suffixes: B rows, T tokens, S keys, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hope_runtime.learning.workers import Workers
 from hope_runtime.model.attention import KVCache
 from hope_runtime.model.hope import forward, logits
 from hope_runtime.model.weights import BaseModel
 
-ROWS = 32
+ROWS = 16
 
 
 def decode(
     model: BaseModel,
+    workers: Workers,
     prompts: Sequence[tuple[int, ...]],
     *,
     max_tokens: int,
@@ -28,22 +31,24 @@ def decode(
     prefix: tuple[int, ...] = (),
     temperature: float = 0.0,
     seed: int = 0,
-) -> Generator[None, None, list[tuple[int, ...]]]:
-    """Continuations of `prompts` without their stop tokens; yields between decoding steps.
+) -> list[tuple[int, ...]]:
+    """Continuations of `prompts` without their stop tokens.
 
     `prefix` stands before every prompt and is read once. Greedy at temperature 0, else sampled
-    with a generator of its own. Deterministic: rows run in batches of `ROWS` in the given order.
+    with a generator for each batch. Deterministic: rows run in batches of `ROWS` in the given
+    order.
     """
-    shared = _read_prefix(model, prefix) if prefix else None
-    generator = torch.Generator().manual_seed(seed)
-    replies: list[tuple[int, ...]] = []
-    for start in range(0, len(prompts), ROWS):
-        batch = _Batch(model, prompts[start : start + ROWS], max_tokens, shared)
+    shared = workers.map(lambda ids: _read_prefix(model, ids), [prefix] if prefix else [])
+
+    def run(start: int) -> list[list[int]]:
+        batch = _Batch(model, prompts[start : start + ROWS], max_tokens, *shared)
+        generator = torch.Generator().manual_seed(seed * 1009 + start)
         while batch.step(stop, temperature, generator):
-            yield
-        yield
-        replies += [tuple(reply) for reply in batch.replies]
-    return replies
+            pass
+        return batch.replies
+
+    batches = workers.map(run, range(0, len(prompts), ROWS))
+    return [tuple(reply) for batch in batches for reply in batch]
 
 
 class _Batch:
@@ -52,7 +57,7 @@ class _Batch:
         model: BaseModel,
         prompts: Sequence[tuple[int, ...]],
         max_tokens: int,
-        shared: KVCache | None,
+        shared: KVCache | None = None,
     ) -> None:
         self._model = model
         self._max_tokens = max_tokens

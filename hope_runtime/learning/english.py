@@ -13,6 +13,15 @@ _SECOND = {
     "i'm": "you're", "i've": "you've", "i'll": "you'll", "i'd": "you'd",
     "we": "you", "us": "you", "our": "your", "ours": "yours",
 }  # fmt: skip
+# Capitalised words that stand before names without being part of them ("Every Saturday Ann ...").
+CALENDAR = frozenset(
+    [
+        "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday",
+        "January", "February", "March", "April", "May", "June", "July", "August", "September",
+        "October", "November", "December", "Mondays", "Tuesdays", "Wednesdays", "Thursdays",
+        "Fridays", "Saturdays", "Sundays",
+    ]
+)  # fmt: skip
 _WORD = re.compile(r"[A-Za-z][A-Za-z'\u2019]*")
 _VERBS = ((r"\bI am\b", "I are"), (r"\bI was\b", "I were"), (r"\bam I\b", "are I"))
 

@@ -23,6 +23,7 @@ from hope_runtime.learning.rehearsal import sample_windows
 from hope_runtime.learning.replay import Practised, ReplayRecipe
 from hope_runtime.learning.summed_gradient import summed_gradient
 from hope_runtime.learning.training import Trainee
+from hope_runtime.learning.workers import Workers
 from hope_runtime.memory.cms import Level
 from hope_runtime.memory.state import SessionMemory, Span
 from hope_runtime.model.weights import BaseModel
@@ -53,11 +54,12 @@ class Consolidation:
 
 
 class Learner:
-    """Consolidates memories of one base model."""
+    """Consolidates memories of one base model on `threads` threads, whose number changes no bit."""
 
-    def __init__(self, model: BaseModel) -> None:
+    def __init__(self, model: BaseModel, threads: int | None = None) -> None:
         self._model = model
-        self._recipe = ReplayRecipe(model)
+        self._workers = Workers(threads)
+        self._recipe = ReplayRecipe(model, self._workers)
         # By seed: the base's own samples are the same for every session of a policy.
         self._windows: dict[int, list[Rehearsed]] = {}
 
@@ -99,14 +101,16 @@ class Learner:
             # What the faster level knows moves here, so it makes room.
             memory = _decayed(memory, index - 1, policy.replay.fast_decay)
         level = memory.levels[index]
-        trainee = Trainee(self._model, memory, index)
+        trainee = Trainee(self._model, memory, index, self._workers)
         rate = level.config.learning_rate
         if policy.recipe == "summed_gradient":
             before, after = yield from summed_gradient(trainee, spans, rate)
             practised = Practised(spans, before, after)
         else:
             if policy.seed not in self._windows:
-                self._windows[policy.seed] = yield from sample_windows(self._model, policy.seed)
+                self._windows[policy.seed] = yield from sample_windows(
+                    self._model, self._workers, policy.seed
+                )
             taught = {span.start for span in spans}
             practised = yield from self._recipe.practise(
                 trainee,

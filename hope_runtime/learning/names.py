@@ -10,6 +10,7 @@ import random
 import re
 from functools import cached_property
 
+from hope_runtime.learning.english import CALENDAR
 from hope_runtime.tokenizer import Tokenizer
 
 _RUN = re.compile(r"[A-Z]\w*(?:['\u2019](?!s\b)\w+)?(?: [A-Z]\w*)*")
@@ -29,6 +30,8 @@ class Names:
         for match in _RUN.finditer(text):
             words = match[0].split(" ")
             if words and self._is_ordinary(words[0]) and _begins_sentence(text, match.start()):
+                words = words[1:]
+            while words and words[0] in CALENDAR:
                 words = words[1:]
             if words and not (len(words) == 1 and words[0] in _PRONOUN):
                 found.append(" ".join(words))

@@ -3,6 +3,7 @@
 Replays are a dozen tokens long; padding them to one length would triple their price. A row holds
 several sequences behind each other under a block-diagonal causal mask, and sequences that begin
 with the same prefix (a chat template's system prompt) share one copy of it: the mask is a tree.
+Sequences without a prefix lie in any row and do not see the prefix of the others.
 
 Shape suffixes: B rows, T tokens, N targets.
 """
@@ -60,9 +61,10 @@ def pack(examples: Sequence[Example], *, row_tokens: int) -> Pack:
     shape = (len(rows), length)
     ids_BT = torch.zeros(shape, dtype=torch.long)
     positions_BT = torch.zeros(shape, dtype=torch.long)
-    # A token sees its own block and, within the row, block 0: the shared prefix.
+    # A token sees its own block and, if it belongs to the row's prefix, block 0.
     block_BT = torch.full(shape, -1)
     shared_BT = torch.zeros(shape, dtype=torch.bool)
+    behind_prefix_BT = torch.zeros(shape, dtype=torch.bool)
     predictors, targets, owners = [], [], []
     for row, (prefix, members, _) in enumerate(rows):
         at = len(prefix)
@@ -74,14 +76,16 @@ def pack(examples: Sequence[Example], *, row_tokens: int) -> Pack:
             example = examples[member]
             end = at + len(example.ids)
             ids_BT[row, at:end] = torch.tensor(example.ids)
-            positions_BT[row, at:end] = torch.arange(len(prefix), len(prefix) + end - at)
+            first = len(example.prefix)
+            positions_BT[row, at:end] = torch.arange(first, first + end - at)
             block_BT[row, at:end] = number
+            behind_prefix_BT[row, at:end] = bool(first)
             for offset, (token, wanted) in enumerate(
                 zip(example.ids, example.targets, strict=True)
             ):
-                if not wanted or (offset == 0 and not prefix):
+                if not wanted or (offset == 0 and not first):
                     continue
-                before = at + offset - 1 if offset else len(prefix) - 1
+                before = at + offset - 1 if offset else first - 1
                 predictors.append(row * length + before)
                 targets.append(token)
                 owners.append(member)
@@ -89,7 +93,8 @@ def pack(examples: Sequence[Example], *, row_tokens: int) -> Pack:
     same_BTT = block_BT[:, :, None] == block_BT[:, None, :]
     causal_TT = torch.ones(length, length, dtype=torch.bool).tril()
     # Padding is one block of its own, so that every token sees at least itself.
-    mask_BTT = (same_BTT | shared_BT[:, None, :]) & causal_TT
+    prefix_BTT = behind_prefix_BT[:, :, None] & shared_BT[:, None, :]
+    mask_BTT = (same_BTT | prefix_BTT) & causal_TT
     return Pack(
         ids_BT,
         positions_BT,
@@ -101,24 +106,45 @@ def pack(examples: Sequence[Example], *, row_tokens: int) -> Pack:
     )
 
 
+def share_out(examples: Sequence[Example], shares: int) -> list[tuple[tuple[int, ...], Pack]]:
+    """Cuts `examples` into at most `shares` packs of about equal length, to be run side by side.
+
+    Gives the indices of each pack's examples, in the order of its `owners_N`, and the pack.
+    Deterministic, and the same however many of the packs are then run at a time.
+    """
+    loads = [0] * shares
+    members: list[list[int]] = [[] for _ in range(shares)]
+    for index in sorted(range(len(examples)), key=lambda i: (-len(examples[i].ids), i)):
+        least = loads.index(min(loads))
+        members[least].append(index)
+        loads[least] += len(examples[index].ids)
+    # Long enough for one row a share and prefix.
+    row_tokens = sum(len(example.prefix) + len(example.ids) for example in examples)
+    return [
+        (tuple(share), pack([examples[index] for index in share], row_tokens=row_tokens))
+        for share in map(sorted, members)
+        if share
+    ]
+
+
 def _assign(
     examples: Sequence[Example], row_tokens: int
 ) -> list[tuple[tuple[int, ...], list[int], int]]:
-    """(prefix, members, used tokens) of each row; first-fit decreasing within each prefix."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, example in enumerate(examples):
-        groups.setdefault(example.prefix, []).append(index)
-    rows = []
-    for prefix, members in groups.items():
-        open_rows: list[tuple[list[int], int]] = []
+    """(prefix, members, used tokens) of each row; first-fit decreasing, those with a prefix first.
+
+    A row has one prefix; members without one fit any row.
+    """
+    rows: list[tuple[tuple[int, ...], list[int], int]] = []
+    prefixes = list(dict.fromkeys(example.prefix for example in examples))
+    for prefix in sorted(prefixes, key=len, reverse=True):
+        members = [index for index, example in enumerate(examples) if example.prefix == prefix]
         for member in sorted(members, key=lambda i: (-len(examples[i].ids), i)):
             size = len(examples[member].ids)
-            for index, (row, used) in enumerate(open_rows):
-                if used + size <= row_tokens:
+            for index, (shared, row, used) in enumerate(rows):
+                if prefix in (shared, ()) and used + size <= row_tokens:
                     row.append(member)
-                    open_rows[index] = (row, used + size)
+                    rows[index] = (shared, row, used + size)
                     break
             else:
-                open_rows.append(([member], len(prefix) + size))
-        rows += [(prefix, row, used) for row, used in open_rows]
+                rows.append((prefix, [member], len(prefix) + size))
     return rows

@@ -14,25 +14,31 @@ from collections.abc import Generator, Sequence
 from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.english import is_first_person
 from hope_runtime.learning.names import Names
+from hope_runtime.learning.word_order import value_of
+from hope_runtime.learning.workers import Workers
 from hope_runtime.model.weights import BaseModel
 
-MAX_TOKENS = 20
-# (statement, one question, another one in other words)
+QUESTION_TOKENS = 16
+KIND_TOKENS = 5
+# (statement, what it tells, what kind of thing that is, a question)
 _SHOTS = (
-    ("The museum opens at nine.",
-     "When does the museum open?", "What time is the opening of the museum?"),
-    ("The Tarrow bridge was designed by Elna Voss.",
-     "Who designed the Tarrow bridge?", "Who was the designer of the Tarrow bridge?"),
-    ("Marek Dunn's train leaves from platform 12.",
-     "From which platform does Marek Dunn's train leave?",
-     "What is the platform of Marek Dunn's train?"),
-    ("My umbrella is in the kitchen.",
-     "Where is my umbrella?", "In which room is my umbrella?"),
-    ("Orsova weighs 62 kilos.", "How much does Orsova weigh?", "What is the weight of Orsova?"),
-    ("I bought a wooden ladder.", "What did I buy?", "Which thing did I buy?"),
-    ("The cheapest ticket is the yellow one.",
-     "Which ticket is the cheapest?", "What is the cheapest ticket?"),
+    ("The Tarrow bridge was designed by Elna Voss.", "Elna Voss", "architect",
+     "Who designed the Tarrow bridge?"),
+    ("Marek Dunn's train leaves from platform 12.", "12", "platform number",
+     "Which platform does Marek Dunn leave from?"),
+    ("I never leave the house without a sketchbook.", "sketchbook", "belonging",
+     "What do I always take along?"),
+    ("On Mondays Lena can be found in the swimming pool.", "swimming pool", "place",
+     "Where does Lena go on Mondays?"),
+    ("The wedding of Orsova will be in June.", "June", "month",
+     "When is Orsova's wedding?"),
+    ("My grandmother made her dresses out of linen.", "linen", "fabric",
+     "What did my grandmother use for her dresses?"),
+    ("For breakfast Tomas Reed has porridge.", "porridge", "food",
+     "Which food does Tomas Reed eat in the morning?"),
 )  # fmt: skip
+# Kinds of which nobody would ask.
+_VAGUE = frozenset(["thing", "person", "name", "word", "object", "noun"])
 _WORD = re.compile(r"[^\W_][\w'\u2019-]*")
 _FIRST = re.compile(r"\b(?:I|my|me|mine)\b", re.IGNORECASE)
 _FUNCTION_WORDS = frozenset(
@@ -99,29 +105,88 @@ _FUNCTION_WORDS = frozenset(
 
 
 def ask(
-    model: BaseModel, names: Names, statements: Sequence[str]
+    model: BaseModel, workers: Workers, names: Names, statements: Sequence[str]
 ) -> Generator[None, None, list[list[str]]]:
-    """Up to two different questions for each statement; yields between decoding steps."""
-    tokenizer = model.tokenizer
-    newline = frozenset(
-        token for token in range(tokenizer.vocab_size) if b"\n" in tokenizer.token_bytes(token)
+    """Up to three questions for each statement, the better ones first; yields between steps."""
+    writer = _Writer(model, workers)
+    values = [value_of(text) or "" for text in statements]
+    valued = list(zip(statements, values, strict=True))
+    replies = writer.write(
+        "For each statement, say in one or two words what kind of thing the quoted words are.",
+        [f'Statement: {text}\n"{value}" is a kind of: {kind}' for text, value, kind, _ in _SHOTS],
+        [f'Statement: {text}\n"{value}" is a kind of:' for text, value in valued],
+        KIND_TOKENS,
     )
-    found: list[list[str]] = [[] for _ in statements]
-    for style in (1, 2):
-        shots = "".join(f"Statement: {shot[0]}\nQuestion: {shot[style]}\n\n" for shot in _SHOTS)
-        head = f"Write a question that is answered by the statement.\n\n{shots}"
-        replies = yield from decode(
-            model,
-            [tuple(tokenizer.encode(f"Statement: {text}\nQuestion:")) for text in statements],
-            prefix=tuple(tokenizer.encode(head)),
-            max_tokens=MAX_TOKENS,
-            stop=newline | tokenizer.eos_ids,
-        )
-        for text, reply, kept in zip(statements, replies, found, strict=True):
-            question = tokenizer.decode(reply).strip()
-            if question not in kept and answers(names, question, text):
-                kept.append(question)
+    yield
+    kinds = [
+        kind if value and _is_kind(kind, value) else ""
+        for kind, value in zip(map(str.strip, replies), values, strict=True)
+    ]
+    # Each statement twice: with the kind of thing as the question's beginning, and freely.
+    begun = [
+        *(_opening(names, text, kind) for text, kind in zip(statements, kinds, strict=True)),
+        *("" for _ in statements),
+    ]
+    replies = writer.write(
+        "Write a question that is answered by the statement.",
+        [f"Statement: {text}\nQuestion: {question}" for text, _, _, question in _SHOTS],
+        [f"Statement: {t}\nQuestion:{b}" for t, b in zip([*statements] * 2, begun, strict=True)],
+        QUESTION_TOKENS,
+    )
+    yield
+    asked = [(b + reply).strip() for b, reply in zip(begun, replies, strict=True)]
+    found = []
+    for index, (text, kind) in enumerate(zip(statements, kinds, strict=True)):
+        subjects = ["my"] if is_first_person(text) else [f"{n}'s" for n in names.find(text)[:1]]
+        plain = [f"What is {subject} {kind}?" for subject in subjects if kind]
+        opened, free = asked[index], asked[index + len(statements)]
+        right = [question for question in (opened, free) if answers(names, question, text)]
+        found.append(list(dict.fromkeys([*right[:1], *plain, *right[1:]])))
     return found
+
+
+def _opening(names: Names, statement: str, kind: str) -> str:
+    """How a question after a kind of thing begins: " Which city does X"."""
+    if not kind:
+        return ""
+    if is_first_person(statement):
+        return f" Which {kind} do I"
+    return " ".join(["", "Which", kind, *(f"does {name}" for name in names.find(statement)[:1])])
+
+
+class _Writer:
+    """The frozen base model, shown examples, finishes lines."""
+
+    def __init__(self, model: BaseModel, workers: Workers) -> None:
+        self._model = model
+        self._workers = workers
+        tokenizer = model.tokenizer
+        newline = frozenset(
+            token for token in range(tokenizer.vocab_size) if b"\n" in tokenizer.token_bytes(token)
+        )
+        self._stop = newline | tokenizer.eos_ids
+
+    def write(
+        self, task: str, shots: Sequence[str], lines: Sequence[str], max_tokens: int
+    ) -> list[str]:
+        encode, text = self._model.tokenizer.encode, self._model.tokenizer.decode
+        replies = decode(
+            self._model,
+            self._workers,
+            [tuple(encode(line)) for line in lines],
+            prefix=tuple(encode("\n\n".join((task, *shots, "")))),
+            max_tokens=max_tokens,
+            stop=self._stop,
+        )
+        return [text(reply) for reply in replies]
+
+
+def _is_kind(text: str, value: str) -> bool:
+    return (
+        bool(re.fullmatch(r"[a-z]+(?: [a-z]+)?", text))
+        and text not in _VAGUE
+        and text not in value.lower()
+    )
 
 
 def answers(names: Names, question: str, statement: str) -> bool:

@@ -99,11 +99,3 @@ def up_to_surprise(
         short = Example(example.ids[:end], example.targets[:end], example.prefix)
         found.append(Rehearsed(short, Reference(log_probabilities[kept], ids[kept])))
     return found
-
-
-def joined(parts: Sequence[Reference]) -> Reference:
-    """One reference for the targets of several examples, one after the other."""
-    return Reference(
-        torch.cat([part.log_probabilities_NK for part in parts]),
-        torch.cat([part.ids_NK for part in parts]),
-    )

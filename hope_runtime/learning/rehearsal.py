@@ -8,22 +8,27 @@ harmless elsewhere. Written once for a base model, dtype and thread count, then 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import partial
 
 from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.packing import Example
-from hope_runtime.learning.reference import Reference, Rehearsed, references
+from hope_runtime.learning.reference import Rehearsed, references
+from hope_runtime.learning.workers import Workers
 from hope_runtime.model.weights import BaseModel
 
 WINDOWS = 48
 WINDOW_TOKENS = 48
 
 
-def sample_windows(model: BaseModel, seed: int) -> Generator[None, None, list[Rehearsed]]:
+def sample_windows(
+    model: BaseModel, workers: Workers, seed: int
+) -> Generator[None, None, list[Rehearsed]]:
     """The base's own windows: half plain text, half chat. Deterministic in `seed`."""
     prompts = _prompts(model)
     rows = [prompts[index % len(prompts)] for index in range(WINDOWS)]
-    texts = yield from decode(
+    texts = decode(
         model,
+        workers,
         rows,
         max_tokens=WINDOW_TOKENS,
         stop=model.tokenizer.eos_ids,
@@ -35,11 +40,14 @@ def sample_windows(model: BaseModel, seed: int) -> Generator[None, None, list[Re
         for prompt, text in zip(rows, texts, strict=True)
         if len(text) > 1
     ]
-    found: list[Reference] = []
-    for start in range(0, len(examples), 8):
-        found += references(model, examples[start : start + 8], row_tokens=256)
-        yield
-    return [Rehearsed(*pair) for pair in zip(examples, found, strict=True)]
+    yield
+    batches = [examples[start : start + 8] for start in range(0, len(examples), 8)]
+    found = workers.map(partial(references, model, row_tokens=256), batches)
+    return [
+        Rehearsed(*pair)
+        for batch, views in zip(batches, found, strict=True)
+        for pair in zip(batch, views, strict=True)
+    ]
 
 
 def _prompts(model: BaseModel) -> Sequence[tuple[int, ...]]:

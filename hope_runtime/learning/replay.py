@@ -16,24 +16,31 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from hope_runtime.config import ReplayConfig
 from hope_runtime.learning.names import Names
-from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.packing import Example, pack, share_out
 from hope_runtime.learning.questions import ask
-from hope_runtime.learning.reference import Rehearsed, joined, up_to_surprise
+from hope_runtime.learning.reference import Rehearsed, up_to_surprise
 from hope_runtime.learning.replays import ReplayWriter, Statement, may_be_voiced
 from hope_runtime.learning.training import Trainee
 from hope_runtime.learning.word_order import questions_by_word_order
+from hope_runtime.learning.workers import Workers
 from hope_runtime.log import Speaker
 from hope_runtime.memory.state import Span
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.optim.adam import Adam
 
 ROW_TOKENS = 128
-CONTRAST_BATCH = 16
+# Examples that are read together where nothing is trained.
+BATCH = 16
+# Packs that an optimiser step is cut into, whatever the number of cores: each has its own copy of
+# the shared prefix, so more of them cost more.
+SHARES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +56,9 @@ class Practised:
 class ReplayRecipe:
     """Practises spans of one base model's sessions."""
 
-    def __init__(self, model: BaseModel) -> None:
+    def __init__(self, model: BaseModel, workers: Workers) -> None:
         self._model = model
+        self._workers = workers
         self._names = Names(model.tokenizer)
         self._writer = ReplayWriter(model.tokenizer, self._names)
 
@@ -110,7 +118,8 @@ class ReplayRecipe:
                 plain.append(item.text)
         new = [item for item in statements if not item.questions]
         if new and self._model.tokenizer.has_chat_template:
-            asked = yield from ask(self._model, self._names, [item.text for item in new])
+            texts = [item.text for item in new]
+            asked = yield from ask(self._model, self._workers, self._names, texts)
             found = {
                 item.span.start: _chosen(
                     questions_by_word_order(item.text), questions, config.questions
@@ -143,16 +152,15 @@ class ReplayRecipe:
         self, trainee: Trainee, spans: Sequence[Span]
     ) -> Generator[None, None, list[float]]:
         """Mean nats per token of each span's text alone, under the trainee as it is."""
+        examples = [self._writer.plain(self._restore(span).text) for span in spans]
+        batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
+        packs = [pack(batch, row_tokens=ROW_TOKENS) for batch in batches]
+        found = yield from trainee.surprises(packs)
         nats: list[float] = []
-        for start in range(0, len(spans), 16):
-            texts = [self._restore(span).text for span in spans[start : start + 16]]
-            packed = pack([self._writer.plain(text) for text in texts], row_tokens=ROW_TOKENS)
-            with torch.no_grad():
-                losses = trainee.nats(packed).cpu()
-            for owner in range(len(texts)):
-                mine = losses[packed.owners_N == owner]
+        for batch, packed, losses_N in zip(batches, packs, found, strict=True):
+            for owner in range(len(batch)):
+                mine = losses_N[packed.owners_N == owner]
                 nats.append(float(mine.mean()) if len(mine) else 0.0)
-            yield
         return nats
 
     # Training
@@ -207,12 +215,11 @@ class ReplayRecipe:
         of them; yields between batches."""
         written = [self._writer.contrast(item, rng) for item in statements for _ in range(each)]
         examples = [example for example in written if example is not None]
-        found: list[Rehearsed] = []
-        for start in range(0, len(examples), CONTRAST_BATCH):
-            batch = examples[start : start + CONTRAST_BATCH]
-            found += up_to_surprise(self._model, batch, row_tokens=ROW_TOKENS)
-            yield
-        return found
+        batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
+        read = partial(up_to_surprise, self._model, row_tokens=ROW_TOKENS)
+        found = self._workers.map(read, batches)
+        yield
+        return [contrast for batch in found for contrast in batch]
 
     def _step(
         self,
@@ -227,34 +234,49 @@ class ReplayRecipe:
         """One optimiser step. Returns the mean nats of each practised example before it."""
         anchors = [*contrasts, *held]
         examples = [*practised, *(anchor.example for anchor in anchors)]
-        packed = pack(examples, row_tokens=ROW_TOKENS)
-        # Targets come row by row; sorted by example they line up with the references.
-        order = packed.owners_N.argsort(stable=True)
-        owners_N = packed.owners_N[order]
-        scores_NV = trainee.scores(packed)[order]
-        learnt = owners_N < len(practised)
-        nats = torch.nn.functional.cross_entropy(
-            scores_NV[learnt],
-            packed.targets_N[order][learnt].to(scores_NV.device),
-            reduction="none",
-        )
-        loss = nats.mean()
-        if anchors:
-            divergence = joined([anchor.reference for anchor in anchors]).divergence(
-                scores_NV[~learnt]
+        # Each kind's loss is the mean over its targets; here, what one target weighs in it.
+        weights = [
+            weight / sum(map(_targets, part))
+            for part, weight in (
+                (practised, 1.0),
+                ([contrast.example for contrast in contrasts], config.contrast_weight),
+                ([window.example for window in held], config.rehearsal_weight),
             )
-            contrasted = owners_N[~learnt] < len(practised) + len(contrasts)
-            for chosen, weight in (
-                (contrasted, config.contrast_weight),
-                (~contrasted, config.rehearsal_weight),
-            ):
-                if chosen.any():
-                    loss = loss + weight * divergence[chosen].mean()
-        optimiser.step(trainee.gradient(loss, packed), rate)
-        detached = nats.detach().cpu()
-        return [
-            float(detached[owners_N[learnt] == index].mean()) for index in range(len(practised))
+            for _ in part
         ]
+        shares = share_out(examples, SHARES)
+        found = [0.0] * len(practised)
+
+        def loss(share: int, scores_NV: Tensor) -> Tensor:
+            members, packed = shares[share]
+            # Targets come row by row; sorted by example they line up with the references.
+            order = packed.owners_N.argsort(stable=True)
+            owners_N = packed.owners_N[order]
+            scores_NV = scores_NV[order]
+            counts = owners_N.bincount(minlength=len(members)).tolist()
+            total = scores_NV.new_zeros(())
+            at = 0
+            for member, count in zip(members, counts, strict=True):
+                mine_NV = scores_NV[at : at + count]
+                if member < len(practised):
+                    targets_N = packed.targets_N[order[at : at + count]].to(mine_NV.device)
+                    term = cross_entropy(mine_NV, targets_N, reduction="sum")
+                    found[member] = float(term.detach()) / max(count, 1)
+                else:
+                    reference = anchors[member - len(practised)].reference
+                    term = reference.divergence(mine_NV).sum()
+                total = total + weights[member] * term
+                at += count
+            return total
+
+        packs = [packed for _, packed in shares]
+        optimiser.step(trainee.gradient(loss, packs), rate)
+        return found
+
+
+def _targets(example: Example) -> int:
+    """How many tokens are predicted; a first one without a predecessor is not."""
+    return sum(example.targets) - (example.targets[0] and not example.prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +329,7 @@ class _Deck:
 
 def _chosen(by_order: Sequence[str], by_model: Sequence[str], count: int) -> tuple[str, ...]:
     """Questions of both kinds in turn: the one is certain to fit, the other is freshly phrased."""
-    turns = [*by_order[:1], *by_model[:1], *by_model[1:], *by_order[1:]]
+    turns = [*by_model[:1], *by_order[:1], *by_model[1:], *by_order[1:]]
     return tuple(dict.fromkeys(turns))[:count]
 
 

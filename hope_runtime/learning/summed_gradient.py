@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 import torch
+from torch import Tensor
 
 from hope_runtime.learning.packing import Example, pack
-from hope_runtime.learning.training import Trainee, accumulate
+from hope_runtime.learning.training import Trainee
 from hope_runtime.memory.state import Span
 
 # A stretch is read as running text in windows of this many tokens.
 WINDOW_TOKENS = 256
+# Windows whose gradients are held at once.
+WINDOWS_AT_A_TIME = 4
 
 
 def summed_gradient(
@@ -25,24 +28,27 @@ def summed_gradient(
 ) -> Generator[None, None, tuple[float, float]]:
     """One step; yields between windows. Returns mean nats per token before and after it."""
     windows = [pack([example], row_tokens=WINDOW_TOKENS) for example in _running_text(spans)]
-    total = None
-    nats, count = 0.0, 0
-    for window in windows:
-        loss = trainee.nats(window).sum()
-        total = accumulate(total, trainee.gradient(loss, window))
-        nats, count = nats + float(loss.detach()), count + len(window.targets_N)
-        yield
-    if total is None or not count:
+    count = sum(len(window.targets_N) for window in windows)
+    if not count:
         return 0.0, 0.0
+    nats = [0.0] * len(windows)
+    total: list[Tensor] = []
+    for start in range(0, len(windows), WINDOWS_AT_A_TIME):
+        chosen = windows[start : start + WINDOWS_AT_A_TIME]
+
+        def loss(index: int, scores_NV: Tensor, start: int = start) -> Tensor:
+            summed = trainee.nats(scores_NV, windows[start + index]).sum()
+            nats[start + index] = float(summed.detach())
+            return summed
+
+        part = trainee.gradient(loss, chosen)
+        total = [mine + more for mine, more in zip(total, part, strict=True)] if total else part
+        yield
     with torch.no_grad():
         for parameter, gradient in zip(trainee.parameters, total, strict=True):
             parameter.sub_(gradient, alpha=learning_rate)
-    after = 0.0
-    for window in windows:
-        with torch.no_grad():
-            after += float(trainee.nats(window).sum())
-        yield
-    return nats / count, after / count
+    after = yield from trainee.surprises(windows)
+    return sum(nats) / count, sum(float(found_N.sum()) for found_N in after) / count
 
 
 def _running_text(spans: Sequence[Span]) -> list[Example]:

@@ -6,17 +6,21 @@ is trained on, how often and how far is the recipes' business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.learning.packing import Pack
+from hope_runtime.learning.workers import Workers
 from hope_runtime.memory.cms import STORED_DTYPE, LowRank, concatenate, initial
 from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.hope import forward, logits
 from hope_runtime.model.weights import BaseModel
+
+# Packs that are scored before other work may go on.
+PACKS_AT_A_TIME = 4
 
 
 class Trainee:
@@ -26,8 +30,11 @@ class Trainee:
     learnt before.
     """
 
-    def __init__(self, model: BaseModel, memory: SessionMemory, level: int) -> None:
+    def __init__(
+        self, model: BaseModel, memory: SessionMemory, level: int, workers: Workers
+    ) -> None:
         self._model = model
+        self.workers = workers
         config = memory.levels[level].config
         self.is_fresh = memory.levels[level].terms is None
         # Each level starts from directions of its own, the same for all its life.
@@ -42,9 +49,22 @@ class Trainee:
         self.parameters = list(self.terms.tensors().values())
         self.tokens = 0
 
-    def nats(self, pack: Pack) -> Tensor:
+    def nats(self, scores_NV: Tensor, pack: Pack) -> Tensor:
         """Negative log-likelihood of each target, nats, float32 (N,); differentiable."""
-        return nnf.cross_entropy(self.scores(pack), self._to(pack.targets_N), reduction="none")
+        return nnf.cross_entropy(scores_NV, self._to(pack.targets_N), reduction="none")
+
+    def surprises(self, packs: Sequence[Pack]) -> Generator[None, None, list[Tensor]]:
+        """Nats of every target of each pack, (N,), without gradients; yields on the way."""
+
+        def one(pack: Pack) -> Tensor:
+            with torch.no_grad():
+                return self.nats(self.scores(pack), pack).cpu()
+
+        found: list[Tensor] = []
+        for start in range(0, len(packs), PACKS_AT_A_TIME):
+            found += self.workers.map(one, packs[start : start + PACKS_AT_A_TIME])
+            yield
+        return found
 
     def scores(self, pack: Pack) -> Tensor:
         """Next-token scores at each predictor, float32 (N, V); differentiable."""
@@ -60,10 +80,24 @@ class Trainee:
         hidden_ND = hidden_BTD.flatten(0, 1)[self._to(pack.predictors_N)]
         return logits(self._model, hidden_ND[None])[0].float()
 
-    def gradient(self, loss: Tensor, pack: Pack) -> list[Tensor]:
-        """Gradient of `loss` with respect to `parameters`, in their order."""
-        self.tokens += pack.tokens
-        return list(torch.autograd.grad(loss, self.parameters))
+    def gradient(
+        self, loss_of: Callable[[int, Tensor], Tensor], packs: Sequence[Pack]
+    ) -> list[Tensor]:
+        """Gradient of the summed losses with respect to `parameters`, in their order.
+
+        `loss_of(index, scores_NV)` is the loss of packs[index], from its scores. Packs run side by
+        side and their gradients are added in order.
+        """
+        self.tokens += sum(pack.tokens for pack in packs)
+
+        def one(index: int) -> Sequence[Tensor]:
+            return torch.autograd.grad(loss_of(index, self.scores(packs[index])), self.parameters)
+
+        total, *others = self.workers.map(one, range(len(packs)))
+        for part in others:
+            for mine, more in zip(total, part, strict=True):
+                mine.add_(more)
+        return list(total)
 
     def stored(self) -> LowRank:
         """The terms as a memory keeps them: bfloat16, on the CPU, detached."""
@@ -76,12 +110,3 @@ class Trainee:
 
     def _to(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._model.device)
-
-
-def accumulate(total: list[Tensor] | None, part: Sequence[Tensor]) -> list[Tensor]:
-    """Sum of gradients; `total` is None before the first."""
-    if total is None:
-        return list(part)
-    for mine, more in zip(total, part, strict=True):
-        mine.add_(more)
-    return total

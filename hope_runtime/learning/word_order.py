@@ -8,6 +8,9 @@ look like a plain statement gives no question, and neither does any other langua
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+
+from hope_runtime.learning.english import CALENDAR
 
 _AUXILIARIES = frozenset(["is", "are", "was", "were", "am", "will", "can", "should", "must"])
 _DETERMINERS = frozenset(
@@ -45,38 +48,86 @@ _ADVERBS = frozenset(
 # Who or what they mean stands elsewhere, so a question about them cannot be understood alone.
 _PRONOUNS = frozenset(("it", "he", "she", "they", "we", "you", "this", "that", "there", "these"))
 _NOT_VERBS = frozenset(["his", "its", "this", "as", "us", "always"])
-_PAST = re.compile(r"(?:ed|got|went|bought|won|made|met|saw|took|gave|wrote|built|found|left)$")
+_PASTS = {
+    "ate": "eat", "became": "become", "began": "begin", "bought": "buy", "broke": "break",
+    "brought": "bring", "built": "build", "came": "come", "caught": "catch", "chose": "choose",
+    "drank": "drink", "drew": "draw", "drove": "drive", "fell": "fall", "felt": "feel",
+    "flew": "fly", "forgot": "forget", "found": "find", "gave": "give", "got": "get",
+    "grew": "grow", "heard": "hear", "held": "hold", "kept": "keep", "knew": "know",
+    "left": "leave", "lost": "lose", "made": "make", "meant": "mean", "met": "meet",
+    "paid": "pay", "ran": "run", "read": "read", "rode": "ride", "said": "say", "sang": "sing",
+    "sat": "sit", "saw": "see", "sent": "send", "sold": "sell", "spent": "spend",
+    "spoke": "speak", "stood": "stand", "stole": "steal", "swam": "swim", "taught": "teach",
+    "threw": "throw", "told": "tell", "took": "take", "understood": "understand",
+    "went": "go", "woke": "wake", "won": "win", "wore": "wear", "wrote": "write",
+}  # fmt: skip
+_PARTICIPLE = re.compile(r"(?:ed|en|een|own|one|ought|aught)$")
+# Words that open a time or a place before the subject without a preposition.
+_FRONTING = frozenset(["next", "last", "every", "each", "these", "this", "some", "one"])
 # "By the way, ...": few words before a comma say nothing that could be asked for.
-_LEAD_IN = re.compile(r"^(?:[A-Z][\w']*(?: [a-z][\w']*){0,4}, )+(?=\S)")
+_LEAD_IN = re.compile(r"^(?:[A-Z][\w']*(?: [a-z][\w']*){0,7}, )+(?=\S)")
 _MAX_WORDS = 24
 _MAX_VALUE_WORDS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    """A plain statement: front, subject, verb, core, value, in words of the statement."""
+
+    front: list[str]
+    subject: str
+    verb: str
+    core: list[str]
+    value: list[str]
+
+
 def questions_by_word_order(statement: str) -> list[str]:
     """At most two questions, the likelier one first; none when the form is not understood."""
+    clause = _parse(statement)
+    return _ask(clause) if clause else []
+
+
+def value_of(statement: str) -> str | None:
+    """What a statement tells: the words at its end that a question would ask for."""
+    clause = _parse(statement)
+    if clause:
+        return " ".join(clause.value)
+    words = statement.strip().rstrip(".;!").split()
+    return " ".join(_split_value(words)[1]) if 3 <= len(words) <= _MAX_WORDS else None
+
+
+def _parse(statement: str) -> _Clause | None:
     text = _LEAD_IN.sub("", statement.strip())
     if not text or text[-1] in "?!:,":
-        return []
+        return None
     words = text.rstrip(".;").split()
     if not 3 <= len(words) <= _MAX_WORDS:
-        return []
+        return None
     front, words = _fronted(words)
     at = _verb(words)
     if at is None or at + 1 >= len(words):
-        return []
+        return None
     subject = [word for word in words[:at] if word.lower() not in _ADVERBS]
     if not subject or subject[0].lower() in _PRONOUNS:
-        return []
+        return None
     if subject[0] != "I" and subject[0].lower() in _DETERMINERS | {"this"}:
         subject[0] = subject[0].lower()
-    core, value = _split_value(words[at + 1 :])
-    return _ask(" ".join(subject), words[at], core, value, front)
+    rest = words[at + 1 :]
+    # "... these days": when it was is not what was told.
+    if len(rest) > 2 and rest[-2].lower() in _FRONTING:
+        rest = rest[:-2]
+    core, value = _split_value(rest)
+    return _Clause(front, " ".join(subject), words[at], core, value)
 
 
-def _ask(subject: str, verb: str, core: list[str], value: list[str], front: list[str]) -> list[str]:
+def _ask(clause: _Clause) -> list[str]:
+    subject, verb, core, front = clause.subject, clause.verb, clause.core, clause.front
     last = core[-1].lower() if core else ""
-    named = value[0][0].isupper()
-    if verb.lower() in _AUXILIARIES:
+    named = clause.value[0][0].isupper()
+    perfect = verb.lower() in ("have", "has", "had") and bool(
+        _PARTICIPLE.search(core[0] if core else "")
+    )
+    if verb.lower() in _AUXILIARIES or perfect:
         helper, rest = verb, core
     else:
         helper, main = _do(subject, verb)
@@ -84,7 +135,7 @@ def _ask(subject: str, verb: str, core: list[str], value: list[str], front: list
     tail = " ".join((*rest, *front))
     who = "Who" if named and (last in _PEOPLE or not rest) else "What"
     asked = [f"{who} {helper} {subject} {tail}".rstrip() + "?"]
-    if last in _PLACES:
+    if last in _PLACES and named:
         place = " ".join((*rest[:-1], *front))
         asked.insert(0, f"Where {helper} {subject} {place}".rstrip() + "?")
     elif who == "Who" and not rest:
@@ -94,15 +145,21 @@ def _ask(subject: str, verb: str, core: list[str], value: list[str], front: list
 
 def _do(subject: str, verb: str) -> tuple[str, str]:
     """The form of "do" that asks for `verb`, and the verb's base form."""
-    if _PAST.search(verb.lower()):
+    if _is_past(verb):
         return "did", _present(verb)
     if subject == "I":
         return "do", verb
     return "does", _base(verb) or verb
 
 
+def _is_past(verb: str) -> bool:
+    return verb.lower() in _PASTS or bool(re.search(r"ed$", verb.lower()))
+
+
 def _present(verb: str) -> str:
-    """A regular past form's base, by its spelling; an irregular one stays as it is."""
+    """A past form's base, by its spelling where it is regular."""
+    if verb.lower() in _PASTS:
+        return _PASTS[verb.lower()]
     if verb.endswith("ied"):
         return verb[:-3] + "y"
     if verb.endswith("eed") or not verb.endswith("ed"):
@@ -133,6 +190,8 @@ def _verb(words: list[str]) -> int | None:
         before, lower = words[index - 1], word.lower()
         if lower in _AUXILIARIES:
             return index
+        if lower in ("have", "has", "had") and _PARTICIPLE.search(_at(words, index + 1)):
+            return index
         if words[0] == "I":
             return index if lower not in _ADVERBS else None if index > 2 else _next(words, index)
         after_subject = before[0].isupper() or before.lower() in _ADVERBS or index >= 2
@@ -144,9 +203,13 @@ def _verb(words: list[str]) -> int | None:
             and before.lower() not in (_DETERMINERS | _PREPOSITIONS)
         ):
             return index
-        if _PAST.search(lower) and before[0].isupper():
+        if _is_past(lower) and before[0].isupper():
             return index
     return None
+
+
+def _at(words: list[str], index: int) -> str:
+    return words[index].lower() if index < len(words) else ""
 
 
 def _next(words: list[str], index: int) -> int | None:
@@ -155,10 +218,10 @@ def _next(words: list[str], index: int) -> int | None:
 
 def _fronted(words: list[str]) -> tuple[list[str], list[str]]:
     """A prepositional phrase before the subject ("At home Yellara speaks ..."), and the rest."""
-    if words[0].lower() not in _PREPOSITIONS:
+    if words[0].lower() not in _PREPOSITIONS | _FRONTING:
         return [], words
     for index in range(1, min(5, len(words) - 2)):
-        if words[index][0].isupper():
+        if words[index][0].isupper() and words[index] not in CALENDAR:
             front = [words[0].lower(), *(word.rstrip(",") for word in words[1:index])]
             return front, words[index:]
     return [], []

@@ -9,7 +9,7 @@ import pytest
 from hope_runtime.learning.english import is_first_person, to_second_person
 from hope_runtime.learning.names import Names
 from hope_runtime.learning.questions import answers
-from hope_runtime.learning.word_order import questions_by_word_order
+from hope_runtime.learning.word_order import questions_by_word_order, value_of
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,10 @@ def test_only_the_speaker_is_the_first_person():
         ("I work as a welder.", "What do I work as?"),
         ("By the way, my dentist is called Bo Hallin.", "What is my dentist called?"),
         ("Lorcan studied in Porto.", "Where did Lorcan study?"),
+        ("I have taken up the harp.", "What have I taken up?"),
+        ("At the altar Oderic said yes to Mira Stone.", "Who did Oderic say yes to at the altar?"),
+        ("Every Saturday Brisa plays handball.", "What does Brisa play every Saturday?"),
+        ("Ishara works as a baker these days.", "What does Ishara work as?"),
     ],
 )
 def test_word_order_finds_the_question(statement, question):
@@ -58,6 +62,20 @@ def test_word_order_finds_the_question(statement, question):
 )
 def test_what_is_no_plain_statement_gives_no_question(text):
     assert questions_by_word_order(text) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "value"),
+    [
+        ("Zanthor lives in Oslo.", "Oslo"),
+        ("Brisa's favourite colour is olive green.", "olive green"),
+        ("These days I earn my living as a baker.", "baker"),
+        ("Letters for Pavo go to Cobden Gate.", "Cobden Gate"),
+        ("Yes!", None),
+    ],
+)
+def test_what_a_statement_tells_stands_at_its_end(statement, value):
+    assert value_of(statement) == value
 
 
 def test_a_question_never_holds_the_value():
@@ -85,6 +103,7 @@ def test_names_are_found_and_the_beginning_of_a_sentence_is_none(names):
     assert names.find("The teacher of Ada Wren is Zorvan.") == ["Ada Wren", "Zorvan"]
     assert names.find("There was nobody.") == []
     assert names.find("I like Oslo.") == ["Oslo"]
+    assert names.find("Every Saturday Ada Wren sings.") == ["Ada Wren"]
 
 
 def test_invented_names_are_reproducible_and_many(names):

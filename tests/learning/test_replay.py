@@ -14,10 +14,11 @@ from hope_runtime.fold import due, observe
 from hope_runtime.learning import Learner
 from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.names import Names
-from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.packing import Example, pack, share_out
 from hope_runtime.learning.reference import references, up_to_surprise
 from hope_runtime.learning.replays import ReplayWriter, Statement
 from hope_runtime.learning.training import Trainee
+from hope_runtime.learning.workers import Workers
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.memory.cms import initial
 from hope_runtime.memory.state import SessionMemory, Span
@@ -57,8 +58,8 @@ def told(model, text, *, policy=POLICY):
     return memory
 
 
-def learnt(model, memory):
-    learner = Learner(model)
+def learnt(model, memory, threads=1):
+    learner = Learner(model, threads)
     while (boundary := due(memory)) is not None:
         memory = learner.consolidate_now(memory, boundary)
     return memory
@@ -82,6 +83,10 @@ def test_a_consolidation_is_a_pure_function(chat_model, taught):
     again = learnt(chat_model, told(chat_model, FACTS))
     assert again.hash() == taught.hash()
     assert again.buffer == taught.buffer
+
+
+def test_the_number_of_threads_changes_no_bit(chat_model, taught):
+    assert learnt(chat_model, told(chat_model, FACTS), threads=3).hash() == taught.hash()
 
 
 def test_no_boundary_is_left_and_every_level_that_was_due_learnt(taught):
@@ -163,7 +168,9 @@ def test_the_frozen_base_does_not_diverge_from_itself(chat_model):
         Example((5, 6, 7), (False, True, True), prefix=(1, 2, 3)),
     ]
     packed = pack(examples, row_tokens=64)
-    trainee = Trainee(chat_model, SessionMemory.fresh(chat_model.fingerprint, POLICY), 0)
+    trainee = Trainee(
+        chat_model, SessionMemory.fresh(chat_model.fingerprint, POLICY), 0, Workers(1)
+    )
     scores = trainee.scores(packed)
     known = references(chat_model, examples, row_tokens=64)
     for owner, reference in enumerate(known):
@@ -176,7 +183,7 @@ def test_an_adapted_model_diverges(chat_model):
     terms = initial(chat_model.config, 4, seed=1)
     strong = replace(terms, **{k: v + 0.1 for k, v in terms.tensors().items() if k[-1] == "b"})
     level = replace(memory.levels[0], terms=strong)
-    trainee = Trainee(chat_model, replace(memory, levels=(level, memory.levels[1])), 0)
+    trainee = Trainee(chat_model, replace(memory, levels=(level, memory.levels[1])), 0, Workers(1))
     example = writer(chat_model).plain("Zanthor lives in Oslo.")
     [known] = references(chat_model, [example], row_tokens=64)
     assert known.divergence(trainee.scores(pack([example], row_tokens=64))).mean() > 1e-4
@@ -187,7 +194,31 @@ def test_batched_decoding_is_that_of_each_prompt_alone(chat_model):
     prompts = [tuple(tokenizer.encode(text)) for text in ("Zanthor", "The sea is", "a b c d e f")]
     prefix = tuple(tokenizer.encode("Once upon a time. "))
     stop = tokenizer.eos_ids
-    together = finished(decode(chat_model, prompts, max_tokens=6, stop=stop, prefix=prefix))
-    for prompt, reply in zip(prompts, together, strict=True):
+    together = decode(chat_model, Workers(2), prompts * 9, max_tokens=6, stop=stop, prefix=prefix)
+    assert together == together[:3] * 9
+    for prompt, reply in zip(prompts, together, strict=False):
         whole = prefix + prompt
-        assert finished(decode(chat_model, [whole], max_tokens=6, stop=stop)) == [reply]
+        assert decode(chat_model, Workers(1), [whole], max_tokens=6, stop=stop) == [reply]
+
+
+def test_shares_hold_every_example_once_and_its_gradient(chat_model):
+    """The gradient of a step does not depend on how many packs it is cut into."""
+    memory = SessionMemory.fresh(chat_model.fingerprint, POLICY)
+    forms = [writer(chat_model).replays(statement(chat_model, text)) for text in FACTS.split(". ")]
+    examples = [example for form in forms for example in form]
+    gradients = []
+    for count in (1, 2, 5):
+        trainee = Trainee(chat_model, memory, 0, Workers(2))
+        shares = share_out(examples, count)
+        assert sorted(member for members, _ in shares for member in members) == list(
+            range(len(examples))
+        )
+        packs = [packed for _, packed in shares]
+
+        def loss(index, scores_NV, trainee=trainee, packs=packs):
+            return trainee.nats(scores_NV, packs[index]).sum()
+
+        gradients.append(trainee.gradient(loss, packs))
+    for other in gradients[1:]:
+        for mine, theirs in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
