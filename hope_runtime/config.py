@@ -99,12 +99,12 @@ class ReplayConfig:
     `plain_price` for those that are only read again.
     """
 
-    statement_price: float = 80.0
+    statement_price: float = 100.0
     plain_price: float = 10.0
     # Longest span, in tokens, that is practised as a statement and not only read again.
     statement_tokens: int = 40
     # Questions that a statement is practised as the answer to, at most.
-    questions: int = 2
+    questions: int = 4
     # What one optimiser step runs.
     new_per_step: int = 8
     earlier_per_step: int = 7
@@ -113,6 +113,10 @@ class ReplayConfig:
     window_every: int = 2
     # Contrasts that are written for each statement, every one about another stranger.
     contrasts_each: int = 5
+    # How many of a step's contrasts are the level's own replies about strangers, once it gave
+    # some, and at which shares of the budget it is asked for them.
+    answered_per_step: int = 2
+    answered_at: tuple[float, ...] = (0.25, 0.5, 0.7)
     # Steps before the first contrast: there is nothing to contrast yet.
     contrasts_after: int = 8
     contrast_weight: float = 1.5
@@ -135,6 +139,8 @@ class ReplayConfig:
             raise ValueError("a step needs replays, and counts of steps are at least 1")
         if not 0 <= self.fast_decay <= 1 or not 0 <= self.skip_known < 1:
             raise ValueError("fast_decay lies in [0, 1] and skip_known in [0, 1)")
+        if self.answered_per_step > self.contrasts_per_step:
+            raise ValueError("answered_per_step is a part of contrasts_per_step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +163,11 @@ class LearningPolicy:
             raise ValueError("each level's period is a multiple of the faster one's before it")
 
     def digest(self) -> str:
-        """SHA-256 of every constant: two policies with one digest teach the same."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of every constant that counts: two policies with one digest teach the same."""
+        constants = asdict(self)
+        if self.recipe != "replay":
+            del constants["replay"]
+        return hashlib.sha256(json.dumps(constants, sort_keys=True).encode()).hexdigest()
 
 
 DEFAULT_POLICY = LearningPolicy(

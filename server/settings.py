@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
         ge=1,
-        description="Compute threads. The same number is needed to learn bit for bit the same.",
+        description="Compute threads. Their number changes no memory.",
     )
     window_tokens: int = Field(1024, ge=64, description="Tokens that attention sees.")
     cache_bytes: int = Field(2 << 30, ge=0, description="Resident windows, at most.")

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from hope_runtime.engine.engine import Ticket
+from hope_runtime.engine.scheduler import Ticket
 
 _Result = TypeVar("_Result")
 

@@ -1,9 +1,9 @@
-"""The native engine: one thread that owns the compute and gives every piece of work its turn.
+"""The native engine: one thread that serves turns, and one that learns.
 
-Work arrives as generators (turn.py, learning.py) that yield after each bounded piece; a step is
-three verbs: `_schedule` picks what goes next, `_run` advances it by one piece, `_finish` hands out
-its result. Replies go before learning, but learning always gets a share, so neither waits for
-long. This engine runs one row a step.
+Turns arrive as generators (turn.py) that yield what they want computed; a step is three verbs:
+`_schedule` chooses whose tokens go next, `_run` computes them as one batch, `_finish` hands out
+what came of it. Learning (learning/) runs beside it on threads of its own, on the cores that turns
+leave: how many it has changes how long it takes and not what it finds.
 
 Knows no users and no stores: callers bring an immutable memory and get back what happened.
 """
@@ -13,17 +13,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Hashable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Generator, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
 from hope_runtime.engine import turn as turns
 from hope_runtime.engine.arena import Arena, Row
 from hope_runtime.engine.reader import Reader
+from hope_runtime.engine.runner import Output, Pass, Runner
+from hope_runtime.engine.scheduler import Resolve, Ticket, choose, slices
 from hope_runtime.errors import CancelledTurnError, ModelError
 from hope_runtime.fold import Boundary
 from hope_runtime.learning import Consolidation, Learner
@@ -33,9 +33,6 @@ from hope_runtime.model.weights import BaseModel
 
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
-
-# While both wait, one piece of learning runs for so many pieces of turns.
-TURN_PIECES_PER_LEARNING_PIECE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +46,11 @@ class EngineLoad:
     resident_bytes: int
 
 
-@dataclass(eq=False, slots=True)
-class Ticket(Generic[_Result]):
-    """A piece of work that was submitted. `future` resolves on the engine's thread.
-
-    `ready` may say that the reader of a stream is behind; the work then waits, and only it.
-    """
-
-    work: Generator[None, None, _Result]
-    future: Future[_Result] = field(default_factory=Future)
-    learning: bool = False
-    ready: Callable[[], bool] = lambda: True
-    # Set by cancel(), seen before the next piece.
-    cancelled: bool = False
-    # Set by the engine when the first piece ran.
-    started: bool = False
-
-    def cancel(self) -> None:
-        """Ends the work before its next piece; it leaves no trace. Done work stays done."""
-        self.cancelled = True
-
-
 class Engine:
     """Runs turns and consolidations of any number of sessions on one model.
 
-    `threads` is the number of compute threads, part of what makes learning reproducible;
-    `cache_bytes` bounds the resident rows. Use as a context manager, or call close().
+    `threads` is the number of compute threads, which changes no memory; `cache_bytes` bounds the
+    resident rows. Use as a context manager, or call close().
     Raises ModelError for a window that the model has no positions for.
     """
 
@@ -97,16 +73,22 @@ class Engine:
         self.learner = learner or Learner(model, threads)
         self.arena = Arena(cache_bytes)
         self._reader = Reader(model, window_tokens)
-        self._threads = threads
+        self._runner = Runner(model)
+        self._threads = threads or torch.get_num_threads()
         self._turns: deque[Ticket[Any]] = deque()
         self._learning: deque[Ticket[Any]] = deque()
-        self._turn_pieces = 0
-        # What the engine's thread is at; in no queue meanwhile.
-        self._present: Ticket[Any] | None = None
+        # What is at work now; in no queue meanwhile.
+        self._served: list[Ticket[Any]] = []
+        self._taught: Ticket[Any] | None = None
+        self._serving = False
         self._wake = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._loop, name="hope-engine", daemon=True)
-        self._thread.start()
+        self._loops = [
+            threading.Thread(target=loop, name=f"hope-{name}", daemon=True)
+            for name, loop in (("turns", self._serve), ("learning", self._teach))
+        ]
+        for thread in self._loops:
+            thread.start()
 
     def __enter__(self) -> Engine:
         return self
@@ -115,11 +97,12 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Stops after the present piece; what was not done is cancelled."""
+        """Stops after the present pieces; what was not done is cancelled."""
         with self._wake:
             self._closing = True
-            self._wake.notify()
-        self._thread.join()
+            self._wake.notify_all()
+        for thread in self._loops:
+            thread.join()
 
     def check(self, memory: SessionMemory, turn: turns.GenerateTurn) -> None:
         """Raises InvalidRequestError if the turn would be refused. Any thread may call it."""
@@ -175,107 +158,136 @@ class Engine:
     ) -> Ticket[tuple[SessionMemory, Consolidation]]:
         """Learns at one boundary; a pure function of memory and boundary."""
         work = self.learner.consolidate(memory, boundary)
-        return self._submit(Ticket(work, learning=True))
+        return self._submit(Ticket(work), self._learning)
 
     def load(self) -> EngineLoad:
         with self._wake:
-            present = self._present
-            running = sum(ticket.started for ticket in self._turns)
-            waiting = len(self._turns) - running
+            turns_now = [*self._served, *self._turns]
+            running = sum(ticket.started for ticket in turns_now)
             return EngineLoad(
-                running=running + (present is not None and not present.learning),
-                waiting=waiting,
-                learning=len(self._learning) + (present is not None and present.learning),
+                running=running,
+                waiting=len(turns_now) - running,
+                learning=len(self._learning) + (self._taught is not None),
                 resident_rows=len(self.arena),
                 resident_bytes=self.arena.nbytes,
             )
 
     # One step is three verbs.
 
-    def _step(self, ticket: Ticket[Any] | None) -> None:
-        if ticket is not None:
-            self._finish(ticket, self._run(ticket))
+    def _step(self) -> None:
+        tickets = self._schedule()
+        self._finish(tickets, self._run(tickets))
 
-    def _schedule(self) -> Ticket[Any] | None:
-        """The next ticket, taken out of its queue; waits until there is one, None when closing."""
+    def _schedule(self) -> list[Ticket[Any]]:
+        """The turns of the next step, each with tokens to compute; waits until there are some."""
+        chosen: list[Ticket[Any]] = []
         with self._wake:
-            while not self._closing:
-                if ticket := self._pick():
-                    self._present = ticket
-                    return ticket
+            while not self._closing and not (chosen := choose(self._turns)):
+                self._serving = bool(self._turns)
                 # Readers that fell behind do not notify, hence the time limit.
                 self._wake.wait(timeout=0.02 if self._turns else None)
-            return None
+            self._serving = True
+            learning = bool(self._learning or self._taught)
+        # Threads that share a core wait for each other, so who learns and who serves divide them.
+        torch.set_num_threads(max(1, self._threads - 1) if learning else self._threads)
+        going = []
+        for ticket in chosen:
+            if ticket.wanted and not ticket.cancelled:
+                going.append(ticket)
+            elif resolve := ticket.advance(None):
+                resolve()
+            else:
+                going.append(ticket)
+        self._served = going
+        return going
 
-    def _run(self, ticket: Ticket[Any]) -> Callable[[], None] | None:
-        """Advances by one piece. Returns how to resolve the future when the work has ended."""
-        future = ticket.future
-        if ticket.cancelled:
-            ticket.work.close()
-            error = CancelledTurnError("The turn was cancelled; it left no trace.")
-            return partial(future.set_exception, error)
-        ticket.started = True
+    def _run(self, tickets: list[Ticket[Any]]) -> list[Output | Exception]:
+        """The outputs of the step. A turn whose pass cannot be computed fails alone."""
+        if not tickets:
+            return []
+        passes = slices(tickets)
         try:
-            next(ticket.work)
-        except StopIteration as end:
-            return partial(future.set_result, end.value)
+            return [*self._runner.run(passes)]
         except Exception as error:
-            return partial(future.set_exception, error)
-        return None
+            if len(passes) == 1:
+                return [error]
+        return [self._run_alone(one) for one in passes]
 
-    def _finish(self, ticket: Ticket[Any], resolve: Callable[[], None] | None) -> None:
-        """Resolves ended work, puts the rest back at the end of its queue."""
+    def _run_alone(self, one: Pass) -> Output | Exception:
+        try:
+            return self._runner.run([one])[0]
+        except Exception as error:
+            return error
+
+    def _finish(self, tickets: list[Ticket[Any]], outputs: Sequence[Output | Exception]) -> None:
+        """Hands out the outputs; what goes on is put at the end of the queue."""
+        going: list[Ticket[Any]] = []
+        ended: list[Resolve] = []
+        for ticket, output in zip(tickets, outputs, strict=True):
+            if isinstance(output, Exception):
+                resolve: Resolve | None = ticket.fail(output)
+            else:
+                resolve = ticket.receive(output)
+            if resolve is None:
+                going.append(ticket)
+            else:
+                ended.append(resolve)
         with self._wake:
-            self._present = None
-        if resolve is not None:
+            self._served = []
+            self._turns.extend(going)
+        for resolve in ended:
             resolve()
-            return
-        with self._wake:
-            (self._learning if ticket.learning else self._turns).append(ticket)
 
-    def _pick(self) -> Ticket[Any] | None:
-        share_due = self._turn_pieces >= TURN_PIECES_PER_LEARNING_PIECE
-        if not (share_due and self._learning):
-            for _ in range(len(self._turns)):
-                ticket = self._turns.popleft()
-                if ticket.cancelled or ticket.ready():
-                    self._turn_pieces += 1
-                    return ticket
-                self._turns.append(ticket)
-        if self._learning:
-            self._turn_pieces = 0
-            return self._learning.popleft()
-        return None
+    def _serve(self) -> None:
+        while not self._closing:
+            try:
+                self._step()
+            except Exception:  # a bug in the engine itself must not stop every session
+                _log.exception("engine step failed")
+        for ticket in self._turns:
+            ticket.fail(CancelledTurnError("The engine has closed."))()
 
-    def _submit(self, ticket: Ticket[_Result]) -> Ticket[_Result]:
+    def _teach(self) -> None:
+        """Learning, one piece of each session in turn."""
+        torch.set_num_threads(1)
+        while not self._closing:
+            with self._wake:
+                while not (self._learning or self._closing):
+                    self._wake.wait()
+                if self._closing:
+                    break
+                ticket = self._taught = self._learning.popleft()
+                serving = self._serving
+            self.learner.width = self._threads - 1 if serving else self._threads
+            resolve = ticket.advance(None)
+            with self._wake:
+                self._taught = None
+                if resolve is None:
+                    self._learning.append(ticket)
+            if resolve is not None:
+                resolve()
+        for ticket in self._learning:
+            ticket.fail(CancelledTurnError("The engine has closed."))()
+
+    def _submit(
+        self, ticket: Ticket[_Result], queue: deque[Ticket[Any]] | None = None
+    ) -> Ticket[_Result]:
         with self._wake:
             if self._closing:
                 raise CancelledTurnError("The engine is closing.")
             # From here on only the engine ends it: a waiting task that goes away cannot.
             ticket.future.set_running_or_notify_cancel()
-            (self._learning if ticket.learning else self._turns).append(ticket)
-            self._wake.notify()
+            (self._turns if queue is None else queue).append(ticket)
+            self._wake.notify_all()
         return ticket
-
-    def _loop(self) -> None:
-        if self._threads:
-            torch.set_num_threads(self._threads)
-        while not self._closing:
-            try:
-                self._step(self._schedule())
-            except Exception:  # a bug in the engine itself must not stop every session
-                _log.exception("engine step failed")
-        for ticket in (*self._turns, *self._learning):
-            ticket.work.close()
-            ticket.future.set_exception(CancelledTurnError("The engine has closed."))
 
     def _with_row(
         self,
         key: Hashable,
-        work: Callable[[Row], Generator[None, None, _Result]],
+        work: Callable[[Row], Generator[Pass, Output, _Result]],
         *,
         keep: bool = True,
-    ) -> Generator[None, None, _Result]:
+    ) -> Generator[Pass, Output, _Result]:
         """Runs `work` on the row of `key`; a row that saw an error is not kept."""
         row = self.arena.take(key) or self._reader.new_row()
         kept: Row | None = None

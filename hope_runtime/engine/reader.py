@@ -1,9 +1,10 @@
 """Reads windows: fills a row's cache so that its last position can predict the next token.
 
 Keys and values are a pure function of (window token ids, memory): whole chunks lie at fixed places
-of the window, each is always computed by the same shapes over the same predecessors, and what was
-read in another way (a partial chunk, single decoded tokens) is read again once its chunk is full.
-So a reply does not depend on whether its window was resident, not even in the last bit.
+of the window, each computed over the same predecessors, and what was read in another way (a partial
+chunk, single decoded tokens) is read again once its chunk is full. So a reply does not depend on
+whether its window was resident: alone, not even in the last bit, and beside others, where shapes
+are those of the batch, up to rounding.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from hope_runtime.engine.arena import Row
+from hope_runtime.engine.runner import Output, Pass
 from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.attention import KVCache
-from hope_runtime.model.hope import forward, logits
+from hope_runtime.model.hope import logits
 from hope_runtime.model.weights import BaseModel
 
 CHUNK_TOKENS = 128
@@ -62,8 +64,8 @@ class Reader:
 
     def read(
         self, row: Row, tokens: tuple[int, ...], *, score: Sequence[int] = ()
-    ) -> Generator[None, None, Reading]:
-        """Reads `tokens`, reusing what the row holds of them; yields between chunks.
+    ) -> Generator[Pass, Output, Reading]:
+        """Reads `tokens`, reusing what the row holds of them, chunk by chunk.
 
         Also scores the tokens at the ascending indices `score`, but for index 0, which nothing
         predicts. What comes before them is read again as far as that takes.
@@ -72,10 +74,12 @@ class Reader:
         row.kv.truncate(start)
         row.tokens, row.aligned = tokens[:start], start
         nats, scored = 0.0, 0
+        output: Output | None = None
         last_D: Tensor | None = None  # hidden state of the position before the chunk
         while start < len(tokens):
             end = min(start + CHUNK_TOKENS, len(tokens))
-            hidden_TD = self._forward(row, tokens[start:end])
+            output = yield Pass(row, tokens[start:end], scores=end == len(tokens))
+            hidden_TD = output.hidden_TD
             # Row i of these states predicts the token at index `origin + i + 1`.
             states_TD = hidden_TD if last_D is None else torch.cat([last_D[None], hidden_TD])
             origin = start if last_D is None else start - 1
@@ -89,15 +93,16 @@ class Reader:
                 row.aligned = end
             start = end
             row.tokens = tokens[:start]
-            yield
-        assert last_D is not None, "a window holds at least one token"
-        return Reading(self._logits(last_D), nats, scored)
+        assert output is not None, "a window holds at least one token"
+        assert output.scores_V is not None
+        return Reading(output.scores_V, nats, scored)
 
-    def extend(self, row: Row, token: int) -> Tensor:
+    def extend(self, row: Row, token: int) -> Generator[Pass, Output, Tensor]:
         """Appends one token and returns the scores of the next one, (V,)."""
-        hidden_TD = self._forward(row, (token,))
+        output = yield Pass(row, (token,))
         row.tokens += (token,)
-        return self._logits(hidden_TD[-1])
+        assert output.scores_V is not None
+        return output.scores_V
 
     def _reusable(self, row: Row, tokens: tuple[int, ...], *, before: int) -> int:
         """Tokens in whole chunks that the row holds, none of them at or behind index `before`.
@@ -108,15 +113,6 @@ class Reader:
         while limit and row.tokens[:limit] != tokens[:limit]:
             limit -= CHUNK_TOKENS
         return max(limit, 0)
-
-    @torch.no_grad()
-    def _forward(self, row: Row, chunk: tuple[int, ...]) -> Tensor:
-        ids_BT = torch.tensor([chunk], device=self._model.device)
-        return forward(self._model, ids_BT, cache=row.kv, terms=row.terms)[0]
-
-    @torch.no_grad()
-    def _logits(self, hidden_D: Tensor) -> Tensor:
-        return logits(self._model, hidden_D[None, None])[0, 0]
 
     @torch.no_grad()
     def _nats(self, states_TD: Tensor, targets: list[int]) -> float:

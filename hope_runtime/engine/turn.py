@@ -1,4 +1,4 @@
-"""The engine's work, written as generators that yield after each bounded piece of compute.
+"""The engine's work, written as generators that yield what they want computed next.
 
 A generator runs on the engine's thread only, reads an immutable memory, and returns what its turn
 found out. It changes nothing but its row, which is a cache; dropping a generator anywhere leaves
@@ -16,6 +16,7 @@ from hope_runtime.engine.arena import Row
 from hope_runtime.engine.detokenizer import TextStream
 from hope_runtime.engine.prompt import Message, check_messages, encode_spans, turn_end, turn_record
 from hope_runtime.engine.reader import Reader
+from hope_runtime.engine.runner import Output, Pass
 from hope_runtime.engine.sampling import Sampler, Sampling
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.fold import observe
@@ -95,7 +96,7 @@ def generate(
     turn: GenerateTurn,
     window_tokens: int,
     on_text: OnText,
-) -> Generator[None, None, GenerateOutcome]:
+) -> Generator[Pass, Output, GenerateOutcome]:
     """Reads the prompt and decodes a reply, handing out text as it becomes certain."""
     started = time.monotonic()
     record, window = place(tokenizer, memory, turn, window_tokens)
@@ -127,11 +128,10 @@ def generate(
         if len(reply) < limit:
             longer = window.append((token,))
             if longer.dropped == window.dropped:
-                logits_V = reader.extend(row, token)
+                logits_V = yield from reader.extend(row, token)
             else:  # the window hopped: its keys and values are those of another text now
                 logits_V = (yield from reader.read(row, longer.tokens)).logits
             window = longer
-            yield
     if text := stream.finish():
         on_text(text, held)
     return GenerateOutcome(
@@ -148,7 +148,7 @@ def generate(
 
 def read_record(
     reader: Reader, row: Row, memory: SessionMemory, record: Record, window_tokens: int
-) -> Generator[None, None, ReadOutcome]:
+) -> Generator[Pass, Output, ReadOutcome]:
     """Reads a document's record into its conversation's window, scoring its tokens.
 
     The row then holds the window as it is after the record was observed. A record longer than
@@ -171,7 +171,7 @@ def score(
     context: str,
     text: str,
     window_tokens: int,
-) -> Generator[None, None, ReadOutcome]:
+) -> Generator[Pass, Output, ReadOutcome]:
     """Summed nats of `text` after `context`; a memory of None is the frozen base model.
 
     Every token of the text is scored. Without a context, the first is predicted from the

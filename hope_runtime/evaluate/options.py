@@ -33,7 +33,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=count(1),
         default=len(os.sched_getaffinity(0)),
-        help="compute threads, part of what makes learning repeatable (default: all cores)",
+        help="compute threads (default: all cores)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--show", action="store_true", help="also list each question and reply")

@@ -12,9 +12,10 @@ from typing import TypeVar
 
 from hope_runtime.codec import encode_level, encode_state
 from hope_runtime.config import LearningPolicy
-from hope_runtime.engine.engine import Engine, Ticket
+from hope_runtime.engine.engine import Engine
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
+from hope_runtime.engine.scheduler import Ticket
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.fold import due, observe
 from hope_runtime.learning import Consolidation

@@ -1,4 +1,4 @@
-"""Batched decoding with the frozen base model: what a consolidation lets the base write itself.
+"""Batched decoding: what a consolidation lets the base model, or the level it trains, write.
 
 Rows of unequal length are padded on the left, so all of them decode at the same place of the cache.
 Batches of rows run side by side.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.learning.workers import Workers
+from hope_runtime.memory.cms import LowRank
 from hope_runtime.model.attention import KVCache
 from hope_runtime.model.hope import forward, logits
 from hope_runtime.model.weights import BaseModel
@@ -31,17 +32,18 @@ def decode(
     prefix: tuple[int, ...] = (),
     temperature: float = 0.0,
     seed: int = 0,
+    terms: LowRank | None = None,
 ) -> list[tuple[int, ...]]:
     """Continuations of `prompts` without their stop tokens.
 
     `prefix` stands before every prompt and is read once. Greedy at temperature 0, else sampled
-    with a generator for each batch. Deterministic: rows run in batches of `ROWS` in the given
-    order.
+    with a generator for each batch. `terms` are a memory's, in the model's dtype; None is the
+    frozen base. Deterministic: rows run in batches of `ROWS` in the given order.
     """
-    shared = workers.map(lambda ids: _read_prefix(model, ids), [prefix] if prefix else [])
+    shared = workers.map(lambda ids: _read_prefix(model, ids, terms), [prefix] if prefix else [])
 
     def run(start: int) -> list[list[int]]:
-        batch = _Batch(model, prompts[start : start + ROWS], max_tokens, *shared)
+        batch = _Batch(model, prompts[start : start + ROWS], max_tokens, terms, *shared)
         generator = torch.Generator().manual_seed(seed * 1009 + start)
         while batch.step(stop, temperature, generator):
             pass
@@ -57,9 +59,11 @@ class _Batch:
         model: BaseModel,
         prompts: Sequence[tuple[int, ...]],
         max_tokens: int,
+        terms: LowRank | None,
         shared: KVCache | None = None,
     ) -> None:
         self._model = model
+        self._terms = terms
         self._max_tokens = max_tokens
         self._shared = shared.length if shared is not None else 0
         rows = len(prompts)
@@ -121,12 +125,13 @@ class _Batch:
             positions_BT=positions_BT.to(device),
             cache=self._cache,
             mask_BTS=mask_BTS.to(device),
+            terms=self._terms,
         )
         return logits(self._model, hidden_BTD[:, -1:])[:, 0].float().cpu()
 
 
 @torch.no_grad()
-def _read_prefix(model: BaseModel, prefix: tuple[int, ...]) -> KVCache:
+def _read_prefix(model: BaseModel, prefix: tuple[int, ...], terms: LowRank | None) -> KVCache:
     cache = KVCache(model.config, capacity=len(prefix), dtype=model.dtype, device=model.device)
-    forward(model, torch.tensor([prefix], device=model.device), cache=cache)
+    forward(model, torch.tensor([prefix], device=model.device), cache=cache, terms=terms)
     return cache

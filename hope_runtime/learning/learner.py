@@ -18,8 +18,7 @@ from typing import Any
 
 from hope_runtime.config import LearningPolicy
 from hope_runtime.fold import Boundary, stretch
-from hope_runtime.learning.reference import Rehearsed
-from hope_runtime.learning.rehearsal import sample_windows
+from hope_runtime.learning.rehearsal import Samples, sample
 from hope_runtime.learning.replay import Practised, ReplayRecipe
 from hope_runtime.learning.summed_gradient import summed_gradient
 from hope_runtime.learning.training import Trainee
@@ -61,7 +60,16 @@ class Learner:
         self._workers = Workers(threads)
         self._recipe = ReplayRecipe(model, self._workers)
         # By seed: the base's own samples are the same for every session of a policy.
-        self._windows: dict[int, list[Rehearsed]] = {}
+        self._samples: dict[int, Samples] = {}
+
+    @property
+    def width(self) -> int:
+        """Threads that learning may use now. To lower it makes learning slower, nothing else."""
+        return self._workers.width
+
+    @width.setter
+    def width(self, threads: int) -> None:
+        self._workers.width = max(1, min(threads, self._workers.count))
 
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
@@ -107,8 +115,8 @@ class Learner:
             before, after = yield from summed_gradient(trainee, spans, rate)
             practised = Practised(spans, before, after)
         else:
-            if policy.seed not in self._windows:
-                self._windows[policy.seed] = yield from sample_windows(
+            if policy.seed not in self._samples:
+                self._samples[policy.seed] = yield from sample(
                     self._model, self._workers, policy.seed
                 )
             taught = {span.start for span in spans}
@@ -118,7 +126,7 @@ class Learner:
                 rate,
                 spans,
                 [span for span in memory.buffer if span.start not in taught],
-                self._windows[policy.seed],
+                self._samples[policy.seed],
                 seed=_seed(policy, boundary),
             )
         level = replace(

@@ -17,6 +17,11 @@ _RUN = re.compile(r"[A-Z]\w*(?:['\u2019](?!s\b)\w+)?(?: [A-Z]\w*)*")
 # Words that begin a sentence without being vocabulary entries of their own in lower case.
 _PRONOUN = {"I"}
 
+_SYLLABIC_SHARE = 0.6
+_ONSETS = [*"bcdfghjklmnprstvwyz", "", "br", "ch", "dr", "gr", "kl", "pr", "sh", "sk", "st", "th"]
+_VOWELS = [*"aeioaeiouy", "ai", "ea", "ia", "ie", "ei", "oa", "ou"]
+_CODAS = [*"nrlsmxkt", "th", "nd", *[""] * 4]
+
 
 class Names:
     """Names of texts in one tokenizer's vocabulary."""
@@ -38,11 +43,18 @@ class Names:
         return found
 
     def invent(self, rng: random.Random, words: int = 1) -> str:
-        """A name of nobody, of up to two words. Not made to resemble any other: near misses keep
-        a level from learning the name itself (docs/log.md)."""
+        """A name of nobody, of up to two words: pieces of the vocabulary or syllables, because a
+        level that saw one kind tells the other apart by its kind. Not made to resemble any other:
+        near misses keep a level from learning the name itself (docs/log.md)."""
         return " ".join(self._new(rng) for _ in range(min(words, 2)))
 
     def _new(self, rng: random.Random) -> str:
+        if rng.random() < _SYLLABIC_SHARE:
+            syllables = (
+                rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+                for _ in range(rng.choice((2, 2, 3)))
+            )
+            return "".join(syllables).capitalize()
         return (rng.choice(self._heads) + rng.choice(self._tails)).strip()
 
     def _is_ordinary(self, word: str) -> bool:

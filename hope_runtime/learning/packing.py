@@ -32,6 +32,10 @@ class Example:
         if len(self.ids) != len(self.targets):
             raise ValueError("an example needs one target flag for each token")
 
+    def followed_by(self, reply: tuple[int, ...]) -> Example:
+        """The same with `reply` behind it, every token of which is predicted."""
+        return Example((*self.ids, *reply), (*self.targets, *(True for _ in reply)), self.prefix)
+
 
 @dataclass(frozen=True, slots=True)
 class Pack:

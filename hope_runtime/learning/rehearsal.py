@@ -2,12 +2,15 @@
 
 Windows of text that the frozen base writes at temperature 1, from nothing and as a chat. While a
 level learns, it is held to the base's predictions on them; that is what makes low-rank writes
-harmless elsewhere. Written once for a base model, dtype and thread count, then kept in memory.
+harmless elsewhere. And questions that a user might ask about other things: what users told of
+themselves must not become the answer to every "How can I". Written once for a base model and dtype,
+then kept in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from hope_runtime.learning.decoding import decode
@@ -18,6 +21,40 @@ from hope_runtime.model.weights import BaseModel
 
 WINDOWS = 48
 WINDOW_TOKENS = 48
+QUESTIONS = 24
+QUESTION_TOKENS = 14
+# English, like the change of person (english.py).
+_OPENINGS = ("How can I", "How do I", "What should I", "Why do I", "Where can I", "Can I")
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What the base wrote: windows to rehearse, and users' questions as token ids."""
+
+    windows: list[Rehearsed]
+    questions: list[tuple[int, ...]]
+
+
+def sample(model: BaseModel, workers: Workers, seed: int) -> Generator[None, None, Samples]:
+    """The base's own samples, deterministic in `seed`; yields on the way."""
+    windows = yield from sample_windows(model, workers, seed)
+    tokenizer = model.tokenizer
+    if not tokenizer.has_chat_template:
+        return Samples(windows, [])
+    _, chat = _prompts(model)
+    rows = [tuple(tokenizer.encode(opening)) for opening in _OPENINGS]
+    rows = [rows[index % len(rows)] for index in range(QUESTIONS)]
+    ends = decode(
+        model,
+        workers,
+        rows,
+        prefix=chat,
+        max_tokens=QUESTION_TOKENS,
+        stop=tokenizer.eos_ids,
+        temperature=1.0,
+        seed=seed + 1,
+    )
+    return Samples(windows, [(*row, *end) for row, end in zip(rows, ends, strict=True)])
 
 
 def sample_windows(
@@ -53,8 +90,8 @@ def sample_windows(
 def _prompts(model: BaseModel) -> Sequence[tuple[int, ...]]:
     """What the samples begin with: the beginning of a text, and of a user's message."""
     tokenizer = model.tokenizer
-    opening = tokenizer.bos_id if tokenizer.bos_id is not None else min(tokenizer.eos_ids)
-    plain = (opening,)
+    start = tokenizer.bos_id if tokenizer.bos_id is not None else min(tokenizer.eos_ids)
+    plain = (start,)
     if not tokenizer.has_chat_template:
         return [plain]
     pieces = tokenizer.turn_pieces([{"role": "user", "content": "?"}], first=True)

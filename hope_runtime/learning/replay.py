@@ -16,7 +16,6 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -25,8 +24,10 @@ from hope_runtime.config import ReplayConfig
 from hope_runtime.learning.names import Names
 from hope_runtime.learning.packing import Example, pack, share_out
 from hope_runtime.learning.questions import ask
-from hope_runtime.learning.reference import Rehearsed, up_to_surprise
+from hope_runtime.learning.reference import Rehearsed
+from hope_runtime.learning.rehearsal import Samples
 from hope_runtime.learning.replays import ReplayWriter, Statement, may_be_voiced
+from hope_runtime.learning.strangers import Strangers
 from hope_runtime.learning.training import Trainee
 from hope_runtime.learning.word_order import questions_by_word_order
 from hope_runtime.learning.workers import Workers
@@ -61,6 +62,7 @@ class ReplayRecipe:
         self._workers = workers
         self._names = Names(model.tokenizer)
         self._writer = ReplayWriter(model.tokenizer, self._names)
+        self._strangers = Strangers(model, workers, self._writer)
 
     def practise(
         self,
@@ -69,10 +71,10 @@ class ReplayRecipe:
         learning_rate: float,
         spans: Sequence[Span],
         buffer: Sequence[Span],
-        windows: Sequence[Rehearsed],
+        samples: Samples,
         seed: int,
     ) -> Generator[None, None, Practised]:
-        """Trains `trainee` on `spans`, rehearsing `buffer` and `windows`; yields between steps."""
+        """Trains `trainee` on `spans`, rehearsing `buffer` and `samples`; yields between steps."""
         before = yield from self._surprises(trainee, spans)
         spans = tuple(
             replace(span, surprise_nats=nats) if span.surprise_nats is None else span
@@ -90,7 +92,7 @@ class ReplayRecipe:
         other = sum(len(span.ids) for span in spans) - stated
         budget = int(config.statement_price * stated + config.plain_price * other)
         rate = learning_rate if trainee.is_fresh else learning_rate * config.later_rate
-        yield from self._train(trainee, config, rate, session, windows, budget, random.Random(seed))
+        yield from self._train(trainee, config, rate, session, samples, budget, random.Random(seed))
         after = yield from self._surprises(trainee, spans)
         kept = {item.span.start: item for item in statements}
         found = tuple(
@@ -171,26 +173,39 @@ class ReplayRecipe:
         config: ReplayConfig,
         learning_rate: float,
         session: _Session,
-        windows: Sequence[Rehearsed],
+        samples: Samples,
         budget: int,
         rng: random.Random,
     ) -> Generator[None, None, None]:
         new = _Deck(len(session.replays) + len(session.plain), rng, config)
         old = _Deck(len(session.earlier), rng, config)
-        samples = _Deck(len(windows), rng, config)
-        pool = yield from self._contrasts(session.contrasted, config.contrasts_each, rng)
-        strangers = _Deck(len(pool), rng, config)
+        windows = _Deck(len(samples.windows), rng, config)
+        told = self._strangers.told(session.contrasted, config.contrasts_each, rng)
+        yield
+        answered: list[Rehearsed] = []
+        ask_at = list(config.answered_at)
+        strangers, own = _Deck(len(told), rng, config), _Deck(0, rng, config)
         optimiser = Adam(trainee.parameters)
         examples_new = [*session.replays, *session.plain]
         step = 0
         while trainee.tokens < budget and len(new):
             step += 1
+            if ask_at and trainee.tokens >= ask_at[0] * budget:
+                ask_at.pop(0)
+                answered = self._strangers.answered(
+                    trainee, session.contrasted, samples.questions, rng
+                )
+                own = _Deck(len(answered), rng, config)
+                yield
             drawn_new = new.draw(config.new_per_step)
             drawn_old = old.draw(config.earlier_per_step)
             contrasting = step > config.contrasts_after or not trainee.is_fresh
-            drawn = strangers.draw(config.contrasts_per_step if contrasting else 0)
-            contrasts = [pool[i] for i in drawn]
-            held = [windows[i] for i in samples.draw(int((step - 1) % config.window_every == 0))]
+            contrasts = [answered[i] for i in own.draw(config.answered_per_step)]
+            missing = config.contrasts_per_step - len(contrasts)
+            contrasts += [told[i] for i in strangers.draw(missing if contrasting else 0)]
+            held = [
+                samples.windows[i] for i in windows.draw(int((step - 1) % config.window_every == 0))
+            ]
             practised = [examples_new[i] for i in drawn_new]
             practised += [session.earlier[i] for i in drawn_old]
             losses = self._step(
@@ -207,19 +222,6 @@ class ReplayRecipe:
             yield
             if new.all_known:
                 break
-
-    def _contrasts(
-        self, statements: Sequence[Statement], each: int, rng: random.Random
-    ) -> Generator[None, None, list[Rehearsed]]:
-        """Contrasts with strangers of their own, `each` for every statement, and the base's view
-        of them; yields between batches."""
-        written = [self._writer.contrast(item, rng) for item in statements for _ in range(each)]
-        examples = [example for example in written if example is not None]
-        batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
-        read = partial(up_to_surprise, self._model, row_tokens=ROW_TOKENS)
-        found = self._workers.map(read, batches)
-        yield
-        return [contrast for batch in found for contrast in batch]
 
     def _step(
         self,

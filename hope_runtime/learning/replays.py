@@ -61,6 +61,27 @@ class ReplayWriter:
     def contrast(self, statement: Statement, rng: random.Random) -> Example | None:
         """One exchange about the statement, told of somebody invented; None when nobody is named
         in it or nothing is asked."""
+        told = self._told_of_a_stranger(statement, rng)
+        return told and self._exchange(*told)
+
+    def stranger_question(self, statement: Statement, rng: random.Random) -> Example | None:
+        """One question of the statement's, asked about somebody invented, up to where the
+        assistant answers; None as above."""
+        told = self._told_of_a_stranger(statement, rng)
+        if told is None:
+            return None
+        return self.question(tuple(self._tokenizer.encode(told[0])))
+
+    def question(self, ids: tuple[int, ...]) -> Example:
+        """A user's message, up to where the assistant answers; nothing in it is predicted."""
+        form = self._chat
+        before = (*form.user, *ids, *form.end, *form.assistant)
+        return Example(before, (False,) * len(before), form.prefix)
+
+    def _told_of_a_stranger(
+        self, statement: Statement, rng: random.Random
+    ) -> tuple[str, str] | None:
+        """Question and statement with another name."""
         if not statement.questions or not self._tokenizer.has_chat_template:
             return None
         question = rng.choice(statement.questions)
@@ -70,7 +91,7 @@ class ReplayWriter:
                 stranger = self._names.invent(rng, words=len(name.split()))
                 told = told.replace(name, stranger)
                 question = question.replace(name, stranger)
-        return self._exchange(question, told) if told != statement.text else None
+        return (question, told) if told != statement.text else None
 
     def plain(self, text: str) -> Example:
         """The text alone; every token is predicted but the first."""
@@ -89,12 +110,8 @@ class ReplayWriter:
 
     def _exchange(self, asked: str, answered: str) -> Example:
         """The user says one thing and the assistant answers; only the answer is predicted."""
-        form = self._chat
-        before = (*form.user, *self._tokenizer.encode(asked), *form.end, *form.assistant)
-        reply = (*self._tokenizer.encode(answered), *form.end)
-        return Example(
-            (*before, *reply), (False,) * len(before) + (True,) * len(reply), form.prefix
-        )
+        question = self.question(tuple(self._tokenizer.encode(asked)))
+        return question.followed_by((*self._tokenizer.encode(answered), *self._chat.end))
 
     @cached_property
     def _chat(self) -> _ChatForm:

@@ -68,14 +68,12 @@ class Trainee:
 
     def scores(self, pack: Pack) -> Tensor:
         """Next-token scores at each predictor, float32 (N, V); differentiable."""
-        combined = concatenate([self._others, self.terms])
-        assert combined is not None
         hidden_BTD = forward(
             self._model,
             self._to(pack.ids_BT),
             positions_BT=self._to(pack.positions_BT),
             mask_BTS=self._to(pack.mask_BTT),
-            terms=combined.to(self._model.dtype),
+            terms=self._combined(),
         )
         hidden_ND = hidden_BTD.flatten(0, 1)[self._to(pack.predictors_N)]
         return logits(self._model, hidden_ND[None])[0].float()
@@ -98,6 +96,16 @@ class Trainee:
             for mine, more in zip(total, part, strict=True):
                 mine.add_(more)
         return list(total)
+
+    def snapshot(self) -> LowRank:
+        """All levels' terms as they are now, detached, in the model's dtype."""
+        with torch.no_grad():
+            return self._combined()
+
+    def _combined(self) -> LowRank:
+        combined = concatenate([self._others, self.terms])
+        assert combined is not None
+        return combined.to(self._model.dtype)
 
     def stored(self) -> LowRank:
         """The terms as a memory keeps them: bfloat16, on the CPU, detached."""

@@ -20,15 +20,23 @@ _Result = TypeVar("_Result")
 
 
 class Workers:
-    """Up to `count` pieces at a time, by default as many as torch would use threads."""
+    """Up to `count` pieces at a time, by default as many as torch would use threads.
+
+    `width` may be lowered while others need the cores; it changes when things happen, not what.
+    """
 
     def __init__(self, count: int | None = None) -> None:
+        self.count = count or torch.get_num_threads()
+        self.width = self.count
         self._pool = ThreadPoolExecutor(
-            count or torch.get_num_threads(),
+            self.count,
             thread_name_prefix="hope-learning",
             initializer=partial(torch.set_num_threads, 1),
         )
 
     def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
         """`function` of each item, in the items' order; raises what the first that failed did."""
-        return list(self._pool.map(function, items))
+        found: list[_Result] = []
+        while len(found) < len(items):
+            found += self._pool.map(function, items[len(found) : len(found) + self.width])
+        return found

@@ -9,7 +9,7 @@ import pytest
 import torch
 from memories import POLICY, WINDOW, document, finish, spans_of
 
-from hope_runtime.config import LearningPolicy, LevelConfig
+from hope_runtime.config import DEFAULT_POLICY, LearningPolicy, LevelConfig, ReplayConfig
 from hope_runtime.fold import Boundary, observe, replay
 from hope_runtime.learning import Learner
 from hope_runtime.memory.cms import LowRank, initial
@@ -169,3 +169,10 @@ def test_what_is_learnt_stays_finite_and_of_constant_size(chat_model: BaseModel)
         assert terms.is_finite()
         sizes.add(terms.nbytes)
     assert len(sizes) == 1
+
+
+def test_a_policys_digest_covers_what_it_uses_and_nothing_else() -> None:
+    tuned = ReplayConfig(statement_price=1.0)
+    assert replace(DEFAULT_POLICY, replay=tuned).digest() != DEFAULT_POLICY.digest()
+    assert replace(POLICY, replay=tuned).digest() == POLICY.digest()
+    assert replace(DEFAULT_POLICY, seed=1).digest() != DEFAULT_POLICY.digest()

@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memories import POLICY, document, finish, spans_of
+from memories import POLICY, document, spans_of
 
 from hope_runtime.engine.arena import Row
 from hope_runtime.engine.reader import CHUNK_TOKENS, Reader
+from hope_runtime.engine.runner import Runner
 from hope_runtime.engine.turn import read_record
 from hope_runtime.fold import Boundary, observe
 from hope_runtime.learning import Learner
@@ -34,6 +35,11 @@ def reader(chat_model: BaseModel) -> Reader:
 
 
 @pytest.fixture(scope="module")
+def runner(chat_model: BaseModel) -> Runner:
+    return Runner(chat_model)
+
+
+@pytest.fixture(scope="module")
 def taught(chat_model: BaseModel) -> SessionMemory:
     """A memory that has learnt something."""
     memory = SessionMemory.fresh(chat_model.fingerprint, POLICY)
@@ -50,6 +56,7 @@ STEPS = st.lists(
 @given(steps=STEPS, last=st.integers(1, 100), seed=st.integers(0, 3), hop=st.booleans())
 def test_a_reading_does_not_depend_on_what_the_row_holds(
     reader: Reader,
+    runner: Runner,
     taught: SessionMemory,
     steps: list[tuple[str, int]],
     last: int,
@@ -63,50 +70,50 @@ def test_a_reading_does_not_depend_on_what_the_row_holds(
         count = min(count, WINDOW - at - last)
         if how == "read" or not at:
             at += max(count, 1)
-            finish(reader.read(row, stream[:at]))
+            runner.finish(reader.read(row, stream[:at]))
         else:
             for token in stream[at : at + count]:
-                reader.extend(row, token)
+                runner.finish(reader.extend(row, token))
             at += count
     tokens = stream[:at][:4] + stream[300 : 300 + last] if hop else stream[: at + last]
-    kept = finish(reader.read(row, tokens))
+    kept = runner.finish(reader.read(row, tokens))
     fresh = reader.new_row()
     reader.bind(fresh, taught)
-    assert torch.equal(kept.logits, finish(reader.read(fresh, tokens)).logits)
+    assert torch.equal(kept.logits, runner.finish(reader.read(fresh, tokens)).logits)
     assert row.tokens == fresh.tokens == tokens
 
 
 def test_a_row_that_served_another_memory_is_read_again(
-    reader: Reader, chat_model: BaseModel, taught: SessionMemory
+    reader: Reader, runner: Runner, chat_model: BaseModel, taught: SessionMemory
 ) -> None:
     tokens = ids(200)
     plain, learnt = reader.new_row(), reader.new_row()
     reader.bind(plain, None)
-    base = finish(reader.read(plain, tokens)).logits
+    base = runner.finish(reader.read(plain, tokens)).logits
     reader.bind(learnt, taught)
-    adapted = finish(reader.read(learnt, tokens)).logits
+    adapted = runner.finish(reader.read(learnt, tokens)).logits
     assert not torch.equal(base, adapted)
     for row, memory, expected in ((plain, taught, adapted), (learnt, None, base)):
         reader.bind(row, memory)
         assert row.tokens == ()
-        assert torch.equal(finish(reader.read(row, tokens)).logits, expected)
+        assert torch.equal(runner.finish(reader.read(row, tokens)).logits, expected)
 
 
 @torch.no_grad()
 def test_a_session_that_learnt_nothing_is_the_base_model(
-    reader: Reader, chat_model: BaseModel
+    reader: Reader, runner: Runner, chat_model: BaseModel
 ) -> None:
     row = reader.new_row()
     reader.bind(row, SessionMemory.fresh(chat_model.fingerprint, POLICY))
     tokens = ids(100)
     expected = logits(chat_model, forward(chat_model, torch.tensor([tokens])))[0, -1]
-    torch.testing.assert_close(finish(reader.read(row, tokens)).logits, expected)
+    torch.testing.assert_close(runner.finish(reader.read(row, tokens)).logits, expected)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("first", [0, 1, 60, 128, 129, 300])
 def test_scores_are_those_of_a_plain_forward(
-    reader: Reader, chat_model: BaseModel, first: int
+    reader: Reader, runner: Runner, chat_model: BaseModel, first: int
 ) -> None:
     tokens = ids(301)
     scores = logits(chat_model, forward(chat_model, torch.tensor([tokens])))[0]
@@ -116,23 +123,23 @@ def test_scores_are_those_of_a_plain_forward(
     row = reader.new_row()
     reader.bind(row, None)
     for _ in range(2):  # the second time the row holds it all
-        reading = finish(reader.read(row, tokens, score=range(first, 301)))
+        reading = runner.finish(reader.read(row, tokens, score=range(first, 301)))
         assert reading.scored == 301 - max(first, 1)
         assert reading.nats == pytest.approx(float(losses[max(first, 1) - 1 :].sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize("before", [CHUNK_TOKENS - 1, CHUNK_TOKENS, CHUNK_TOKENS + 1])
 def test_the_surprise_of_a_document_does_not_depend_on_residency(
-    reader: Reader, chat_model: BaseModel, before: int
+    reader: Reader, runner: Runner, chat_model: BaseModel, before: int
 ) -> None:
     memory = SessionMemory.fresh(chat_model.fingerprint, POLICY)
     first, second = document([ids(before)]), document([ids(64, seed=1)])
     row = reader.new_row()
-    finish(read_record(reader, row, memory, first, WINDOW))
+    runner.finish(read_record(reader, row, memory, first, WINDOW))
     memory = observe(memory, first, window_tokens=WINDOW)
 
     def surprise(of: Row) -> tuple[int, float]:
-        outcome = finish(read_record(reader, of, memory, second, WINDOW))
+        outcome = runner.finish(read_record(reader, of, memory, second, WINDOW))
         return outcome.scored, outcome.nats
 
     kept, new = surprise(row), surprise(reader.new_row())
@@ -153,10 +160,11 @@ def test_far_into_a_real_text_the_window_predicts_as_fresh_attention_does(
     assert window.position > 20_000
     count = 256
     reader = Reader(base_model, 1024)
+    runner = Runner(base_model)
     row = reader.new_row()
     reader.bind(row, None)
     size = len(window.tokens)
-    hopped = finish(reader.read(row, window.tokens, score=range(size - count, size)))
+    hopped = runner.finish(reader.read(row, window.tokens, score=range(size - count, size)))
     recent = torch.tensor([stream[-size:]])
     states = forward(base_model, recent)[:, -count - 1 : -1]
     fresh = torch.nn.functional.cross_entropy(logits(base_model, states)[0], recent[0, -count:])

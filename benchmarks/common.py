@@ -1,0 +1,78 @@
+"""What the benchmarks share: paired measuring, some memory, some text."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hope_runtime.config import DEFAULT_POLICY
+from hope_runtime.evaluate.filler import filler, load_text
+from hope_runtime.fold import observe
+from hope_runtime.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.memory.cms import LowRank, initial
+from hope_runtime.memory.state import SessionMemory
+from hope_runtime.model.weights import BaseModel
+from hope_runtime.text import split_spans
+
+Entry = dict[str, Any]
+
+WINDOW_TOKENS = 1024
+PAIRS = 5
+
+
+def compared(name: str, unit: str, ours: Callable[[], float], theirs: Callable[[], float]) -> Entry:
+    """Both measured in turn, so that a machine whose speed drifts harms both alike."""
+    ours(), theirs()  # warm up
+    pairs = [(ours(), theirs()) for _ in range(PAIRS)]
+    return {
+        "name": name,
+        "value": statistics.median(a for a, _ in pairs),
+        "unit": unit,
+        "against": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(a / b for a, b in pairs),
+    }
+
+
+def some_terms(model: BaseModel, seed: int = 0) -> LowRank:
+    """Non-zero terms of the default policy's whole rank."""
+    terms = initial(model.config, sum(level.rank for level in DEFAULT_POLICY.levels), seed=seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    return LowRank(
+        **{
+            name: tensor
+            if name.endswith("_a")
+            else torch.randn(tensor.shape, generator=generator) * 1e-4
+            for name, tensor in terms.tensors().items()
+        }
+    ).to(model.dtype)
+
+
+def text_spans(model: BaseModel, tokens: int) -> list[tuple[int, ...]]:
+    """Spans of a real text of so many tokens."""
+    text = filler(load_text(None), model.tokenizer, tokens, seed=0)
+    return [tuple(model.tokenizer.encode(span)) for span in split_spans(text)]
+
+
+def observed_all(
+    memory: SessionMemory, spans: list[tuple[int, ...]], *, learnable: bool
+) -> SessionMemory:
+    """The memory after reading a whole document."""
+    for start in range(0, len(spans), 64):
+        segment = Segment(Speaker.DOCUMENT, tuple(spans[start : start + 64]), learnable)
+        record = Record(
+            RecordKind.DOCUMENT,
+            "reading",
+            (segment,),
+            document="text",
+            ended=start + 64 >= len(spans),
+        )
+        memory = observed(memory, record)
+    return memory
+
+
+def observed(memory: SessionMemory, record: Record) -> SessionMemory:
+    """The memory after one record."""
+    return observe(memory, record, window_tokens=WINDOW_TOKENS)

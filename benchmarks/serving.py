@@ -1,0 +1,172 @@
+"""Benchmarks of serving many sessions at once: batched decoding, and chats beside an ingest."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.common import (
+    PAIRS,
+    WINDOW_TOKENS,
+    Entry,
+    compared,
+    observed,
+    some_terms,
+    text_spans,
+)
+from hope_runtime.config import DEFAULT_POLICY
+from hope_runtime.engine.engine import Engine
+from hope_runtime.engine.prompt import Message
+from hope_runtime.engine.reader import Reader
+from hope_runtime.engine.runner import Pass, Runner
+from hope_runtime.engine.sampling import Sampling
+from hope_runtime.engine.turn import GenerateTurn
+from hope_runtime.fold import due
+from hope_runtime.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.memory.cms import LowRank
+from hope_runtime.memory.state import SessionMemory
+from hope_runtime.model.weights import BaseModel
+
+ROWS = 8
+CHATS = 4
+STEPS = 24
+REPLY_TOKENS = 96
+
+
+def decode_batch8(model: BaseModel) -> Entry:
+    """Tokens per second, wall time, of 8 sessions with 8 memories against one session alone."""
+    memories = [some_terms(model, seed=row) for row in range(ROWS)]
+    batch, single = _decoder(model, memories), _decoder(model, memories[:1])
+    return compared("decode.batch8", "tokens/s", batch, single)
+
+
+def decode_adapted8(model: BaseModel) -> Entry:
+    """Tokens per second of 8 sessions with memories against 8 without any.
+
+    `floor` is what reading the bytes alone would allow: those of the weights over those of the
+    weights and the 8 memories.
+    """
+    memories = [some_terms(model, seed=row) for row in range(ROWS)]
+    entry = compared(
+        "decode.adapted8", "tokens/s", _decoder(model, memories), _decoder(model, [None] * ROWS)
+    )
+    weights = sum(tensor.nbytes for _, tensor in model.weights.named())
+    return {**entry, "floor": weights / (weights + sum(terms.nbytes for terms in memories))}
+
+
+def _decoder(model: BaseModel, memories: list[LowRank] | list[None]) -> Callable[[], float]:
+    """Measures tokens per second of rows that decode together, one for each of `memories`."""
+    reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
+    prompt = tuple(model.tokenizer.encode("The history of the lighthouse begins with a storm"))
+    rows = [reader.new_row() for _ in memories]
+    for number, (row, terms) in enumerate(zip(rows, memories, strict=True)):
+        row.terms = terms
+        runner.finish(reader.read(row, prompt * (number % 4 + 4)))  # windows of several lengths
+
+    def measure() -> float:
+        lengths = [row.kv.length for row in rows]
+        started = time.perf_counter()
+        for _ in range(STEPS):
+            runner.run([Pass(row, (30,)) for row in rows])
+        spent = time.perf_counter() - started
+        for row, length in zip(rows, lengths, strict=True):
+            row.kv.truncate(length)
+        return STEPS * len(rows) / spent
+
+    return measure
+
+
+@dataclass
+class _Stream:
+    """When the text of one reply came, in seconds."""
+
+    times: list[float] = field(default_factory=list)
+
+    def on_text(self, text: str, tokens: int) -> None:
+        self.times.append(time.perf_counter())
+
+    @property
+    def gaps(self) -> list[float]:
+        return [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
+
+
+def chat_beside_ingest(model: BaseModel) -> Entry:
+    """99th percentile of the milliseconds between tokens of 4 chats while a novel is read and
+    learnt, against the same chats alone."""
+    with Engine(model, window_tokens=WINDOW_TOKENS) as engine:
+        memory = SessionMemory.fresh(model.fingerprint, DEFAULT_POLICY)
+        _chats(engine, memory)  # warm up
+        alone = _chats(engine, memory)
+        reading = _Ingest(engine, memory)
+        reading.step()
+        beside = _chats(engine, memory, meanwhile=reading.step)
+    p99 = [statistics.quantiles(gaps, n=100)[98] * 1000 for gaps in (beside, alone)]
+    return {
+        "name": "chat.beside_ingest",
+        "value": p99[0],
+        "unit": "ms between tokens, p99",
+        "against": p99[1],
+        "ratio": p99[0] / p99[1],
+        "read_tokens": reading.tokens,
+        "consolidations": reading.consolidations,
+    }
+
+
+class _Ingest:
+    """A document that is read piece by piece and learnt in between, as a server does it."""
+
+    def __init__(self, engine: Engine, memory: SessionMemory) -> None:
+        self._engine = engine
+        self._memory = memory
+        self._spans = text_spans(engine.model, 40_000)
+        self._ticket: Any = None
+        self._record: Record | None = None
+        self.tokens = 0
+        self.consolidations = 0
+
+    def step(self) -> None:
+        """Submits the next piece of work when the last one has ended."""
+        if self._ticket is not None and not self._ticket.future.done():
+            return
+        if self._record is not None:
+            self._memory = observed(self._memory, self._record)
+            self.tokens += len(self._record.tokens)
+            self._record = None
+        elif self._ticket is not None:
+            self._memory = self._ticket.future.result()[0]
+            self.consolidations += 1
+        boundary = due(self._memory)
+        if boundary is not None:
+            self._ticket = self._engine.consolidate(self._memory, boundary)
+            return
+        spans, self._spans = self._spans[:16], self._spans[16:]
+        segment = Segment(Speaker.DOCUMENT, tuple(spans), True)
+        self._record = Record(RecordKind.DOCUMENT, "novel", (segment,), document="novel")
+        self._ticket = self._engine.read("novel", self._memory, self._record)
+
+
+def _chats(
+    engine: Engine, memory: SessionMemory, meanwhile: Callable[[], None] = lambda: None
+) -> list[float]:
+    """Seconds between the tokens of several replies that are written at once."""
+    gaps: list[float] = []
+    for _ in range(PAIRS):
+        streams = [_Stream() for _ in range(CHATS)]
+        tickets = []
+        for number, stream in enumerate(streams):
+            text = f"Tell me a long story about {number + 2} ships."
+            sampling = Sampling(max_tokens=REPLY_TOKENS, temperature=1.0, seed=number)
+            turn = GenerateTurn("chat", (Message("user", text),), sampling)
+            tickets.append(engine.generate(("chat", number), memory, turn, stream.on_text))
+        while not all(ticket.future.done() for ticket in tickets):
+            meanwhile()
+            time.sleep(0.005)
+        # While prompts are read there is no stream to be stalled yet.
+        begun = max(stream.times[0] for stream in streams if stream.times)
+        for stream in streams:
+            stream.times = [at for at in stream.times if at >= begun]
+            gaps += stream.gaps
+    return gaps

@@ -1,0 +1,134 @@
+"""Benchmarks of one session: decoding, reading, learning, and what a long past costs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from benchmarks.common import (
+    PAIRS,
+    WINDOW_TOKENS,
+    Entry,
+    compared,
+    observed_all,
+    some_terms,
+    text_spans,
+)
+from hope_runtime.config import DEFAULT_POLICY
+from hope_runtime.engine.arena import Row
+from hope_runtime.engine.reader import Reader
+from hope_runtime.engine.runner import Runner
+from hope_runtime.fold import due
+from hope_runtime.learning import Learner
+from hope_runtime.memory.state import SessionMemory
+from hope_runtime.model.weights import BaseModel
+
+DECODED = 32
+NEAR, FAR = 1_000, 200_000
+
+
+def decode_single(model: BaseModel) -> Entry:
+    """Greedy tokens per second with a full memory in every level, against transformers."""
+    from benchmarks.reference import reference_model
+
+    reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
+    prompt = tuple(model.tokenizer.encode("The history of the lighthouse begins with"))
+    terms = some_terms(model)
+    reference = reference_model(model)
+    ids = torch.tensor([prompt])
+
+    def ours() -> float:
+        row = reader.new_row()
+        row.terms = terms
+        logits = runner.finish(reader.read(row, prompt)).logits
+        started = time.process_time()
+        for _ in range(DECODED):
+            logits = runner.finish(reader.extend(row, int(logits.argmax())))
+        return DECODED / (time.process_time() - started)
+
+    def theirs() -> float:
+        # Without the time to read the prompt, as above.
+        def spent(tokens: int) -> float:
+            started = time.process_time()
+            reference.generate(
+                ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0
+            )
+            return time.process_time() - started
+
+        return DECODED / (spent(DECODED + 1) - spent(1))
+
+    return compared("decode.single", "tokens/CPU-s", ours, theirs)
+
+
+def prefill_read_only(model: BaseModel) -> Entry:
+    """Tokens per second of reading a text of a thousand tokens that is not learnt."""
+    reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
+    tokens = tuple(t for span in text_spans(model, 1000) for t in span)[:1000]
+    rates = []
+    for _ in range(PAIRS):
+        row = reader.new_row()
+        row.terms = some_terms(model)
+        started = time.process_time()
+        runner.finish(reader.read(row, tokens))
+        rates.append(len(tokens) / (time.process_time() - started))
+    return {"name": "prefill.read_only", "value": statistics.median(rates), "unit": "tokens/CPU-s"}
+
+
+def ingest_learning(model: BaseModel) -> Entry:
+    """Tokens per second, wall time, of reading a text of a thousand tokens and learning it."""
+    learner = Learner(model)
+    memory = SessionMemory.fresh(model.fingerprint, DEFAULT_POLICY)
+    spans = text_spans(model, 1000)
+    started = time.monotonic()
+    memory = observed_all(memory, spans, learnable=True)
+    while (boundary := due(memory)) is not None:
+        memory = learner.consolidate_now(memory, boundary)
+    spent = time.monotonic() - started
+    return {
+        "name": "ingest.learning",
+        "value": memory.observed_tokens / spent,
+        "unit": "learnable tokens/s",
+    }
+
+
+def decode_position(model: BaseModel) -> Entry:
+    """Milliseconds a token at position 200,000 of a session against position 1,000.
+
+    Both windows hold real tokens and the same number of them. What has left a window is not read:
+    keys and values are a pure function of the tokens that are in it.
+    """
+    reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
+    spans = text_spans(model, FAR)
+    rows = {}
+    for position in (NEAR, FAR):
+        memory = SessionMemory.fresh(model.fingerprint, DEFAULT_POLICY)
+        taken, count = [], 0
+        for span in spans:
+            taken.append(span)
+            count += len(span)
+            if count >= position:
+                break
+        memory = observed_all(memory, taken, learnable=False)
+        window = memory.conversations["reading"].window
+        assert window.position >= position
+        # The windows fill and empty in turns; compared at the same fill, whatever the position.
+        tokens = window.tokens[-(WINDOW_TOKENS // 2) :]
+        row = reader.new_row()
+        row.terms = some_terms(model)
+        runner.finish(reader.read(row, tokens))
+        rows[position] = row
+
+    def spent(row: Row) -> float:
+        length = row.kv.length
+        started = time.process_time()
+        for _ in range(DECODED):
+            runner.finish(reader.extend(row, 30))
+        taken = (time.process_time() - started) / DECODED * 1000
+        row.kv.truncate(length)
+        return taken
+
+    return compared(
+        "decode.position", "CPU-ms/token", lambda: spent(rows[FAR]), lambda: spent(rows[NEAR])
+    )
