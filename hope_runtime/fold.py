@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from hope_runtime.log import Record, RecordKind, extend_digest
+from hope_runtime.memory.cms import Level
 from hope_runtime.memory.state import (
     MAX_CONVERSATIONS,
     MAX_DOCUMENTS,
@@ -56,6 +57,8 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int) -> Ses
             memory = replace(memory, conversations=rest)
         case RecordKind.CONSOLIDATE | RecordKind.CONSOLIDATION:
             pass
+        case RecordKind.RESET:
+            memory = _reset(memory, record.levels)
         case RecordKind.ROLLBACK:
             raise ValueError("a rollback is applied by restoring the version it names")
     memory = _collect_spans(memory, record)
@@ -135,6 +138,17 @@ def replay(
 
 def _next_multiple(position: int, period: int) -> int:
     return (position // period + 1) * period
+
+
+def _reset(memory: SessionMemory, levels: Sequence[int]) -> SessionMemory:
+    """The memory with these levels at the base model again. When none is left that learnt, the
+    sample that is rehearsed goes too: it would teach them anew. What waits for a boundary stays."""
+    fresh = tuple(
+        Level(level.config, learnt_through=level.learnt_through) if index in levels else level
+        for index, level in enumerate(memory.levels)
+    )
+    rehearsed = memory.buffer if any(level.terms is not None for level in fresh) else ()
+    return replace(memory, levels=fresh, buffer=rehearsed)
 
 
 def _flush(memory: SessionMemory) -> SessionMemory:

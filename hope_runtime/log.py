@@ -42,6 +42,7 @@ class RecordKind(StrEnum):
     # What a boundary did, for people to read; derived, so the fold skips it.
     CONSOLIDATION = "consolidation"
     ROLLBACK = "rollback"
+    RESET = "reset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Record:
     `pinned` counts the leading tokens of a turn that stay in its window (the system prompt).
     `committed_bytes` and `tail` say how far a document was read and which of these bytes no
     span has yet; `ended` that the document is complete. `target_version` and `target_seq` say
-    where memory goes on from after a rollback.
+    where memory goes on from after a rollback; `levels` which ones a reset returns to the base.
     """
 
     kind: RecordKind
@@ -81,6 +82,7 @@ class Record:
     ended: bool = False
     target_version: int = 0
     target_seq: int = 0
+    levels: tuple[int, ...] = ()
     # Figures for people to read; the fold does not look at them.
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -105,6 +107,8 @@ class Record:
             "tail": self.tail.hex(),
         }
         header |= {name: getattr(self, name) for name in _PLAIN if getattr(self, name)}
+        if self.levels:
+            header["levels"] = self.levels
         ids = np.asarray(self.tokens, dtype="<u4").tobytes()
         head = json.dumps(header, separators=(",", ":")).encode()
         return len(head).to_bytes(4, "little") + zlib.compress(head + ids, 6)
@@ -136,6 +140,7 @@ class Record:
                 kind=RecordKind(header["kind"]),
                 segments=tuple(segments),
                 tail=bytes.fromhex(header["tail"]),
+                levels=tuple(map(int, header.get("levels", ()))),
                 **{name: header[name] for name in _PLAIN if name in header},
             )
         except (zlib.error, ValueError, KeyError, TypeError) as error:
@@ -163,11 +168,12 @@ def extend_digest(digest: bytes, record: Record) -> bytes:
     if record.kind is RecordKind.CONSOLIDATION:
         return digest
     for segment in record.segments:
-        tag = (segment.speaker, segment.learnable, record.conversation, record.document)
+        source = (segment.speaker, segment.learnable, record.conversation, record.document)
         for span in segment.spans:
-            digest = _chain(digest, tag, span)
+            digest = _chain(digest, source, span)
     if record.ended or record.kind not in (RecordKind.TURN, RecordKind.DOCUMENT):
-        digest = _chain(digest, (record.kind, record.conversation, record.document), ())
+        tag = (record.kind, record.conversation, record.document)
+        digest = _chain(digest, tag, record.levels)
     return digest
 
 

@@ -41,7 +41,6 @@ from server.store.base import (
     StoredReply,
     StoreError,
     StoreUnavailableError,
-    VersionInfo,
 )
 from server.store.base import Record as StoredRecord
 from server.summary import encode_summary
@@ -164,13 +163,6 @@ class Sessions:
             summary=encode_summary(memory, self.base_norm),
         )
 
-    async def fork(self, source: SessionKey, target: SessionKey, version: int | None) -> Head:
-        """A copy of a session's present or earlier state under another name."""
-        async with self.exclusive(source):
-            if version is not None:
-                await self._kept_version(source, version)
-            return await self.store.fork(source, target, version=version)
-
     async def delete(self, key: SessionKey, etag: str | None) -> None:
         """Erases a session."""
         self._admit()
@@ -178,20 +170,14 @@ class Sessions:
             await self._let_go(entry)
             await self.store.delete(key, etag=etag)
 
-    async def rollback(self, key: SessionKey, version: int | None, etag: str | None) -> Head:
-        """Returns to an earlier version, by default the present one's parent."""
-        async with self.exclusive(key) as resident:
-            head = resident.head
-            if etag is not None and etag != head.etag:
-                raise StaleRevisionError(key, etag, head.etag)
-            target = version if version is not None else head.parent_version
-            if target is None:
-                raise InvalidRequestError(
-                    "The session is at its first version; there is nothing to go back to.",
-                    field="version",
-                )
-            await complete(self._rollback(resident, target))
-            return resident.head
+    async def delete_user(self, user: str) -> int:
+        """Erases all sessions of a user, those that are in use here after their turns."""
+        self._admit()
+        mine = [key for key in self._entries if key.user == user]
+        async with contextlib.AsyncExitStack() as stack:
+            for key in sorted(mine):
+                await self._let_go(await stack.enter_async_context(self._locked(key)))
+            return await self.store.delete_user(user)
 
     @contextlib.asynccontextmanager
     async def exclusive(
@@ -253,6 +239,11 @@ class Sessions:
         memory = observe(resident.memory, record, window_tokens=self.engine.window_tokens)
         await complete(self._commit(resident, memory, [record], reply))
 
+    async def rename(self, resident: Resident, display_name: str) -> None:
+        """Changes what people call a session; its memory is the same."""
+        work = self._commit(resident, resident.memory, [], display_name=display_name)
+        await complete(work)
+
     def learn_later(self, resident: Resident) -> None:
         """Starts commit 2 if something is due. No deadline or cancellation reaches it."""
         if resident.learning is None and due(resident.memory) is not None:
@@ -285,51 +276,27 @@ class Sessions:
         memory: SessionMemory,
         records: Sequence[Record],
         reply: StoredReply | None = None,
+        display_name: str | None = None,
     ) -> None:
         head = resident.head
-        blobs = await asyncio.to_thread(_changed_blobs, resident.memory, memory)
+        blobs, gone = await asyncio.to_thread(_changed_blobs, resident.memory, memory)
+        levels_changed = bool(gone) or any(name != STATE_BLOB for name in blobs)
         summary = await asyncio.to_thread(encode_summary, memory, self.base_norm)
         commit = Commit(
             expected_revision=head.revision,
             nonce=uuid.uuid4().hex,
-            version=head.version + any(name != STATE_BLOB for name in blobs),
+            version=head.version + levels_changed,
             summary=summary,
             put_blobs=blobs,
+            drop_blobs=gone,
+            display_name=display_name,
             records=[StoredRecord(record.kind, record.encode()) for record in records],
             reply=reply,
         )
-        resident.head = await self._retried(lambda: self.store.commit(resident.lease, commit))
+        resident.head = await self.retried(lambda: self.store.commit(resident.lease, commit))
         resident.memory = memory
 
-    async def _rollback(self, resident: Resident, target: int) -> None:
-        key = resident.key
-        version = await self._kept_version(key, target)
-        memory = self._decode(await self.store.read_blobs(key, version=target))
-        record = Record(RecordKind.ROLLBACK, target_version=target, target_seq=version.log_seq)
-        nonce = uuid.uuid4().hex
-        summary = encode_summary(memory, self.base_norm)
-        resident.head = await self._retried(
-            lambda: self.store.rollback(
-                resident.lease,
-                expected_revision=resident.head.revision,
-                nonce=nonce,
-                to_version=target,
-                record=StoredRecord(record.kind, record.encode()),
-                summary=summary,
-            )
-        )
-        resident.memory = memory
-
-    async def _kept_version(self, key: SessionKey, number: int) -> VersionInfo:
-        versions = {info.version: info for info in await self.store.versions(key)}
-        if number not in versions:
-            kept = ", ".join(str(version) for version in sorted(versions))
-            raise InvalidRequestError(
-                f"Version {number} is not kept; there is {kept}.", field="version"
-            )
-        return versions[number]
-
-    async def _retried(self, call: Callable[[], Coroutine[Any, Any, Head]]) -> Head:
+    async def retried(self, call: Callable[[], Coroutine[Any, Any, Head]]) -> Head:
         """A commit may be tried again: its nonce makes it happen once."""
         for attempt in range(COMMIT_ATTEMPTS):
             try:
@@ -351,13 +318,14 @@ class Sessions:
                     f"{key} was learnt on another base model ({head.fingerprint[:12]}); "
                     "serve that model or migrate the session."
                 )
-            memory = self._decode(await self.store.read_blobs(key))
+            memory = self.decode(await self.store.read_blobs(key))
         except BaseException:
             await self.store.release(lease)
             raise
         return Resident(key, lease, head, memory, time.monotonic())
 
-    def _decode(self, blobs: Mapping[str, bytes]) -> SessionMemory:
+    def decode(self, blobs: Mapping[str, bytes]) -> SessionMemory:
+        """The memory that a store's blobs hold, checked against the base model."""
         memory = decode_memory(
             blobs,
             policies=self.policies,
@@ -427,12 +395,18 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
         _log.error("learning failed and stays due", exc_info=error)
 
 
-def _changed_blobs(old: SessionMemory, new: SessionMemory) -> dict[str, bytes]:
-    """Blobs that differ: always the small state, a level only when it was consolidated."""
+def _changed_blobs(
+    old: SessionMemory, new: SessionMemory
+) -> tuple[dict[str, bytes], frozenset[str]]:
+    """Blobs that differ, and names of those that are gone: always the small state, a level only
+    when it was consolidated or reset."""
     blobs = {STATE_BLOB: encode_state(new)}
+    gone = set()
     for index, (before, after) in enumerate(zip(old.levels, new.levels, strict=True)):
         if after.terms is not before.terms:
             data = encode_level(new, index)
-            assert data is not None, "a level never loses its terms in a commit"
-            blobs[level_blob(index)] = data
-    return blobs
+            if data is None:
+                gone.add(level_blob(index))
+            else:
+                blobs[level_blob(index)] = data
+    return blobs, frozenset(gone)

@@ -12,7 +12,7 @@ from hope.v1 import sessions_pb2_grpc
 
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning import Consolidation
-from server import turns
+from server import lineage, turns
 from server.names import session_id, session_key, short_name, user_id
 from server.services.inference import MAX_CONVERSATION_NAME
 from server.sessions import Sessions
@@ -36,10 +36,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> pb.CreateSessionResponse:
         user = user_id(request.parent, field="parent")
         key = SessionKey(user, session_id(request.session_id, field="session_id"))
-        if len(request.display_name) > MAX_DISPLAY_NAME:
-            raise InvalidRequestError(
-                f"display_name may have {MAX_DISPLAY_NAME} characters.", field="display_name"
-            )
+        _check_display_name(request.display_name, field="display_name")
         head = await self._sessions.create(
             key, policy=request.policy or "default", display_name=request.display_name
         )
@@ -80,7 +77,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         source = session_key(request.name, field="name")
         target = SessionKey(source.user, session_id(request.session_id, field="session_id"))
         version = request.version if request.HasField("version") else None
-        head = await self._sessions.fork(source, target, version)
+        head = await lineage.fork(self._sessions, source, target, version)
         return pb.ForkSessionResponse(session=to_session(head))
 
     async def RollbackSession(  # noqa: N802
@@ -88,8 +85,47 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> pb.RollbackSessionResponse:
         key = session_key(request.name, field="name")
         version = request.version if request.HasField("version") else None
-        head = await self._sessions.rollback(key, version, request.etag or None)
+        head = await lineage.rollback(self._sessions, key, version, request.etag or None)
         return pb.RollbackSessionResponse(session=to_session(head))
+
+    async def UpdateSession(  # noqa: N802
+        self, request: pb.UpdateSessionRequest, context: Context
+    ) -> pb.UpdateSessionResponse:
+        session = request.session
+        key = session_key(session.name, field="session.name")
+        fixed = [path for path in request.update_mask.paths if path != "display_name"]
+        if fixed or not request.update_mask.paths:
+            raise InvalidRequestError(
+                "update_mask must name display_name; nothing else of a session can be edited.",
+                field="update_mask",
+            )
+        _check_display_name(session.display_name, field="session.display_name")
+        head = await lineage.rename(self._sessions, key, session.display_name, session.etag or None)
+        return pb.UpdateSessionResponse(session=to_session(head))
+
+    async def ResetLevels(  # noqa: N802
+        self, request: pb.ResetLevelsRequest, context: Context
+    ) -> pb.ResetLevelsResponse:
+        key = session_key(request.name, field="name")
+        head = await lineage.reset(self._sessions, key, request.levels, request.etag or None)
+        return pb.ResetLevelsResponse(session=to_session(head))
+
+    async def DiffVersions(  # noqa: N802
+        self, request: pb.DiffVersionsRequest, context: Context
+    ) -> pb.DiffVersionsResponse:
+        key = session_key(request.name, field="name")
+        norms = await lineage.changes(self._sessions, key, request.from_version, request.to_version)
+        return pb.DiffVersionsResponse(
+            levels=[
+                pb.LevelDiff(level=level, relative_norm=norm) for level, norm in enumerate(norms)
+            ]
+        )
+
+    async def DeleteUser(  # noqa: N802
+        self, request: pb.DeleteUserRequest, context: Context
+    ) -> pb.DeleteUserResponse:
+        user = user_id(request.name, field="name")
+        return pb.DeleteUserResponse(sessions=await self._sessions.delete_user(user))
 
     async def Consolidate(  # noqa: N802
         self, request: pb.ConsolidateRequest, context: Context
@@ -111,6 +147,13 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         head, reports = await turns.end_conversation(self._sessions, key, conversation, wait=wait)
         return pb.EndConversationResponse(
             session=to_session(head), consolidations=to_consolidations(reports)
+        )
+
+
+def _check_display_name(name: str, *, field: str) -> None:
+    if len(name) > MAX_DISPLAY_NAME:
+        raise InvalidRequestError(
+            f"display_name may have {MAX_DISPLAY_NAME} characters.", field=field
         )
 
 

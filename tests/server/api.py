@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import field_mask_pb2
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status.rpc_status import from_call
@@ -187,6 +188,22 @@ class Api:
     async def fork(self, session_id: str, **fields: Any) -> sessions_pb2.Session:
         request = sessions_pb2.ForkSessionRequest(name=self.name, session_id=session_id, **fields)
         return (await self.sessions.ForkSession(request)).session
+
+    async def rename(self, display_name: str, **fields: Any) -> sessions_pb2.Session:
+        session = sessions_pb2.Session(name=self.name, display_name=display_name, **fields)
+        mask = field_mask_pb2.FieldMask(paths=["display_name"])
+        request = sessions_pb2.UpdateSessionRequest(session=session, update_mask=mask)
+        return (await self.sessions.UpdateSession(request)).session
+
+    async def reset(self, *levels: int, **fields: Any) -> sessions_pb2.Session:
+        request = sessions_pb2.ResetLevelsRequest(name=self.name, levels=levels, **fields)
+        return (await self.sessions.ResetLevels(request)).session
+
+    async def diff(self, before: int, after: int) -> list[float]:
+        request = sessions_pb2.DiffVersionsRequest(
+            name=self.name, from_version=before, to_version=after
+        )
+        return [each.relative_norm for each in (await self.sessions.DiffVersions(request)).levels]
 
     async def delete(self, **fields: Any) -> None:
         await self.sessions.DeleteSession(

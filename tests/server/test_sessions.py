@@ -11,7 +11,11 @@ from hope.v1 import admin_pb2
 from hope.v1 import sessions_pb2 as pb
 from serving import Serve, Served
 
+from hope_runtime.fold import replay
+from hope_runtime.log import Record
+from hope_runtime.memory.state import SessionMemory
 from server.settings import Settings
+from server.store.base import SessionKey
 
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
@@ -146,6 +150,95 @@ async def test_a_rollback_needs_a_version_that_is_kept(serve: Serve) -> None:
                 await api.rollback(version=version)
         assert (await api.get()).etag == last.etag
         assert await api.rollback()
+
+
+async def test_a_level_that_is_reset_is_the_base_model_and_a_rollback_undoes_it(api: Api) -> None:
+    taught = await _teach(api, "one")
+    assert taught.levels[0].relative_norm > 0
+    unchanged = await api.reset(2)  # it never learnt
+    assert unchanged.memory_version == taught.memory_version
+    assert unchanged.levels == taught.levels
+    reset = await api.reset(0)
+    assert reset.memory_version == taught.memory_version + 1
+    assert reset.levels[0].relative_norm == 0
+    assert (reset.levels[0].updates, reset.levels[0].learnt_tokens) == (0, 0)
+    assert reset.learnable_tokens == taught.learnable_tokens
+    text = "The river was wide."
+    mine, base = await api.score(text), await api.score(text, frozen=True)
+    assert mine.total_nats == base.total_nats
+    # It goes on learning from there, and the resets can be taken back.
+    assert (await _teach(api, "two")).levels[0].relative_norm > 0
+    back = await api.rollback(version=taught.memory_version)
+    assert back.memory_hash == taught.memory_hash
+
+
+async def test_a_reset_is_part_of_the_log(served: Served) -> None:
+    """Whoever folds the log again gets the same memory."""
+    await served.api.create()
+    await _teach(served.api, "one")
+    await served.api.reset()
+    await _teach(served.api, "two")
+    session = await served.api.learnt()
+    sessions = served.running.sessions
+    key = SessionKey("ada", "diary")
+    records = [Record.decode(each.payload) for each in await sessions.store.read_log(key)]
+    fresh = SessionMemory.fresh(sessions.fingerprint, sessions.policies["quick"])
+    folded = replay(
+        fresh, records, sessions.engine.learner, window_tokens=sessions.engine.window_tokens
+    )
+    assert folded.hash() == session.memory_hash
+
+
+async def test_only_levels_that_exist_are_reset(api: Api) -> None:
+    before = await api.get()
+    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "levels"):
+        await api.reset(0, 7)
+    assert await api.get() == before
+
+
+async def test_two_versions_differ_by_what_was_learnt_between_them(api: Api) -> None:
+    first = await _teach(api, "one")
+    second = await _teach(api, "two")
+    versions = (first.memory_version, second.memory_version)
+    changed = await api.diff(*versions)
+    assert changed[0] > 0
+    assert await api.diff(*reversed(versions)) == pytest.approx(changed, rel=1e-6)
+    assert await api.diff(versions[1], versions[1]) == pytest.approx([0, 0, 0], abs=1e-6)
+    # From the base model, the difference is the level itself.
+    since = await api.diff(0, versions[1])
+    assert since == pytest.approx([level.relative_norm for level in second.levels], rel=1e-5)
+    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "to_version"):
+        await api.diff(0, 99)
+
+
+async def test_a_session_is_renamed_and_its_memory_stays(api: Api) -> None:
+    before = await _teach(api, "one")
+    after = await api.rename("Diary", etag=before.etag)
+    assert (after.display_name, after.memory_hash) == ("Diary", before.memory_hash)
+    assert after.memory_version == before.memory_version
+    async with refused(grpc.StatusCode.ABORTED, "STALE_ETAG"):
+        await api.rename("Other", etag=before.etag)
+    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "session.display_name"):
+        await api.rename("x" * 257)
+    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "update_mask"):
+        await api.sessions.UpdateSession(pb.UpdateSessionRequest(session=after))
+    assert (await api.get()).display_name == "Diary"
+
+
+async def test_erasing_a_user_erases_every_session_and_nobody_elses(served: Served) -> None:
+    for name in ("a", "b", "c"):
+        await served.api.on(name).create()
+    await served.api.on("b").say("Hello.")  # this one is resident
+    other = pb.CreateSessionRequest(parent="users/bob", session_id="a")
+    await served.api.sessions.CreateSession(other)
+    answer = await served.api.sessions.DeleteUser(pb.DeleteUserRequest(name=USER))
+    assert answer.sessions == 3
+    assert served.running.sessions.resident_count == 0
+    async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
+        await served.api.on("b").say("Hello?")
+    await served.api.sessions.GetSession(pb.GetSessionRequest(name="users/bob/sessions/a"))
+    again = await served.api.sessions.DeleteUser(pb.DeleteUserRequest(name=USER))
+    assert again.sessions == 0
 
 
 async def test_an_old_etag_is_refused(api: Api) -> None:

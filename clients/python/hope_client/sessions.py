@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from hope.v1 import sessions_pb2 as pb
 from hope.v1.sessions_pb2_grpc import SessionServiceStub
 
@@ -101,6 +102,31 @@ class Sessions:
         """Returns to `version`, by default the parent of the present one."""
         request = pb.RollbackSessionRequest(name=self.name(session), version=version, etag=etag)
         return (await self._transport.call(self._stub.RollbackSession, request)).session
+
+    async def rename(self, session: str, display_name: str, *, etag: str = "") -> pb.Session:
+        """Changes the display name."""
+        request = pb.UpdateSessionRequest(
+            session=pb.Session(name=self.name(session), display_name=display_name, etag=etag),
+            update_mask=FieldMask(paths=["display_name"]),
+        )
+        return (await self._transport.call(self._stub.UpdateSession, request)).session
+
+    async def reset(self, session: str, *levels: int, etag: str = "") -> pb.Session:
+        """Returns `levels` (0 is the fastest) to the base model; all of them if none is given."""
+        request = pb.ResetLevelsRequest(name=self.name(session), levels=levels, etag=etag)
+        return (await self._transport.call(self._stub.ResetLevels, request)).session
+
+    async def diff(self, session: str, before: int, after: int) -> pb.DiffVersionsResponse:
+        """How much of each level changed between two kept versions."""
+        request = pb.DiffVersionsRequest(
+            name=self.name(session), from_version=before, to_version=after
+        )
+        return await self._transport.call(self._stub.DiffVersions, request, repeatable=True)
+
+    async def delete_user(self, user: str = "") -> int:
+        """Erases every session of `user` (default: the client's); how many there were."""
+        request = pb.DeleteUserRequest(name=user_name(user or self._user))
+        return (await self._transport.call(self._stub.DeleteUser, request)).sessions
 
     async def consolidate(self, session: str) -> pb.ConsolidateResponse:
         """Learns now what waits for a boundary; answers when that is done."""

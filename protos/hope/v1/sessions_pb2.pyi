@@ -334,7 +334,9 @@ class UpdateSessionRequest(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def session(self) -> Global___Session: ...
+    def session(self) -> Global___Session:
+        """`name`, what is to change, and optionally `etag`."""
+
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask: ...
     def __init__(

@@ -164,7 +164,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Changes display name, labels or learning policy.
+        """Changes the display name. The mask must name it; the policy is changed by
+        MigrateSession.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,7 +208,9 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResetLevels(self, request, context):
-        """Returns chosen levels to the base model.
+        """Returns chosen levels to the base model. What waits for a boundary stays and
+        is learnt there; when every level that learnt is reset, nothing of what they
+        knew is rehearsed again. A new version, so a rollback undoes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -235,7 +238,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DiffVersions(self, request, context):
-        """What changed between two versions.
+        """How much of each level changed between two kept versions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

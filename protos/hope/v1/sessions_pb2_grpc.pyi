@@ -46,7 +46,9 @@ class SessionServiceStub:
     ListSessions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListSessionsRequest, _sessions_pb2.ListSessionsResponse]
     """Sessions of one user, in the order of their names."""
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.UpdateSessionRequest, _sessions_pb2.UpdateSessionResponse]
-    """Changes display name, labels or learning policy."""
+    """Changes the display name. The mask must name it; the policy is changed by
+    MigrateSession.
+    """
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DeleteSessionRequest, _sessions_pb2.DeleteSessionResponse]
     """Erases the session: memory, log, every version."""
     ForkSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]
@@ -60,7 +62,10 @@ class SessionServiceStub:
     whose parent is the one returned to; numbers are never used twice.
     """
     ResetLevels: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ResetLevelsRequest, _sessions_pb2.ResetLevelsResponse]
-    """Returns chosen levels to the base model."""
+    """Returns chosen levels to the base model. What waits for a boundary stays and
+    is learnt there; when every level that learnt is reset, nothing of what they
+    knew is rehearsed again. A new version, so a rollback undoes it.
+    """
     Consolidate: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ConsolidateRequest, _sessions_pb2.ConsolidateResponse]
     """Learns now what waits for a boundary."""
     EndConversation: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.EndConversationRequest, _sessions_pb2.EndConversationResponse]
@@ -68,7 +73,7 @@ class SessionServiceStub:
     ForgetDocument: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForgetDocumentRequest, _sessions_pb2.ForgetDocumentResponse]
     """Learns the whole log again without one document."""
     DiffVersions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]
-    """What changed between two versions."""
+    """How much of each level changed between two kept versions."""
     ExportSession: _grpc.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]
     ImportSession: _grpc.StreamUnaryMultiCallable[_sessions_pb2.ImportSessionRequest, _sessions_pb2.ImportSessionResponse]
     MigrateSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.MigrateSessionRequest, _sessions_pb2.MigrateSessionResponse]
@@ -94,7 +99,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ListSessions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListSessionsRequest, _sessions_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Sessions of one user, in the order of their names."""
     UpdateSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.UpdateSessionRequest, _sessions_pb2.UpdateSessionResponse]  # type: ignore[assignment]
-    """Changes display name, labels or learning policy."""
+    """Changes the display name. The mask must name it; the policy is changed by
+    MigrateSession.
+    """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DeleteSessionRequest, _sessions_pb2.DeleteSessionResponse]  # type: ignore[assignment]
     """Erases the session: memory, log, every version."""
     ForkSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]  # type: ignore[assignment]
@@ -108,7 +115,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     whose parent is the one returned to; numbers are never used twice.
     """
     ResetLevels: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ResetLevelsRequest, _sessions_pb2.ResetLevelsResponse]  # type: ignore[assignment]
-    """Returns chosen levels to the base model."""
+    """Returns chosen levels to the base model. What waits for a boundary stays and
+    is learnt there; when every level that learnt is reset, nothing of what they
+    knew is rehearsed again. A new version, so a rollback undoes it.
+    """
     Consolidate: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ConsolidateRequest, _sessions_pb2.ConsolidateResponse]  # type: ignore[assignment]
     """Learns now what waits for a boundary."""
     EndConversation: _aio.UnaryUnaryMultiCallable[_sessions_pb2.EndConversationRequest, _sessions_pb2.EndConversationResponse]  # type: ignore[assignment]
@@ -116,7 +126,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ForgetDocument: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForgetDocumentRequest, _sessions_pb2.ForgetDocumentResponse]  # type: ignore[assignment]
     """Learns the whole log again without one document."""
     DiffVersions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]  # type: ignore[assignment]
-    """What changed between two versions."""
+    """How much of each level changed between two kept versions."""
     ExportSession: _aio.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]  # type: ignore[assignment]
     ImportSession: _aio.StreamUnaryMultiCallable[_sessions_pb2.ImportSessionRequest, _sessions_pb2.ImportSessionResponse]  # type: ignore[assignment]
     MigrateSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.MigrateSessionRequest, _sessions_pb2.MigrateSessionResponse]  # type: ignore[assignment]
@@ -163,7 +173,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.UpdateSessionResponse, _abc.Awaitable[_sessions_pb2.UpdateSessionResponse]]:
-        """Changes display name, labels or learning policy."""
+        """Changes the display name. The mask must name it; the policy is changed by
+        MigrateSession.
+        """
 
     @_abc_1.abstractmethod
     def DeleteSession(
@@ -213,7 +225,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.ResetLevelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.ResetLevelsResponse, _abc.Awaitable[_sessions_pb2.ResetLevelsResponse]]:
-        """Returns chosen levels to the base model."""
+        """Returns chosen levels to the base model. What waits for a boundary stays and
+        is learnt there; when every level that learnt is reset, nothing of what they
+        knew is rehearsed again. A new version, so a rollback undoes it.
+        """
 
     @_abc_1.abstractmethod
     def Consolidate(
@@ -245,7 +260,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.DiffVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.DiffVersionsResponse, _abc.Awaitable[_sessions_pb2.DiffVersionsResponse]]:
-        """What changed between two versions."""
+        """How much of each level changed between two kept versions."""
 
     @_abc_1.abstractmethod
     def ExportSession(

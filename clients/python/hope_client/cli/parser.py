@@ -155,6 +155,15 @@ def _add_sessions(commands: _Commands, shared: argparse.ArgumentParser) -> None:
     rollback.add_argument(
         "version", nargs="?", type=int, metavar="VERSION", help="default: the parent"
     )
+    rename = add("rename", "change the display name")
+    rename.add_argument("display_name", metavar="TEXT")
+    reset = add("reset", "return levels to the base model")
+    reset.add_argument(
+        "levels", nargs="*", type=int, metavar="LEVEL", help="0 is the fastest (default: all)"
+    )
+    diff = add("diff", "how much of each level changed between two kept versions")
+    diff.add_argument("before", type=int, metavar="FROM")
+    diff.add_argument("after", type=int, metavar="TO")
     add("consolidate", "learn now what waits for a boundary")
     end = add("end-conversation", "close a conversation, which is when it is learnt")
     end.add_argument("conversation", nargs="?", default="", metavar="CONVERSATION")

@@ -121,6 +121,40 @@ def run_rollback(app: App) -> int:
     return _report(app, session, rolled_back(session))
 
 
+def run_rename(app: App) -> int:
+    """Changes the display name."""
+    args = app.args
+    session = app.run(app.client.sessions.rename(args.session, args.display_name))
+    return _report(app, session, f'{session.name} is now shown as "{session.display_name}".')
+
+
+def run_reset(app: App) -> int:
+    """Returns levels to the base model."""
+    args = app.args
+    session = app.run(app.client.sessions.reset(args.session, *args.levels))
+    which = "All levels are" if not args.levels else f"Levels {_listed(args.levels)} are"
+    return _report(
+        app,
+        session,
+        f"{which} the base model again, as version {session.memory_version}; "
+        f"`hope sessions rollback {short_name(session.name)}` undoes it.",
+    )
+
+
+def run_diff(app: App) -> int:
+    """Shows how much of each level changed."""
+    args = app.args
+    answer = app.run(app.client.sessions.diff(args.session, args.before, args.after))
+    if args.json:
+        app.terminal.json(to_plain(answer))
+    else:
+        app.terminal.table(
+            ("level", "changed by"),
+            [(str(each.level), f"{each.relative_norm:.5f}") for each in answer.levels],
+        )
+    return 0
+
+
 def run_consolidate(app: App) -> int:
     """Learns now what waits for a boundary."""
     answer = learn(app, app.client.sessions.consolidate(app.args.session), quiet=app.args.json)
@@ -181,6 +215,10 @@ def learn(app: App, work: Coroutine[Any, Any, AnswerT], *, quiet: bool = False) 
         for line in others:
             app.terminal.print(line)
     return answer
+
+
+def _listed(levels: list[int]) -> str:
+    return ", ".join(map(str, levels))
 
 
 def _report(app: App, session: pb.Session, line: str) -> int:

@@ -1,0 +1,121 @@
+"""What is done with the versions of a session: fork, roll back, reset, compare.
+
+Knows the order in which these become durable. How a session is loaded, locked and committed is
+sessions.py's business, what a store keeps that of store/.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from hope_runtime.drift import relative_change
+from hope_runtime.errors import InvalidRequestError
+from hope_runtime.log import Record, RecordKind
+from server.sessions import Resident, Sessions
+from server.store.base import Head, SessionKey, StaleRevisionError, VersionInfo
+from server.store.base import Record as StoredRecord
+from server.summary import encode_summary
+from server.waiting import complete
+
+
+async def fork(
+    sessions: Sessions, source: SessionKey, target: SessionKey, version: int | None
+) -> Head:
+    """A copy of a session's present or earlier state under another name."""
+    async with sessions.exclusive(source):
+        if version is not None:
+            await _kept_version(sessions, source, version, field="version")
+        return await sessions.store.fork(source, target, version=version)
+
+
+async def rollback(
+    sessions: Sessions, key: SessionKey, version: int | None, etag: str | None
+) -> Head:
+    """Returns to an earlier version, by default the present one's parent."""
+    async with sessions.exclusive(key) as resident:
+        check_etag(resident, etag)
+        target = version if version is not None else resident.head.parent_version
+        if target is None:
+            raise InvalidRequestError(
+                "The session is at its first version; there is nothing to go back to.",
+                field="version",
+            )
+        await complete(_rollback(sessions, resident, target))
+        return resident.head
+
+
+async def reset(
+    sessions: Sessions, key: SessionKey, levels: Sequence[int], etag: str | None
+) -> Head:
+    """Returns levels to the base model, all of them when none is named. An event of the log, so
+    that it can be rolled back and a fold comes out the same."""
+    async with sessions.exclusive(key) as resident:
+        check_etag(resident, etag)
+        known = range(len(resident.memory.levels))
+        for level in levels:
+            if level not in known:
+                raise InvalidRequestError(
+                    f"There is no level {level}; the session has 0 to {known[-1]}.", field="levels"
+                )
+        chosen = tuple(sorted(set(levels))) or tuple(known)
+        await sessions.commit_turn(resident, Record(RecordKind.RESET, levels=chosen))
+        return resident.head
+
+
+async def rename(sessions: Sessions, key: SessionKey, name: str, etag: str | None) -> Head:
+    """Changes a session's display name."""
+    async with sessions.exclusive(key) as resident:
+        check_etag(resident, etag)
+        await sessions.rename(resident, name)
+        return resident.head
+
+
+async def changes(sessions: Sessions, key: SessionKey, before: int, after: int) -> list[float]:
+    """For each level the relative norm of what changed between two kept versions. Needs no lock:
+    versions never change."""
+    memories = []
+    for number, field in ((before, "from_version"), (after, "to_version")):
+        await _kept_version(sessions, key, number, field=field)
+        memories.append(sessions.decode(await sessions.store.read_blobs(key, version=number)))
+    return [
+        relative_change(old, new, sessions.base_norm)
+        for old, new in zip(memories[0].levels, memories[1].levels, strict=True)
+    ]
+
+
+def check_etag(resident: Resident, etag: str | None) -> None:
+    """Raises StaleRevisionError unless the session still is what the caller saw."""
+    head = resident.head
+    if etag is not None and etag != head.etag:
+        raise StaleRevisionError(head.key, etag, head.etag)
+
+
+async def _rollback(sessions: Sessions, resident: Resident, target: int) -> None:
+    key = resident.key
+    version = await _kept_version(sessions, key, target, field="version")
+    memory = sessions.decode(await sessions.store.read_blobs(key, version=target))
+    record = Record(RecordKind.ROLLBACK, target_version=target, target_seq=version.log_seq)
+    nonce = uuid.uuid4().hex
+    summary = encode_summary(memory, sessions.base_norm)
+    resident.head = await sessions.retried(
+        lambda: sessions.store.rollback(
+            resident.lease,
+            expected_revision=resident.head.revision,
+            nonce=nonce,
+            to_version=target,
+            record=StoredRecord(record.kind, record.encode()),
+            summary=summary,
+        )
+    )
+    resident.memory = memory
+
+
+async def _kept_version(
+    sessions: Sessions, key: SessionKey, number: int, *, field: str
+) -> VersionInfo:
+    versions = {info.version: info for info in await sessions.store.versions(key)}
+    if number not in versions:
+        kept = ", ".join(str(version) for version in sorted(versions))
+        raise InvalidRequestError(f"Version {number} is not kept; there is {kept}.", field=field)
+    return versions[number]
