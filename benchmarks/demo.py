@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.local_server import local_server
+from hope_runtime.evaluate.filler import load_text
 
 SESSION = "demo"
 FROZEN = "frozen"
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "architecture.md"
-DOCUMENT_CHARS = 1800  # about 450 tokens; what is read here is learnt here, and that takes its time
+DOCUMENT = "king-james.txt"  # the text that `hope evaluate` reads in between, too
+DOCUMENT_CHARS = 4000  # about a thousand tokens
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ async def teach(client: HopeClient, console: Console) -> list[sessions_pb2.Conso
         console.print(f"[bold]you[/]  {text}")
         reply = await client.say(SESSION, text, sampling=SAMPLING)
         console.print(f"[dim]hope {reply.text}[/]")
-    text = DOCUMENT.read_text(encoding="utf-8")[:DOCUMENT_CHARS]
-    console.print(f"\nreading {len(text)} characters of {DOCUMENT.name} ...")
+    text = load_text(None)[:DOCUMENT_CHARS]
+    console.print(f"\nreading {len(text)} characters of {DOCUMENT} ...")
     started = time.monotonic()
-    read = await client.ingest(SESSION, text, document=DOCUMENT.name, conversation="reading")
+    read = await client.ingest(SESSION, text, document=DOCUMENT, conversation="reading")
     console.print(f"read and learnt {read.tokens} tokens in {time.monotonic() - started:.0f} s")
     console.print("ending the conversation ...")
     ended = await client.sessions.end_conversation(SESSION)

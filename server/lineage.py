@@ -1,4 +1,4 @@
-"""What is done with the versions of a session: fork, roll back, reset, compare.
+"""What is done with the versions of a session: fork, name, roll back, reset, compare.
 
 Knows the order in which these become durable. How a session is loaded, locked and committed is
 sessions.py's business, what a store keeps that of store/.
@@ -13,7 +13,7 @@ from hope_runtime.drift import relative_change
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.log import Record, RecordKind
 from server.sessions import Resident, Sessions
-from server.store.base import Head, SessionKey, StaleRevisionError, VersionInfo
+from server.store.base import Head, SessionKey, Snapshot, StaleRevisionError, VersionInfo
 from server.store.base import Record as StoredRecord
 from server.summary import encode_summary
 from server.waiting import complete
@@ -27,6 +27,12 @@ async def fork(
         if version is not None:
             await _kept_version(sessions, source, version, field="version")
         return await sessions.store.fork(source, target, version=version)
+
+
+async def snapshot(sessions: Sessions, key: SessionKey, name: str) -> Snapshot:
+    """Names the present version, with everything learnt that was due."""
+    async with sessions.exclusive(key):
+        return await sessions.store.snapshot(key, name)
 
 
 async def rollback(

@@ -10,6 +10,7 @@ from server.store.base import SessionKey
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SESSION = re.compile(r"users/([^/]*)/sessions/([^/]*)")
+_SNAPSHOT = re.compile(r"(.*)/snapshots/([^/]*)")
 _USER = re.compile(r"users/([^/]*)")
 
 
@@ -23,6 +24,18 @@ def session_key(name: str, *, field: str) -> SessionKey:
             field=field,
         )
     return SessionKey(*match.groups())
+
+
+def snapshot_key(name: str, *, field: str) -> tuple[SessionKey, str]:
+    """Session and last part of a snapshot's full name. Raises InvalidRequestError."""
+    match = _SNAPSHOT.fullmatch(name)
+    if not match or not _ID.fullmatch(match[2]):
+        raise InvalidRequestError(
+            f"{name[:80]!r} is no snapshot; the form is "
+            "users/USER/sessions/SESSION/snapshots/SNAPSHOT.",
+            field=field,
+        )
+    return session_key(match[1], field=field), match[2]
 
 
 def user_id(parent: str, *, field: str) -> str:

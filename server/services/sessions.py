@@ -13,10 +13,10 @@ from hope.v1 import sessions_pb2_grpc
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning import Consolidation
 from server import lineage, turns
-from server.names import session_id, session_key, short_name, user_id
+from server.names import session_id, session_key, short_name, snapshot_key, user_id
 from server.services.inference import MAX_CONVERSATION_NAME
 from server.sessions import Sessions
-from server.store.base import MAX_PAGE_SIZE, Head, SessionKey
+from server.store.base import MAX_PAGE_SIZE, Head, SessionKey, Snapshot
 from server.summary import decode_summary
 
 Context = aio.ServicerContext[Any, Any]
@@ -52,13 +52,8 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
         user = user_id(request.parent, field="parent")
-        size = request.page_size or DEFAULT_PAGE_SIZE
-        if size > MAX_PAGE_SIZE:
-            raise InvalidRequestError(
-                f"page_size is {size}; allowed: 1 to {MAX_PAGE_SIZE}.", field="page_size"
-            )
         heads, token = await self._sessions.store.list_sessions(
-            user, page_size=size, page_token=request.page_token
+            user, page_size=_page_size(request.page_size), page_token=request.page_token
         )
         return pb.ListSessionsResponse(
             sessions=[to_session(head) for head in heads], next_page_token=token
@@ -79,6 +74,32 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         version = request.version if request.HasField("version") else None
         head = await lineage.fork(self._sessions, source, target, version)
         return pb.ForkSessionResponse(session=to_session(head))
+
+    async def CreateSnapshot(  # noqa: N802
+        self, request: pb.CreateSnapshotRequest, context: Context
+    ) -> pb.CreateSnapshotResponse:
+        key = session_key(request.parent, field="parent")
+        name = session_id(request.snapshot_id, field="snapshot_id")
+        snapshot = await lineage.snapshot(self._sessions, key, name)
+        return pb.CreateSnapshotResponse(snapshot=to_snapshot(key, snapshot))
+
+    async def ListSnapshots(  # noqa: N802
+        self, request: pb.ListSnapshotsRequest, context: Context
+    ) -> pb.ListSnapshotsResponse:
+        key = session_key(request.parent, field="parent")
+        found, token = await self._sessions.store.snapshots(
+            key, page_size=_page_size(request.page_size), page_token=request.page_token
+        )
+        return pb.ListSnapshotsResponse(
+            snapshots=[to_snapshot(key, each) for each in found], next_page_token=token
+        )
+
+    async def DeleteSnapshot(  # noqa: N802
+        self, request: pb.DeleteSnapshotRequest, context: Context
+    ) -> pb.DeleteSnapshotResponse:
+        key, name = snapshot_key(request.name, field="name")
+        await self._sessions.store.delete_snapshot(key, name)
+        return pb.DeleteSnapshotResponse()
 
     async def RollbackSession(  # noqa: N802
         self, request: pb.RollbackSessionRequest, context: Context
@@ -150,11 +171,27 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         )
 
 
+def _page_size(asked: int) -> int:
+    size = asked or DEFAULT_PAGE_SIZE
+    if size > MAX_PAGE_SIZE:
+        raise InvalidRequestError(
+            f"page_size is {size}; allowed: 1 to {MAX_PAGE_SIZE}.", field="page_size"
+        )
+    return size
+
+
 def _check_display_name(name: str, *, field: str) -> None:
     if len(name) > MAX_DISPLAY_NAME:
         raise InvalidRequestError(
             f"display_name may have {MAX_DISPLAY_NAME} characters.", field=field
         )
+
+
+def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
+    """A snapshot as the API shows it."""
+    shown = pb.Snapshot(name=f"{key}/snapshots/{snapshot.name}", version=snapshot.version)
+    shown.create_time.FromMicroseconds(int(snapshot.create_time * 1e6))
+    return shown
 
 
 def to_session(head: Head) -> pb.Session:

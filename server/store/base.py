@@ -65,6 +65,7 @@ from server.store.values import (
     LogRecord,
     Record,
     SessionKey,
+    Snapshot,
     StoredReply,
     VersionInfo,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "Record",
     "SessionKey",
     "SessionStore",
+    "Snapshot",
     "StaleRevisionError",
     "StoreError",
     "StoreFullError",
@@ -274,11 +276,32 @@ class SessionStore(ABC):
         that only they referred to; returns how many versions went.
 
         The parent of the present version is kept too, so that one step back is
-        always possible. Needs no lease: the head and its log stay as they are.
+        always possible, and so is every version that a snapshot names. Needs no
+        lease: the head and its log stay as they are.
 
         A call and not a part of `commit`, so that the acknowledgement of a turn does
         not wait for it and the number to keep is the caller's policy. Raises
         NotFoundError."""
+
+    # Snapshots
+
+    @abstractmethod
+    async def snapshot(self, key: SessionKey, name: str) -> Snapshot:
+        """Name the present version, so that `collect` keeps it. Needs no lease: the head stays
+        as it is. A fork takes no names along.
+
+        Raises NotFoundError, AlreadyExistsError when the session has the name already."""
+
+    @abstractmethod
+    async def snapshots(
+        self, key: SessionKey, *, page_size: int = 50, page_token: str = ""
+    ) -> tuple[list[Snapshot], str]:
+        """A page of a session's snapshots in the order of their names, as `list_sessions`.
+        Raises NotFoundError."""
+
+    @abstractmethod
+    async def delete_snapshot(self, key: SessionKey, name: str) -> None:
+        """Take a name away; the next `collect` may forget its version. Raises NotFoundError."""
 
     # Upkeep
 

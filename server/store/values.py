@@ -100,6 +100,15 @@ class VersionInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A name for a version, which is kept as long as it has one."""
+
+    name: str
+    version: int
+    create_time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """Right of one owner to commit to one session."""
 

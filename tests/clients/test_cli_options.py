@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
 from types import ModuleType
 
 import pytest
@@ -62,7 +61,6 @@ def test_a_missing_server_package_is_one_line(monkeypatch, capsys):
 
 
 def test_help_imports_neither_grpc_nor_rich():
-    began = time.monotonic()
     script = (
         "import sys\n"
         "from hope_client.cli import main\n"
@@ -71,7 +69,6 @@ def test_help_imports_neither_grpc_nor_rich():
         "assert not {'grpc', 'google', 'rich', 'asyncio'} & set(sys.modules), 'too much'\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-    assert time.monotonic() - began < 2  # 0.1 s on an idle machine
 
 
 def test_control_characters_do_not_reach_the_terminal():
@@ -97,6 +94,8 @@ OPTIONS = {
     "sessions show": "SESSION --json",
     "sessions delete": "SESSION --json --yes",
     "sessions fork": "SESSION --json NEW_SESSION --version",
+    "sessions snapshot": "SESSION --json NAME",
+    "sessions snapshots": "SESSION --json",
     "sessions rename": "SESSION --json TEXT",
     "sessions reset": "SESSION --json LEVEL",
     "sessions diff": "SESSION --json FROM TO",

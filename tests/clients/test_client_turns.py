@@ -135,7 +135,7 @@ async def test_the_wait_the_server_asks_for_is_kept(server, client):
     server.failures["Score"].append(Failure(Code.UNAVAILABLE, retry_after_seconds=0.3))
     began = time.monotonic()
     await client.score("diary", "text")
-    assert 0.3 <= time.monotonic() - began < 2
+    assert time.monotonic() - began >= 0.3
 
 
 async def test_a_deadline_covers_all_attempts(server):

@@ -45,6 +45,7 @@ class Session:
     revision: int = 1
     nonce: str = ""
     versions: dict[int, State] = field(default_factory=dict)
+    snapshots: dict[str, int] = field(default_factory=dict)
     replies: dict[str, StoredReply] = field(default_factory=dict)
     lease: Lease | None = None
 
@@ -176,7 +177,22 @@ class Model:
     def collect(self, key: SessionKey, keep_recent: int) -> int:
         session = self.sessions[key]
         recent = sorted(session.versions)[-keep_recent:]
-        doomed = session.versions.keys() - {*recent, session.state.parent_version}
+        spared = {*recent, session.state.parent_version, *session.snapshots.values()}
+        doomed = session.versions.keys() - spared
         for version in doomed:
             del session.versions[version]
         return len(doomed)
+
+    def snapshot(self, key: SessionKey, name: str) -> Refusal:
+        if key not in self.sessions:
+            return NotFoundError
+        session = self.sessions[key]
+        if name in session.snapshots:
+            return AlreadyExistsError
+        session.snapshots[name] = session.state.version
+        return None
+
+    def delete_snapshot(self, key: SessionKey, name: str) -> Refusal:
+        if key not in self.sessions:
+            return NotFoundError
+        return NotFoundError if self.sessions[key].snapshots.pop(name, None) is None else None

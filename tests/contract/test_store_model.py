@@ -43,6 +43,7 @@ KEYS = st.builds(SessionKey, USERS, st.sampled_from(["x", "y"]))
 NAMES = st.sampled_from(["fast", "level", "window"])
 BLOBS = st.dictionaries(NAMES, st.integers(0, 15).map(lambda n: b"%d" % n))
 RECORDS = st.lists(st.builds(Record, st.just("turn"), st.binary(max_size=2)), max_size=2)
+SNAPSHOTS = st.sampled_from(["before", "later"])
 REQUESTS = st.sampled_from(["r1", "r2"])
 # Rules that need a lease mostly take the one that is good.
 NEWEST = st.sampled_from([True, True, False])
@@ -247,6 +248,17 @@ class StoreMachine(RuleBasedStateMachine):
         if count is not None:
             assert count == self.model.collect(key, keep)
 
+    @rule(key=KEYS, name=SNAPSHOTS)
+    def snapshot(self, key: SessionKey, name: str) -> None:
+        refusal = self.model.snapshot(key, name)
+        if found := self.outcome(self.store.snapshot(key, name), refusal):
+            assert (found.name, found.create_time) == (name, self.harness.now)
+            assert found.version == self.model.sessions[key].state.version
+
+    @rule(key=KEYS, name=SNAPSHOTS)
+    def delete_snapshot(self, key: SessionKey, name: str) -> None:
+        self.outcome(self.store.delete_snapshot(key, name), self.model.delete_snapshot(key, name))
+
     @rule(key=KEYS, request=REQUESTS)
     def find_reply(self, key: SessionKey, request: str) -> None:
         found = self.outcome(self.store.find_reply(key, request), self.model.missing(key))
@@ -295,6 +307,11 @@ class StoreMachine(RuleBasedStateMachine):
         assert [described(info) for info in kept] == [
             described(state) for _, state in sorted(session.versions.items())
         ]
+        named, token = await self.store.snapshots(key)
+        assert ([(each.name, each.version) for each in named], token) == (
+            sorted(session.snapshots.items()),
+            "",
+        )
         oldest = min(session.versions)
         blobs = await self.store.read_blobs(key, version=oldest)
         assert blobs == session.versions[oldest].blobs

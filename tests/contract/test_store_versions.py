@@ -169,3 +169,35 @@ async def test_collect_spares_what_others_share(store: SessionStore) -> None:
     await store.fork(KEY, COPY, version=1)
     assert await store.collect(KEY, 1) == 2
     assert (await store.read_blobs(COPY))["level"] == b"l1"
+
+
+async def test_a_version_with_a_name_is_kept_until_the_name_is_gone(store: SessionStore) -> None:
+    head = await make(store, blobs={"level": b"0"})
+    lease = await store.acquire(KEY, "a", 60)
+    named = await store.snapshot(KEY, "start")
+    assert named.version == 0
+    for number in range(1, 5):
+        blobs = {"level": b"%d" % number}
+        head = await store.commit(lease, change(head, version=number, put_blobs=blobs))
+    assert await store.collect(KEY, 1) == 2
+    assert [info.version for info in await store.versions(KEY)] == [0, 3, 4]
+    assert await store.read_blobs(KEY, version=0) == {"level": b"0"}
+    with pytest.raises(AlreadyExistsError):
+        await store.snapshot(KEY, "start")
+    await store.snapshot(KEY, "now")
+    first, token = await store.snapshots(KEY, page_size=1)
+    rest, end = await store.snapshots(KEY, page_size=1, page_token=token)
+    assert [(each.name, each.version) for each in first + rest] == [("now", 4), ("start", 0)]
+    assert end == ""
+    copy = await store.fork(KEY, KEY._replace(session="copy"))
+    assert await store.snapshots(copy.key) == ([], "")
+    await store.delete_snapshot(KEY, "start")
+    with pytest.raises(NotFoundError):
+        await store.delete_snapshot(KEY, "start")
+    assert await store.collect(KEY, 1) == 1
+    assert [info.version for info in await store.versions(KEY)] == [3, 4]
+    for size in (0, 1001):
+        with pytest.raises(ValueError, match="page_size"):
+            await store.snapshots(KEY, page_size=size)
+    with pytest.raises(ValueError, match="name"):
+        await store.snapshot(KEY, "")

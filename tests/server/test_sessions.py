@@ -225,6 +225,30 @@ async def test_a_session_is_renamed_and_its_memory_stays(api: Api) -> None:
     assert (await api.get()).display_name == "Diary"
 
 
+async def test_a_snapshot_keeps_its_version(serve: Serve) -> None:
+    async with serve(keep_versions=1) as served:
+        api = served.api
+        await api.create()
+        first = await _teach(api, "one")
+        request = pb.CreateSnapshotRequest(parent=NAME, snapshot_id="good")
+        snapshot = (await api.sessions.CreateSnapshot(request)).snapshot
+        assert (snapshot.name, snapshot.version) == (f"{NAME}/snapshots/good", first.memory_version)
+        async with refused(grpc.StatusCode.ALREADY_EXISTS, "SESSION_EXISTS"):
+            await api.sessions.CreateSnapshot(request)
+        for number in range(4):
+            await _teach(api, f"part {number}")
+        back = await api.rollback(version=snapshot.version)
+        assert back.memory_hash == first.memory_hash
+        page = await api.sessions.ListSnapshots(pb.ListSnapshotsRequest(parent=NAME))
+        assert list(page.snapshots) == [snapshot]
+        deletion = pb.DeleteSnapshotRequest(name=snapshot.name)
+        await api.sessions.DeleteSnapshot(deletion)
+        async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
+            await api.sessions.DeleteSnapshot(deletion)
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "name"):
+            await api.sessions.DeleteSnapshot(pb.DeleteSnapshotRequest(name=NAME))
+
+
 async def test_erasing_a_user_erases_every_session_and_nobody_elses(served: Served) -> None:
     for name in ("a", "b", "c"):
         await served.api.on(name).create()

@@ -96,6 +96,27 @@ class Sessions:
         request = pb.ForkSessionRequest(name=name, session_id=session_id, version=version)
         return (await self._transport.call(self._stub.ForkSession, request)).session
 
+    async def snapshot(self, session: str, name: str = "") -> pb.Snapshot:
+        """Names the present version, so that it is kept; without a name the server picks one."""
+        request = pb.CreateSnapshotRequest(parent=self.name(session), snapshot_id=name)
+        return (await self._transport.call(self._stub.CreateSnapshot, request)).snapshot
+
+    async def snapshots(self, session: str, *, page_size: int = 0) -> AsyncIterator[pb.Snapshot]:
+        """Snapshots of a session by name, page after page on demand."""
+        request = pb.ListSnapshotsRequest(parent=self.name(session), page_size=page_size)
+        while True:
+            page = await self._transport.call(self._stub.ListSnapshots, request, repeatable=True)
+            for snapshot in page.snapshots:
+                yield snapshot
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def delete_snapshot(self, session: str, name: str) -> None:
+        """Takes a snapshot's name away; its version is then kept only while it is recent."""
+        request = pb.DeleteSnapshotRequest(name=f"{self.name(session)}/snapshots/{name}")
+        await self._transport.call(self._stub.DeleteSnapshot, request)
+
     async def rollback(
         self, session: str, version: int | None = None, *, etag: str = ""
     ) -> pb.Session:

@@ -81,6 +81,11 @@ class SessionServiceStub:
                 request_serializer=hope_dot_v1_dot_sessions__pb2.ListSnapshotsRequest.SerializeToString,
                 response_deserializer=hope_dot_v1_dot_sessions__pb2.ListSnapshotsResponse.FromString,
                 _registered_method=True)
+        self.DeleteSnapshot = channel.unary_unary(
+                '/hope.v1.SessionService/DeleteSnapshot',
+                request_serializer=hope_dot_v1_dot_sessions__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=hope_dot_v1_dot_sessions__pb2.DeleteSnapshotResponse.FromString,
+                _registered_method=True)
         self.RollbackSession = channel.unary_unary(
                 '/hope.v1.SessionService/RollbackSession',
                 request_serializer=hope_dot_v1_dot_sessions__pb2.RollbackSessionRequest.SerializeToString,
@@ -194,6 +199,13 @@ class SessionServiceServicer:
 
     def ListSnapshots(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """Takes the name away; its version is then kept only while it is recent.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -312,6 +324,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ListSnapshots,
                     request_deserializer=hope_dot_v1_dot_sessions__pb2.ListSnapshotsRequest.FromString,
                     response_serializer=hope_dot_v1_dot_sessions__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=hope_dot_v1_dot_sessions__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=hope_dot_v1_dot_sessions__pb2.DeleteSnapshotResponse.SerializeToString,
             ),
             'RollbackSession': grpc.unary_unary_rpc_method_handler(
                     servicer.RollbackSession,
@@ -587,6 +604,33 @@ class SessionService:
             '/hope.v1.SessionService/ListSnapshots',
             hope_dot_v1_dot_sessions__pb2.ListSnapshotsRequest.SerializeToString,
             hope_dot_v1_dot_sessions__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hope.v1.SessionService/DeleteSnapshot',
+            hope_dot_v1_dot_sessions__pb2.DeleteSnapshotRequest.SerializeToString,
+            hope_dot_v1_dot_sessions__pb2.DeleteSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,8 @@ class SessionServiceStub:
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.CreateSnapshotRequest, _sessions_pb2.CreateSnapshotResponse]
     """Names the present version, so that it is kept."""
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListSnapshotsRequest, _sessions_pb2.ListSnapshotsResponse]
+    DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DeleteSnapshotRequest, _sessions_pb2.DeleteSnapshotResponse]
+    """Takes the name away; its version is then kept only while it is recent."""
     RollbackSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.RollbackSessionRequest, _sessions_pb2.RollbackSessionResponse]
     """Makes an earlier version the present one. What came after it, turns
     included, is no longer part of the session. The result is a new version
@@ -109,6 +111,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_sessions_pb2.CreateSnapshotRequest, _sessions_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
     """Names the present version, so that it is kept."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListSnapshotsRequest, _sessions_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
+    DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DeleteSnapshotRequest, _sessions_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
+    """Takes the name away; its version is then kept only while it is recent."""
     RollbackSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.RollbackSessionRequest, _sessions_pb2.RollbackSessionResponse]  # type: ignore[assignment]
     """Makes an earlier version the present one. What came after it, turns
     included, is no longer part of the session. The result is a new version
@@ -207,6 +211,14 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.ListSnapshotsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.ListSnapshotsResponse, _abc.Awaitable[_sessions_pb2.ListSnapshotsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteSnapshot(
+        self,
+        request: _sessions_pb2.DeleteSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.DeleteSnapshotResponse, _abc.Awaitable[_sessions_pb2.DeleteSnapshotResponse]]:
+        """Takes the name away; its version is then kept only while it is recent."""
 
     @_abc_1.abstractmethod
     def RollbackSession(

@@ -175,7 +175,9 @@ def collect(tx: Tx, key: SessionKey, keep_recent: int) -> int:
             "SELECT version FROM versions WHERE session = ? ORDER BY version", session
         )
     ]
-    doomed = set(kept[:-keep_recent]) - {row["parent_version"]}
+    named = tx.execute("SELECT version FROM snapshots WHERE session = ?", session)
+    spared = {row["parent_version"], *(version for (version,) in named)}
+    doomed = set(kept[:-keep_recent]) - spared
     candidates: set[int] = set()
     for version in doomed:
         candidates.update(

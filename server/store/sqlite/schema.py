@@ -100,8 +100,19 @@ _TABLES = (
     "CREATE INDEX replies_by_expiry ON replies (expires_at)",
 )
 
+_SNAPSHOTS = (
+    """CREATE TABLE snapshots (
+        session INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        create_time REAL NOT NULL,
+        PRIMARY KEY (session, name),
+        FOREIGN KEY (session, version) REFERENCES versions ON DELETE CASCADE
+    ) WITHOUT ROWID""",
+)
+
 # Statements that lead from version i to version i + 1. Never change one that was released.
-STEPS: tuple[tuple[str, ...], ...] = (_TABLES,)
+STEPS: tuple[tuple[str, ...], ...] = (_TABLES, _SNAPSHOTS)
 SCHEMA_VERSION = len(STEPS)
 
 

@@ -34,11 +34,12 @@ from server.store.base import (
     Record,
     SessionKey,
     SessionStore,
+    Snapshot,
     StoredReply,
     StoreUnavailableError,
     VersionInfo,
 )
-from server.store.sqlite import check, history, leases, reading, sessions
+from server.store.sqlite import check, history, leases, reading, sessions, snapshots
 from server.store.sqlite.faults import translate
 from server.store.sqlite.rows import Tx
 from server.store.sqlite.schema import SCHEMA_VERSION, prepare
@@ -293,6 +294,23 @@ class SQLiteStore(SessionStore):
         if keep_recent < 1:
             raise ValueError("the present version cannot be collected")
         return await self._write(history.collect, key, keep_recent)
+
+    # Snapshots
+
+    async def snapshot(self, key: SessionKey, name: str) -> Snapshot:
+        if not name:
+            raise ValueError("a snapshot needs a name")
+        return await self._write(snapshots.snapshot, key, name)
+
+    async def snapshots(
+        self, key: SessionKey, *, page_size: int = 50, page_token: str = ""
+    ) -> tuple[list[Snapshot], str]:
+        if not 1 <= page_size <= MAX_PAGE_SIZE:
+            raise ValueError(f"page_size must be 1 to {MAX_PAGE_SIZE}, not {page_size}")
+        return await self._read(snapshots.snapshots, key, page_size, page_token)
+
+    async def delete_snapshot(self, key: SessionKey, name: str) -> None:
+        await self._write(snapshots.delete_snapshot, key, name)
 
     # Upkeep
 

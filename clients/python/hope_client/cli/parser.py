@@ -155,6 +155,9 @@ def _add_sessions(commands: _Commands, shared: argparse.ArgumentParser) -> None:
     rollback.add_argument(
         "version", nargs="?", type=int, metavar="VERSION", help="default: the parent"
     )
+    snapshot = add("snapshot", "name the present version, so that it is kept")
+    snapshot.add_argument("snapshot", nargs="?", default="", metavar="NAME")
+    add("snapshots", "names of versions")
     rename = add("rename", "change the display name")
     rename.add_argument("display_name", metavar="TEXT")
     reset = add("reset", "return levels to the base model")

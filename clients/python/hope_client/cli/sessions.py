@@ -121,6 +121,39 @@ def run_rollback(app: App) -> int:
     return _report(app, session, rolled_back(session))
 
 
+def run_snapshot(app: App) -> int:
+    """Names the present version."""
+    snapshot = app.run(app.client.sessions.snapshot(app.args.session, app.args.snapshot))
+    if app.args.json:
+        app.terminal.json(to_plain(snapshot))
+    else:
+        name = snapshot.name.rpartition("/")[2]
+        app.terminal.print(f"Version {snapshot.version} is kept as {name}.")
+    return 0
+
+
+def run_snapshots(app: App) -> int:
+    """Lists the names of versions."""
+
+    async def collect() -> list[pb.Snapshot]:
+        return [each async for each in app.client.sessions.snapshots(app.args.session)]
+
+    found = app.run(collect())
+    if app.args.json:
+        app.terminal.json({"snapshots": [to_plain(each) for each in found]})
+    elif not found:
+        app.terminal.note(f"None yet; `hope sessions snapshot {app.args.session} NAME`.")
+    else:
+        app.terminal.table(
+            ("snapshot", "version", "made"),
+            [
+                (each.name.rpartition("/")[2], count(each.version), moment(each.create_time))
+                for each in found
+            ],
+        )
+    return 0
+
+
 def run_rename(app: App) -> int:
     """Changes the display name."""
     args = app.args
