@@ -55,8 +55,8 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int) -> Ses
         case RecordKind.END_CONVERSATION:
             rest = {k: v for k, v in memory.conversations.items() if k != record.conversation}
             memory = replace(memory, conversations=rest)
-        case RecordKind.CONSOLIDATE | RecordKind.CONSOLIDATION:
-            pass
+        case RecordKind.CONSOLIDATE | RecordKind.CONSOLIDATION | RecordKind.FORGET:
+            pass  # what is forgotten was left out before the fold began (`effective`)
         case RecordKind.RESET:
             memory = _reset(memory, record.levels)
         case RecordKind.ROLLBACK:
@@ -106,7 +106,8 @@ def stretch(memory: SessionMemory, boundary: Boundary) -> tuple[Span, ...]:
 
 
 def effective(records: Sequence[Record]) -> list[Record]:
-    """The records that count: a rollback takes back what came after the place it names.
+    """The records that count: a rollback takes back what came after the place it names, and
+    what was read of a document that is forgotten later is left out.
 
     `records[i]` has sequence number i + 1. A version was made when its log had `target_seq`
     records, so what counted then is what remains: a rollback that came before it too.
@@ -122,7 +123,20 @@ def effective(records: Sequence[Record]) -> list[Record]:
     while at:
         kept.append(records[at - 1])
         at = before[at]
-    return kept[::-1]
+    return _without_forgotten(kept[::-1])
+
+
+def _without_forgotten(records: Sequence[Record]) -> list[Record]:
+    kept: list[Record] = []
+    for record in records:
+        if record.kind is RecordKind.FORGET:
+            kept = [
+                each
+                for each in kept
+                if each.kind is not RecordKind.DOCUMENT or each.document != record.document
+            ]
+        kept.append(record)
+    return kept
 
 
 def replay(

@@ -43,6 +43,8 @@ class RecordKind(StrEnum):
     CONSOLIDATION = "consolidation"
     ROLLBACK = "rollback"
     RESET = "reset"
+    # Says that one document does not count any more, whatever it taught.
+    FORGET = "forget"
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,6 +239,12 @@ class Sessions:
         memory = observe(resident.memory, record, window_tokens=self.engine.window_tokens)
         await complete(self._commit(resident, memory, [record], reply))
 
+    async def commit_memory(
+        self, resident: Resident, memory: SessionMemory, record: Record
+    ) -> None:
+        """A memory that was folded anew replaces the present one, under a new version."""
+        await complete(self._commit(resident, memory, [record]))
+
     async def rename(self, resident: Resident, display_name: str) -> None:
         """Changes what people call a session; its memory is the same."""
         work = self._commit(resident, resident.memory, [], display_name=display_name)

@@ -12,7 +12,7 @@ from hope.v1 import sessions_pb2_grpc
 
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning import Consolidation
-from server import lineage, turns
+from server import lineage, refold, turns
 from server.names import session_id, session_key, short_name, snapshot_key, user_id
 from server.services.inference import MAX_CONVERSATION_NAME
 from server.sessions import Sessions
@@ -141,6 +141,13 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
                 pb.LevelDiff(level=level, relative_norm=norm) for level, norm in enumerate(norms)
             ]
         )
+
+    async def ForgetDocument(  # noqa: N802
+        self, request: pb.ForgetDocumentRequest, context: Context
+    ) -> pb.ForgetDocumentResponse:
+        key = session_key(request.name, field="name")
+        head = await refold.forget_document(self._sessions, key, request.document)
+        return pb.ForgetDocumentResponse(session=to_session(head))
 
     async def DeleteUser(  # noqa: N802
         self, request: pb.DeleteUserRequest, context: Context

@@ -98,6 +98,7 @@ OPTIONS = {
     "sessions snapshots": "SESSION --json",
     "sessions rename": "SESSION --json TEXT",
     "sessions reset": "SESSION --json LEVEL",
+    "sessions forget": "SESSION --json DOCUMENT",
     "sessions diff": "SESSION --json FROM TO",
     "sessions rollback": "SESSION --json VERSION",
     "sessions consolidate": "SESSION --json",

@@ -24,6 +24,7 @@ METHODS = {
         "ForkSession",
         "CreateSnapshot",
         "ListSnapshots",
+        "DeleteSnapshot",
         "RollbackSession",
         "ResetLevels",
         "Consolidate",

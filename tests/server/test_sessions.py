@@ -189,6 +189,30 @@ async def test_a_reset_is_part_of_the_log(served: Served) -> None:
     assert folded.hash() == session.memory_hash
 
 
+async def test_a_forgotten_document_was_never_read(api: Api) -> None:
+    await api.fork("never")
+    other = api.on("never")
+    await api.ingest([TEXT.encode()], document="kept")
+    await other.ingest([TEXT.encode()], document="kept")
+    await api.ingest([b"Rolf bit the postman twice. " * 5], document="gossip")
+    for each in (api, other):
+        await each.say("Hello, my name is Ada.")
+        await each.end_conversation()
+    before = await api.learnt()
+    request = pb.ForgetDocumentRequest(name=NAME, document="gossip")
+    after = (await api.sessions.ForgetDocument(request)).session
+    expected = await other.learnt()
+    assert [level.relative_norm for level in after.levels] == [
+        level.relative_norm for level in expected.levels
+    ]
+    assert after.learnable_tokens == expected.learnable_tokens < before.learnable_tokens
+    assert [each.name for each in after.documents] == ["kept"]
+    assert (await api.say("Who is Rolf?")).text == (await other.say("Who is Rolf?")).text
+    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "document"):
+        await api.sessions.ForgetDocument(request)
+    assert (await api.rollback(version=before.memory_version)).memory_hash == before.memory_hash
+
+
 async def test_only_levels_that_exist_are_reset(api: Api) -> None:
     before = await api.get()
     async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "levels"):

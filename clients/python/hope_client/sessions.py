@@ -137,6 +137,12 @@ class Sessions:
         request = pb.ResetLevelsRequest(name=self.name(session), levels=levels, etag=etag)
         return (await self._transport.call(self._stub.ResetLevels, request)).session
 
+    async def forget_document(self, session: str, document: str) -> pb.Session:
+        """The session as if it had never read `document`. Everything else is learnt again, which
+        takes its time: give the client a timeout that allows for it."""
+        request = pb.ForgetDocumentRequest(name=self.name(session), document=document)
+        return (await self._transport.call(self._stub.ForgetDocument, request)).session
+
     async def diff(self, session: str, before: int, after: int) -> pb.DiffVersionsResponse:
         """How much of each level changed between two kept versions."""
         request = pb.DiffVersionsRequest(

@@ -243,7 +243,10 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForgetDocument(self, request, context):
-        """Learns the whole log again without one document.
+        """Learns the whole log again without one document, which takes as long as
+        learning it did; the session takes no turns meanwhile. A caller that goes away
+        ends it, and nothing has happened. The log still holds what was read, for a
+        rollback; only erasing the session erases it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -73,7 +73,11 @@ class SessionServiceStub:
     EndConversation: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.EndConversationRequest, _sessions_pb2.EndConversationResponse]
     """Closes a conversation: its window is dropped, what it taught is learnt."""
     ForgetDocument: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForgetDocumentRequest, _sessions_pb2.ForgetDocumentResponse]
-    """Learns the whole log again without one document."""
+    """Learns the whole log again without one document, which takes as long as
+    learning it did; the session takes no turns meanwhile. A caller that goes away
+    ends it, and nothing has happened. The log still holds what was read, for a
+    rollback; only erasing the session erases it.
+    """
     DiffVersions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]
     """How much of each level changed between two kept versions."""
     ExportSession: _grpc.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]
@@ -128,7 +132,11 @@ class SessionServiceAsyncStub(SessionServiceStub):
     EndConversation: _aio.UnaryUnaryMultiCallable[_sessions_pb2.EndConversationRequest, _sessions_pb2.EndConversationResponse]  # type: ignore[assignment]
     """Closes a conversation: its window is dropped, what it taught is learnt."""
     ForgetDocument: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForgetDocumentRequest, _sessions_pb2.ForgetDocumentResponse]  # type: ignore[assignment]
-    """Learns the whole log again without one document."""
+    """Learns the whole log again without one document, which takes as long as
+    learning it did; the session takes no turns meanwhile. A caller that goes away
+    ends it, and nothing has happened. The log still holds what was read, for a
+    rollback; only erasing the session erases it.
+    """
     DiffVersions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]  # type: ignore[assignment]
     """How much of each level changed between two kept versions."""
     ExportSession: _aio.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]  # type: ignore[assignment]
@@ -264,7 +272,11 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.ForgetDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.ForgetDocumentResponse, _abc.Awaitable[_sessions_pb2.ForgetDocumentResponse]]:
-        """Learns the whole log again without one document."""
+        """Learns the whole log again without one document, which takes as long as
+        learning it did; the session takes no turns meanwhile. A caller that goes away
+        ends it, and nothing has happened. The log still holds what was read, for a
+        rollback; only erasing the session erases it.
+        """
 
     @_abc_1.abstractmethod
     def DiffVersions(

@@ -164,6 +164,8 @@ def _add_sessions(commands: _Commands, shared: argparse.ArgumentParser) -> None:
     reset.add_argument(
         "levels", nargs="*", type=int, metavar="LEVEL", help="0 is the fastest (default: all)"
     )
+    forget = add("forget", "learn everything again without one document")
+    forget.add_argument("document", metavar="DOCUMENT")
     diff = add("diff", "how much of each level changed between two kept versions")
     diff.add_argument("before", type=int, metavar="FROM")
     diff.add_argument("after", type=int, metavar="TO")

@@ -174,6 +174,15 @@ def run_reset(app: App) -> int:
     )
 
 
+def run_forget(app: App) -> int:
+    """Learns everything again without one document."""
+    args = app.args
+    session = app.run(app.client.sessions.forget_document(args.session, args.document))
+    return _report(
+        app, session, f"{args.document} is forgotten, as of version {session.memory_version}."
+    )
+
+
 def run_diff(app: App) -> int:
     """Shows how much of each level changed."""
     args = app.args
