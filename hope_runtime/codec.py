@@ -48,6 +48,13 @@ def encode_level(memory: SessionMemory, index: int) -> bytes | None:
     return save({k: v.contiguous() for k, v in terms.tensors().items()}, metadata=header)
 
 
+def encode_memory(memory: SessionMemory) -> dict[str, bytes]:
+    """All blobs of a memory by name."""
+    levels = {level_blob(i): encode_level(memory, i) for i in range(len(memory.levels))}
+    present = {name: blob for name, blob in levels.items() if blob is not None}
+    return {STATE_BLOB: encode_state(memory), **present}
+
+
 def encode_state(memory: SessionMemory) -> bytes:
     """Blob of everything but the levels' tensors."""
     ids = {

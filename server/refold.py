@@ -1,4 +1,4 @@
-"""Folding a session's log again: how a document is forgotten.
+"""Folding a session's log again: how a document is forgotten, and how a policy changes.
 
 Everything that counts is read again in its order and learnt again at the same boundaries, so the
 result is what the session would have become. It takes as long as learning all of it did; the
@@ -7,15 +7,19 @@ session takes no turns meanwhile, and until the end nothing is written.
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from collections.abc import Sequence
 
-from hope_runtime.errors import InvalidRequestError
+from hope_runtime.codec import encode_memory
+from hope_runtime.errors import FingerprintMismatchError, InvalidRequestError
 from hope_runtime.fold import due, effective, observe
 from hope_runtime.log import Record, RecordKind
 from hope_runtime.memory.state import SessionMemory
 from server.sessions import Sessions
-from server.store.base import Head, SessionKey
-from server.waiting import result_of
+from server.store.base import Commit, Head, SessionKey
+from server.summary import encode_summary
+from server.waiting import complete, result_of
 
 LOG_PAGE = 256
 
@@ -39,6 +43,33 @@ async def forget_document(sessions: Sessions, key: SessionKey, document: str) ->
             sessions.engine.arena.drop((key, name))
         await sessions.commit_memory(resident, memory, record)
         return resident.head
+
+
+async def migrate(sessions: Sessions, key: SessionKey, policy: str) -> Head:
+    """The session as it would be had it learnt under `policy` from the beginning; empty is its own
+    policy as it is now. Other base models are refused: the log holds token ids of one tokenizer."""
+    store = sessions.store
+    async with sessions.unloaded(key) as lease:
+        head = await store.head(key)
+        if head.fingerprint != sessions.fingerprint:
+            raise FingerprintMismatchError(
+                f"{key} was learnt on another base model ({head.fingerprint[:12]}), whose tokens "
+                "its log holds; it cannot be migrated to this one."
+            )
+        name = policy or head.policy
+        memory = SessionMemory.fresh(sessions.fingerprint, sessions.policy(name))
+        memory = await _folded(sessions, memory, effective(await _read_log(sessions, key)))
+        blobs = await asyncio.to_thread(encode_memory, memory)
+        commit = Commit(
+            expected_revision=head.revision,
+            nonce=uuid.uuid4().hex,
+            version=head.version + 1,
+            summary=encode_summary(memory, sessions.base_norm),
+            put_blobs=blobs,
+            drop_blobs=frozenset(head.blobs.keys() - blobs.keys()),
+            policy=name,
+        )
+        return await complete(sessions.retried(lambda: store.commit(lease, commit)))
 
 
 async def _folded(

@@ -148,12 +148,7 @@ class Sessions:
     async def create(self, key: SessionKey, *, policy: str, display_name: str) -> Head:
         """A fresh session. Raises InvalidRequestError for an unknown policy."""
         self._admit()
-        if policy not in self.policies:
-            known = ", ".join(sorted(self.policies))
-            raise InvalidRequestError(
-                f"No policy is called '{policy}'; there is {known}.", field="policy"
-            )
-        memory = SessionMemory.fresh(self.fingerprint, self.policies[policy])
+        memory = SessionMemory.fresh(self.fingerprint, self.policy(policy))
         return await self.store.create(
             key,
             fingerprint=self.fingerprint,
@@ -162,6 +157,15 @@ class Sessions:
             blobs={STATE_BLOB: encode_state(memory)},
             summary=encode_summary(memory, self.base_norm),
         )
+
+    def policy(self, name: str) -> LearningPolicy:
+        """A policy by its name. Raises InvalidRequestError when there is none."""
+        if name not in self.policies:
+            known = ", ".join(sorted(self.policies))
+            raise InvalidRequestError(
+                f"No policy is called '{name}'; there is {known}.", field="policy"
+            )
+        return self.policies[name]
 
     async def delete(self, key: SessionKey, etag: str | None) -> None:
         """Erases a session."""
@@ -205,6 +209,27 @@ class Sessions:
                 # Somebody else owns the session now; what is here is out of date.
                 entry.resident = None
                 raise
+
+    @contextlib.asynccontextmanager
+    async def unloaded(self, key: SessionKey) -> AsyncIterator[Lease]:
+        """The session, alone, with its memory left in the store: for what cannot be loaded."""
+        self._admit()
+        async with self._locked(key) as entry:
+            await self._let_go(entry)
+            lease = await self.store.acquire(key, self._owner, self._lease_seconds)
+            keeper = asyncio.create_task(self._hold(lease))
+            try:
+                yield lease
+            finally:
+                keeper.cancel()
+                with contextlib.suppress(StoreError):
+                    await complete(self.store.release(lease))
+
+    async def _hold(self, lease: Lease) -> None:
+        while True:
+            await asyncio.sleep(self._lease_seconds / 3)
+            with contextlib.suppress(StoreError):  # the commit will tell
+                await self.store.renew(lease, self._lease_seconds)
 
     @contextlib.asynccontextmanager
     async def _locked(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from hope_runtime.codec import encode_level, encode_state
+from hope_runtime.codec import encode_memory
 from hope_runtime.config import LearningPolicy
 from hope_runtime.engine.engine import Engine
 from hope_runtime.engine.prompt import Message
@@ -58,8 +58,7 @@ class Pupil:
     @property
     def state_bytes(self) -> int:
         """Bytes of all blobs of the memory as a store would keep them."""
-        levels = [encode_level(self.memory, index) for index in range(len(self.memory.levels))]
-        return len(encode_state(self.memory)) + sum(len(blob) for blob in levels if blob)
+        return sum(map(len, encode_memory(self.memory).values()))
 
     def say(self, conversation: str, text: str) -> str:
         """A user's turn; returns the reply, of a few tokens."""

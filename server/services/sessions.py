@@ -149,6 +149,13 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         head = await refold.forget_document(self._sessions, key, request.document)
         return pb.ForgetDocumentResponse(session=to_session(head))
 
+    async def MigrateSession(  # noqa: N802
+        self, request: pb.MigrateSessionRequest, context: Context
+    ) -> pb.MigrateSessionResponse:
+        key = session_key(request.name, field="name")
+        head = await refold.migrate(self._sessions, key, request.policy)
+        return pb.MigrateSessionResponse(session=to_session(head))
+
     async def DeleteUser(  # noqa: N802
         self, request: pb.DeleteUserRequest, context: Context
     ) -> pb.DeleteUserResponse:

@@ -99,6 +99,7 @@ OPTIONS = {
     "sessions rename": "SESSION --json TEXT",
     "sessions reset": "SESSION --json LEVEL",
     "sessions forget": "SESSION --json DOCUMENT",
+    "sessions migrate": "SESSION --json --policy",
     "sessions diff": "SESSION --json FROM TO",
     "sessions rollback": "SESSION --json VERSION",
     "sessions consolidate": "SESSION --json",

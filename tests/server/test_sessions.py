@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -211,6 +212,50 @@ async def test_a_forgotten_document_was_never_read(api: Api) -> None:
     async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "document"):
         await api.sessions.ForgetDocument(request)
     assert (await api.rollback(version=before.memory_version)).memory_hash == before.memory_hash
+
+
+async def _migrate(api: Api, policy: str = "") -> pb.Session:
+    request = pb.MigrateSessionRequest(name=api.name, policy=policy)
+    return (await api.sessions.MigrateSession(request)).session
+
+
+async def test_a_migrated_session_learnt_under_its_new_policy_from_the_beginning(
+    served: Served,
+) -> None:
+    api, other = served.api, served.api.on("other")
+    await api.create()
+    await other.create(policy="summed_gradient")
+    for each in (api, other):
+        await each.ingest([TEXT.encode()], document="one")
+        await each.say("Hello.")
+        await each.end_conversation()
+    before = await api.learnt()
+    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "policy"):
+        await _migrate(api, "nothing")
+    after = await _migrate(api, "summed_gradient")
+    expected = await other.learnt()
+    assert after.policy == "summed_gradient"
+    assert after.memory_version == before.memory_version + 1
+    assert after.memory_hash == expected.memory_hash
+    assert after.memory_hash != before.memory_hash
+    assert (await api.say("Who is Rolf?")).text == (await other.say("Who is Rolf?")).text
+    assert (await api.rollback(version=before.memory_version)).memory_hash == before.memory_hash
+
+
+async def test_a_policy_that_changed_is_refused_until_its_sessions_are_migrated(
+    serve: Serve,
+) -> None:
+    async with serve() as served:
+        await served.api.create()
+        await _teach(served.api, "one")
+    async with serve() as served:
+        sessions = served.running.sessions
+        quick = sessions.policies["quick"]
+        sessions.policies = {**sessions.policies, "quick": replace(quick, seed=quick.seed + 1)}
+        async with refused(grpc.StatusCode.FAILED_PRECONDITION, "UNKNOWN_STATE_FORMAT"):
+            await served.api.say("Hello?")
+        assert (await _migrate(served.api)).policy == "quick"
+        await served.api.say("Hello?")
 
 
 async def test_only_levels_that_exist_are_reset(api: Api) -> None:

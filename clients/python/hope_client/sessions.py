@@ -143,6 +143,12 @@ class Sessions:
         request = pb.ForgetDocumentRequest(name=self.name(session), document=document)
         return (await self._transport.call(self._stub.ForgetDocument, request)).session
 
+    async def migrate(self, session: str, policy: str = "") -> pb.Session:
+        """The session as if it had learnt under `policy` from the beginning (default: its own, as
+        the server knows it now). Takes its time, like `forget_document`."""
+        request = pb.MigrateSessionRequest(name=self.name(session), policy=policy)
+        return (await self._transport.call(self._stub.MigrateSession, request)).session
+
     async def diff(self, session: str, before: int, after: int) -> pb.DiffVersionsResponse:
         """How much of each level changed between two kept versions."""
         request = pb.DiffVersionsRequest(

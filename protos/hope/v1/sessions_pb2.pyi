@@ -1049,6 +1049,7 @@ class MigrateSessionRequest(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     policy: _builtins.str
+    """Empty: the session's own."""
     def __init__(
         self,
         *,

@@ -272,7 +272,9 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MigrateSession(self, request, context):
-        """Learns the whole log again on this server's base model or another policy.
+        """Learns the whole log again under another policy, or under the same one as
+        this server knows it, as ForgetDocument does. A session of another base model
+        is refused with FAILED_PRECONDITION: its log holds that model's tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -83,7 +83,10 @@ class SessionServiceStub:
     ExportSession: _grpc.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]
     ImportSession: _grpc.StreamUnaryMultiCallable[_sessions_pb2.ImportSessionRequest, _sessions_pb2.ImportSessionResponse]
     MigrateSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.MigrateSessionRequest, _sessions_pb2.MigrateSessionResponse]
-    """Learns the whole log again on this server's base model or another policy."""
+    """Learns the whole log again under another policy, or under the same one as
+    this server knows it, as ForgetDocument does. A session of another base model
+    is refused with FAILED_PRECONDITION: its log holds that model's tokens.
+    """
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DeleteUserRequest, _sessions_pb2.DeleteUserResponse]
     """Erases every session of a user."""
 
@@ -142,7 +145,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ExportSession: _aio.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]  # type: ignore[assignment]
     ImportSession: _aio.StreamUnaryMultiCallable[_sessions_pb2.ImportSessionRequest, _sessions_pb2.ImportSessionResponse]  # type: ignore[assignment]
     MigrateSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.MigrateSessionRequest, _sessions_pb2.MigrateSessionResponse]  # type: ignore[assignment]
-    """Learns the whole log again on this server's base model or another policy."""
+    """Learns the whole log again under another policy, or under the same one as
+    this server knows it, as ForgetDocument does. A session of another base model
+    is refused with FAILED_PRECONDITION: its log holds that model's tokens.
+    """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DeleteUserRequest, _sessions_pb2.DeleteUserResponse]  # type: ignore[assignment]
     """Erases every session of a user."""
 
@@ -306,7 +312,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.MigrateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.MigrateSessionResponse, _abc.Awaitable[_sessions_pb2.MigrateSessionResponse]]:
-        """Learns the whole log again on this server's base model or another policy."""
+        """Learns the whole log again under another policy, or under the same one as
+        this server knows it, as ForgetDocument does. A session of another base model
+        is refused with FAILED_PRECONDITION: its log holds that model's tokens.
+        """
 
     @_abc_1.abstractmethod
     def DeleteUser(

@@ -166,6 +166,8 @@ def _add_sessions(commands: _Commands, shared: argparse.ArgumentParser) -> None:
     )
     forget = add("forget", "learn everything again without one document")
     forget.add_argument("document", metavar="DOCUMENT")
+    migrate = add("migrate", "learn everything again under a policy as the server knows it")
+    migrate.add_argument("--policy", default="", metavar="NAME", help="default: the session's own")
     diff = add("diff", "how much of each level changed between two kept versions")
     diff.add_argument("before", type=int, metavar="FROM")
     diff.add_argument("after", type=int, metavar="TO")

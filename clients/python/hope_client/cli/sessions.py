@@ -183,6 +183,16 @@ def run_forget(app: App) -> int:
     )
 
 
+def run_migrate(app: App) -> int:
+    """Learns everything again under a policy."""
+    session = app.run(app.client.sessions.migrate(app.args.session, app.args.policy))
+    return _report(
+        app,
+        session,
+        f"{session.name} learnt under {session.policy}, as of version {session.memory_version}.",
+    )
+
+
 def run_diff(app: App) -> int:
     """Shows how much of each level changed."""
     args = app.args
