@@ -223,7 +223,7 @@ def _open(
         )
     if header.get("fingerprint") != fingerprint:
         raise FingerprintMismatchError(
-            "The session was learnt on another base model; serve that model or migrate the session."
+            "The session was learnt on another base model; serve that model."
         )
     return tensors, header
 

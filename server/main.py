@@ -115,11 +115,8 @@ async def running_server(settings: Settings, model: BaseModel) -> AsyncIterator[
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(sessions), server
         )
-        # What these two leave out is answered UNIMPLEMENTED by their generated bases.
-        sessions_pb2_grpc.add_SessionServiceServicer_to_server(
-            SessionService(sessions),  # type: ignore[abstract]
-            server,
-        )
+        sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(sessions), server)
+        # What it leaves out is answered UNIMPLEMENTED by its generated base.
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminService(sessions, settings.model),  # type: ignore[abstract]
             server,

@@ -347,7 +347,7 @@ class Sessions:
             if head.fingerprint != self.fingerprint:
                 raise FingerprintMismatchError(
                     f"{key} was learnt on another base model ({head.fingerprint[:12]}); "
-                    "serve that model or migrate the session."
+                    "serve that model."
                 )
             memory = self.decode(await self.store.read_blobs(key))
         except BaseException:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -12,7 +12,7 @@ from hope.v1 import sessions_pb2_grpc
 
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning import Consolidation
-from server import lineage, refold, turns
+from server import lineage, refold, transfer, turns
 from server.names import session_id, session_key, short_name, snapshot_key, user_id
 from server.services.inference import MAX_CONVERSATION_NAME
 from server.sessions import Sessions
@@ -26,7 +26,7 @@ MAX_DISPLAY_NAME = 256
 
 
 class SessionService(sessions_pb2_grpc.SessionServiceServicer):
-    """See sessions.proto. What is not here yet answers UNIMPLEMENTED by the generated base."""
+    """See sessions.proto."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -149,6 +149,23 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         head = await refold.forget_document(self._sessions, key, request.document)
         return pb.ForgetDocumentResponse(session=to_session(head))
 
+    async def ExportSession(  # noqa: N802
+        self, request: pb.ExportSessionRequest, context: Context
+    ) -> AsyncIterator[pb.ExportSessionResponse]:
+        key = session_key(request.name, field="name")
+        async for chunk in transfer.export(self._sessions, key):
+            yield pb.ExportSessionResponse(chunk=chunk)
+
+    async def ImportSession(  # noqa: N802
+        self, requests: AsyncIterator[pb.ImportSessionRequest], context: Context
+    ) -> pb.ImportSessionResponse:
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("part") != "name":
+            raise InvalidRequestError("The first message must carry 'name'.", field="name")
+        key = session_key(first.name, field="name")
+        head = await transfer.import_session(self._sessions, key, _chunks(requests))
+        return pb.ImportSessionResponse(session=to_session(head))
+
     async def MigrateSession(  # noqa: N802
         self, request: pb.MigrateSessionRequest, context: Context
     ) -> pb.MigrateSessionResponse:
@@ -183,6 +200,15 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         return pb.EndConversationResponse(
             session=to_session(head), consolidations=to_consolidations(reports)
         )
+
+
+async def _chunks(requests: AsyncIterator[pb.ImportSessionRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("part") != "chunk":
+            raise InvalidRequestError(
+                "Every message but the first must carry 'chunk'.", field="chunk"
+            )
+        yield request.chunk
 
 
 def _page_size(asked: int) -> int:

@@ -100,6 +100,8 @@ OPTIONS = {
     "sessions reset": "SESSION --json LEVEL",
     "sessions forget": "SESSION --json DOCUMENT",
     "sessions migrate": "SESSION --json --policy",
+    "sessions export": "SESSION --json FILE",
+    "sessions import": "SESSION --json FILE",
     "sessions diff": "SESSION --json FROM TO",
     "sessions rollback": "SESSION --json VERSION",
     "sessions consolidate": "SESSION --json",

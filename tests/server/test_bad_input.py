@@ -12,8 +12,8 @@ import grpc
 import pytest
 from api import USER, Api, refusal_of, refused
 from grpc import aio
+from hope.v1 import admin_pb2, sessions_pb2
 from hope.v1 import inference_pb2 as pb
-from hope.v1 import sessions_pb2
 from serving import Serve, Served
 
 from hope_runtime.config import POLICIES, LearningPolicy
@@ -330,12 +330,9 @@ async def test_a_bug_tells_the_caller_a_reference_and_nothing_else(
 
 Call = Callable[[Api], Any]
 UNOFFERED: dict[str, Call] = {
-    "UpdateSession": lambda api: api.sessions.UpdateSession(sessions_pb2.UpdateSessionRequest()),
-    "ExportSession": lambda api: anext(
-        aiter(api.sessions.ExportSession(sessions_pb2.ExportSessionRequest()))
-    ),
-    "ImportSession": lambda api: api.sessions.ImportSession(iter(())),
-    "DeleteUser": lambda api: api.sessions.DeleteUser(sessions_pb2.DeleteUserRequest()),
+    "ListTopDrift": lambda api: api.admin.ListTopDrift(admin_pb2.ListTopDriftRequest()),
+    "SetFrozen": lambda api: api.admin.SetFrozen(admin_pb2.SetFrozenRequest()),
+    "Drain": lambda api: api.admin.Drain(admin_pb2.DrainRequest()),
 }
 
 

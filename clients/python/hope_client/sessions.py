@@ -149,6 +149,22 @@ class Sessions:
         request = pb.MigrateSessionRequest(name=self.name(session), policy=policy)
         return (await self._transport.call(self._stub.MigrateSession, request)).session
 
+    async def export(self, session: str) -> AsyncIterator[bytes]:
+        """The session's present state and log, piece by piece, for `import_` elsewhere."""
+        request = pb.ExportSessionRequest(name=self.name(session))
+        async for response in self._transport.stream(self._stub.ExportSession, request):
+            yield response.chunk
+
+    async def import_(self, session: str, pieces: AsyncIterator[bytes]) -> pb.Session:
+        """Makes `session` out of what `export` gave; any pieces of at most a mebibyte."""
+
+        async def requests() -> AsyncIterator[pb.ImportSessionRequest]:
+            yield pb.ImportSessionRequest(name=self.name(session))
+            async for piece in pieces:
+                yield pb.ImportSessionRequest(chunk=piece)
+
+        return (await self._transport.send(self._stub.ImportSession, requests())).session
+
     async def diff(self, session: str, before: int, after: int) -> pb.DiffVersionsResponse:
         """How much of each level changed between two kept versions."""
         request = pb.DiffVersionsRequest(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -134,3 +135,24 @@ class Transport:
                 return await method(request, timeout=attempts.remaining_seconds())
             except grpc.aio.AioRpcError as error:
                 await attempts.wait_after(from_rpc_error(error))
+
+    async def stream(
+        self, method: grpc.aio.UnaryStreamMultiCallable[RequestT, ResponseT], request: RequestT
+    ) -> AsyncIterator[ResponseT]:
+        """The answers of one call, which is not repeated."""
+        try:
+            async for response in method(request, timeout=self._timeout_seconds):
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+    async def send(
+        self,
+        method: grpc.aio.StreamUnaryMultiCallable[RequestT, ResponseT],
+        requests: AsyncIterator[RequestT],
+    ) -> ResponseT:
+        """One call with a row of requests, which is not repeated."""
+        try:
+            return await method(requests, timeout=self._timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None

@@ -31,8 +31,7 @@ class SessionServiceStub:
     A session is named users/{user}/sessions/{session}; both parts are 1-64
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
-    stale `etag` is ABORTED. Methods that a server does not offer yet answer
-    UNIMPLEMENTED.
+    stale `etag` is ABORTED.
     """
 
     def __init__(self, channel):
@@ -144,8 +143,7 @@ class SessionServiceServicer:
     A session is named users/{user}/sessions/{session}; both parts are 1-64
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
-    stale `etag` is ABORTED. Methods that a server does not offer yet answer
-    UNIMPLEMENTED.
+    stale `etag` is ABORTED.
     """
 
     def CreateSession(self, request, context):
@@ -260,13 +258,17 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportSession(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The session's present state and whole log as one stream of bytes, which
+        another server imports. Earlier versions and snapshots stay behind.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportSession(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes a session out of an export. What is damaged, cut off or of another base
+        model is refused, and then nothing was made.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -399,8 +401,7 @@ class SessionService:
     A session is named users/{user}/sessions/{session}; both parts are 1-64
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
-    stale `etag` is ABORTED. Methods that a server does not offer yet answer
-    UNIMPLEMENTED.
+    stale `etag` is ABORTED.
     """
 
     @staticmethod

@@ -32,8 +32,7 @@ class SessionServiceStub:
     A session is named users/{user}/sessions/{session}; both parts are 1-64
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
-    stale `etag` is ABORTED. Methods that a server does not offer yet answer
-    UNIMPLEMENTED.
+    stale `etag` is ABORTED.
     """
 
     @_typing.overload
@@ -81,7 +80,13 @@ class SessionServiceStub:
     DiffVersions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]
     """How much of each level changed between two kept versions."""
     ExportSession: _grpc.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]
+    """The session's present state and whole log as one stream of bytes, which
+    another server imports. Earlier versions and snapshots stay behind.
+    """
     ImportSession: _grpc.StreamUnaryMultiCallable[_sessions_pb2.ImportSessionRequest, _sessions_pb2.ImportSessionResponse]
+    """Makes a session out of an export. What is damaged, cut off or of another base
+    model is refused, and then nothing was made.
+    """
     MigrateSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.MigrateSessionRequest, _sessions_pb2.MigrateSessionResponse]
     """Learns the whole log again under another policy, or under the same one as
     this server knows it, as ForgetDocument does. A session of another base model
@@ -97,8 +102,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     A session is named users/{user}/sessions/{session}; both parts are 1-64
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
-    stale `etag` is ABORTED. Methods that a server does not offer yet answer
-    UNIMPLEMENTED.
+    stale `etag` is ABORTED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -143,7 +147,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
     DiffVersions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]  # type: ignore[assignment]
     """How much of each level changed between two kept versions."""
     ExportSession: _aio.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]  # type: ignore[assignment]
+    """The session's present state and whole log as one stream of bytes, which
+    another server imports. Earlier versions and snapshots stay behind.
+    """
     ImportSession: _aio.StreamUnaryMultiCallable[_sessions_pb2.ImportSessionRequest, _sessions_pb2.ImportSessionResponse]  # type: ignore[assignment]
+    """Makes a session out of an export. What is damaged, cut off or of another base
+    model is refused, and then nothing was made.
+    """
     MigrateSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.MigrateSessionRequest, _sessions_pb2.MigrateSessionResponse]  # type: ignore[assignment]
     """Learns the whole log again under another policy, or under the same one as
     this server knows it, as ForgetDocument does. A session of another base model
@@ -158,8 +168,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     A session is named users/{user}/sessions/{session}; both parts are 1-64
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
-    stale `etag` is ABORTED. Methods that a server does not offer yet answer
-    UNIMPLEMENTED.
+    stale `etag` is ABORTED.
     """
 
     @_abc_1.abstractmethod
@@ -297,14 +306,20 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _sessions_pb2.ExportSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_sessions_pb2.ExportSessionResponse], _abc.AsyncIterator[_sessions_pb2.ExportSessionResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_sessions_pb2.ExportSessionResponse], _abc.AsyncIterator[_sessions_pb2.ExportSessionResponse]]:
+        """The session's present state and whole log as one stream of bytes, which
+        another server imports. Earlier versions and snapshots stay behind.
+        """
 
     @_abc_1.abstractmethod
     def ImportSession(
         self,
         request_iterator: _MaybeAsyncIterator[_sessions_pb2.ImportSessionRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_sessions_pb2.ImportSessionResponse, _abc.Awaitable[_sessions_pb2.ImportSessionResponse]]: ...
+    ) -> _typing.Union[_sessions_pb2.ImportSessionResponse, _abc.Awaitable[_sessions_pb2.ImportSessionResponse]]:
+        """Makes a session out of an export. What is damaged, cut off or of another base
+        model is refused, and then nothing was made.
+        """
 
     @_abc_1.abstractmethod
     def MigrateSession(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 _SAMPLING = (
     ("--max-tokens", int, "longest reply, in tokens"),
@@ -168,6 +169,10 @@ def _add_sessions(commands: _Commands, shared: argparse.ArgumentParser) -> None:
     forget.add_argument("document", metavar="DOCUMENT")
     migrate = add("migrate", "learn everything again under a policy as the server knows it")
     migrate.add_argument("--policy", default="", metavar="NAME", help="default: the session's own")
+    export = add("export", "write a session to a file, for another server")
+    export.add_argument("file", type=Path, metavar="FILE")
+    import_ = add("import", "make a session out of an exported file")
+    import_.add_argument("file", type=Path, metavar="FILE")
     diff = add("diff", "how much of each level changed between two kept versions")
     diff.add_argument("before", type=int, metavar="FROM")
     diff.add_argument("after", type=int, metavar="TO")

@@ -6,8 +6,8 @@ Knows how sessions are shown; `drift` and `learn` are also what the chat uses.
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, BinaryIO, TypeVar
 
 from hope.v1 import sessions_pb2 as pb
 
@@ -191,6 +191,50 @@ def run_migrate(app: App) -> int:
         session,
         f"{session.name} learnt under {session.policy}, as of version {session.memory_version}.",
     )
+
+
+def run_export(app: App) -> int:
+    """Writes a session to a file. A file that is there already is left alone."""
+    args = app.args
+
+    async def collect() -> int:
+        written = 0
+        with args.file.open("xb") as file:
+            try:
+                async for piece in app.client.sessions.export(args.session):
+                    written += file.write(piece)
+            except BaseException:
+                args.file.unlink()  # half an export is none
+                raise
+        return written
+
+    try:
+        written = app.run(collect())
+    except OSError as error:
+        app.terminal.note(f"{args.file} cannot be written: {error.strerror}.")
+        return 1
+    if args.json:
+        app.terminal.json({"file": str(args.file), "bytes": written})
+    else:
+        app.terminal.print(f"Wrote {size(written)} to {args.file}.")
+    return 0
+
+
+def run_import(app: App) -> int:
+    """Makes a session out of an exported file."""
+    args = app.args
+
+    async def pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+        while piece := file.read(1 << 20):
+            yield piece
+
+    try:
+        with args.file.open("rb") as file:
+            session = app.run(app.client.sessions.import_(args.session, pieces(file)))
+    except OSError as error:
+        app.terminal.note(f"{args.file} cannot be read: {error.strerror}.")
+        return 1
+    return _report(app, session, f"Imported {session.name}, {count(session.log_records)} records.")
 
 
 def run_diff(app: App) -> int:
