@@ -37,7 +37,10 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     model = load_base_model("default", dtype=arguments.dtype)
     print(f"{arguments.threads} threads, {model.dtype}", file=sys.stderr)
-    entries = [BENCHMARKS[name](model) for name in arguments.only]
+    entries = []
+    for name in arguments.only:
+        entries.append(BENCHMARKS[name](model))
+        print(json.dumps(entries[-1]), file=sys.stderr)
     print(json.dumps(entries, indent=2))
     return 0
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.common import (
-    PAIRS,
     WINDOW_TOKENS,
     Entry,
     compared,
@@ -33,7 +32,8 @@ from hope_runtime.model.weights import BaseModel
 ROWS = 8
 CHATS = 4
 STEPS = 24
-REPLY_TOKENS = 96
+REPLY_TOKENS = 64
+ROUNDS = 2
 
 
 def decode_batch8(model: BaseModel) -> Entry:
@@ -153,7 +153,7 @@ def _chats(
 ) -> list[float]:
     """Seconds between the tokens of several replies that are written at once."""
     gaps: list[float] = []
-    for _ in range(PAIRS):
+    for _ in range(ROUNDS):
         streams = [_Stream() for _ in range(CHATS)]
         tickets = []
         for number, stream in enumerate(streams):

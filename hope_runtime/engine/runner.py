@@ -16,8 +16,8 @@ from torch import Tensor
 
 from hope_runtime.engine.arena import Row
 from hope_runtime.memory.cms import LowRank
-from hope_runtime.model.hope import forward, logits
-from hope_runtime.model.rows import RowInput, TermStack, forward_rows
+from hope_runtime.model.hope import forward
+from hope_runtime.model.rows import RowInput, TermStack, forward_rows, scores_of_rows
 from hope_runtime.model.weights import BaseModel
 
 _Result = TypeVar("_Result")
@@ -63,7 +63,7 @@ class Runner:
         scores: dict[int, Tensor] = {}
         if wanted:
             last_BD = torch.stack([hidden[index][-1] for index in wanted])
-            scores = dict(zip(wanted, logits(self._model, last_BD[None])[0], strict=True))
+            scores = dict(zip(wanted, scores_of_rows(self._model, last_BD), strict=True))
         return [Output(states, scores.get(index)) for index, states in enumerate(hidden)]
 
     def finish(self, work: Generator[Pass, Output, _Result]) -> _Result:
