@@ -103,6 +103,9 @@ class ReplayConfig:
     plain_price: float = 10.0
     # Longest span, in tokens, that is practised as a statement and not only read again.
     statement_tokens: int = 40
+    # A document's sentences of less surprise, nats per token, are only read again. (What a user
+    # says is practised whatever its surprise.)
+    document_surprise_nats: float = 5.0
     # Questions that a statement is practised as the answer to, at most.
     questions: int = 4
     # What one optimiser step runs.

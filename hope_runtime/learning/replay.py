@@ -114,7 +114,7 @@ class ReplayRecipe:
             if not item.text:
                 continue
             short = len(span.ids) <= config.statement_tokens
-            if short and self._is_statement(item):
+            if short and self._is_statement(item, config):
                 statements.append(item)
             else:
                 plain.append(item.text)
@@ -134,11 +134,13 @@ class ReplayRecipe:
             ]
         return statements, plain
 
-    def _is_statement(self, item: Statement) -> bool:
+    def _is_statement(self, item: Statement, config: ReplayConfig) -> bool:
         """What is practised in every form: what the user said, and what a document says in plain
-        statements about somebody or something named."""
+        statements about somebody or something named, where it is news to the base."""
         if item.span.speaker is Speaker.USER:
             return True
+        if (item.span.surprise_nats or 0.0) < config.document_surprise_nats:
+            return False
         about = may_be_voiced(item, self._names)
         return about and bool(item.questions or questions_by_word_order(item.text))
 

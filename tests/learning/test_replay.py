@@ -102,6 +102,24 @@ def test_the_buffer_is_bounded_and_its_spans_carry_their_questions(chat_model, t
     assert all(span.cues and span.surprise_nats is not None for span in taught.buffer)
 
 
+@pytest.mark.parametrize("speaker", [Speaker.DOCUMENT, Speaker.USER])
+@pytest.mark.parametrize("threshold_nats", [0.0, 100.0])
+def test_only_what_surprises_in_a_document_is_practised_like_a_fact(
+    chat_model, speaker, threshold_nats
+):
+    policy = replace(POLICY, replay=replace(POLICY.replay, document_surprise_nats=threshold_nats))
+    told_by = Segment(speaker, encode_spans(chat_model.tokenizer, "Zanthor lives in Oslo."), True)
+    memory = observe(
+        SessionMemory.fresh(chat_model.fingerprint, policy),
+        Record(RecordKind.TURN, "default", (told_by,)),
+        window_tokens=256,
+    )
+    memory = observe(memory, Record(RecordKind.END_CONVERSATION, "default"), window_tokens=256)
+    # Only statements are rehearsed later on.
+    rehearsed = bool(learnt(chat_model, memory).buffer)
+    assert rehearsed == (speaker is Speaker.USER or threshold_nats == 0)
+
+
 def test_learning_lowers_the_surprise_of_what_was_taught(chat_model):
     policy = replace(POLICY, replay=replace(POLICY.replay, statement_price=60))
     memory = learnt(chat_model, told(chat_model, "Zanthor lives in Oslo.", policy=policy))
