@@ -8,7 +8,6 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 from api import Api, refusal_of
 from grpc import aio
 from hope.v1 import sessions_pb2
@@ -72,10 +71,10 @@ async def cut_off(server: ServerProcess, turn: asyncio.Task[str], seconds: float
         return None
 
 
-@pytest.mark.parametrize("moments", [8, pytest.param(100, marks=pytest.mark.heavy)])
 async def test_power_cuts_lose_no_acknowledged_turn_and_repeat_none(
-    serve: Serve, spawn: Spawn, tmp_path: Path, moments: int
+    serve: Serve, spawn: Spawn, tmp_path: Path
 ) -> None:
+    moments = 8  # a thousand of them: test_power_cuts.py
     rng = random.Random(moments)
     turns = [f"{number}. {TEXT * rng.randrange(1, 3)}" for number in range(2 * moments + 2)]
     replies: list[str] = []
