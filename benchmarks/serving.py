@@ -22,7 +22,7 @@ from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reader import Reader
 from hope_runtime.engine.runner import Pass, Runner
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.turn import GenerateTurn
+from hope_runtime.engine.turn import GenerateTurn, TextPiece
 from hope_runtime.fold import due
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.memory.cms import LowRank
@@ -85,7 +85,7 @@ class _Stream:
 
     times: list[float] = field(default_factory=list)
 
-    def on_text(self, text: str, tokens: int) -> None:
+    def on_text(self, piece: TextPiece) -> None:
         self.times.append(time.perf_counter())
 
     @property

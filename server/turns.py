@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
+from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, OnText, ReadOutcome
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
@@ -55,7 +55,7 @@ async def generate(
     key: SessionKey,
     turn: GenerateTurn,
     *,
-    on_text: Callable[[str, int], None],
+    on_text: OnText,
     on_status: OnStatus,
     ready: Callable[[], bool],
     ephemeral: bool = False,

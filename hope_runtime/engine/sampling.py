@@ -12,11 +12,13 @@ from torch import Tensor
 from hope_runtime.errors import InvalidRequestError
 
 MAX_STOPS = 8
+MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Parameters of one reply. Temperature 0 is greedy.
+    """Parameters of one reply. Temperature 0 is greedy. `logprobs` asks for those of each token
+    and of as many of the likeliest ones in its place; None asks for none.
 
     Raises InvalidRequestError, with the field as the API spells it, for values out of range.
     """
@@ -29,6 +31,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         self._check("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1")
@@ -40,6 +43,8 @@ class Sampling:
         self._check("repetition_penalty", 0 < penalty < math.inf, "above 0")
         self._check("stop", len(self.stop) <= MAX_STOPS, f"at most {MAX_STOPS} strings")
         self._check("stop", all(self.stop), "no empty string")
+        asked = self.logprobs
+        self._check("logprobs", asked is None or 0 <= asked <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}")
 
     def _check(self, name: str, valid: bool, allowed: str) -> None:
         # A comparison with NaN is false, so NaN is refused like any other wrong value.
@@ -48,6 +53,24 @@ class Sampling:
                 f"sampling.{name} is {getattr(self, name)}; allowed: {allowed}.",
                 field=f"sampling.{name}",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probability, nats, of a chosen token and of the likeliest ones in its place, (id,
+    logprob) each, best first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def token_logprobs(logits_V: Tensor, token: int, count: int) -> TokenLogprobs:
+    """What the model itself thought: `logits_V`, (V,), are its scores before any penalty."""
+    logprobs_V = logits_V.float().log_softmax(-1)
+    best = logprobs_V.topk(min(count, len(logprobs_V)))
+    top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return TokenLogprobs(token, float(logprobs_V[token]), top)
 
 
 class Sampler:

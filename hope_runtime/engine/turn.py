@@ -17,7 +17,7 @@ from hope_runtime.engine.detokenizer import TextStream
 from hope_runtime.engine.prompt import Message, check_messages, encode_spans, turn_end, turn_record
 from hope_runtime.engine.reader import Reader
 from hope_runtime.engine.runner import Output, Pass
-from hope_runtime.engine.sampling import Sampler, Sampling
+from hope_runtime.engine.sampling import Sampler, Sampling, TokenLogprobs, token_logprobs
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.fold import observe
 from hope_runtime.log import Record, Segment, Speaker
@@ -26,8 +26,19 @@ from hope_runtime.memory.window import Window
 from hope_runtime.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 256
-# Text and the number of tokens behind it.
-OnText = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """Text of a reply that became certain, the number of tokens behind it, and their
+    log-probabilities where they were asked for."""
+
+    text: str
+    tokens: int
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+OnText = Callable[[TextPiece], None]
 
 
 class FinishReason(Enum):
@@ -56,13 +67,18 @@ class GenerateOutcome:
     """A finished reply. `record` is the whole turn for the log; times are in seconds."""
 
     record: Record
-    text: str
+    # All the text that was handed out, as one piece.
+    reply: TextPiece
     finish_reason: FinishReason
     input_tokens: int
     output_tokens: int
     surprise_nats: float | None
     prefill_seconds: float
     decode_seconds: float
+
+    @property
+    def text(self) -> str:
+        return self.reply.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +127,25 @@ def generate(
     logits_V = reading.logits
     reply: list[int] = []
     reason = FinishReason.LENGTH
-    held = 0  # tokens whose text was not handed out yet
+    asked = turn.sampling.logprobs
+    told: list[TextPiece] = []
+    held: list[TokenLogprobs | None] = []  # of the tokens whose text was not handed out yet
+
+    def hand_out(text: str) -> None:
+        logprobs = tuple(each for each in held if each is not None)
+        told.append(TextPiece(text, len(held), logprobs))
+        on_text(told[-1])
+        held.clear()
+
     while len(reply) < limit:
         token = sampler.choose(logits_V, reply)
         reply.append(token)
         if token in tokenizer.eos_ids:
             reason = FinishReason.STOP
             break
-        held += 1
+        held.append(None if asked is None else token_logprobs(logits_V, token, asked))
         if text := stream.push(token):
-            on_text(text, held)
-            held = 0
+            hand_out(text)
         if stream.stopped:
             reason = FinishReason.STOP_STRING
             break
@@ -133,10 +157,14 @@ def generate(
                 logits_V = (yield from reader.read(row, longer.tokens)).logits
             window = longer
     if text := stream.finish():
-        on_text(text, held)
+        hand_out(text)
     return GenerateOutcome(
         record=_with_reply(record, tokenizer, reply),
-        text=stream.text,
+        reply=TextPiece(
+            "".join(piece.text for piece in told),
+            sum(piece.tokens for piece in told),
+            tuple(each for piece in told for each in piece.logprobs),
+        ),
         finish_reason=reason,
         input_tokens=input_tokens,
         output_tokens=len(reply),

@@ -65,9 +65,7 @@ class Pupil:
         turn = GenerateTurn(
             conversation, (Message("user", text),), Sampling(max_tokens=REPLY_TOKENS)
         )
-        outcome = _result(
-            self.engine.generate(self, self.memory, turn, on_text=lambda text, tokens: None)
-        )
+        outcome = _result(self.engine.generate(self, self.memory, turn, on_text=lambda piece: None))
         self._observe(outcome.record)
         return outcome.text
 

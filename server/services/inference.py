@@ -16,7 +16,7 @@ from hope.v1 import inference_pb2_grpc
 
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.turn import FinishReason, GenerateTurn
+from hope_runtime.engine.turn import FinishReason, GenerateTurn, TextPiece
 from hope_runtime.errors import InvalidRequestError
 from server import turns
 from server.names import session_key, short_name
@@ -66,15 +66,16 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         loop = asyncio.get_running_loop()
         started = time.monotonic()
 
-        def on_text(text: str, tokens: int) -> None:
-            delta = pb.GenerateResponse(delta=pb.TextDelta(text=text, tokens=tokens))
-            loop.call_soon_threadsafe(events.put_nowait, delta)
+        def on_text(piece: TextPiece) -> None:
+            delta = self._delta(piece)
+            loop.call_soon_threadsafe(events.put_nowait, pb.GenerateResponse(delta=delta))
 
         def on_status(status: Status) -> None:
             events.put_nowait(pb.GenerateResponse(status=pb.StatusUpdate(status=_STATUS[status])))
 
         def encode_reply(generated: turns.Generated) -> bytes:
-            return _result(generated, queue_seconds=0.0).SerializeToString()
+            delta = self._delta(generated.outcome.reply)
+            return _stored(delta, _result(generated, queue_seconds=0.0))
 
         task = asyncio.create_task(
             turns.generate(
@@ -97,9 +98,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             try:
                 generated = await task
             except turns.RepeatedRequestError as repeat:
-                result = pb.GenerateResult.FromString(repeat.payload)
-                result.replayed = True
-                yield pb.GenerateResponse(delta=pb.TextDelta(text=result.text))
+                delta, result = _restored(repeat.payload)
+                yield pb.GenerateResponse(delta=delta)
             else:
                 spent = generated.outcome.prefill_seconds + generated.outcome.decode_seconds
                 queued = max(0.0, time.monotonic() - started - spent)
@@ -176,6 +176,23 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             tokens=outcome.scored, total_nats=outcome.nats, memory_version=version
         )
 
+    def _delta(self, piece: TextPiece) -> pb.TextDelta:
+        token_bytes = self._sessions.engine.model.tokenizer.token_bytes
+
+        def one(token: int, logprob: float) -> pb.TokenLogprob:
+            return pb.TokenLogprob(token=token, text=token_bytes(token), logprob=logprob)
+
+        return pb.TextDelta(
+            text=piece.text,
+            tokens=piece.tokens,
+            logprobs=[
+                pb.TokenLogprobs(
+                    chosen=one(each.token, each.logprob), top=[one(*likely) for likely in each.top]
+                )
+                for each in piece.logprobs
+            ],
+        )
+
 
 async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[bytes | turns.End]:
     """Bytes, then how it ends. A client that goes away looks like the end of its stream, so only
@@ -250,6 +267,7 @@ def _coalesced(
             break
         event.delta.text += following.delta.text
         event.delta.tokens += following.delta.tokens
+        event.delta.logprobs.extend(following.delta.logprobs)
     return event
 
 
@@ -269,6 +287,19 @@ def _result(generated: turns.Generated, *, queue_seconds: float) -> pb.GenerateR
     return pb.GenerateResult(
         finish_reason=_FINISH[outcome.finish_reason], usage=usage, text=outcome.text
     )
+
+
+def _stored(delta: pb.TextDelta, result: pb.GenerateResult) -> bytes:
+    """A reply as the store keeps it for a repeated request: all its text, and the result."""
+    head = delta.SerializeToString()
+    return len(head).to_bytes(4, "big") + head + result.SerializeToString()
+
+
+def _restored(payload: bytes) -> tuple[pb.TextDelta, pb.GenerateResult]:
+    size = int.from_bytes(payload[:4], "big")
+    result = pb.GenerateResult.FromString(payload[4 + size :])
+    result.replayed = True
+    return pb.TextDelta.FromString(payload[4 : 4 + size]), result
 
 
 def _duration(seconds: float) -> Duration:

@@ -22,7 +22,7 @@ def test_replies_of_a_batch_are_those_of_the_engine_one_at_a_time(base_model: Ba
         single = []
         for text in texts:
             turn = GenerateTurn("new", (Message("user", text),), Sampling(max_tokens=10))
-            ticket = engine.generate(text, memory, turn, lambda text, tokens: None)
+            ticket = engine.generate(text, memory, turn, lambda piece: None)
             single.append(ticket.future.result().text)
     prompts = [chat_prompt(base_model.tokenizer, memory, text) for text in texts]
     assert ask(base_model, prompts, terms=None, new_tokens=10) == single

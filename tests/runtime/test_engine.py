@@ -18,7 +18,7 @@ from hope_runtime.engine.reader import Reader
 from hope_runtime.engine.runner import Runner
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.scheduler import Ticket
-from hope_runtime.engine.turn import FinishReason, GenerateOutcome, GenerateTurn
+from hope_runtime.engine.turn import FinishReason, GenerateOutcome, GenerateTurn, TextPiece
 from hope_runtime.errors import (
     CancelledTurnError,
     InvalidRequestError,
@@ -64,9 +64,9 @@ def ask(text: str = "Who are you?", tokens: int = 8, **options: Any) -> Generate
 
 def answer(
     engine: Engine, memory: SessionMemory, turn: GenerateTurn, row: object = "row"
-) -> tuple[GenerateOutcome, list[tuple[str, int]]]:
-    parts: list[tuple[str, int]] = []
-    ticket = engine.generate(row, memory, turn, lambda text, n: parts.append((text, n)))
+) -> tuple[GenerateOutcome, list[TextPiece]]:
+    parts: list[TextPiece] = []
+    ticket = engine.generate(row, memory, turn, parts.append)
     return ticket.future.result(WAIT), parts
 
 
@@ -77,7 +77,7 @@ class Gate:
     is_open: threading.Event = field(default_factory=threading.Event)
     begun: threading.Event = field(default_factory=threading.Event)
 
-    def on_text(self, text: str, tokens: int) -> None:
+    def on_text(self, piece: TextPiece) -> None:
         self.begun.set()
 
     def ready(self) -> bool:
@@ -91,8 +91,9 @@ def test_a_reply_is_a_record_and_its_text(engine: Engine, memory: SessionMemory)
     outcome, parts = answer(engine, memory, ask(tokens=8))
     assert outcome.finish_reason is FinishReason.LENGTH
     assert outcome.output_tokens == 8
-    assert "".join(text for text, _ in parts) == outcome.text
-    assert sum(count for _, count in parts) == 8
+    assert "".join(part.text for part in parts) == outcome.text
+    assert sum(part.tokens for part in parts) == outcome.reply.tokens == 8
+    assert not outcome.reply.logprobs  # nobody asked
     reply = outcome.record.segments[-1]
     assert reply.speaker is Speaker.ASSISTANT
     assert not reply.learnable
@@ -112,7 +113,7 @@ def test_a_reply_ends_with_the_models_end_token_or_a_stop_string(base_model: Bas
         cut, parts = answer(engine, memory, ask("Say only: yes.", tokens=40, stop=(stop,)))
         assert cut.finish_reason is FinishReason.STOP_STRING
         assert cut.text == outcome.text[: outcome.text.index(stop)]
-        assert "".join(text for text, _ in parts) == cut.text
+        assert "".join(part.text for part in parts) == cut.text
 
 
 def chat(engine: Engine, memory: SessionMemory, turns: int) -> list[GenerateOutcome]:
@@ -154,6 +155,28 @@ def test_a_reply_goes_on_when_the_window_hops_under_it(
     after = observe(memory, outcome.record, window_tokens=SMALL).conversations["default"].window
     assert after.tokens[: len(window.pinned)] == window.pinned
     assert after.position == window.position + 1  # the end token
+
+
+@torch.no_grad()
+def test_logprobs_are_the_models_own_whatever_the_sampling(
+    engine: Engine, memory: SessionMemory, chat_model: BaseModel
+) -> None:
+    turn = ask(tokens=8, temperature=1.5, repetition_penalty=2.0, seed=4, logprobs=3)
+    outcome, parts = answer(engine, memory, turn)
+    reply = outcome.record.segments[-1].tokens[:8]
+    # The whole stream once more, in one plain pass.
+    stream = torch.tensor([outcome.record.tokens])
+    expected_TV = logits(chat_model, forward(chat_model, stream))[0].log_softmax(-1)
+    at = stream.shape[1] - len(outcome.record.segments[-1].tokens) - 1
+    found = [each for part in parts for each in part.logprobs]
+    assert found == list(outcome.reply.logprobs)
+    assert tuple(each.token for each in found) == reply
+    for offset, each in enumerate(found):
+        expected_V = expected_TV[at + offset]
+        assert each.logprob == pytest.approx(float(expected_V[each.token]), abs=1e-3)
+        best = expected_V.topk(3)
+        assert [token for token, _ in each.top] == best.indices.tolist()
+        assert [value for _, value in each.top] == pytest.approx(best.values.tolist(), abs=1e-3)
 
 
 def test_a_turn_that_cannot_be_read_whole_is_refused(engine: Engine, memory: SessionMemory) -> None:
@@ -240,7 +263,7 @@ def test_a_slow_reader_stalls_only_itself(engine: Engine, memory: SessionMemory)
 
 
 def test_an_error_in_one_turn_is_its_own(engine: Engine, memory: SessionMemory) -> None:
-    def broken(text: str, tokens: int) -> None:
+    def broken(piece: TextPiece) -> None:
         raise RuntimeError("the stream is gone")
 
     ticket = engine.generate("broken", memory, ask(), broken)

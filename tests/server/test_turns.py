@@ -163,6 +163,23 @@ async def test_scores_change_nothing(api: Api) -> None:
     assert kept(await api.get()) == kept(before)
 
 
+async def test_logprobs_come_with_the_text_and_with_its_repeat(api: Api) -> None:
+    request = api.asking("Hello.", request_id="turn-1", temperature=1.0, seed=3, logprobs=2)
+
+    async def told() -> list[pb.TokenLogprobs]:
+        deltas = [event.delta for event in await api.events(request)]
+        assert all(delta.tokens == len(delta.logprobs) for delta in deltas)
+        return [each for delta in deltas for each in delta.logprobs]
+
+    logprobs = await told()
+    assert logprobs
+    for each in logprobs:
+        assert len(each.top) == 2
+        assert each.top[0].logprob >= each.top[1].logprob
+        assert each.chosen.logprob <= each.top[0].logprob <= 0
+    assert await told() == logprobs
+
+
 # Repeats
 
 
