@@ -95,7 +95,8 @@ async def running_server(settings: Settings, model: BaseModel) -> AsyncIterator[
                 model,
                 window_tokens=settings.window_tokens,
                 threads=settings.threads,
-                cache_bytes=settings.cache_bytes,
+                window_cache_bytes=settings.window_cache_bytes,
+                memory_cache_bytes=settings.memory_cache_bytes,
             )
         )
         sessions = Sessions(

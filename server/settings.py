@@ -40,7 +40,14 @@ class Settings(BaseSettings):
         description="Compute threads. Their number changes no memory.",
     )
     window_tokens: int = Field(1024, ge=64, description="Tokens that attention sees.")
-    cache_bytes: int = Field(2 << 30, ge=0, description="Resident windows, at most.")
+    window_cache_bytes: int = Field(
+        2 << 30,
+        ge=1,
+        description="Taken at start for windows; as many turns as fit in run at a time.",
+    )
+    memory_cache_bytes: int = Field(
+        1 << 30, ge=0, description="Memories that are kept ready for the model, at most."
+    )
     database: Path = Field(
         default_factory=lambda: _state_directory() / "sessions.db",
         description="SQLite file that keeps the sessions.",

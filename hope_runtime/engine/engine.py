@@ -29,7 +29,11 @@ from hope_runtime.fold import Boundary
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.log import Record
 from hope_runtime.memory.state import SessionMemory
+from hope_runtime.model.attention import KVCache
 from hope_runtime.model.weights import BaseModel
+
+# More turns than this at a time wait.
+MAX_SLOTS = 1024
 
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ class EngineLoad:
     running: int
     waiting: int
     learning: int
+    # Windows that are kept or in use, and what they and the memories kept ready take.
     resident_rows: int
     resident_bytes: int
 
@@ -49,9 +54,12 @@ class EngineLoad:
 class Engine:
     """Runs turns and consolidations of any number of sessions on one model.
 
-    `threads` is the number of compute threads, which changes no memory; `cache_bytes` bounds the
-    resident rows. Use as a context manager, or call close().
-    Raises ModelError for a window that the model has no positions for.
+    `threads` is the number of compute threads, which changes no memory. `window_cache_bytes` are
+    taken at once for keys and values, as many windows as fit, up to MAX_SLOTS: no more turns run at
+    a time, the others wait. `memory_cache_bytes` bounds the memories that are kept ready. Use as a
+    context manager, or call close().
+    Raises ModelError for a window that the model has no positions for, or that the bytes do not
+    hold once.
     """
 
     def __init__(
@@ -60,7 +68,8 @@ class Engine:
         *,
         window_tokens: int = 1024,
         threads: int | None = None,
-        cache_bytes: int = 2 << 30,
+        window_cache_bytes: int = 2 << 30,
+        memory_cache_bytes: int = 1 << 30,
         learner: Learner | None = None,
     ) -> None:
         if window_tokens > model.config.max_positions:
@@ -68,11 +77,24 @@ class Engine:
                 f"The model knows {model.config.max_positions} positions; "
                 f"a window of {window_tokens} tokens is too long for it."
             )
+        slot_bytes = KVCache.bytes_of(model.config, window_tokens, model.dtype)
+        if window_cache_bytes < slot_bytes:
+            raise ModelError(
+                f"window_cache_bytes is {window_cache_bytes}; a window of {window_tokens} tokens "
+                f"of this model takes {slot_bytes} bytes."
+            )
         self.model = model
         self.window_tokens = window_tokens
         self.learner = learner or Learner(model, threads)
-        self.arena = Arena(cache_bytes)
-        self._reader = Reader(model, window_tokens)
+        slots = KVCache.pool(
+            model.config,
+            min(MAX_SLOTS, window_cache_bytes // slot_bytes),
+            capacity=window_tokens,
+            dtype=model.dtype,
+            device=model.device,
+        )
+        self.arena = Arena(slots)
+        self._reader = Reader(model, window_tokens, memory_bytes=memory_cache_bytes)
         self._runner = Runner(model)
         self._threads = threads or torch.get_num_threads()
         self._turns: deque[Ticket[Any]] = deque()
@@ -168,8 +190,8 @@ class Engine:
                 running=running,
                 waiting=len(turns_now) - running,
                 learning=len(self._learning) + (self._taught is not None),
-                resident_rows=len(self.arena),
-                resident_bytes=self.arena.nbytes,
+                resident_rows=len(self.arena) + self.arena.held,
+                resident_bytes=self.arena.nbytes + self._reader.memories.nbytes,
             )
 
     # One step is three verbs.
@@ -182,7 +204,7 @@ class Engine:
         """The turns of the next step, each with tokens to compute; waits until there are some."""
         chosen: list[Ticket[Any]] = []
         with self._wake:
-            while not self._closing and not (chosen := choose(self._turns)):
+            while not self._closing and not (chosen := choose(self._turns, self.arena.room)):
                 self._serving = bool(self._turns)
                 # Readers that fell behind do not notify, hence the time limit.
                 self._wake.wait(timeout=0.02 if self._turns else None)
@@ -289,11 +311,11 @@ class Engine:
         keep: bool = True,
     ) -> Generator[Pass, Output, _Result]:
         """Runs `work` on the row of `key`; a row that saw an error is not kept."""
-        row = self.arena.take(key) or self._reader.new_row()
-        kept: Row | None = None
+        row = self.arena.take(key)
+        finished = False
         try:
             result = yield from work(row)
-            kept = row if keep else None
+            finished = True
             return result
         finally:
-            self.arena.give(key, kept)
+            self.arena.give(key, row, keep=keep and finished)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hope_runtime.engine.arena import Row
+from hope_runtime.engine.arena import Memories, Row
 from hope_runtime.engine.runner import Output, Pass
 from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.attention import KVCache
@@ -39,14 +39,18 @@ class Reading:
 
 
 class Reader:
-    """Reads and extends windows of `capacity` tokens with one model."""
+    """Reads and extends windows of `capacity` tokens with one model.
 
-    def __init__(self, model: BaseModel, capacity: int) -> None:
+    `memory_bytes` bounds the terms of recently used memories that are kept ready.
+    """
+
+    def __init__(self, model: BaseModel, capacity: int, *, memory_bytes: int = 0) -> None:
         self._model = model
         self._capacity = capacity
+        self.memories = Memories(memory_bytes, model.dtype)
 
     def new_row(self) -> Row:
-        """An empty row for any memory."""
+        """An empty row for any memory, with a slot of its own."""
         model = self._model
         kv = KVCache(model.config, capacity=self._capacity, dtype=model.dtype, device=model.device)
         return Row(kv)
@@ -54,10 +58,9 @@ class Reader:
     def bind(self, row: Row, memory: SessionMemory | None) -> None:
         """Makes `row` serve `memory`; None is the frozen base. Drops what another memory left."""
         digest = "" if memory is None else memory.levels_digest()
+        row.terms = None if memory is None else self.memories.terms(memory)
         if row.levels_digest == digest:
             return
-        terms = None if memory is None else memory.terms
-        row.terms = None if terms is None else terms.to(self._model.dtype)
         row.levels_digest = digest
         row.tokens, row.aligned = (), 0
         row.kv.truncate(0)

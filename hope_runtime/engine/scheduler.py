@@ -90,10 +90,11 @@ class Ticket(Generic[_Result]):
         return partial(self.future.set_exception, error)
 
 
-def choose(queue: deque[Ticket[Any]]) -> list[Ticket[Any]]:
+def choose(queue: deque[Ticket[Any]], room: int) -> list[Ticket[Any]]:
     """Takes the turns of the next step out of `queue`.
 
-    Work that has not begun, or was cancelled, is among them at once: that costs no computing.
+    Cancelled work is among them at once, and so is work that has not begun, as far as there is
+    `room` for more rows in use: that costs no computing.
     """
     chosen: list[Ticket[Any]] = []
     rows = 0
@@ -105,7 +106,8 @@ def choose(queue: deque[Ticket[Any]]) -> list[Ticket[Any]]:
         elif not ticket.ready():
             queue.append(ticket)
         elif ticket.wanted is None:
-            chosen.append(ticket)
+            (chosen if room > 0 else queue).append(ticket)
+            room -= 1
         elif len(ticket.wanted.ids) == 1:
             (chosen if rows < MAX_ROWS else queue).append(ticket)
             rows += 1

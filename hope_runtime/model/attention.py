@@ -90,6 +90,8 @@ class KVCache:
     """
 
     __slots__ = ("k", "k_layers", "length", "v", "v_layers")
+    k: Tensor
+    v: Tensor
 
     def __init__(
         self,
@@ -101,8 +103,28 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (config.n_layers, rows, config.n_kv_heads, capacity, config.head_dim)
-        self.k = torch.empty(shape, dtype=dtype, device=device)
-        self.v = torch.empty(shape, dtype=dtype, device=device)
+        self._hold(torch.empty((2, *shape), dtype=dtype, device=device))
+
+    @classmethod
+    def pool(
+        cls,
+        config: ModelConfig,
+        count: int,
+        *,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> list[KVCache]:
+        """`count` caches of one row each in one allocation, which either succeeds now or never."""
+        shape = (count, 2, config.n_layers, 1, config.n_kv_heads, capacity, config.head_dim)
+        storage = torch.empty(shape, dtype=dtype, device=device)
+        caches = [cls.__new__(cls) for _ in range(count)]
+        for cache, part in zip(caches, storage, strict=True):
+            cache._hold(part)
+        return caches
+
+    def _hold(self, storage: Tensor) -> None:
+        self.k, self.v = storage
         # Views made once: indexing a layer is a measurable part of decoding a small model.
         self.k_layers = self.k.unbind(0)
         self.v_layers = self.v.unbind(0)
@@ -120,6 +142,12 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes held, filled or not."""
         return self.k.nbytes + self.v.nbytes
+
+    @staticmethod
+    def bytes_of(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:
+        """Bytes of a cache of one row."""
+        values = 2 * config.n_layers * config.n_kv_heads * config.head_dim * capacity
+        return values * torch.empty(0, dtype=dtype).element_size()
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` positions."""

@@ -1,20 +1,23 @@
-"""Resident rows: bytes are counted right, the budget holds, a row in use is nobody else's."""
+"""Slots and memories: nothing is lost or used twice, and the budget holds."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from memories import POLICY
 
-from hope_runtime.engine.arena import Arena, Row
+from hope_runtime.engine.arena import Arena, Memories, Row
+from hope_runtime.memory.cms import initial
+from hope_runtime.memory.state import SessionMemory
+from hope_runtime.model.weights import BaseModel
 
 KEYS = st.integers(0, 5)
-
-
-def row_of(nbytes: int) -> Row:
-    return Row(kv=SimpleNamespace(nbytes=nbytes))
+SLOTS = 3
+SLOT_BYTES = 10
 
 
 class ArenaMachine(RuleBasedStateMachine):
@@ -22,43 +25,81 @@ class ArenaMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.arena = Arena(100)
-        self.held: set[int] = set()
-        self.recent: list[tuple[int, int]] = []  # (key, bytes), most recently given last
+        slots = [SimpleNamespace(nbytes=SLOT_BYTES, truncate=lambda _: None) for _ in range(SLOTS)]
+        self.arena = Arena(slots)
+        self.held: dict[int, Row] = {}
+        self.kept: dict[int, Row] = {}  # most recently given last
 
     @rule(key=KEYS)
     def take(self, key: int) -> None:
-        if key in self.held:
-            with pytest.raises(AssertionError, match="one turn at a time"):
+        if key in self.held or len(self.held) == SLOTS:
+            with pytest.raises(AssertionError):
                 self.arena.take(key)
             return
+        known = self.kept.pop(key, None)
         row = self.arena.take(key)
-        assert (row and row.nbytes) == dict(self.recent).get(key)
-        self.held.add(key)
-        self.recent = [item for item in self.recent if item[0] != key]
+        assert (row is known) if known else not row.tokens
+        assert row.kv not in [other.kv for other in self.held.values()]
+        if len(self.held) + len(self.kept) == SLOTS:
+            self.kept.pop(next(iter(self.kept)))  # the least recently used makes room
+        row.tokens = (key,)
+        self.held[key] = row
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), size=st.none() | st.integers(0, 120))
-    def give(self, data: st.DataObject, size: int | None) -> None:
+    @rule(data=st.data(), keep=st.booleans())
+    def give(self, data: st.DataObject, keep: bool) -> None:
         key = data.draw(st.sampled_from(sorted(self.held)))
-        self.arena.give(key, None if size is None else row_of(size))
-        self.held.discard(key)
-        if size is not None:
-            self.recent.append((key, size))
-            while sum(nbytes for _, nbytes in self.recent) > 100:
-                self.recent.pop(0)
+        row = self.held.pop(key)
+        self.arena.give(key, row, keep=keep)
+        if keep:
+            self.kept[key] = row
 
     @rule(key=KEYS)
     def drop(self, key: int) -> None:
         self.arena.drop(key)
-        self.recent = [item for item in self.recent if item[0] != key]
+        self.kept.pop(key, None)
 
     @invariant()
     def conservation(self) -> None:
         self.arena.check_integrity()
         assert self.arena.held == len(self.held)
-        assert len(self.arena) == len(self.recent)
-        assert self.arena.nbytes == sum(nbytes for _, nbytes in self.recent) <= 100
+        assert self.arena.room == SLOTS - len(self.held)
+        assert len(self.arena) == len(self.kept)
+        assert self.arena.nbytes == SLOT_BYTES * (len(self.held) + len(self.kept))
 
 
 TestArenaMachine = ArenaMachine.TestCase
+
+
+def taught_memory(model: BaseModel, seed: int = 0) -> SessionMemory:
+    """A memory whose fastest level has learnt something."""
+    memory = SessionMemory.fresh(model.fingerprint, POLICY)
+    level = replace(memory.levels[0], terms=initial(model.config, 4, seed), updates=1)
+    return replace(memory, levels=(level, *memory.levels[1:]))
+
+
+def test_windows_of_one_memory_share_its_terms(tiny_model: BaseModel) -> None:
+    memories = Memories(1 << 30, tiny_model.dtype)
+    memory = taught_memory(tiny_model)
+    terms = memories.terms(memory)
+    assert terms is not None
+    assert memories.terms(memory) is terms
+    assert memories.nbytes == terms.nbytes
+
+
+def test_the_least_recently_used_memory_leaves_first(tiny_model: BaseModel) -> None:
+    taught = [taught_memory(tiny_model, seed=seed) for seed in range(3)]
+    size = taught[0].terms.to(tiny_model.dtype).nbytes
+    memories = Memories(2 * size, tiny_model.dtype)
+    first, second = memories.terms(taught[0]), memories.terms(taught[1])
+    assert memories.terms(taught[0]) is first
+    memories.terms(taught[2])
+    assert (len(memories), memories.nbytes) == (2, 2 * size)
+    assert memories.terms(taught[0]) is first
+    assert memories.terms(taught[1]) is not second
+
+
+def test_a_budget_of_nothing_keeps_nothing(tiny_model: BaseModel) -> None:
+    memories = Memories(0, tiny_model.dtype)
+    assert memories.terms(taught_memory(tiny_model)) is not None
+    assert (len(memories), memories.nbytes) == (0, 0)

@@ -68,8 +68,10 @@ def test_a_reading_does_not_depend_on_what_the_row_holds(
     stream, at = ids(1000, seed), 0
     for how, count in steps:
         count = min(count, WINDOW - at - last)
+        if count < 1:  # the window is full
+            break
         if how == "read" or not at:
-            at += max(count, 1)
+            at += count
             runner.finish(reader.read(row, stream[:at]))
         else:
             for token in stream[at : at + count]:

@@ -411,7 +411,7 @@ async def test_a_session_is_on_one_server_at_a_time(serve: Serve) -> None:
 
 
 async def test_sessions_that_are_put_aside_come_back_whole(serve: Serve) -> None:
-    async with serve(resident_sessions=1, lease_seconds=0.15, cache_bytes=0) as served:
+    async with serve(resident_sessions=1, lease_seconds=0.15, memory_cache_bytes=0) as served:
         apis = [served.api.on(f"s{number}") for number in range(3)]
         for api in apis:
             await api.create()
