@@ -6,6 +6,7 @@ import statistics
 import time
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from benchmarks.common import (
     PAIRS,
@@ -23,9 +24,12 @@ from hope_runtime.engine.runner import Runner
 from hope_runtime.fold import due
 from hope_runtime.learning import Learner
 from hope_runtime.memory.state import SessionMemory
+from hope_runtime.memory.window import Window
+from hope_runtime.model.hope import forward, logits
 from hope_runtime.model.weights import BaseModel
 
 DECODED = 32
+SCORED = 256
 NEAR, FAR = 1_000, 200_000
 
 
@@ -90,6 +94,34 @@ def ingest_learning(model: BaseModel) -> Entry:
         "name": "ingest.learning",
         "value": memory.observed_tokens / spent,
         "unit": "learnable tokens/s",
+    }
+
+
+def window_loss(model: BaseModel) -> Entry:
+    """Nats a token of a text around position 20,000, read in the hopping window with its pinned
+    start, against a plain forward pass over as many of the latest tokens."""
+    spans = text_spans(model, 24_000)
+    stream = tuple(token for span in spans for token in span)
+    reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
+    hopped, fresh = [], []
+    for position in range(20_000, 24_000, 800):
+        tokens = Window(WINDOW_TOKENS).append(stream[:position]).tokens
+        size = len(tokens)
+        row = reader.new_row()
+        reading = runner.finish(reader.read(row, tokens, score=range(size - SCORED, size)))
+        hopped.append(reading.nats / SCORED)
+        with torch.no_grad():
+            recent_T = torch.tensor([stream[position - size : position]])
+            states_TD = forward(model, recent_T)[:, -SCORED - 1 : -1]
+            scores_TV = logits(model, states_TD)[0].float()
+        fresh.append(float(cross_entropy(scores_TV, recent_T[0, -SCORED:])))
+    value, against = statistics.mean(hopped), statistics.mean(fresh)
+    return {
+        "name": "window.loss",
+        "value": value,
+        "unit": "nats/token",
+        "against": against,
+        "ratio": value / against,
     }
 
 
