@@ -23,10 +23,11 @@ from serving import WINDOW, Serve, connect
 SESSIONS = 8
 NURSERY = Path(__file__).with_name("nursery.py")
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
-# Shortest first: a life that ends before the server listens, while the dead one's leases last,
-# in the middle of turns, of learning, or between them.
-LONGEST_LIFE_SECONDS = 1.0
 LEASE_SECONDS = 0.25
+# A server dies when it has answered some turns, or none, and a while after: before the dead one's
+# leases have ended, in the middle of turns, of learning, or between them.
+MOST_TURNS = 4
+LONGEST_WHILE_SECONDS = 0.4
 
 
 @dataclass
@@ -106,12 +107,23 @@ class Power:
 
     channel: aio.Channel | None = None
     over: bool = False
+    answered: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def switch(self, channel: aio.Channel | None) -> None:
         async with self.changed:
             self.channel = channel
             self.changed.notify_all()
+
+    async def answer(self) -> None:
+        async with self.changed:
+            self.answered += 1
+            self.changed.notify_all()
+
+    async def until_answered(self, more: int) -> None:
+        async with self.changed:
+            enough = self.answered + more
+            await self.changed.wait_for(lambda: self.answered >= enough)
 
     async def api(self, name: str) -> Api:
         async with self.changed:
@@ -139,6 +151,7 @@ class Talker:
         await self._heard(lambda api: api.create(), may_exist=True)
         while not self.power.over:
             self.replies.append(await self._heard(self._say))
+            await self.power.answer()
 
     async def _say(self, api: Api) -> str:
         turn = len(self.replies)
@@ -165,7 +178,7 @@ class Talker:
                 return result
 
 
-@pytest.mark.parametrize("cuts", [12, pytest.param(1000, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("cuts", [6, pytest.param(1000, marks=pytest.mark.heavy)])
 async def test_power_cuts_under_eight_sessions_lose_nothing_and_repeat_nothing(
     serve: Serve, chat_model_dir: Path, tmp_path: Path, cuts: int
 ) -> None:
@@ -187,12 +200,12 @@ async def test_power_cuts_under_eight_sessions_lose_nothing_and_repeat_nothing(
                 await cut_off.close()  # what was on it has failed by now, and not by this
             if cut == cuts:
                 break
-            done, _ = await asyncio.wait(
-                talking,
-                timeout=rng.uniform(0, LONGEST_LIFE_SECONDS),
-                return_when=asyncio.FIRST_EXCEPTION,
-            )
-            assert not done, done.pop().exception()
+            life = asyncio.create_task(power.until_answered(rng.randint(0, MOST_TURNS)))
+            await asyncio.wait([life, *talking], return_when=asyncio.FIRST_COMPLETED)
+            for client in talking:
+                if client.done():
+                    client.result()  # raises what it met and must not
+            await asyncio.sleep(rng.uniform(0, LONGEST_WHILE_SECONDS))
             await power.switch(None)
             await servers.kill()
         power.over = True
@@ -200,8 +213,6 @@ async def test_power_cuts_under_eight_sessions_lose_nothing_and_repeat_nothing(
         found = [await talker.learnt() for talker in talkers]
         assert channel is not None
         await channel.close()
-    # Not a test of servers that were dead all the time: on average each life gets turns through.
-    assert sum(len(talker.replies) for talker in talkers) >= cuts
     async with serve(database=tmp_path / "undisturbed.db") as served:
         for talker, session in zip(talkers, found, strict=True):
             api = Api(served.api.channel, talker.name)
