@@ -48,6 +48,8 @@ class Session:
     snapshots: dict[str, int] = field(default_factory=dict)
     replies: dict[str, StoredReply] = field(default_factory=dict)
     lease: Lease | None = None
+    # What was asked, how far it is, and what it has made.
+    job: tuple[bytes, bytes, dict[str, bytes]] | None = None
 
     def __post_init__(self) -> None:
         self.keep_version()
@@ -137,6 +139,8 @@ class Model:
             session.keep_version()
         if change.reply:
             session.replies[change.reply.request_id] = change.reply
+        if change.ends_job:
+            session.job = None
         session.revision += 1
         session.nonce = change.nonce
         return None
@@ -196,3 +200,27 @@ class Model:
         if key not in self.sessions:
             return NotFoundError
         return NotFoundError if self.sessions[key].snapshots.pop(name, None) is None else None
+
+    def save_job(
+        self,
+        lease: Lease,
+        request: bytes,
+        progress: bytes,
+        put: dict[str, bytes],
+        drop: frozenset[str],
+    ) -> Refusal:
+        if refusal := self.refuses(lease):
+            return refusal
+        session = self.sessions[lease.key]
+        known, _, made = session.job or (request, b"", {})
+        if known != request:
+            return AlreadyExistsError
+        kept = {name: made[name] for name in made.keys() - drop}
+        session.job = request, progress, kept | put
+        return None
+
+    def end_job(self, lease: Lease) -> Refusal:
+        if refusal := self.refuses(lease):
+            return refusal
+        self.sessions[lease.key].job = None
+        return None

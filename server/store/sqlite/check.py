@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from server.store.sqlite.rows import Tx, digest_of
 
+_REFERENCES = (
+    "SELECT session, name, blob FROM head_blobs"
+    " UNION ALL SELECT session, name, blob FROM version_blobs"
+    " UNION ALL SELECT session, name, blob FROM job_blobs"
+)
+
 _LAWS = {
     "blob without a reference": (
-        "SELECT id, user FROM blobs"
-        " WHERE NOT EXISTS (SELECT 1 FROM head_blobs WHERE blob = blobs.id)"
-        " AND NOT EXISTS (SELECT 1 FROM version_blobs WHERE blob = blobs.id)"
+        f"SELECT id, user FROM blobs WHERE id NOT IN (SELECT blob FROM ({_REFERENCES}))"
     ),
     "reference without a blob": (
-        "SELECT session, name FROM (SELECT session, name, blob FROM head_blobs"
-        " UNION ALL SELECT session, name, blob FROM version_blobs)"
-        " WHERE blob NOT IN (SELECT id FROM blobs)"
+        f"SELECT session, name FROM ({_REFERENCES}) WHERE blob NOT IN (SELECT id FROM blobs)"
     ),
     "reference to another user's blob": (
-        "SELECT refs.session, refs.name FROM (SELECT session, name, blob FROM head_blobs"
-        " UNION ALL SELECT session, name, blob FROM version_blobs) AS refs"
+        f"SELECT refs.session, refs.name FROM ({_REFERENCES}) AS refs"
         " JOIN sessions ON sessions.id = refs.session JOIN blobs ON blobs.id = refs.blob"
         " WHERE sessions.user != blobs.user"
     ),

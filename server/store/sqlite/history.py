@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from server.store.errors import AlreadyExistsError, StaleRevisionError
+from server.store.sqlite.jobs import remove_job
 from server.store.sqlite.leases import require_lease
 from server.store.sqlite.rows import (
     Tx,
@@ -57,6 +58,8 @@ def commit(tx: Tx, lease: Lease, change: Commit) -> Head:
     )
     if is_new_version:
         keep_version(tx, session)
+    if change.ends_job:
+        replaced |= remove_job(tx, session)
     drop_unreferenced(tx, replaced)
     # Expired replies of every session go here, so that none has to be swept for.
     tx.execute("DELETE FROM replies WHERE expires_at <= ?", tx.now)

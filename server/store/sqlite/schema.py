@@ -111,8 +111,24 @@ _SNAPSHOTS = (
     ) WITHOUT ROWID""",
 )
 
+_JOBS = (
+    """CREATE TABLE jobs (
+        session INTEGER PRIMARY KEY REFERENCES sessions ON DELETE CASCADE,
+        request BLOB NOT NULL,
+        progress BLOB NOT NULL,
+        create_time REAL NOT NULL
+    )""",
+    """CREATE TABLE job_blobs (
+        session INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        blob INTEGER NOT NULL REFERENCES blobs,
+        PRIMARY KEY (session, name)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX job_blobs_by_blob ON job_blobs (blob)",
+)
+
 # Statements that lead from version i to version i + 1. Never change one that was released.
-STEPS: tuple[tuple[str, ...], ...] = (_TABLES, _SNAPSHOTS)
+STEPS: tuple[tuple[str, ...], ...] = (_TABLES, _SNAPSHOTS, _JOBS)
 SCHEMA_VERSION = len(STEPS)
 
 
