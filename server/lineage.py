@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from hope_runtime.drift import relative_change
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.log import Record, RecordKind
-from server.sessions import Resident, Sessions
+from server.residency import Resident
+from server.sessions import Sessions
 from server.store.base import Head, SessionKey, Snapshot, StaleRevisionError, VersionInfo
 from server.store.base import Record as StoredRecord
 from server.summary import encode_summary

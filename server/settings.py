@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     idle_learning_seconds: float = Field(
         300, gt=0, description="A chat that was quiet for so long is learnt."
     )
+    job_checkpoint_seconds: float = Field(
+        30, ge=0, description="A job that folds a log again is saved so often."
+    )
     resident_sessions: int = Field(64, ge=1, description="Memories kept ready, at most.")
     max_concurrent_rpcs: int = Field(256, ge=1, description="More are refused.")
     drain_seconds: float = Field(30, ge=0, description="Time for running turns at shutdown.")

@@ -17,7 +17,8 @@ from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.memory.state import Document
 from hope_runtime.text import SpanReader
-from server.sessions import OnStatus, Resident, Sessions, Status
+from server.residency import OnStatus, Resident, Status
+from server.sessions import Sessions
 from server.store.base import AlreadyExistsError, Head, SessionKey, StoredReply
 from server.waiting import result_of
 

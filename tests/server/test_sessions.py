@@ -200,8 +200,7 @@ async def test_a_forgotten_document_was_never_read(api: Api) -> None:
         await each.say("Hello, my name is Ada.")
         await each.end_conversation()
     before = await api.learnt()
-    request = pb.ForgetDocumentRequest(name=NAME, document="gossip")
-    after = (await api.sessions.ForgetDocument(request)).session
+    after = await api.forget("gossip")
     expected = await other.learnt()
     assert [level.relative_norm for level in after.levels] == [
         level.relative_norm for level in expected.levels
@@ -210,13 +209,8 @@ async def test_a_forgotten_document_was_never_read(api: Api) -> None:
     assert [each.name for each in after.documents] == ["kept"]
     assert (await api.say("Who is Rolf?")).text == (await other.say("Who is Rolf?")).text
     async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "document"):
-        await api.sessions.ForgetDocument(request)
+        await api.forget("gossip")
     assert (await api.rollback(version=before.memory_version)).memory_hash == before.memory_hash
-
-
-async def _migrate(api: Api, policy: str = "") -> pb.Session:
-    request = pb.MigrateSessionRequest(name=api.name, policy=policy)
-    return (await api.sessions.MigrateSession(request)).session
 
 
 async def test_a_migrated_session_learnt_under_its_new_policy_from_the_beginning(
@@ -231,8 +225,8 @@ async def test_a_migrated_session_learnt_under_its_new_policy_from_the_beginning
         await each.end_conversation()
     before = await api.learnt()
     async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "policy"):
-        await _migrate(api, "nothing")
-    after = await _migrate(api, "summed_gradient")
+        await api.migrate("nothing")
+    after = await api.migrate("summed_gradient")
     expected = await other.learnt()
     assert after.policy == "summed_gradient"
     assert after.memory_version == before.memory_version + 1
@@ -254,7 +248,7 @@ async def test_a_policy_that_changed_is_refused_until_its_sessions_are_migrated(
         sessions.policies = {**sessions.policies, "quick": replace(quick, seed=quick.seed + 1)}
         async with refused(grpc.StatusCode.FAILED_PRECONDITION, "UNKNOWN_STATE_FORMAT"):
             await served.api.say("Hello?")
-        assert (await _migrate(served.api)).policy == "quick"
+        assert (await served.api.migrate()).policy == "quick"
         await served.api.say("Hello?")
 
 
@@ -287,7 +281,7 @@ async def test_an_exported_session_goes_on_elsewhere(served: Served) -> None:
     assert (imported.memory_version, imported.policy) == (1, source.policy)
     assert (await copy.say("Who is Rolf?")).text == (await api.say("Who is Rolf?")).text
     # Its log is whole: folding it again gives the same.
-    assert (await _migrate(copy)).memory_hash == (await copy.get()).memory_hash
+    assert (await copy.migrate()).memory_hash == (await copy.get()).memory_hash
     async with refused(grpc.StatusCode.ALREADY_EXISTS, "SESSION_EXISTS"):
         await _import(copy, data)
 
@@ -376,7 +370,7 @@ async def test_erasing_a_user_erases_every_session_and_nobody_elses(served: Serv
     await served.api.sessions.CreateSession(other)
     answer = await served.api.sessions.DeleteUser(pb.DeleteUserRequest(name=USER))
     assert answer.sessions == 3
-    assert served.running.sessions.resident_count == 0
+    assert served.running.sessions.residency.resident_count == 0
     async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
         await served.api.on("b").say("Hello?")
     await served.api.sessions.GetSession(pb.GetSessionRequest(name="users/bob/sessions/a"))
@@ -418,7 +412,7 @@ async def test_sessions_that_are_put_aside_come_back_whole(serve: Serve) -> None
         for _ in range(2):
             replies = [await api.say(TEXT) for api in apis]
             assert len({reply.text for reply in replies}) == 1
-            while served.running.sessions.resident_count > 1:
+            while served.running.sessions.residency.resident_count > 1:
                 await served.api.admin.GetLoad(admin_pb2.GetLoadRequest())
         hashes = {(await api.learnt()).memory_hash for api in apis}
         assert len(hashes) == 1
@@ -430,7 +424,7 @@ async def test_names_that_do_not_exist_leave_nothing_behind(served: Served) -> N
             await served.api.on(f"no{number}").say("Hello?")
         async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
             await served.api.on(f"no{number}").delete()
-    assert not served.running.sessions._entries
+    assert not served.running.sessions.residency.entries
 
 
 async def test_memories_outlive_the_server(serve: Serve) -> None:

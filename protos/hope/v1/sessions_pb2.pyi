@@ -42,6 +42,7 @@ class Session(_message.Message):
     CONVERSATIONS_FIELD_NUMBER: _builtins.int
     MEMORY_HASH_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """users/{user}/sessions/{session}."""
     display_name: _builtins.str
@@ -81,6 +82,10 @@ class Session(_message.Message):
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
         """Documents read, the open ones with the offset to resume at."""
 
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """Set while the session's log is learnt again."""
+
     def __init__(
         self,
         *,
@@ -101,14 +106,67 @@ class Session(_message.Message):
         conversations: _abc.Iterable[_builtins.str] | None = ...,
         memory_hash: _builtins.str = ...,
         documents: _abc.Iterable[Global___Document] | None = ...,
+        job: Global___Job | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "job", b"job", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fingerprint", b"base_fingerprint", "conversations", b"conversations", "create_time", b"create_time", "display_name", b"display_name", "documents", b"documents", "etag", b"etag", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "log_records", b"log_records", "memory_hash", b"memory_hash", "memory_version", b"memory_version", "name", b"name", "parent_version", b"parent_version", "pending_tokens", b"pending_tokens", "policy", b"policy", "state_bytes", b"state_bytes", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fingerprint", b"base_fingerprint", "conversations", b"conversations", "create_time", b"create_time", "display_name", b"display_name", "documents", b"documents", "etag", b"etag", "job", b"job", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "log_records", b"log_records", "memory_hash", b"memory_hash", "memory_version", b"memory_version", "name", b"name", "parent_version", b"parent_version", "pending_tokens", b"pending_tokens", "policy", b"policy", "state_bytes", b"state_bytes", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class Job(_message.Message):
+    """Learning a session's log again, and how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORGET_DOCUMENT_FIELD_NUMBER: _builtins.int
+    MIGRATE_POLICY_FIELD_NUMBER: _builtins.int
+    FOLDED_RECORDS_FIELD_NUMBER: _builtins.int
+    TOTAL_RECORDS_FIELD_NUMBER: _builtins.int
+    LEARNT_TOKENS_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    CONSOLIDATIONS_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    forget_document: _builtins.str
+    """Without this document."""
+    migrate_policy: _builtins.str
+    """All of it, under this policy."""
+    folded_records: _builtins.int
+    """Records of the log, of those that count."""
+    total_records: _builtins.int
+    learnt_tokens: _builtins.int
+    """Learnable tokens. What waits for a boundary at the end is not learnt."""
+    total_tokens: _builtins.int
+    consolidations: _builtins.int
+    """Consolidations done."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """Spent on what is done, before and after interruptions."""
+
+    def __init__(
+        self,
+        *,
+        forget_document: _builtins.str = ...,
+        migrate_policy: _builtins.str = ...,
+        folded_records: _builtins.int = ...,
+        total_records: _builtins.int = ...,
+        learnt_tokens: _builtins.int = ...,
+        total_tokens: _builtins.int = ...,
+        consolidations: _builtins.int = ...,
+        duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "forget_document", b"forget_document", "migrate_policy", b"migrate_policy", "work", b"work"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consolidations", b"consolidations", "duration", b"duration", "folded_records", b"folded_records", "forget_document", b"forget_document", "learnt_tokens", b"learnt_tokens", "migrate_policy", b"migrate_policy", "total_records", b"total_records", "total_tokens", b"total_tokens", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["forget_document", "migrate_policy"]  # noqa: Y015
+    _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
+
+Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class Document(_message.Message):
@@ -874,6 +932,56 @@ Global___ForgetDocumentRequest: _TypeAlias = ForgetDocumentRequest  # noqa: Y015
 class ForgetDocumentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    JOB_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """Now, whenever it advances, and every few seconds."""
+
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """Last message: the job has ended."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "job", b"job", "session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "job", b"job", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["job", "session"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ForgetDocumentResponse: _TypeAlias = ForgetDocumentResponse  # noqa: Y015
+
+@_typing.final
+class CancelJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """users/{user}/sessions/{session}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobRequest: _TypeAlias = CancelJobRequest  # noqa: Y015
+
+@_typing.final
+class CancelJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> Global___Session: ...
@@ -888,7 +996,7 @@ class ForgetDocumentResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ForgetDocumentResponse: _TypeAlias = ForgetDocumentResponse  # noqa: Y015
+Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
 
 @_typing.final
 class DiffVersionsRequest(_message.Message):
@@ -1068,19 +1176,27 @@ Global___MigrateSessionRequest: _TypeAlias = MigrateSessionRequest  # noqa: Y015
 class MigrateSessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    JOB_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """As in ForgetDocumentResponse."""
+
     @_builtins.property
     def session(self) -> Global___Session: ...
     def __init__(
         self,
         *,
+        job: Global___Job | None = ...,
         session: Global___Session | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "job", b"job", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "job", b"job", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["job", "session"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___MigrateSessionResponse: _TypeAlias = MigrateSessionResponse  # noqa: Y015
 
