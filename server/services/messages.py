@@ -8,9 +8,11 @@ from google.protobuf.duration_pb2 import Duration
 from hope.v1 import sessions_pb2 as pb
 
 from hope_runtime.learning import Consolidation
+from hope_runtime.tokenizer import Tokenizer
 from server.refold import Ask, Progress
 from server.store.base import Head, SessionKey, Snapshot
 from server.summary import decode_summary
+from server.taught import Taught
 
 
 def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
@@ -99,6 +101,21 @@ def to_job(ask: Ask, progress: Progress) -> pb.Job:
     else:
         job.migrate_policy = ask.policy
     return job
+
+
+def to_taught(taught: Taught, tokenizer: Tokenizer) -> pb.TaughtText:
+    """What a version was taught, as the API shows it."""
+    excerpt, is_whole = taught.excerpt(tokenizer)
+    return pb.TaughtText(
+        log_record=taught.log_record,
+        taken_back=taught.taken_back,
+        conversation=taught.record.conversation,
+        document=taught.record.document,
+        excerpt=excerpt,
+        truncated=not is_whole,
+        learnable_tokens=taught.tokens,
+        surprise_nats=taught.surprise_nats,
+    )
 
 
 def to_duration(seconds: float) -> Duration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,13 @@ from server import lineage, transfer, turns
 from server.jobs import Jobs
 from server.names import session_id, session_key, short_name, snapshot_key, user_id
 from server.services.inference import MAX_CONVERSATION_NAME
-from server.services.messages import to_consolidations, to_job, to_session, to_snapshot
+from server.services.messages import (
+    to_consolidations,
+    to_job,
+    to_session,
+    to_snapshot,
+    to_taught,
+)
 from server.sessions import Sessions
 from server.store.base import MAX_PAGE_SIZE, Head, SessionKey
 
@@ -135,11 +142,18 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.DiffVersionsRequest, context: Context
     ) -> pb.DiffVersionsResponse:
         key = session_key(request.name, field="name")
-        norms = await lineage.changes(self._sessions, key, request.from_version, request.to_version)
+        size, start = _page_size(request.page_size), _offset(request.page_token)
+        norms, taught = await lineage.changes(
+            self._sessions, key, request.from_version, request.to_version
+        )
+        tokenizer = self._sessions.engine.model.tokenizer
+        end = start + size
         return pb.DiffVersionsResponse(
             levels=[
                 pb.LevelDiff(level=level, relative_norm=norm) for level, norm in enumerate(norms)
-            ]
+            ],
+            taught=[to_taught(each, tokenizer) for each in taught[start:end]],
+            next_page_token=str(end) if end < len(taught) else "",
         )
 
     async def ForgetDocument(  # noqa: N802
@@ -232,6 +246,15 @@ def _page_size(asked: int) -> int:
             f"page_size is {size}; allowed: 1 to {MAX_PAGE_SIZE}.", field="page_size"
         )
     return size
+
+
+def _offset(page_token: str) -> int:
+    """Where a page of what never changes begins."""
+    if not page_token:
+        return 0
+    if not re.fullmatch("[0-9]{1,9}", page_token):
+        raise InvalidRequestError("page_token is none that this method gave.", field="page_token")
+    return int(page_token)
 
 
 def _check_display_name(name: str, *, field: str) -> None:

@@ -187,10 +187,17 @@ class Sessions:
 
         return (await self._transport.send(self._stub.ImportSession, requests())).session
 
-    async def diff(self, session: str, before: int, after: int) -> pb.DiffVersionsResponse:
-        """How much of each level changed between two kept versions."""
+    async def diff(
+        self, session: str, before: int, after: int, *, page_size: int = 0, page_token: str = ""
+    ) -> pb.DiffVersionsResponse:
+        """How much of each level changed between two kept versions, and a page of what only one
+        of them was taught."""
         request = pb.DiffVersionsRequest(
-            name=self.name(session), from_version=before, to_version=after
+            name=self.name(session),
+            from_version=before,
+            to_version=after,
+            page_size=page_size,
+            page_token=page_token,
         )
         return await self._transport.call(self._stub.DiffVersions, request, repeatable=True)
 

@@ -1005,19 +1005,26 @@ class DiffVersionsRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     FROM_VERSION_FIELD_NUMBER: _builtins.int
     TO_VERSION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     from_version: _builtins.int
     to_version: _builtins.int
+    page_size: _builtins.int
+    """Of `taught`: 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         from_version: _builtins.int = ...,
         to_version: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_version", b"from_version", "name", b"name", "to_version", b"to_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_version", b"from_version", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "to_version", b"to_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1028,20 +1035,85 @@ class DiffVersionsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEVELS_FIELD_NUMBER: _builtins.int
+    TAUGHT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     @_builtins.property
-    def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LevelDiff]: ...
+    def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LevelDiff]:
+        """On every page."""
+
+    @_builtins.property
+    def taught(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaughtText]:
+        """In the order of the log."""
+
     def __init__(
         self,
         *,
         levels: _abc.Iterable[Global___LevelDiff] | None = ...,
+        taught: _abc.Iterable[Global___TaughtText] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["levels", b"levels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["levels", b"levels", "next_page_token", b"next_page_token", "taught", b"taught"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DiffVersionsResponse: _TypeAlias = DiffVersionsResponse  # noqa: Y015
+
+@_typing.final
+class TaughtText(_message.Message):
+    """Learnable text of one speaker in one record of the log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_RECORD_FIELD_NUMBER: _builtins.int
+    TAKEN_BACK_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    EXCERPT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    LEARNABLE_TOKENS_FIELD_NUMBER: _builtins.int
+    SURPRISE_NATS_FIELD_NUMBER: _builtins.int
+    log_record: _builtins.int
+    """Place of the record in the log, from 1."""
+    taken_back: _builtins.bool
+    """Known to `from_version` and not to `to_version`: a rollback took it back, the
+    document was forgotten, or the versions were named in this order.
+    """
+    conversation: _builtins.str
+    """Conversation in which it was said or read."""
+    document: _builtins.str
+    """Document that it is from. Empty: the user said it."""
+    excerpt: _builtins.str
+    """Its beginning, at most 200 characters, and whether there is more."""
+    truncated: _builtins.bool
+    learnable_tokens: _builtins.int
+    surprise_nats: _builtins.float
+    """Mean negative log-likelihood before it was first learnt, nats per token, of
+    what the memory still rehearses of it. Unset when that is nothing.
+    """
+    def __init__(
+        self,
+        *,
+        log_record: _builtins.int = ...,
+        taken_back: _builtins.bool = ...,
+        conversation: _builtins.str = ...,
+        document: _builtins.str = ...,
+        excerpt: _builtins.str = ...,
+        truncated: _builtins.bool = ...,
+        learnable_tokens: _builtins.int = ...,
+        surprise_nats: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "surprise_nats", b"surprise_nats"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "conversation", b"conversation", "document", b"document", "excerpt", b"excerpt", "learnable_tokens", b"learnable_tokens", "log_record", b"log_record", "surprise_nats", b"surprise_nats", "taken_back", b"taken_back", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__surprise_nats: _TypeAlias = _typing.Literal["surprise_nats"]  # noqa: Y015
+    _WhichOneofArgType__surprise_nats: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__surprise_nats) -> _WhichOneofReturnType__surprise_nats | None: ...
+
+Global___TaughtText: _TypeAlias = TaughtText  # noqa: Y015
 
 @_typing.final
 class LevelDiff(_message.Message):

@@ -275,7 +275,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DiffVersions(self, request, context):
-        """How much of each level changed between two kept versions.
+        """How much of each level changed between two kept versions, and what only one of
+        them was taught.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

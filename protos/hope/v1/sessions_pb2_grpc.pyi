@@ -87,7 +87,9 @@ class SessionServiceStub:
     rollback; only erasing the session erases it.
     """
     DiffVersions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]
-    """How much of each level changed between two kept versions."""
+    """How much of each level changed between two kept versions, and what only one of
+    them was taught.
+    """
     ExportSession: _grpc.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]
     """The session's present state and whole log as one stream of bytes, which
     another server imports. Earlier versions and snapshots stay behind.
@@ -168,7 +170,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     rollback; only erasing the session erases it.
     """
     DiffVersions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]  # type: ignore[assignment]
-    """How much of each level changed between two kept versions."""
+    """How much of each level changed between two kept versions, and what only one of
+    them was taught.
+    """
     ExportSession: _aio.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]  # type: ignore[assignment]
     """The session's present state and whole log as one stream of bytes, which
     another server imports. Earlier versions and snapshots stay behind.
@@ -336,7 +340,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.DiffVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.DiffVersionsResponse, _abc.Awaitable[_sessions_pb2.DiffVersionsResponse]]:
-        """How much of each level changed between two kept versions."""
+        """How much of each level changed between two kept versions, and what only one of
+        them was taught.
+        """
 
     @_abc_1.abstractmethod
     def ExportSession(

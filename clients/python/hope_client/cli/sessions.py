@@ -229,6 +229,15 @@ def run_diff(app: App) -> int:
             ("level", "changed by"),
             [(str(each.level), f"{each.relative_norm:.5f}") for each in answer.levels],
         )
+        for each in answer.taught:
+            source = f"document {each.document}" if each.document else each.conversation
+            sign = "-" if each.taken_back else "+"
+            app.terminal.print(
+                f"{sign} {source}, {count(each.learnable_tokens)} tokens: "
+                f"{' '.join(each.excerpt.split())}{' ...' if each.truncated else ''}"
+            )
+        if answer.next_page_token:
+            app.terminal.note("There is more; HopeClient.sessions.diff gives it page by page.")
     return 0
 
 
