@@ -30,6 +30,7 @@ async def fork(
     async with sessions.exclusive(source):
         if version is not None:
             await _kept_version(sessions, source, version, field="version")
+        await sessions.quotas.check(target, new=True)
         return await sessions.store.fork(source, target, version=version)
 
 

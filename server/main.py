@@ -108,6 +108,8 @@ async def running_server(settings: Settings, model: BaseModel) -> AsyncIterator[
             idle_learning_seconds=settings.idle_learning_seconds,
             resident_sessions=settings.resident_sessions,
             keep_versions=settings.keep_versions,
+            session_quota_bytes=settings.session_quota_bytes,
+            user_quota_bytes=settings.user_quota_bytes,
         )
         jobs = Jobs(sessions, checkpoint_seconds=settings.job_checkpoint_seconds)
         health = HealthServicer()

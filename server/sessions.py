@@ -27,6 +27,7 @@ from hope_runtime.fold import due, observe, with_window
 from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind
 from hope_runtime.memory.state import SessionMemory
+from server.quotas import Quotas
 from server.residency import Entry, JobRunningError, OnStatus, Residency, Resident, Status
 from server.store.base import (
     Commit,
@@ -67,6 +68,8 @@ class Sessions:
         idle_learning_seconds: float = 300,
         resident_sessions: int = 64,
         keep_versions: int = 8,
+        session_quota_bytes: int = 0,
+        user_quota_bytes: int = 0,
         policies: Mapping[str, LearningPolicy] = POLICIES,
     ) -> None:
         self.store = store
@@ -76,6 +79,7 @@ class Sessions:
         self.base_norm = base_norm(engine.model)
         self.draining = False
         self.keep_versions = keep_versions
+        self.quotas = Quotas(store, session_quota_bytes, user_quota_bytes)
         self.residency = Residency(store, engine.arena, lease_seconds=lease_seconds)
         self._idle_seconds = idle_learning_seconds
         self._max_resident = resident_sessions
@@ -101,8 +105,9 @@ class Sessions:
     # Sessions as a whole
 
     async def create(self, key: SessionKey, *, policy: str, display_name: str) -> Head:
-        """A fresh session. Raises InvalidRequestError for an unknown policy."""
+        """A fresh session. Raises InvalidRequestError for an unknown policy, QuotaExceededError."""
         self.admit()
+        await self.quotas.check(key, new=True)
         memory = SessionMemory.fresh(self.fingerprint, self.policy(policy))
         return await self.store.create(
             key,

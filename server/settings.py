@@ -53,6 +53,12 @@ class Settings(BaseSettings):
         description="SQLite file that keeps the sessions.",
     )
     keep_versions: int = Field(8, ge=1, description="Recent versions of a memory that are kept.")
+    session_quota_bytes: int = Field(
+        0, ge=0, description="Bytes of a session in the store before it takes no more; 0: any."
+    )
+    user_quota_bytes: int = Field(
+        0, ge=0, description="Bytes of all sessions of a user together, likewise."
+    )
     lease_seconds: float = Field(30, gt=0, description="How long a crashed server holds sessions.")
     idle_learning_seconds: float = Field(
         300, gt=0, description="A chat that was quiet for so long is learnt."

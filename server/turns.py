@@ -70,6 +70,8 @@ async def generate(
     async with sessions.exclusive(key, on_status) as resident:
         if request is not None:
             await _check_repeat(sessions, key, request)
+        if not ephemeral:
+            await sessions.quotas.check(key)
         if not ephemeral and turn.conversation not in resident.memory.conversations:
             # A new conversation: what the others taught is learnt before it begins, which a turn
             # that is refused must not bring about.
@@ -167,6 +169,7 @@ async def ingest(
                     f"Document '{document}' was changed by another call meanwhile.",
                     field="start.document",
                 )
+            await sessions.quotas.check(key)
             outcome = ReadOutcome(0.0, 0)
             if spans:
                 row = (key, conversation)

@@ -51,6 +51,7 @@ def to_session(head: Head, running: Progress | None = None) -> pb.Session:
         learnable_tokens=summary.learnable_tokens,
         pending_tokens=summary.pending_tokens,
         state_bytes=head.state_bytes,
+        stored_bytes=head.stored_bytes,
         log_records=head.log_seq,
         levels=levels,
         conversations=summary.conversations,

@@ -173,6 +173,11 @@ class SessionStore(ABC):
     async def delete_user(self, user: str) -> int:
         """Erase every session of a user; returns how many there were."""
 
+    @abstractmethod
+    async def user_bytes(self, user: str) -> int:
+        """Bytes stored for a user: of every blob, counted once, and of every log. Replies do
+        not count, here and in `Head.stored_bytes`: they go by themselves. 0 for an unknown user."""
+
     # Leases
 
     @abstractmethod

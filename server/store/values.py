@@ -83,6 +83,10 @@ class Head:
     """Small, for listings, so that no blob need be read."""
     create_time: float
     update_time: float
+    stored_bytes: int
+    """Bytes of the blobs that the head, a kept version or the job refers to, each counted once,
+    and of the log's payloads, when the head was read: `collect` lowers it. What sessions share
+    counts in each of them."""
     job: Job | None = None
     """What is under way on the session; it changes neither revision nor version."""
 

@@ -61,6 +61,15 @@ class Session:
         self.log += records
         self.state.log_seq = len(self.log)
 
+    def blobs(self) -> set[bytes]:
+        """Contents that it refers to."""
+        made = self.job[2] if self.job else {}
+        holders = [self.state.blobs, *(state.blobs for state in self.versions.values()), made]
+        return {data for blobs in holders for data in blobs.values()}
+
+    def stored_bytes(self) -> int:
+        return sum(map(len, self.blobs())) + sum(len(record.payload) for record in self.log)
+
     def live_reply(self, request_id: str, now: float) -> StoredReply | None:
         reply = self.replies.get(request_id)
         return reply if reply and reply.expires_at > now else None
@@ -72,6 +81,12 @@ class Model:
 
     def of(self, user: str) -> list[SessionKey]:
         return sorted(key for key in self.sessions if key.user == user)
+
+    def user_bytes(self, user: str) -> int:
+        mine = [self.sessions[key] for key in self.of(user)]
+        shared = {data for session in mine for data in session.blobs()}
+        logs = sum(len(record.payload) for session in mine for record in session.log)
+        return sum(map(len, shared)) + logs
 
     def missing(self, key: SessionKey) -> Refusal:
         return None if key in self.sessions else NotFoundError

@@ -323,6 +323,7 @@ class StoreMachine(RuleBasedStateMachine):
         for user in ("ada", "bob"):
             heads, _ = await self.store.list_sessions(user)
             assert [head.key for head in heads] == self.model.of(user)
+            assert await self.store.user_bytes(user) == self.model.user_bytes(user)
             for head in heads:
                 self.compare(head)
                 await self.compare_contents(head.key)
@@ -334,6 +335,7 @@ class StoreMachine(RuleBasedStateMachine):
         session = self.model.sessions[head.key]
         assert self.incarnations.setdefault(head.incarnation, head.key) == head.key
         assert head.revision == session.revision
+        assert head.stored_bytes == session.stored_bytes()
         assert described(head) == described(session.state)
 
     async def compare_job(self, head: Head) -> None:

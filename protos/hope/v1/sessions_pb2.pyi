@@ -42,6 +42,7 @@ class Session(_message.Message):
     CONVERSATIONS_FIELD_NUMBER: _builtins.int
     MEMORY_HASH_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """users/{user}/sessions/{session}."""
@@ -67,6 +68,12 @@ class Session(_message.Message):
     memory_hash: _builtins.str
     """Hash over levels, counters and log. Equal logs under one policy and one
     base model give equal hashes, however the text was cut.
+    """
+    stored_bytes: _builtins.int
+    """Bytes in the store: of every kept version, the log and a job. What a fork shares
+    counts in both sessions, and once in the quota of their user. A session or a
+    user over its quota takes no turn and no import, and then RESOURCE_EXHAUSTED
+    (reason QUOTA_EXCEEDED) names it in a QuotaFailure.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -106,11 +113,12 @@ class Session(_message.Message):
         conversations: _abc.Iterable[_builtins.str] | None = ...,
         memory_hash: _builtins.str = ...,
         documents: _abc.Iterable[Global___Document] | None = ...,
+        stored_bytes: _builtins.int = ...,
         job: Global___Job | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "job", b"job", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fingerprint", b"base_fingerprint", "conversations", b"conversations", "create_time", b"create_time", "display_name", b"display_name", "documents", b"documents", "etag", b"etag", "job", b"job", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "log_records", b"log_records", "memory_hash", b"memory_hash", "memory_version", b"memory_version", "name", b"name", "parent_version", b"parent_version", "pending_tokens", b"pending_tokens", "policy", b"policy", "state_bytes", b"state_bytes", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fingerprint", b"base_fingerprint", "conversations", b"conversations", "create_time", b"create_time", "display_name", b"display_name", "documents", b"documents", "etag", b"etag", "job", b"job", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "log_records", b"log_records", "memory_hash", b"memory_hash", "memory_version", b"memory_version", "name", b"name", "parent_version", b"parent_version", "pending_tokens", b"pending_tokens", "policy", b"policy", "state_bytes", b"state_bytes", "stored_bytes", b"stored_bytes", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

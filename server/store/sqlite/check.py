@@ -31,6 +31,10 @@ _LAWS = {
         " LEFT JOIN log ON log.session = sessions.id GROUP BY sessions.id"
         " HAVING count(seq) != log_seq OR (log_seq > 0 AND (min(seq) != 1 OR max(seq) != log_seq))"
     ),
+    "log whose bytes are miscounted": (
+        "SELECT sessions.id, log_bytes FROM sessions WHERE log_bytes !="
+        " (SELECT coalesce(sum(length(payload)), 0) FROM log WHERE session = sessions.id)"
+    ),
     "head whose version is not the highest kept": (
         "SELECT id, version FROM sessions WHERE version IS NOT"
         " (SELECT max(version) FROM versions WHERE session = sessions.id)"

@@ -146,6 +146,12 @@ def fork(tx: Tx, source: SessionKey, target: SessionKey, version: int | None) ->
         row["id"],
         origin["log_seq"],
     )
+    tx.execute(
+        "UPDATE sessions SET log_bytes ="
+        " (SELECT coalesce(sum(length(payload)), 0) FROM log WHERE session = ?) WHERE id = ?",
+        session,
+        session,
+    )
     keep_version(tx, session)
     return head(tx, target)
 
@@ -214,6 +220,11 @@ def _append(tx: Tx, session: int, log_seq: int, records: Sequence[Record]) -> in
             (session, seq, record.kind, record.payload)
             for seq, record in enumerate(records, start=log_seq + 1)
         ],
+    )
+    tx.execute(
+        "UPDATE sessions SET log_bytes = log_bytes + ? WHERE id = ?",
+        sum(len(record.payload) for record in records),
+        session,
     )
     return log_seq + len(records)
 

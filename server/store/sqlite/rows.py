@@ -11,6 +11,13 @@ from typing import Any
 from server.store.errors import NotFoundError
 from server.store.values import BlobRef, Head, Job, SessionKey
 
+# A union, so that each blob is there once.
+_BLOBS_OF = (
+    "SELECT blob FROM head_blobs WHERE session = ?"
+    " UNION SELECT blob FROM version_blobs WHERE session = ?"
+    " UNION SELECT blob FROM job_blobs WHERE session = ?"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Tx:
@@ -66,6 +73,7 @@ def to_head(tx: Tx, row: sqlite3.Row) -> Head:
         summary=row["summary"],
         create_time=row["create_time"],
         update_time=row["update_time"],
+        stored_bytes=row["log_bytes"] + _blob_bytes(tx, row["id"]),
         job=job_of(tx, row["id"]),
     )
 
@@ -119,17 +127,13 @@ def put_blobs(
 
 def blobs_of(tx: Tx, session: int) -> set[int]:
     """Every blob that the head, a version or the job of a session refers to."""
-    return {
-        row[0]
-        for row in tx.execute(
-            "SELECT blob FROM head_blobs WHERE session = ?"
-            " UNION SELECT blob FROM version_blobs WHERE session = ?"
-            " UNION SELECT blob FROM job_blobs WHERE session = ?",
-            session,
-            session,
-            session,
-        )
-    }
+    return {row[0] for row in tx.execute(_BLOBS_OF, session, session, session)}
+
+
+def _blob_bytes(tx: Tx, session: int) -> int:
+    query = f"SELECT coalesce(sum(size), 0) FROM blobs WHERE id IN ({_BLOBS_OF})"
+    size: int = tx.value(query, session, session, session)
+    return size
 
 
 def drop_unreferenced(tx: Tx, candidates: Iterable[int]) -> None:

@@ -74,6 +74,9 @@ class SQLiteStore(Database, SessionStore):
     async def delete_user(self, user: str) -> int:
         return await self._erase(sessions.delete_user, user)
 
+    async def user_bytes(self, user: str) -> int:
+        return await self._read(sessions.user_bytes, user)
+
     # Leases
 
     async def acquire(self, key: SessionKey, owner: str, ttl_seconds: float) -> Lease:

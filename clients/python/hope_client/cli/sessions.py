@@ -40,7 +40,7 @@ def run_list(app: App) -> int:
         app.terminal.note("No sessions yet; `hope chat NAME` or `hope sessions create NAME`.")
     else:
         app.terminal.table(
-            ("session", "version", "learnable tokens", "waiting", "state", "updated"),
+            ("session", "version", "learnable tokens", "waiting", "state", "stored", "updated"),
             [
                 (
                     short_name(each.name),
@@ -48,6 +48,7 @@ def run_list(app: App) -> int:
                     count(each.learnable_tokens),
                     count(each.pending_tokens),
                     size(each.state_bytes),
+                    size(each.stored_bytes),
                     moment(each.update_time),
                 )
                 for each in sessions
