@@ -209,8 +209,6 @@ class Jobs:
         finally:
             entry.job = None
             self._residency.forget_empty(running.key)
-            with contextlib.suppress(StoreError):
-                await self._store.collect(running.key, keep_recent=self._sessions.keep_versions)
 
     async def _fold(self, lease: Lease, running: Running) -> Head:
         fold = Refold(

@@ -134,6 +134,7 @@ async def _rollback(sessions: Sessions, resident: Resident, target: int) -> None
         )
     )
     resident.memory = memory
+    await sessions.collect(key)
 
 
 async def _kept_version(

@@ -17,9 +17,15 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 from hope_runtime.codec import changed_blobs, encode_memory
-from hope_runtime.errors import FingerprintMismatchError, InvalidRequestError, StateVersionError
+from hope_runtime.errors import (
+    CorruptStateError,
+    FingerprintMismatchError,
+    InvalidRequestError,
+    StateVersionError,
+)
 from hope_runtime.fold import due, effective, observe
 from hope_runtime.log import Record, RecordKind
 from hope_runtime.memory.state import SessionMemory
@@ -41,6 +47,7 @@ from server.waiting import complete, result_of
 _log = logging.getLogger(__name__)
 
 LOG_PAGE = 256
+_Fields = TypeVar("_Fields", "Ask", "Progress")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Ask:
 
     @staticmethod
     def decode(data: bytes) -> Ask:
-        return Ask(**json.loads(data))
+        return _decoded_fields(Ask, data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,14 @@ class Progress:
 
     @staticmethod
     def decode(data: bytes) -> Progress:
-        return Progress(**json.loads(data))
+        return _decoded_fields(Progress, data)
+
+
+def _decoded_fields(kind: type[_Fields], data: bytes) -> _Fields:
+    try:
+        return kind(**json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise CorruptStateError(f"A job cannot be read: {error}; cancel it.") from error
 
 
 async def check_forget(sessions: Sessions, head: Head, document: str) -> Ask:
@@ -239,6 +253,7 @@ class Refold:
             ends_job=True,
         )
         self.committed = await sessions.retried(lambda: sessions.store.commit(self._lease, commit))
+        await sessions.collect(self._lease.key)
         return self.committed
 
 

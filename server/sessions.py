@@ -39,6 +39,7 @@ from server.store.base import (
     SessionStore,
     StaleRevisionError,
     StoredReply,
+    StoreError,
     StoreUnavailableError,
 )
 from server.store.base import Record as StoredRecord
@@ -78,7 +79,7 @@ class Sessions:
         self.fingerprint = engine.model.fingerprint
         self.base_norm = base_norm(engine.model)
         self.draining = False
-        self.keep_versions = keep_versions
+        self._keep_versions = keep_versions
         self.quotas = Quotas(store, session_quota_bytes, user_quota_bytes)
         self.residency = Residency(store, engine.arena, lease_seconds=lease_seconds)
         self._idle_seconds = idle_learning_seconds
@@ -226,7 +227,6 @@ class Sessions:
                 reports.append(report)
             records = [Record(RecordKind.CONSOLIDATION, notes=report.notes()) for report in reports]
             await self._commit(resident, memory, records)
-            await self.store.collect(resident.key, keep_recent=self.keep_versions)
             return reports
         finally:
             resident.learning = None
@@ -256,6 +256,15 @@ class Sessions:
         )
         resident.head = await self.retried(lambda: self.store.commit(resident.lease, commit))
         resident.memory = memory
+        if levels_changed:
+            await self.collect(resident.key)
+
+    async def collect(self, key: SessionKey) -> None:
+        """Forgets old versions, after a new one was made. What fails is done after the next."""
+        try:
+            await self.store.collect(key, keep_recent=self._keep_versions)
+        except StoreError as error:
+            _log.warning("old versions of a session stay for now: %s", error)
 
     async def retried(self, call: Callable[[], Coroutine[Any, Any, Head]]) -> Head:
         """A commit may be tried again: its nonce makes it happen once."""

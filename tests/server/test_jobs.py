@@ -17,9 +17,11 @@ from hope.v1 import sessions_pb2 as pb
 from hope_client import HopeClient
 from serving import Serve, Served, Spawn
 
+from hope_runtime.errors import CorruptStateError
 from hope_runtime.fold import Boundary
 from hope_runtime.memory.state import SessionMemory
 from server.main import RunningServer
+from server.refold import Ask, Progress
 from server.store.base import SessionKey, StoreFullError
 
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
@@ -358,6 +360,20 @@ async def test_a_client_finds_its_job_again_after_a_restart(serve: Serve) -> Non
         assert (await forgotten).memory_hash == expected.memory_hash
         assert all(consolidations >= 3 for consolidations in shown[before:])
         await client.close()
+
+
+def test_a_job_that_was_saved_before_can_be_read() -> None:
+    """The bytes are what servers have written into stores: they stay as they are."""
+    ask = b'{"policy": "default", "policy_digest": "d1", "document": "book"}'
+    assert Ask.decode(ask) == Ask("default", "d1", "book")
+    progress = (
+        b'{"folded_records": 3, "total_records": 7, "learnt_tokens": 512, "total_tokens": 900,'
+        b' "consolidations": 2, "seconds": 1.5, "log_seq": 9}'
+    )
+    assert Progress.decode(progress) == Progress(3, 7, 512, 900, 2, 1.5, 9)
+    for data in (b"", b"[]", b'{"unknown": 1}'):
+        with pytest.raises(CorruptStateError):
+            Ask.decode(data)
 
 
 async def test_what_is_no_job_is_refused_and_begins_none(served: Served) -> None:

@@ -154,6 +154,21 @@ async def test_a_rollback_needs_a_version_that_is_kept(serve: Serve) -> None:
         assert await api.rollback()
 
 
+async def test_versions_are_collected_whatever_made_them(serve: Serve) -> None:
+    async with serve(keep_versions=2) as served:
+        api, store = served.api, served.running.sessions.store
+        await api.create()
+        for number in range(3):
+            await _teach(api, f"part {number}")
+            await api.reset()
+            await api.rollback()
+            # The newest two, and the parent, so that one step back is always possible.
+            assert len(await store.versions(SessionKey("ada", "diary"))) <= 3
+        await api.migrate()
+        assert len(await store.versions(SessionKey("ada", "diary"))) <= 3
+        assert await store.check_integrity() == []
+
+
 async def test_a_level_that_is_reset_is_the_base_model_and_a_rollback_undoes_it(api: Api) -> None:
     taught = await _teach(api, "one")
     assert taught.levels[0].relative_norm > 0
