@@ -55,6 +55,23 @@ def encode_memory(memory: SessionMemory) -> dict[str, bytes]:
     return {STATE_BLOB: encode_state(memory), **present}
 
 
+def changed_blobs(
+    old: SessionMemory, new: SessionMemory
+) -> tuple[dict[str, bytes], frozenset[str]]:
+    """Blobs of `new` that differ from those of `old`, and names of those that are gone: always the
+    small state, a level only when it was consolidated or reset."""
+    blobs = {STATE_BLOB: encode_state(new)}
+    gone = set()
+    for index, (before, after) in enumerate(zip(old.levels, new.levels, strict=True)):
+        if after.terms is not before.terms:
+            data = encode_level(new, index)
+            if data is None:
+                gone.add(level_blob(index))
+            else:
+                blobs[level_blob(index)] = data
+    return blobs, frozenset(gone)
+
+
 def encode_state(memory: SessionMemory) -> bytes:
     """Blob of everything but the levels' tensors."""
     ids = {

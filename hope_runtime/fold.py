@@ -106,8 +106,13 @@ def stretch(memory: SessionMemory, boundary: Boundary) -> tuple[Span, ...]:
 
 
 def effective(records: Sequence[Record]) -> list[Record]:
-    """The records that count: a rollback takes back what came after the place it names, and
-    what was read of a document that is forgotten later is left out.
+    """The records that count, in order; see `counted`."""
+    return [records[seq - 1] for seq in counted(records)]
+
+
+def counted(records: Sequence[Record]) -> list[int]:
+    """Sequence numbers of the records that count: a rollback takes back what came after the place
+    it names, and what was read of a document that is forgotten later is left out.
 
     `records[i]` has sequence number i + 1. A version was made when its log had `target_seq`
     records, so what counted then is what remains: a rollback that came before it too.
@@ -121,21 +126,23 @@ def effective(records: Sequence[Record]) -> list[Record]:
     kept = []
     at = last[-1]
     while at:
-        kept.append(records[at - 1])
+        kept.append(at)
         at = before[at]
-    return _without_forgotten(kept[::-1])
+    return _without_forgotten(records, kept[::-1])
 
 
-def _without_forgotten(records: Sequence[Record]) -> list[Record]:
-    kept: list[Record] = []
-    for record in records:
+def _without_forgotten(records: Sequence[Record], seqs: Sequence[int]) -> list[int]:
+    kept: list[int] = []
+    for seq in seqs:
+        record = records[seq - 1]
         if record.kind is RecordKind.FORGET:
             kept = [
                 each
                 for each in kept
-                if each.kind is not RecordKind.DOCUMENT or each.document != record.document
+                if records[each - 1].kind is not RecordKind.DOCUMENT
+                or records[each - 1].document != record.document
             ]
-        kept.append(record)
+        kept.append(seq)
     return kept
 
 

@@ -6,16 +6,20 @@ sessions.py's business, what a store keeps that of store/.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 
 from hope_runtime.drift import relative_change
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.log import Record, RecordKind
-from server.sessions import Resident, Sessions
+from server.refold import read_log
+from server.residency import Resident
+from server.sessions import Sessions
 from server.store.base import Head, SessionKey, Snapshot, StaleRevisionError, VersionInfo
 from server.store.base import Record as StoredRecord
 from server.summary import encode_summary
+from server.taught import Taught, Version, between
 from server.waiting import complete
 
 
@@ -26,6 +30,7 @@ async def fork(
     async with sessions.exclusive(source):
         if version is not None:
             await _kept_version(sessions, source, version, field="version")
+        await sessions.quotas.check(target, new=True)
         return await sessions.store.fork(source, target, version=version)
 
 
@@ -77,17 +82,31 @@ async def rename(sessions: Sessions, key: SessionKey, name: str, etag: str | Non
         return resident.head
 
 
-async def changes(sessions: Sessions, key: SessionKey, before: int, after: int) -> list[float]:
-    """For each level the relative norm of what changed between two kept versions. Needs no lock:
-    versions never change."""
-    memories = []
+async def changes(
+    sessions: Sessions, key: SessionKey, before: int, after: int
+) -> tuple[list[float], list[Taught]]:
+    """For each level the relative norm of what changed between two kept versions, and what only
+    one of them was taught. Needs no lock: versions never change, and a log only grows.
+
+    Raises InvalidRequestError for a version that is not kept, or when the two learnt under
+    policies with other levels, which cannot be compared."""
+    versions = []
     for number, field in ((before, "from_version"), (after, "to_version")):
-        await _kept_version(sessions, key, number, field=field)
-        memories.append(sessions.decode(await sessions.store.read_blobs(key, version=number)))
-    return [
+        info = await _kept_version(sessions, key, number, field=field)
+        memory = sessions.decode(await sessions.store.read_blobs(key, version=number))
+        versions.append(Version(memory, info.log_seq))
+    first, second = (version.memory.levels for version in versions)
+    if len(first) != len(second):
+        raise InvalidRequestError(
+            f"Versions {before} and {after} have other levels; a migration lies between them.",
+            field="to_version",
+        )
+    norms = [
         relative_change(old, new, sessions.base_norm)
-        for old, new in zip(memories[0].levels, memories[1].levels, strict=True)
+        for old, new in zip(first, second, strict=True)
     ]
+    log = await read_log(sessions, key)
+    return norms, await asyncio.to_thread(between, log, *versions)
 
 
 def check_etag(resident: Resident, etag: str | None) -> None:
@@ -115,6 +134,7 @@ async def _rollback(sessions: Sessions, resident: Resident, target: int) -> None
         )
     )
     resident.memory = memory
+    await sessions.collect(key)
 
 
 async def _kept_version(

@@ -30,6 +30,7 @@ from hope_runtime.checkpoints import load_base_model
 from hope_runtime.engine.engine import Engine
 from hope_runtime.errors import HopeError
 from hope_runtime.model.weights import BaseModel
+from server.jobs import Jobs
 from server.services.admin import AdminService
 from server.services.errors import ErrorInterceptor
 from server.services.inference import InferenceService
@@ -66,6 +67,7 @@ class RunningServer:
 
     port: int
     sessions: Sessions
+    jobs: Jobs
     grpc_server: aio.Server
     health: HealthServicer
     drain_seconds: float
@@ -76,7 +78,7 @@ class RunningServer:
         await self.health.enter_graceful_shutdown()
         # Calls that come meanwhile hear why they are refused: once the gRPC server stops, some
         # would be cancelled without a word, which clients do not try again.
-        await self.sessions.drain(self.drain_seconds)
+        await asyncio.gather(self.sessions.drain(self.drain_seconds), self.jobs.stop())
         await self.grpc_server.stop(max(0.0, ends - time.monotonic()))
         await self.sessions.stop()
 
@@ -106,7 +108,10 @@ async def running_server(settings: Settings, model: BaseModel) -> AsyncIterator[
             idle_learning_seconds=settings.idle_learning_seconds,
             resident_sessions=settings.resident_sessions,
             keep_versions=settings.keep_versions,
+            session_quota_bytes=settings.session_quota_bytes,
+            user_quota_bytes=settings.user_quota_bytes,
         )
+        jobs = Jobs(sessions, checkpoint_seconds=settings.job_checkpoint_seconds)
         health = HealthServicer()
         server = aio.server(
             interceptors=[ErrorInterceptor()],
@@ -116,7 +121,9 @@ async def running_server(settings: Settings, model: BaseModel) -> AsyncIterator[
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(sessions), server
         )
-        sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(sessions), server)
+        sessions_pb2_grpc.add_SessionServiceServicer_to_server(
+            SessionService(sessions, jobs), server
+        )
         # What it leaves out is answered UNIMPLEMENTED by its generated base.
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminService(sessions, settings.model),  # type: ignore[abstract]
@@ -136,10 +143,11 @@ async def running_server(settings: Settings, model: BaseModel) -> AsyncIterator[
         except RuntimeError as error:
             raise OSError(f"cannot listen on {settings.address}: {error}") from error
         await sessions.start()
+        await jobs.start()
         await server.start()
         for name in ("", *SERVICES):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        running = RunningServer(port, sessions, server, health, settings.drain_seconds)
+        running = RunningServer(port, sessions, jobs, server, health, settings.drain_seconds)
         try:
             yield running
         finally:

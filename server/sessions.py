@@ -1,12 +1,11 @@
 """Sessions: who may change which memory when, and in what order it becomes durable.
 
-For every session: one lock (turns run one at a time), one lease (one server), one resident
-memory. A turn is two commits. The first makes it durable: log and context. The second is learning,
-a pure function of what the first stored, so a crash between them loses nothing: whoever loads the
-session next finds it due and does it again.
+A turn is two commits. The first makes it durable: log and context. The second is learning, a pure
+function of what the first stored, so a crash between them loses nothing: whoever loads the session
+next finds it due and does it again.
 
-Knows the store and the engine's interface. What turns are made of is turns.py's business, how
-they arrive that of services/.
+Knows the store and the engine's interface. Who holds a session is residency.py's business, what
+turns are made of that of turns.py, how they arrive that of services/.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
-from hope_runtime.codec import STATE_BLOB, decode_memory, encode_level, encode_state, level_blob
+from hope_runtime.codec import STATE_BLOB, changed_blobs, decode_memory, encode_state
 from hope_runtime.config import POLICIES, LearningPolicy
 from hope_runtime.drift import base_norm
 from hope_runtime.engine.engine import Engine
@@ -30,11 +27,14 @@ from hope_runtime.fold import due, observe, with_window
 from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind
 from hope_runtime.memory.state import SessionMemory
+from server.quotas import Quotas
+from server.residency import Entry, JobRunningError, OnStatus, Residency, Resident, Status
 from server.store.base import (
     Commit,
     Head,
     Lease,
     LeaseLostError,
+    NotFoundError,
     SessionKey,
     SessionStore,
     StaleRevisionError,
@@ -49,41 +49,12 @@ from server.waiting import complete, result_of
 _log = logging.getLogger(__name__)
 
 COMMIT_ATTEMPTS = 5
-
-
-class Status(Enum):
-    """What a turn waits for."""
-
-    QUEUED = "queued"
-    LEARNING = "learning"
-
-
-OnStatus = Callable[[Status], None]
+# A job whose server ended is taken up again by the next one that sees it.
+JOB_RETRY_SECONDS = 1.0
 
 
 class DrainingError(Exception):
     """The server takes no new work."""
-
-
-@dataclass(eq=False, slots=True)
-class Resident:
-    """A session that this server holds: its lease, its head in the store, its memory."""
-
-    key: SessionKey
-    lease: Lease
-    head: Head
-    memory: SessionMemory
-    used_at: float
-    # Set while commit 2 of an earlier turn is under way.
-    learning: asyncio.Task[list[Consolidation]] | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _Entry:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    # Calls that hold the lock or wait for it.
-    users: int = 0
-    resident: Resident | None = None
 
 
 class Sessions:
@@ -98,6 +69,8 @@ class Sessions:
         idle_learning_seconds: float = 300,
         resident_sessions: int = 64,
         keep_versions: int = 8,
+        session_quota_bytes: int = 0,
+        user_quota_bytes: int = 0,
         policies: Mapping[str, LearningPolicy] = POLICIES,
     ) -> None:
         self.store = store
@@ -106,21 +79,12 @@ class Sessions:
         self.fingerprint = engine.model.fingerprint
         self.base_norm = base_norm(engine.model)
         self.draining = False
-        self._owner = uuid.uuid4().hex
-        self._lease_seconds = lease_seconds
+        self._keep_versions = keep_versions
+        self.quotas = Quotas(store, session_quota_bytes, user_quota_bytes)
+        self.residency = Residency(store, engine.arena, lease_seconds=lease_seconds)
         self._idle_seconds = idle_learning_seconds
         self._max_resident = resident_sessions
-        self._keep_versions = keep_versions
-        self._entries: dict[SessionKey, _Entry] = {}
-        # Set while no call is on any session.
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._upkeep: asyncio.Task[None] | None = None
-
-    @property
-    def resident_count(self) -> int:
-        """Sessions that this server holds."""
-        return sum(entry.resident is not None for entry in self._entries.values())
 
     async def start(self) -> None:
         """Begins the upkeep of leases, of idle sessions and of what is resident."""
@@ -129,8 +93,7 @@ class Sessions:
     async def drain(self, seconds: float) -> None:
         """Refuses new work from now on; returns when what runs has ended, or after `seconds`."""
         self.draining = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
+        await self.residency.idle(seconds)
 
     async def stop(self) -> None:
         """Finishes what runs, then lets go of every session. Learning under way is finished."""
@@ -138,16 +101,14 @@ class Sessions:
         if self._upkeep:
             self._upkeep.cancel()
             await asyncio.wait([self._upkeep])
-        for entry in list(self._entries.values()):
-            async with entry.lock:
-                await self._let_go(entry)
-        self._entries.clear()
+        await self.residency.close()
 
     # Sessions as a whole
 
     async def create(self, key: SessionKey, *, policy: str, display_name: str) -> Head:
-        """A fresh session. Raises InvalidRequestError for an unknown policy."""
-        self._admit()
+        """A fresh session. Raises InvalidRequestError for an unknown policy, QuotaExceededError."""
+        self.admit()
+        await self.quotas.check(key, new=True)
         memory = SessionMemory.fresh(self.fingerprint, self.policy(policy))
         return await self.store.create(
             key,
@@ -168,20 +129,27 @@ class Sessions:
         return self.policies[name]
 
     async def delete(self, key: SessionKey, etag: str | None) -> None:
-        """Erases a session."""
-        self._admit()
-        async with self._locked(key) as entry:
-            await self._let_go(entry)
+        """Erases a session, and what is under way on it."""
+        self.admit()
+        async with self.residency.locked(key) as entry:
+            if etag is not None and etag != (head := await self.store.head(key)).etag:
+                raise StaleRevisionError(key, etag, head.etag)  # before a job is stopped for it
+            await self._vacate(entry)
             await self.store.delete(key, etag=etag)
 
     async def delete_user(self, user: str) -> int:
         """Erases all sessions of a user, those that are in use here after their turns."""
-        self._admit()
-        mine = [key for key in self._entries if key.user == user]
+        self.admit()
+        mine = [key for key in self.residency.entries if key.user == user]
         async with contextlib.AsyncExitStack() as stack:
             for key in sorted(mine):
-                await self._let_go(await stack.enter_async_context(self._locked(key)))
+                await self._vacate(await stack.enter_async_context(self.residency.locked(key)))
             return await self.store.delete_user(user)
+
+    async def _vacate(self, entry: Entry) -> None:
+        if entry.job is not None:
+            await entry.job.stop(NotFoundError("the session was erased"))
+        await self.residency.let_go(entry)
 
     @contextlib.asynccontextmanager
     async def exclusive(
@@ -189,12 +157,14 @@ class Sessions:
     ) -> AsyncIterator[Resident]:
         """The session, alone: loaded, leased, with everything learnt that was due.
 
-        Raises NotFoundError, LeaseHeldError, or why its state cannot be used.
+        Raises NotFoundError, LeaseHeldError, JobRunningError, or why its state cannot be used.
         """
-        self._admit()
-        async with self._locked(key, on_status) as entry:
+        self.admit()
+        async with self.residency.locked(key, on_status) as entry:
             try:
-                self._admit()
+                self.admit()
+                if entry.job is not None:
+                    raise entry.job.refusal()
                 if entry.resident is None:
                     entry.resident = await complete(self._load(key))
                 resident = entry.resident
@@ -213,47 +183,14 @@ class Sessions:
     @contextlib.asynccontextmanager
     async def unloaded(self, key: SessionKey) -> AsyncIterator[Lease]:
         """The session, alone, with its memory left in the store: for what cannot be loaded."""
-        self._admit()
-        async with self._locked(key) as entry:
-            await self._let_go(entry)
-            lease = await self.store.acquire(key, self._owner, self._lease_seconds)
-            keeper = asyncio.create_task(self._hold(lease))
-            try:
+        self.admit()
+        async with self.residency.locked(key) as entry:
+            if entry.job is not None:
+                raise entry.job.refusal()
+            await self.residency.let_go(entry)
+            lease = await self.residency.acquire(key)
+            async with self.residency.kept(lease):
                 yield lease
-            finally:
-                keeper.cancel()
-                with contextlib.suppress(StoreError):
-                    await complete(self.store.release(lease))
-
-    async def _hold(self, lease: Lease) -> None:
-        while True:
-            await asyncio.sleep(self._lease_seconds / 3)
-            with contextlib.suppress(StoreError):  # the commit will tell
-                await self.store.renew(lease, self._lease_seconds)
-
-    @contextlib.asynccontextmanager
-    async def _locked(
-        self, key: SessionKey, on_status: OnStatus = lambda _: None
-    ) -> AsyncIterator[_Entry]:
-        """The session's entry, alone; it goes with its last user when nothing is resident."""
-        entry = self._entries.setdefault(key, _Entry())
-        if entry.lock.locked():
-            on_status(Status.QUEUED)
-        entry.users += 1
-        self._idle.clear()
-        try:
-            async with entry.lock:
-                yield entry
-        finally:
-            entry.users -= 1
-            self._forget_empty(key)
-            if not any(other.users for other in self._entries.values()):
-                self._idle.set()
-
-    def _forget_empty(self, key: SessionKey) -> None:
-        entry = self._entries.get(key)
-        if entry and not entry.users and entry.resident is None:
-            del self._entries[key]
 
     # The two commits
 
@@ -263,12 +200,6 @@ class Sessions:
         """Commit 1: the record becomes part of the log, the window and the counters."""
         memory = observe(resident.memory, record, window_tokens=self.engine.window_tokens)
         await complete(self._commit(resident, memory, [record], reply))
-
-    async def commit_memory(
-        self, resident: Resident, memory: SessionMemory, record: Record
-    ) -> None:
-        """A memory that was folded anew replaces the present one, under a new version."""
-        await complete(self._commit(resident, memory, [record]))
 
     async def rename(self, resident: Resident, display_name: str) -> None:
         """Changes what people call a session; its memory is the same."""
@@ -296,7 +227,6 @@ class Sessions:
                 reports.append(report)
             records = [Record(RecordKind.CONSOLIDATION, notes=report.notes()) for report in reports]
             await self._commit(resident, memory, records)
-            await self.store.collect(resident.key, keep_recent=self._keep_versions)
             return reports
         finally:
             resident.learning = None
@@ -310,7 +240,7 @@ class Sessions:
         display_name: str | None = None,
     ) -> None:
         head = resident.head
-        blobs, gone = await asyncio.to_thread(_changed_blobs, resident.memory, memory)
+        blobs, gone = await asyncio.to_thread(changed_blobs, resident.memory, memory)
         levels_changed = bool(gone) or any(name != STATE_BLOB for name in blobs)
         summary = await asyncio.to_thread(encode_summary, memory, self.base_norm)
         commit = Commit(
@@ -326,6 +256,15 @@ class Sessions:
         )
         resident.head = await self.retried(lambda: self.store.commit(resident.lease, commit))
         resident.memory = memory
+        if levels_changed:
+            await self.collect(resident.key)
+
+    async def collect(self, key: SessionKey) -> None:
+        """Forgets old versions, after a new one was made. What fails is done after the next."""
+        try:
+            await self.store.collect(key, keep_recent=self._keep_versions)
+        except StoreError as error:
+            _log.warning("old versions of a session stay for now: %s", error)
 
     async def retried(self, call: Callable[[], Coroutine[Any, Any, Head]]) -> Head:
         """A commit may be tried again: its nonce makes it happen once."""
@@ -341,9 +280,11 @@ class Sessions:
     # Residency
 
     async def _load(self, key: SessionKey) -> Resident:
-        lease = await self.store.acquire(key, self._owner, self._lease_seconds)
+        lease = await self.residency.acquire(key)
         try:
             head = await self.store.head(key)
+            if head.job is not None:
+                raise JobRunningError(f"A job of {key} goes on in a moment.", JOB_RETRY_SECONDS)
             if head.fingerprint != self.fingerprint:
                 raise FingerprintMismatchError(
                     f"{key} was learnt on another base model ({head.fingerprint[:12]}); "
@@ -366,34 +307,23 @@ class Sessions:
         # The server that wrote them may have had windows of another size.
         return with_window(memory, self.engine.window_tokens)
 
-    async def _let_go(self, entry: _Entry) -> None:
-        """Ends residency: waits for learning, releases the lease. The entry's lock is held."""
-        resident, entry.resident = entry.resident, None
-        if resident is None:
-            return
-        if resident.learning:
-            await asyncio.wait([resident.learning])
-        for name in resident.memory.conversations:
-            self.engine.arena.drop((resident.key, name))
-        with contextlib.suppress(StoreError):
-            await self.store.release(resident.lease)
-
     async def _keep_up(self) -> None:
         while True:
-            await asyncio.sleep(min(self._lease_seconds / 3, self._idle_seconds))
-            for key, entry in list(self._entries.items()):
+            await asyncio.sleep(min(self.residency.lease_seconds / 3, self._idle_seconds))
+            for key, entry in list(self.residency.entries.items()):
                 if entry.resident is None:
                     continue
                 try:
                     await self._keep_up_one(key, entry, entry.resident)
                 except Exception as error:  # one session must not end the upkeep of all
                     _log.warning("upkeep of a session failed: %s", error)
-                self._forget_empty(key)
-            await self._evict()
+                self.residency.forget_empty(key)
+            await self.residency.evict(self._max_resident)
 
-    async def _keep_up_one(self, key: SessionKey, entry: _Entry, resident: Resident) -> None:
+    async def _keep_up_one(self, key: SessionKey, entry: Entry, resident: Resident) -> None:
         try:
-            resident.lease = await self.store.renew(resident.lease, self._lease_seconds)
+            lease_seconds = self.residency.lease_seconds
+            resident.lease = await self.store.renew(resident.lease, lease_seconds)
         except LeaseLostError:
             if not entry.lock.locked():
                 entry.resident = None
@@ -401,22 +331,14 @@ class Sessions:
         idle = time.monotonic() - resident.used_at
         if idle < self._idle_seconds or entry.lock.locked() or not resident.memory.pending:
             return
-        async with self._locked(key):
+        async with self.residency.locked(key):
             if entry.resident is resident and resident.learning is None:
                 if due(resident.memory) is None:
                     await self.commit_turn(resident, Record(RecordKind.CONSOLIDATE))
                 self.learn_later(resident)
 
-    async def _evict(self) -> None:
-        residents = [entry.resident for entry in self._entries.values() if entry.resident]
-        residents.sort(key=lambda resident: resident.used_at)
-        for resident in residents[: max(0, len(residents) - self._max_resident)]:
-            entry = self._entries.get(resident.key)
-            if entry and not entry.users and not resident.learning:
-                async with self._locked(resident.key):
-                    await self._let_go(entry)
-
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Raises DrainingError when the server takes no new work."""
         if self.draining:
             raise DrainingError("The server is shutting down; try another one, or again later.")
 
@@ -424,20 +346,3 @@ class Sessions:
 def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("learning failed and stays due", exc_info=error)
-
-
-def _changed_blobs(
-    old: SessionMemory, new: SessionMemory
-) -> tuple[dict[str, bytes], frozenset[str]]:
-    """Blobs that differ, and names of those that are gone: always the small state, a level only
-    when it was consolidated or reset."""
-    blobs = {STATE_BLOB: encode_state(new)}
-    gone = set()
-    for index, (before, after) in enumerate(zip(old.levels, new.levels, strict=True)):
-        if after.terms is not before.terms:
-            data = encode_level(new, index)
-            if data is None:
-                gone.add(level_blob(index))
-            else:
-                blobs[level_blob(index)] = data
-    return blobs, frozenset(gone)

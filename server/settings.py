@@ -53,9 +53,18 @@ class Settings(BaseSettings):
         description="SQLite file that keeps the sessions.",
     )
     keep_versions: int = Field(8, ge=1, description="Recent versions of a memory that are kept.")
+    session_quota_bytes: int = Field(
+        0, ge=0, description="Bytes of a session in the store before it takes no more; 0: any."
+    )
+    user_quota_bytes: int = Field(
+        0, ge=0, description="Bytes of all sessions of a user together, likewise."
+    )
     lease_seconds: float = Field(30, gt=0, description="How long a crashed server holds sessions.")
     idle_learning_seconds: float = Field(
         300, gt=0, description="A chat that was quiet for so long is learnt."
+    )
+    job_checkpoint_seconds: float = Field(
+        30, ge=0, description="A job that folds a log again is saved so often."
     )
     resident_sessions: int = Field(64, ge=1, description="Memories kept ready, at most.")
     max_concurrent_rpcs: int = Field(256, ge=1, description="More are refused.")

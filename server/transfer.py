@@ -77,7 +77,7 @@ async def import_session(sessions: Sessions, key: SessionKey, chunks: AsyncItera
     """A new session that goes on where the exported one stood, at version 1 of its own.
 
     Raises InvalidRequestError for what is no whole export, FingerprintMismatchError for one of
-    another base model, AlreadyExistsError when the name is taken.
+    another base model, QuotaExceededError, AlreadyExistsError when the name is taken.
     """
     data = bytearray()
     async for chunk in chunks:
@@ -92,6 +92,9 @@ async def import_session(sessions: Sessions, key: SessionKey, chunks: AsyncItera
         )
     sessions.policy(policy)
     memory = await asyncio.to_thread(_checked_memory, sessions, contents)
+    adding = sum(map(len, contents.blobs.values()))
+    adding += sum(len(record.payload) for record in contents.records)
+    await sessions.quotas.check(key, new=True, adding=adding)
     return await complete(_store(sessions, key, contents, memory))
 
 

@@ -17,7 +17,8 @@ from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.memory.state import Document
 from hope_runtime.text import SpanReader
-from server.sessions import OnStatus, Resident, Sessions, Status
+from server.residency import OnStatus, Resident, Status
+from server.sessions import Sessions
 from server.store.base import AlreadyExistsError, Head, SessionKey, StoredReply
 from server.waiting import result_of
 
@@ -69,6 +70,8 @@ async def generate(
     async with sessions.exclusive(key, on_status) as resident:
         if request is not None:
             await _check_repeat(sessions, key, request)
+        if not ephemeral:
+            await sessions.quotas.check(key)
         if not ephemeral and turn.conversation not in resident.memory.conversations:
             # A new conversation: what the others taught is learnt before it begins, which a turn
             # that is refused must not bring about.
@@ -166,6 +169,7 @@ async def ingest(
                     f"Document '{document}' was changed by another call meanwhile.",
                     field="start.document",
                 )
+            await sessions.quotas.check(key)
             outcome = ReadOutcome(0.0, 0)
             if spans:
                 row = (key, conversation)

@@ -15,7 +15,7 @@ from server.sessions import Sessions
 Context = aio.ServicerContext[Any, Any]
 
 # Raised with every addition to the protos.
-SCHEMA_REVISION = 1
+SCHEMA_REVISION = 2
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
@@ -51,6 +51,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             running_turns=load.running,
             waiting_turns=load.waiting,
             learning_sessions=load.learning,
-            resident_sessions=self._sessions.resident_count,
+            resident_sessions=self._sessions.residency.resident_count,
             resident_bytes=load.resident_bytes,
         )

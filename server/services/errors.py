@@ -23,6 +23,9 @@ from grpc_status import rpc_status
 
 from hope_runtime import errors as runtime
 from server import turns
+from server.jobs import JobCancelledError
+from server.quotas import QuotaExceededError
+from server.residency import JobRunningError
 from server.sessions import DrainingError
 from server.store import base as store
 
@@ -47,6 +50,9 @@ _TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
     (store.StoreVersionError, code_pb2.FAILED_PRECONDITION, "UNKNOWN_STORE_FORMAT", None),
     (store.StoreFullError, code_pb2.RESOURCE_EXHAUSTED, "STORE_FULL", 60.0),
     (store.StoreUnavailableError, code_pb2.UNAVAILABLE, "STORE_UNAVAILABLE", 1.0),
+    (QuotaExceededError, code_pb2.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", None),
+    (JobRunningError, code_pb2.UNAVAILABLE, "JOB_RUNNING", None),
+    (JobCancelledError, code_pb2.ABORTED, "JOB_CANCELLED", None),
     (turns.BrokenStreamError, code_pb2.ABORTED, "BROKEN_STREAM", 0.0),
     (DrainingError, code_pb2.UNAVAILABLE, "DRAINING", 5.0),
     (NotImplementedError, code_pb2.UNIMPLEMENTED, "UNIMPLEMENTED", None),
@@ -88,6 +94,13 @@ def _status(
     if isinstance(error, store.LeaseHeldError):
         info.metadata["owner"] = error.owner
         retry_seconds = error.remaining_seconds
+    if isinstance(error, QuotaExceededError):
+        exceeded = error_details_pb2.QuotaFailure.Violation(
+            subject=error.subject, description=message
+        )
+        details.append(error_details_pb2.QuotaFailure(violations=[exceeded]))
+    if isinstance(error, JobRunningError):
+        retry_seconds = error.retry_seconds
     if retry_seconds is not None:
         delay = Duration()
         delay.FromMilliseconds(int(retry_seconds * 1000))

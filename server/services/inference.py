@@ -20,7 +20,8 @@ from hope_runtime.engine.turn import FinishReason, GenerateTurn, TextPiece
 from hope_runtime.errors import InvalidRequestError
 from server import turns
 from server.names import session_key, short_name
-from server.sessions import Sessions, Status
+from server.residency import Status
+from server.sessions import Sessions
 
 Context = aio.ServicerContext[Any, Any]
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 from hope.v1 import sessions_pb2 as pb
 from hope.v1 import sessions_pb2_grpc
 
 from hope_runtime.errors import InvalidRequestError
-from hope_runtime.learning import Consolidation
-from server import lineage, refold, transfer, turns
+from server import lineage, transfer, turns
+from server.jobs import Jobs
 from server.names import session_id, session_key, short_name, snapshot_key, user_id
 from server.services.inference import MAX_CONVERSATION_NAME
+from server.services.messages import (
+    to_consolidations,
+    to_job,
+    to_session,
+    to_snapshot,
+    to_taught,
+)
 from server.sessions import Sessions
-from server.store.base import MAX_PAGE_SIZE, Head, SessionKey, Snapshot
-from server.summary import decode_summary
+from server.store.base import MAX_PAGE_SIZE, Head, SessionKey
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -28,8 +34,9 @@ MAX_DISPLAY_NAME = 256
 class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     """See sessions.proto."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, jobs: Jobs) -> None:
         self._sessions = sessions
+        self._jobs = jobs
 
     async def CreateSession(  # noqa: N802 - the names are gRPC's
         self, request: pb.CreateSessionRequest, context: Context
@@ -46,7 +53,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.GetSessionRequest, context: Context
     ) -> pb.GetSessionResponse:
         head = await self._sessions.store.head(session_key(request.name, field="name"))
-        return pb.GetSessionResponse(session=to_session(head))
+        return pb.GetSessionResponse(session=self._shown(head))
 
     async def ListSessions(  # noqa: N802
         self, request: pb.ListSessionsRequest, context: Context
@@ -56,7 +63,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
             user, page_size=_page_size(request.page_size), page_token=request.page_token
         )
         return pb.ListSessionsResponse(
-            sessions=[to_session(head) for head in heads], next_page_token=token
+            sessions=[self._shown(head) for head in heads], next_page_token=token
         )
 
     async def DeleteSession(  # noqa: N802
@@ -135,19 +142,28 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.DiffVersionsRequest, context: Context
     ) -> pb.DiffVersionsResponse:
         key = session_key(request.name, field="name")
-        norms = await lineage.changes(self._sessions, key, request.from_version, request.to_version)
+        size, start = _page_size(request.page_size), _offset(request.page_token)
+        norms, taught = await lineage.changes(
+            self._sessions, key, request.from_version, request.to_version
+        )
+        tokenizer = self._sessions.engine.model.tokenizer
+        end = start + size
         return pb.DiffVersionsResponse(
             levels=[
                 pb.LevelDiff(level=level, relative_norm=norm) for level, norm in enumerate(norms)
-            ]
+            ],
+            taught=[to_taught(each, tokenizer) for each in taught[start:end]],
+            next_page_token=str(end) if end < len(taught) else "",
         )
 
     async def ForgetDocument(  # noqa: N802
         self, request: pb.ForgetDocumentRequest, context: Context
-    ) -> pb.ForgetDocumentResponse:
+    ) -> AsyncIterator[pb.ForgetDocumentResponse]:
         key = session_key(request.name, field="name")
-        head = await refold.forget_document(self._sessions, key, request.document)
-        return pb.ForgetDocumentResponse(session=to_session(head))
+        running = await self._jobs.forget_document(key, request.document)
+        async for progress in running.watch():
+            yield pb.ForgetDocumentResponse(job=to_job(running.ask, progress))
+        yield pb.ForgetDocumentResponse(session=to_session(await running.result()))
 
     async def ExportSession(  # noqa: N802
         self, request: pb.ExportSessionRequest, context: Context
@@ -168,10 +184,18 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
 
     async def MigrateSession(  # noqa: N802
         self, request: pb.MigrateSessionRequest, context: Context
-    ) -> pb.MigrateSessionResponse:
+    ) -> AsyncIterator[pb.MigrateSessionResponse]:
         key = session_key(request.name, field="name")
-        head = await refold.migrate(self._sessions, key, request.policy)
-        return pb.MigrateSessionResponse(session=to_session(head))
+        running = await self._jobs.migrate(key, request.policy)
+        async for progress in running.watch():
+            yield pb.MigrateSessionResponse(job=to_job(running.ask, progress))
+        yield pb.MigrateSessionResponse(session=to_session(await running.result()))
+
+    async def CancelJob(  # noqa: N802
+        self, request: pb.CancelJobRequest, context: Context
+    ) -> pb.CancelJobResponse:
+        head = await self._jobs.cancel(session_key(request.name, field="name"))
+        return pb.CancelJobResponse(session=to_session(head))
 
     async def DeleteUser(  # noqa: N802
         self, request: pb.DeleteUserRequest, context: Context
@@ -201,6 +225,10 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
             session=to_session(head), consolidations=to_consolidations(reports)
         )
 
+    def _shown(self, head: Head) -> pb.Session:
+        running = self._jobs.running(head.key)
+        return to_session(head, running.progress if running else None)
+
 
 async def _chunks(requests: AsyncIterator[pb.ImportSessionRequest]) -> AsyncIterator[bytes]:
     async for request in requests:
@@ -220,77 +248,17 @@ def _page_size(asked: int) -> int:
     return size
 
 
+def _offset(page_token: str) -> int:
+    """Where a page of what never changes begins."""
+    if not page_token:
+        return 0
+    if not re.fullmatch("[0-9]{1,9}", page_token):
+        raise InvalidRequestError("page_token is none that this method gave.", field="page_token")
+    return int(page_token)
+
+
 def _check_display_name(name: str, *, field: str) -> None:
     if len(name) > MAX_DISPLAY_NAME:
         raise InvalidRequestError(
             f"display_name may have {MAX_DISPLAY_NAME} characters.", field=field
         )
-
-
-def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
-    """A snapshot as the API shows it."""
-    shown = pb.Snapshot(name=f"{key}/snapshots/{snapshot.name}", version=snapshot.version)
-    shown.create_time.FromMicroseconds(int(snapshot.create_time * 1e6))
-    return shown
-
-
-def to_session(head: Head) -> pb.Session:
-    """A head of the store as the API shows it."""
-    summary = decode_summary(head.summary)
-    levels = []
-    for level in summary.levels:
-        status = pb.LevelStatus(
-            period_tokens=level.period_tokens,
-            rank=level.rank,
-            updates=level.updates,
-            relative_norm=level.relative_norm,
-            learnt_tokens=level.learnt_tokens,
-        )
-        if level.surprise_before_nats is not None:
-            status.surprise_before_nats = level.surprise_before_nats
-        if level.surprise_after_nats is not None:
-            status.surprise_after_nats = level.surprise_after_nats
-        levels.append(status)
-    session = pb.Session(
-        name=str(head.key),
-        display_name=head.display_name,
-        policy=head.policy,
-        base_fingerprint=head.fingerprint,
-        memory_version=head.version,
-        parent_version=head.parent_version or 0,
-        etag=head.etag,
-        learnable_tokens=summary.learnable_tokens,
-        pending_tokens=summary.pending_tokens,
-        state_bytes=head.state_bytes,
-        log_records=head.log_seq,
-        levels=levels,
-        conversations=summary.conversations,
-        memory_hash=summary.memory_hash,
-        documents=[
-            pb.Document(name=name, committed_bytes=size, ended=ended)
-            for name, size, ended in summary.documents
-        ],
-    )
-    session.create_time.FromMicroseconds(int(head.create_time * 1e6))
-    session.update_time.FromMicroseconds(int(head.update_time * 1e6))
-    return session
-
-
-def to_consolidations(reports: Sequence[Consolidation]) -> list[pb.Consolidation]:
-    """Reports of the Learner as the API shows them."""
-    shown = []
-    for report in reports:
-        duration = Duration()
-        duration.FromMicroseconds(int(report.seconds * 1e6))
-        shown.append(
-            pb.Consolidation(
-                level=report.level,
-                spans=report.spans,
-                tokens=report.tokens,
-                surprise_before_nats=report.surprise_before_nats,
-                surprise_after_nats=report.surprise_after_nats,
-                trained_tokens=report.trained_tokens,
-                duration=duration,
-            )
-        )
-    return shown

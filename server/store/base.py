@@ -1,7 +1,8 @@
 """What every session store promises.
 
 A store keeps, for each session, one *head* (the present state), the *versions*
-it can go back to, an append-only *log*, and the *replies* of recent requests.
+it can go back to, an append-only *log*, the *replies* of recent requests, and at
+most one *job* with what it has made so far.
 It knows names, bytes and numbers. What a blob or a record means, how it is
 encrypted, when to learn and whom to admit is left to its callers: a store never
 sees a tensor, a token or a key.
@@ -15,8 +16,8 @@ Rules that hold for every store:
   lease the store ever grants and is never given twice. A holder that was paused
   past its lease is refused if anybody held the session since, and may go on if
   nobody did.
-* Blobs are immutable and addressed by content. Heads and versions refer to them,
-  so a fork and a rollback copy none, and a blob goes with its last reference.
+* Blobs are immutable and addressed by content. Heads, versions and jobs refer to
+  them, so a fork and a rollback copy none, and a blob goes with its last reference.
   They are shared within a user and never between users.
 * A cancelled caller does not know whether its call happened. A commit that is
   tried again with the same nonce is applied once.
@@ -25,8 +26,9 @@ Rules that hold for every store:
 Errors (misuse, such as a negative limit, is a ValueError):
 
 StoreError
-|-- NotFoundError           no such session, version or blob
-|-- AlreadyExistsError      the name is taken, or the request was answered before
+|-- NotFoundError           no such session, version, blob or job
+|-- AlreadyExistsError      the name is taken, the request was answered before, or
+|                           there is another job
 |-- LeaseHeldError          another owner holds the session; says who, how long
 |-- LeaseLostError          this lease is no longer the session's
 |-- StaleRevisionError      the session has moved on since it was read
@@ -41,7 +43,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from server.store.errors import (
@@ -61,6 +63,7 @@ from server.store.values import (
     BlobRef,
     Commit,
     Head,
+    Job,
     Lease,
     LogRecord,
     Record,
@@ -78,6 +81,7 @@ __all__ = [
     "CorruptBlobError",
     "CorruptStoreError",
     "Head",
+    "Job",
     "Lease",
     "LeaseHeldError",
     "LeaseLostError",
@@ -168,6 +172,11 @@ class SessionStore(ABC):
     @abstractmethod
     async def delete_user(self, user: str) -> int:
         """Erase every session of a user; returns how many there were."""
+
+    @abstractmethod
+    async def user_bytes(self, user: str) -> int:
+        """Bytes stored for a user: of every blob, counted once, and of every log. Replies do
+        not count, here and in `Head.stored_bytes`: they go by themselves. 0 for an unknown user."""
 
     # Leases
 
@@ -266,7 +275,7 @@ class SessionStore(ABC):
         Blobs are shared and log records up to that state are copied. The new head is
         at revision 1 and keeps the version number, for the log speaks of it; the
         state it starts from is its only kept version. The display name is the
-        source's; replies and lease are not taken along. Needs no lease on the source.
+        source's; replies, lease and job are not taken along. Needs no lease on the source.
 
         Raises NotFoundError, AlreadyExistsError; ValueError when the users differ."""
 
@@ -302,6 +311,38 @@ class SessionStore(ABC):
     @abstractmethod
     async def delete_snapshot(self, key: SessionKey, name: str) -> None:
         """Take a name away; the next `collect` may forget its version. Raises NotFoundError."""
+
+    # Jobs
+
+    @abstractmethod
+    async def save_job(
+        self,
+        lease: Lease,
+        *,
+        request: bytes,
+        progress: bytes,
+        put_blobs: Mapping[str, bytes] = MappingProxyType({}),
+        drop_blobs: frozenset[str] = frozenset(),
+    ) -> Job:
+        """Begin the session's job, or note how far it is: `progress` and the blobs that
+        changed. The head stays as it is; `Commit.ends_job` ends the job with its result.
+
+        The same call again does no harm. Raises NotFoundError, LeaseLostError;
+        AlreadyExistsError when the session has a job with another request."""
+
+    @abstractmethod
+    async def end_job(self, lease: Lease) -> None:
+        """Take the session's job back, and what it has made; none is no error.
+        Raises NotFoundError, LeaseLostError."""
+
+    @abstractmethod
+    async def read_job(self, key: SessionKey) -> tuple[Job, dict[str, bytes]]:
+        """The session's job and its blobs, checked as by `read_blobs`. Raises
+        NotFoundError, also when there is no job, and CorruptBlobError."""
+
+    @abstractmethod
+    async def jobs(self, *, limit: int = 1000) -> list[SessionKey]:
+        """Sessions of all users that have a job, the oldest job first."""
 
     # Upkeep
 

@@ -47,6 +47,18 @@ class LogRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Long work on a session that outlives the process which does it. What it has made so far are
+    blobs of its own, beside the head's."""
+
+    request: bytes
+    """What was asked; the same for as long as the job lasts."""
+    progress: bytes
+    """How far it is; small, for listings."""
+    create_time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """Present state of a session, without the bytes of its blobs."""
 
@@ -71,6 +83,12 @@ class Head:
     """Small, for listings, so that no blob need be read."""
     create_time: float
     update_time: float
+    stored_bytes: int
+    """Bytes of the blobs that the head, a kept version or the job refers to, each counted once,
+    and of the log's payloads, when the head was read: `collect` lowers it. What sessions share
+    counts in each of them."""
+    job: Job | None = None
+    """What is under way on the session; it changes neither revision nor version."""
 
     @property
     def etag(self) -> str:
@@ -153,6 +171,8 @@ class Commit:
     fingerprint: str | None = None
     policy: str | None = None
     display_name: str | None = None
+    ends_job: bool = False
+    """The session's job, if it has one, ends with this change."""
 
     def __post_init__(self) -> None:
         if not self.nonce:

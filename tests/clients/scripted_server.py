@@ -236,6 +236,24 @@ class ScriptedServer(
         session.memory_version += 1
         return sessions_pb2.RollbackSessionResponse(session=session)
 
+    async def ForgetDocument(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        session = await self._find(request.name, context)
+        job = sessions_pb2.Job(
+            forget_document=request.document, folded_records=3, total_records=7, total_tokens=50
+        )
+        session.job.CopyFrom(job)
+        yield sessions_pb2.ForgetDocumentResponse(job=job)
+        await self._enter("ForgetDocument", request, context)
+        session.ClearField("job")
+        session.memory_version += 1
+        yield sessions_pb2.ForgetDocumentResponse(session=session)
+
+    async def CancelJob(self, request: Any, context: Any) -> Any:
+        await self._enter("CancelJob", request, context)
+        session = await self._find(request.name, context)
+        session.ClearField("job")
+        return sessions_pb2.CancelJobResponse(session=session)
+
     async def Consolidate(self, request: Any, context: Any) -> Any:
         await self._enter("Consolidate", request, context)
         session = await self._find(request.name, context)

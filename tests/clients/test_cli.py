@@ -113,6 +113,20 @@ async def test_sessions_learning(server, hope):
     assert (await hope("sessions", "consolidate", "diary"))[1] == "learning ... nothing to learn\n"
 
 
+async def test_a_job_is_joined_again_when_the_connection_breaks(server, hope):
+    server.failures["ForgetDocument"] += [Failure(grpc.StatusCode.UNAVAILABLE)] * 2
+    code, out, _ = await hope("sessions", "forget", "diary", "gossip")
+    assert (code, out) == (0, "gossip is forgotten, as of version 5.\n")
+    assert len(server.requests["ForgetDocument"]) == 3
+    code, out, _ = await hope("sessions", "cancel-job", "diary")
+    assert (code, out) == (0, f"{DIARY} has no job, at version 5.\n")
+    server.failures["ForgetDocument"].append(
+        Failure(grpc.StatusCode.ABORTED, "The job was cancelled.", "JOB_CANCELLED")
+    )
+    code, _, err = await hope("sessions", "forget", "diary", "gossip")
+    assert (code, err) == (1, "hope: The job was cancelled.\n")
+
+
 async def test_show(server, hope):
     level = sessions_pb2.LevelStatus(
         period_tokens=4096, rank=32, updates=3, relative_norm=0.0123, learnt_tokens=12_288,

@@ -100,6 +100,7 @@ OPTIONS = {
     "sessions reset": "SESSION --json LEVEL",
     "sessions forget": "SESSION --json DOCUMENT",
     "sessions migrate": "SESSION --json --policy",
+    "sessions cancel-job": "SESSION --json",
     "sessions export": "SESSION --json FILE",
     "sessions import": "SESSION --json FILE",
     "sessions diff": "SESSION --json FROM TO",

@@ -48,6 +48,8 @@ class Session:
     snapshots: dict[str, int] = field(default_factory=dict)
     replies: dict[str, StoredReply] = field(default_factory=dict)
     lease: Lease | None = None
+    # What was asked, how far it is, and what it has made.
+    job: tuple[bytes, bytes, dict[str, bytes]] | None = None
 
     def __post_init__(self) -> None:
         self.keep_version()
@@ -58,6 +60,15 @@ class Session:
     def append(self, *records: Record) -> None:
         self.log += records
         self.state.log_seq = len(self.log)
+
+    def blobs(self) -> set[bytes]:
+        """Contents that it refers to."""
+        made = self.job[2] if self.job else {}
+        holders = [self.state.blobs, *(state.blobs for state in self.versions.values()), made]
+        return {data for blobs in holders for data in blobs.values()}
+
+    def stored_bytes(self) -> int:
+        return sum(map(len, self.blobs())) + sum(len(record.payload) for record in self.log)
 
     def live_reply(self, request_id: str, now: float) -> StoredReply | None:
         reply = self.replies.get(request_id)
@@ -70,6 +81,12 @@ class Model:
 
     def of(self, user: str) -> list[SessionKey]:
         return sorted(key for key in self.sessions if key.user == user)
+
+    def user_bytes(self, user: str) -> int:
+        mine = [self.sessions[key] for key in self.of(user)]
+        shared = {data for session in mine for data in session.blobs()}
+        logs = sum(len(record.payload) for session in mine for record in session.log)
+        return sum(map(len, shared)) + logs
 
     def missing(self, key: SessionKey) -> Refusal:
         return None if key in self.sessions else NotFoundError
@@ -137,6 +154,8 @@ class Model:
             session.keep_version()
         if change.reply:
             session.replies[change.reply.request_id] = change.reply
+        if change.ends_job:
+            session.job = None
         session.revision += 1
         session.nonce = change.nonce
         return None
@@ -196,3 +215,27 @@ class Model:
         if key not in self.sessions:
             return NotFoundError
         return NotFoundError if self.sessions[key].snapshots.pop(name, None) is None else None
+
+    def save_job(
+        self,
+        lease: Lease,
+        request: bytes,
+        progress: bytes,
+        put: dict[str, bytes],
+        drop: frozenset[str],
+    ) -> Refusal:
+        if refusal := self.refuses(lease):
+            return refusal
+        session = self.sessions[lease.key]
+        known, _, made = session.job or (request, b"", {})
+        if known != request:
+            return AlreadyExistsError
+        kept = {name: made[name] for name in made.keys() - drop}
+        session.job = request, progress, kept | put
+        return None
+
+    def end_job(self, lease: Lease) -> Refusal:
+        if refusal := self.refuses(lease):
+            return refusal
+        self.sessions[lease.key].job = None
+        return None

@@ -145,6 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
         request=st.none() | REQUESTS,
         step=st.sampled_from([0, 0, 0, 1, 1, 2]),
         behind=st.sampled_from([0, 0, 0, 0, 1]),
+        ends_job=st.booleans(),
         fingerprint=st.sampled_from([None, None, "other base"]),
     )
     def commit(
@@ -157,6 +158,7 @@ class StoreMachine(RuleBasedStateMachine):
         request: str | None,
         step: int,
         behind: int,
+        ends_job: bool,
         fingerprint: str | None,
     ) -> tuple[Lease, Commit]:
         session = self.model.sessions.get(lease.key)
@@ -181,6 +183,7 @@ class StoreMachine(RuleBasedStateMachine):
             records=records,
             reply=reply,
             fingerprint=fingerprint,
+            ends_job=ends_job,
         )
         self.commit_again((lease, change))
         return lease, change
@@ -259,6 +262,38 @@ class StoreMachine(RuleBasedStateMachine):
     def delete_snapshot(self, key: SessionKey, name: str) -> None:
         self.outcome(self.store.delete_snapshot(key, name), self.model.delete_snapshot(key, name))
 
+    @rule(
+        lease=leases,
+        newest=NEWEST,
+        request=st.sampled_from([b"forget", b"forget", b"migrate"]),
+        progress=st.binary(max_size=1),
+        put=BLOBS,
+        drop=st.frozensets(NAMES),
+    )
+    def save_job(
+        self,
+        lease: Lease,
+        newest: bool,
+        request: bytes,
+        progress: bytes,
+        put: dict[str, bytes],
+        drop: frozenset[str],
+    ) -> None:
+        session = self.model.sessions.get(lease.key)
+        if newest and session and session.lease:
+            lease = session.lease
+        drop -= put.keys()
+        refusal = self.model.save_job(lease, request, progress, put, drop)
+        call = self.store.save_job(
+            lease, request=request, progress=progress, put_blobs=put, drop_blobs=drop
+        )
+        if job := self.outcome(call, refusal):
+            assert (job.request, job.progress) == (request, progress)
+
+    @rule(lease=leases)
+    def end_job(self, lease: Lease) -> None:
+        self.outcome(self.store.end_job(lease), self.model.end_job(lease))
+
     @rule(key=KEYS, request=REQUESTS)
     def find_reply(self, key: SessionKey, request: str) -> None:
         found = self.outcome(self.store.find_reply(key, request), self.model.missing(key))
@@ -288,15 +323,29 @@ class StoreMachine(RuleBasedStateMachine):
         for user in ("ada", "bob"):
             heads, _ = await self.store.list_sessions(user)
             assert [head.key for head in heads] == self.model.of(user)
+            assert await self.store.user_bytes(user) == self.model.user_bytes(user)
             for head in heads:
                 self.compare(head)
                 await self.compare_contents(head.key)
+                await self.compare_job(head)
+        working = {key for key, session in self.model.sessions.items() if session.job}
+        assert set(await self.store.jobs()) == working
 
     def compare(self, head: Head) -> None:
         session = self.model.sessions[head.key]
         assert self.incarnations.setdefault(head.incarnation, head.key) == head.key
         assert head.revision == session.revision
+        assert head.stored_bytes == session.stored_bytes()
         assert described(head) == described(session.state)
+
+    async def compare_job(self, head: Head) -> None:
+        expected = self.model.sessions[head.key].job
+        if expected is None:
+            assert head.job is None
+            return
+        job, made = await self.store.read_job(head.key)
+        assert head.job == job
+        assert (job.request, job.progress, made) == expected
 
     async def compare_contents(self, key: SessionKey) -> None:
         session = self.model.sessions[key]

@@ -163,3 +163,27 @@ async def test_a_closed_store_says_so(harness: Harness) -> None:
     await store.close()
     with pytest.raises(StoreUnavailableError):
         await store.head(KEY)
+
+
+async def test_bytes_are_those_of_blobs_and_logs(store: SessionStore) -> None:
+    made = await make(store, blobs={"a": b"12345", "b": b"12345", "c": b"1"})
+    assert (made.stored_bytes, made.state_bytes) == (6, 11)
+    assert await store.user_bytes("ada") == 6
+    lease = await store.acquire(KEY, "a", 10)
+    records = [Record("turn", b"xyz"), Record("turn", b"")]
+    head = await store.commit(
+        lease, change(made, version=1, put_blobs={"c": b"22"}, records=records)
+    )
+    assert head.stored_bytes == await store.user_bytes("ada") == 5 + 1 + 2 + 3
+    # A fork shares its blobs and has a log of its own.
+    fork = await store.fork(KEY, SessionKey("ada", "copy"))
+    assert fork.stored_bytes == 5 + 2 + 3
+    assert await store.user_bytes("ada") == 11 + 3
+    await store.save_job(lease, request=b"r", progress=b"p", put_blobs={"a": b"1234567", "b": b"1"})
+    assert (await store.head(KEY)).stored_bytes == 11 + 7
+    await store.end_job(lease)
+    await store.collect(KEY, 1)
+    assert (await store.head(KEY)).stored_bytes == 11  # the parent is kept
+    await store.delete(KEY)
+    assert await store.user_bytes("ada") == 10
+    assert await store.user_bytes("nobody") == 0

@@ -205,7 +205,39 @@ class Api:
         )
         return [each.relative_norm for each in (await self.sessions.DiffVersions(request)).levels]
 
+    async def forget(
+        self, document: str, on_progress: Callable[[sessions_pb2.Job], None] = lambda _: None
+    ) -> sessions_pb2.Session:
+        """The session without a document; sees the job through."""
+        request = sessions_pb2.ForgetDocumentRequest(name=self.name, document=document)
+        return await _ended(self.sessions.ForgetDocument(request), on_progress)
+
+    async def migrate(
+        self, policy: str = "", on_progress: Callable[[sessions_pb2.Job], None] = lambda _: None
+    ) -> sessions_pb2.Session:
+        """The session under a policy; sees the job through."""
+        request = sessions_pb2.MigrateSessionRequest(name=self.name, policy=policy)
+        return await _ended(self.sessions.MigrateSession(request), on_progress)
+
+    async def cancel_job(self) -> sessions_pb2.Session:
+        request = sessions_pb2.CancelJobRequest(name=self.name)
+        return (await self.sessions.CancelJob(request)).session
+
     async def delete(self, **fields: Any) -> None:
         await self.sessions.DeleteSession(
             sessions_pb2.DeleteSessionRequest(name=self.name, **fields)
         )
+
+
+async def _ended(
+    events: AsyncIterator[Any], on_progress: Callable[[sessions_pb2.Job], None]
+) -> sessions_pb2.Session:
+    """The session that is the last message of a job's stream."""
+    kinds = []
+    async for event in events:
+        kinds.append(event.WhichOneof("event"))
+        if kinds[-1] == "job":
+            on_progress(event.job)
+    assert kinds[-1] == "session"
+    assert set(kinds[:-1]) <= {"job"}
+    return event.session  # type: ignore[no-any-return]

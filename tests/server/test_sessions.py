@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -153,6 +154,21 @@ async def test_a_rollback_needs_a_version_that_is_kept(serve: Serve) -> None:
         assert await api.rollback()
 
 
+async def test_versions_are_collected_whatever_made_them(serve: Serve) -> None:
+    async with serve(keep_versions=2) as served:
+        api, store = served.api, served.running.sessions.store
+        await api.create()
+        for number in range(3):
+            await _teach(api, f"part {number}")
+            await api.reset()
+            await api.rollback()
+            # The newest two, and the parent, so that one step back is always possible.
+            assert len(await store.versions(SessionKey("ada", "diary"))) <= 3
+        await api.migrate()
+        assert len(await store.versions(SessionKey("ada", "diary"))) <= 3
+        assert await store.check_integrity() == []
+
+
 async def test_a_level_that_is_reset_is_the_base_model_and_a_rollback_undoes_it(api: Api) -> None:
     taught = await _teach(api, "one")
     assert taught.levels[0].relative_norm > 0
@@ -200,8 +216,7 @@ async def test_a_forgotten_document_was_never_read(api: Api) -> None:
         await each.say("Hello, my name is Ada.")
         await each.end_conversation()
     before = await api.learnt()
-    request = pb.ForgetDocumentRequest(name=NAME, document="gossip")
-    after = (await api.sessions.ForgetDocument(request)).session
+    after = await api.forget("gossip")
     expected = await other.learnt()
     assert [level.relative_norm for level in after.levels] == [
         level.relative_norm for level in expected.levels
@@ -210,13 +225,8 @@ async def test_a_forgotten_document_was_never_read(api: Api) -> None:
     assert [each.name for each in after.documents] == ["kept"]
     assert (await api.say("Who is Rolf?")).text == (await other.say("Who is Rolf?")).text
     async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "document"):
-        await api.sessions.ForgetDocument(request)
+        await api.forget("gossip")
     assert (await api.rollback(version=before.memory_version)).memory_hash == before.memory_hash
-
-
-async def _migrate(api: Api, policy: str = "") -> pb.Session:
-    request = pb.MigrateSessionRequest(name=api.name, policy=policy)
-    return (await api.sessions.MigrateSession(request)).session
 
 
 async def test_a_migrated_session_learnt_under_its_new_policy_from_the_beginning(
@@ -231,8 +241,8 @@ async def test_a_migrated_session_learnt_under_its_new_policy_from_the_beginning
         await each.end_conversation()
     before = await api.learnt()
     async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "policy"):
-        await _migrate(api, "nothing")
-    after = await _migrate(api, "summed_gradient")
+        await api.migrate("nothing")
+    after = await api.migrate("summed_gradient")
     expected = await other.learnt()
     assert after.policy == "summed_gradient"
     assert after.memory_version == before.memory_version + 1
@@ -254,7 +264,7 @@ async def test_a_policy_that_changed_is_refused_until_its_sessions_are_migrated(
         sessions.policies = {**sessions.policies, "quick": replace(quick, seed=quick.seed + 1)}
         async with refused(grpc.StatusCode.FAILED_PRECONDITION, "UNKNOWN_STATE_FORMAT"):
             await served.api.say("Hello?")
-        assert (await _migrate(served.api)).policy == "quick"
+        assert (await served.api.migrate()).policy == "quick"
         await served.api.say("Hello?")
 
 
@@ -287,7 +297,7 @@ async def test_an_exported_session_goes_on_elsewhere(served: Served) -> None:
     assert (imported.memory_version, imported.policy) == (1, source.policy)
     assert (await copy.say("Who is Rolf?")).text == (await api.say("Who is Rolf?")).text
     # Its log is whole: folding it again gives the same.
-    assert (await _migrate(copy)).memory_hash == (await copy.get()).memory_hash
+    assert (await copy.migrate()).memory_hash == (await copy.get()).memory_hash
     async with refused(grpc.StatusCode.ALREADY_EXISTS, "SESSION_EXISTS"):
         await _import(copy, data)
 
@@ -328,6 +338,80 @@ async def test_two_versions_differ_by_what_was_learnt_between_them(api: Api) -> 
     assert since == pytest.approx([level.relative_norm for level in second.levels], rel=1e-5)
     async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "to_version"):
         await api.diff(0, 99)
+
+
+async def _between(api: Api, before: int, after: int, **fields: Any) -> pb.DiffVersionsResponse:
+    request = pb.DiffVersionsRequest(name=NAME, from_version=before, to_version=after, **fields)
+    return await api.sessions.DiffVersions(request)
+
+
+def _told(answer: pb.DiffVersionsResponse) -> list[tuple[bool, str, str]]:
+    return [(each.taken_back, each.document, each.excerpt) for each in answer.taught]
+
+
+async def test_a_diff_tells_what_lies_between_two_versions(api: Api) -> None:
+    one = await _teach(api, "one")
+    await api.say("My name is Ada.", conversation="work")
+    await api.say("This is not learnt.", conversation="work", learn=False)
+    said = (await api.consolidate()).session
+    two = await _teach(api, "two")
+    answer = await _between(api, one.memory_version, two.memory_version)
+    assert _told(answer) == [(False, "", "My name is Ada."), (False, "two", TEXT)]
+    turn, document = answer.taught
+    assert (turn.conversation, document.conversation) == ("work", "default")
+    assert turn.learnable_tokens == said.learnable_tokens - one.learnable_tokens
+    assert document.learnable_tokens == two.learnable_tokens - said.learnable_tokens
+    assert one.log_records < turn.log_record < document.log_record <= two.log_records
+    assert len(answer.levels) == 3
+    # What was taken back is told as well, whichever way one looks.
+    assert _told(await _between(api, two.memory_version, said.memory_version)) == [
+        (True, "two", TEXT)
+    ]
+    back = await api.rollback(version=one.memory_version)
+    three = await _teach(api, "three")
+    assert _told(await _between(api, two.memory_version, three.memory_version)) == [
+        (True, "", "My name is Ada."),
+        (True, "two", TEXT),
+        (False, "three", TEXT),
+    ]
+    assert _told(await _between(api, one.memory_version, back.memory_version)) == []
+    forgotten = await api.forget("one")
+    assert _told(await _between(api, three.memory_version, forgotten.memory_version)) == [
+        (True, "one", TEXT)
+    ]
+
+
+async def test_a_diff_is_paged_and_its_excerpts_are_short(api: Api) -> None:
+    for number in range(5):
+        text = f"{number}. {'字' * 20}{'x' * 45 * number}"
+        await api.ingest([text.encode()], document=str(number))
+    last = await api.learnt()
+    texts, token = [], ""
+    while True:
+        page = await _between(api, 0, last.memory_version, page_size=2, page_token=token)
+        texts.append([(len(each.excerpt), each.truncated) for each in page.taught])
+        if not (token := page.next_page_token):
+            break
+    assert texts == [[(23, False), (68, False)], [(113, False), (158, False)], [(200, True)]]
+    for field, value in (("page_size", 1001), ("page_token", "next"), ("page_token", "9" * 30)):
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", field):
+            await _between(api, 0, last.memory_version, **{field: value})
+
+
+async def test_a_diff_knows_the_surprise_of_what_is_rehearsed(served: Served) -> None:
+    api = served.api
+    await api.create(policy="default")
+    result = await api.say("My dog is called Rolf.")
+    learnt = (await api.consolidate()).session
+    (taught,) = (await _between(api, 0, learnt.memory_version)).taught
+    # Read as a statement of its own, not in its place in the chat: another figure, the same kind.
+    assert taught.surprise_nats > 0
+    assert taught.learnable_tokens == result.usage.learnable_tokens
+    (taken,) = (await _between(api, learnt.memory_version, 0)).taught
+    assert taken.surprise_nats == taught.surprise_nats
+    migrated = await api.migrate("quick")
+    answer = await _between(api, learnt.memory_version, migrated.memory_version)
+    assert _told(answer) == []
 
 
 async def test_a_session_is_renamed_and_its_memory_stays(api: Api) -> None:
@@ -376,7 +460,7 @@ async def test_erasing_a_user_erases_every_session_and_nobody_elses(served: Serv
     await served.api.sessions.CreateSession(other)
     answer = await served.api.sessions.DeleteUser(pb.DeleteUserRequest(name=USER))
     assert answer.sessions == 3
-    assert served.running.sessions.resident_count == 0
+    assert served.running.sessions.residency.resident_count == 0
     async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
         await served.api.on("b").say("Hello?")
     await served.api.sessions.GetSession(pb.GetSessionRequest(name="users/bob/sessions/a"))
@@ -418,7 +502,7 @@ async def test_sessions_that_are_put_aside_come_back_whole(serve: Serve) -> None
         for _ in range(2):
             replies = [await api.say(TEXT) for api in apis]
             assert len({reply.text for reply in replies}) == 1
-            while served.running.sessions.resident_count > 1:
+            while served.running.sessions.residency.resident_count > 1:
                 await served.api.admin.GetLoad(admin_pb2.GetLoadRequest())
         hashes = {(await api.learnt()).memory_hash for api in apis}
         assert len(hashes) == 1
@@ -430,7 +514,7 @@ async def test_names_that_do_not_exist_leave_nothing_behind(served: Served) -> N
             await served.api.on(f"no{number}").say("Hello?")
         async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
             await served.api.on(f"no{number}").delete()
-    assert not served.running.sessions._entries
+    assert not served.running.sessions.residency.entries
 
 
 async def test_memories_outlive_the_server(serve: Serve) -> None:

@@ -6,15 +6,28 @@ documented in hope/v1/sessions.proto; turns are in `generate.py` and `ingest.py`
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
 
+import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 from hope.v1 import sessions_pb2 as pb
 from hope.v1.sessions_pb2_grpc import SessionServiceStub
 
-from hope_client.errors import AlreadyExistsError, InvalidRequestError, NotFoundError
+from hope_client.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    HopeClientError,
+    InternalError,
+    InvalidRequestError,
+    NotFoundError,
+)
 from hope_client.names import session_name, split_session_name, user_name
 from hope_client.transport import Transport
+
+OnJob = Callable[[pb.Job], None]
+JobRequestT = TypeVar("JobRequestT", pb.ForgetDocumentRequest, pb.MigrateSessionRequest)
+JobResponseT = TypeVar("JobResponseT", pb.ForgetDocumentResponse, pb.MigrateSessionResponse)
 
 
 class Sessions:
@@ -137,17 +150,26 @@ class Sessions:
         request = pb.ResetLevelsRequest(name=self.name(session), levels=levels, etag=etag)
         return (await self._transport.call(self._stub.ResetLevels, request)).session
 
-    async def forget_document(self, session: str, document: str) -> pb.Session:
-        """The session as if it had never read `document`. Everything else is learnt again, which
-        takes its time: give the client a timeout that allows for it."""
+    async def forget_document(
+        self, session: str, document: str, *, on_progress: OnJob = lambda _: None
+    ) -> pb.Session:
+        """The session as if it had never read `document`. Everything else is learnt again, as a
+        job of the server that goes on without this client; the same call joins it again."""
         request = pb.ForgetDocumentRequest(name=self.name(session), document=document)
-        return (await self._transport.call(self._stub.ForgetDocument, request)).session
+        return await self._job(self._stub.ForgetDocument, request, on_progress)
 
-    async def migrate(self, session: str, policy: str = "") -> pb.Session:
+    async def migrate(
+        self, session: str, policy: str = "", *, on_progress: OnJob = lambda _: None
+    ) -> pb.Session:
         """The session as if it had learnt under `policy` from the beginning (default: its own, as
-        the server knows it now). Takes its time, like `forget_document`."""
+        the server knows it now). A job, like `forget_document`."""
         request = pb.MigrateSessionRequest(name=self.name(session), policy=policy)
-        return (await self._transport.call(self._stub.MigrateSession, request)).session
+        return await self._job(self._stub.MigrateSession, request, on_progress)
+
+    async def cancel_job(self, session: str) -> pb.Session:
+        """Ends what `forget_document` or `migrate` began; the session is as it was before."""
+        request = pb.CancelJobRequest(name=self.name(session))
+        return (await self._transport.call(self._stub.CancelJob, request)).session
 
     async def export(self, session: str) -> AsyncIterator[bytes]:
         """The session's present state and log, piece by piece, for `import_` elsewhere."""
@@ -165,10 +187,17 @@ class Sessions:
 
         return (await self._transport.send(self._stub.ImportSession, requests())).session
 
-    async def diff(self, session: str, before: int, after: int) -> pb.DiffVersionsResponse:
-        """How much of each level changed between two kept versions."""
+    async def diff(
+        self, session: str, before: int, after: int, *, page_size: int = 0, page_token: str = ""
+    ) -> pb.DiffVersionsResponse:
+        """How much of each level changed between two kept versions, and a page of what only one
+        of them was taught."""
         request = pb.DiffVersionsRequest(
-            name=self.name(session), from_version=before, to_version=after
+            name=self.name(session),
+            from_version=before,
+            to_version=after,
+            page_size=page_size,
+            page_token=page_token,
         )
         return await self._transport.call(self._stub.DiffVersions, request, repeatable=True)
 
@@ -190,6 +219,32 @@ class Sessions:
             name=self.name(session), conversation=conversation, wait=wait
         )
         return await self._transport.call(self._stub.EndConversation, request)
+
+    async def _job(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[JobRequestT, JobResponseT],
+        request: JobRequestT,
+        on_progress: OnJob,
+    ) -> pb.Session:
+        """Begins or joins a job and watches it to its end, across broken connections."""
+        attempts = self._transport.attempts()
+        version = (await self.get(request.name)).memory_version
+        seen = False
+        while True:
+            try:
+                if seen and not (now := await self.get(request.name)).HasField("job"):
+                    if now.memory_version > version:
+                        return now  # it ended while nobody watched
+                    raise AbortedError("The job was ended by somebody else.")
+                async for response in self._transport.stream(method, request):
+                    if response.WhichOneof("event") == "session":
+                        return response.session
+                    seen = True
+                    attempts.succeeded()
+                    on_progress(response.job)
+                raise InternalError("The server ended the answer before the job.")
+            except HopeClientError as error:
+                await attempts.wait_after(error)
 
     def _split(self, session: str, field: str) -> tuple[str, str]:
         if not session:

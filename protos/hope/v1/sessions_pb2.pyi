@@ -42,6 +42,8 @@ class Session(_message.Message):
     CONVERSATIONS_FIELD_NUMBER: _builtins.int
     MEMORY_HASH_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """users/{user}/sessions/{session}."""
     display_name: _builtins.str
@@ -67,6 +69,12 @@ class Session(_message.Message):
     """Hash over levels, counters and log. Equal logs under one policy and one
     base model give equal hashes, however the text was cut.
     """
+    stored_bytes: _builtins.int
+    """Bytes in the store: of every kept version, the log and a job. What a fork shares
+    counts in both sessions, and once in the quota of their user. A session or a
+    user over its quota takes no turn and no import, and then RESOURCE_EXHAUSTED
+    (reason QUOTA_EXCEEDED) names it in a QuotaFailure.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -80,6 +88,10 @@ class Session(_message.Message):
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
         """Documents read, the open ones with the offset to resume at."""
+
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """Set while the session's log is learnt again."""
 
     def __init__(
         self,
@@ -101,14 +113,68 @@ class Session(_message.Message):
         conversations: _abc.Iterable[_builtins.str] | None = ...,
         memory_hash: _builtins.str = ...,
         documents: _abc.Iterable[Global___Document] | None = ...,
+        stored_bytes: _builtins.int = ...,
+        job: Global___Job | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "job", b"job", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fingerprint", b"base_fingerprint", "conversations", b"conversations", "create_time", b"create_time", "display_name", b"display_name", "documents", b"documents", "etag", b"etag", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "log_records", b"log_records", "memory_hash", b"memory_hash", "memory_version", b"memory_version", "name", b"name", "parent_version", b"parent_version", "pending_tokens", b"pending_tokens", "policy", b"policy", "state_bytes", b"state_bytes", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fingerprint", b"base_fingerprint", "conversations", b"conversations", "create_time", b"create_time", "display_name", b"display_name", "documents", b"documents", "etag", b"etag", "job", b"job", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "log_records", b"log_records", "memory_hash", b"memory_hash", "memory_version", b"memory_version", "name", b"name", "parent_version", b"parent_version", "pending_tokens", b"pending_tokens", "policy", b"policy", "state_bytes", b"state_bytes", "stored_bytes", b"stored_bytes", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class Job(_message.Message):
+    """Learning a session's log again, and how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORGET_DOCUMENT_FIELD_NUMBER: _builtins.int
+    MIGRATE_POLICY_FIELD_NUMBER: _builtins.int
+    FOLDED_RECORDS_FIELD_NUMBER: _builtins.int
+    TOTAL_RECORDS_FIELD_NUMBER: _builtins.int
+    LEARNT_TOKENS_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    CONSOLIDATIONS_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    forget_document: _builtins.str
+    """Without this document."""
+    migrate_policy: _builtins.str
+    """All of it, under this policy."""
+    folded_records: _builtins.int
+    """Records of the log, of those that count."""
+    total_records: _builtins.int
+    learnt_tokens: _builtins.int
+    """Learnable tokens. What waits for a boundary at the end is not learnt."""
+    total_tokens: _builtins.int
+    consolidations: _builtins.int
+    """Consolidations done."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """Spent on what is done, before and after interruptions."""
+
+    def __init__(
+        self,
+        *,
+        forget_document: _builtins.str = ...,
+        migrate_policy: _builtins.str = ...,
+        folded_records: _builtins.int = ...,
+        total_records: _builtins.int = ...,
+        learnt_tokens: _builtins.int = ...,
+        total_tokens: _builtins.int = ...,
+        consolidations: _builtins.int = ...,
+        duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "forget_document", b"forget_document", "migrate_policy", b"migrate_policy", "work", b"work"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consolidations", b"consolidations", "duration", b"duration", "folded_records", b"folded_records", "forget_document", b"forget_document", "learnt_tokens", b"learnt_tokens", "migrate_policy", b"migrate_policy", "total_records", b"total_records", "total_tokens", b"total_tokens", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["forget_document", "migrate_policy"]  # noqa: Y015
+    _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
+
+Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class Document(_message.Message):
@@ -874,6 +940,56 @@ Global___ForgetDocumentRequest: _TypeAlias = ForgetDocumentRequest  # noqa: Y015
 class ForgetDocumentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    JOB_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """Now, whenever it advances, and every few seconds."""
+
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """Last message: the job has ended."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "job", b"job", "session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "job", b"job", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["job", "session"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ForgetDocumentResponse: _TypeAlias = ForgetDocumentResponse  # noqa: Y015
+
+@_typing.final
+class CancelJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """users/{user}/sessions/{session}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobRequest: _TypeAlias = CancelJobRequest  # noqa: Y015
+
+@_typing.final
+class CancelJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> Global___Session: ...
@@ -888,7 +1004,7 @@ class ForgetDocumentResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ForgetDocumentResponse: _TypeAlias = ForgetDocumentResponse  # noqa: Y015
+Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
 
 @_typing.final
 class DiffVersionsRequest(_message.Message):
@@ -897,19 +1013,26 @@ class DiffVersionsRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     FROM_VERSION_FIELD_NUMBER: _builtins.int
     TO_VERSION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     from_version: _builtins.int
     to_version: _builtins.int
+    page_size: _builtins.int
+    """Of `taught`: 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         from_version: _builtins.int = ...,
         to_version: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_version", b"from_version", "name", b"name", "to_version", b"to_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_version", b"from_version", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "to_version", b"to_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -920,20 +1043,85 @@ class DiffVersionsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEVELS_FIELD_NUMBER: _builtins.int
+    TAUGHT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     @_builtins.property
-    def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LevelDiff]: ...
+    def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LevelDiff]:
+        """On every page."""
+
+    @_builtins.property
+    def taught(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaughtText]:
+        """In the order of the log."""
+
     def __init__(
         self,
         *,
         levels: _abc.Iterable[Global___LevelDiff] | None = ...,
+        taught: _abc.Iterable[Global___TaughtText] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["levels", b"levels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["levels", b"levels", "next_page_token", b"next_page_token", "taught", b"taught"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DiffVersionsResponse: _TypeAlias = DiffVersionsResponse  # noqa: Y015
+
+@_typing.final
+class TaughtText(_message.Message):
+    """Learnable text of one speaker in one record of the log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_RECORD_FIELD_NUMBER: _builtins.int
+    TAKEN_BACK_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    EXCERPT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    LEARNABLE_TOKENS_FIELD_NUMBER: _builtins.int
+    SURPRISE_NATS_FIELD_NUMBER: _builtins.int
+    log_record: _builtins.int
+    """Place of the record in the log, from 1."""
+    taken_back: _builtins.bool
+    """Known to `from_version` and not to `to_version`: a rollback took it back, the
+    document was forgotten, or the versions were named in this order.
+    """
+    conversation: _builtins.str
+    """Conversation in which it was said or read."""
+    document: _builtins.str
+    """Document that it is from. Empty: the user said it."""
+    excerpt: _builtins.str
+    """Its beginning, at most 200 characters, and whether there is more."""
+    truncated: _builtins.bool
+    learnable_tokens: _builtins.int
+    surprise_nats: _builtins.float
+    """Mean negative log-likelihood before it was first learnt, nats per token, of
+    what the memory still rehearses of it. Unset when that is nothing.
+    """
+    def __init__(
+        self,
+        *,
+        log_record: _builtins.int = ...,
+        taken_back: _builtins.bool = ...,
+        conversation: _builtins.str = ...,
+        document: _builtins.str = ...,
+        excerpt: _builtins.str = ...,
+        truncated: _builtins.bool = ...,
+        learnable_tokens: _builtins.int = ...,
+        surprise_nats: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "surprise_nats", b"surprise_nats"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "conversation", b"conversation", "document", b"document", "excerpt", b"excerpt", "learnable_tokens", b"learnable_tokens", "log_record", b"log_record", "surprise_nats", b"surprise_nats", "taken_back", b"taken_back", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__surprise_nats: _TypeAlias = _typing.Literal["surprise_nats"]  # noqa: Y015
+    _WhichOneofArgType__surprise_nats: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__surprise_nats) -> _WhichOneofReturnType__surprise_nats | None: ...
+
+Global___TaughtText: _TypeAlias = TaughtText  # noqa: Y015
 
 @_typing.final
 class LevelDiff(_message.Message):
@@ -1068,19 +1256,27 @@ Global___MigrateSessionRequest: _TypeAlias = MigrateSessionRequest  # noqa: Y015
 class MigrateSessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    JOB_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """As in ForgetDocumentResponse."""
+
     @_builtins.property
     def session(self) -> Global___Session: ...
     def __init__(
         self,
         *,
+        job: Global___Job | None = ...,
         session: Global___Session | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "job", b"job", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "job", b"job", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["job", "session"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___MigrateSessionResponse: _TypeAlias = MigrateSessionResponse  # noqa: Y015
 

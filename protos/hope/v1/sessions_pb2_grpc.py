@@ -32,6 +32,16 @@ class SessionServiceStub:
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
     stale `etag` is ABORTED.
+
+    Forgetting a document and moving to another policy learn the session's log
+    again. That takes as long as learning it did, so it is a job: it goes on when
+    its caller goes away, and after a restart of the server from where it was saved
+    last. Its result is the same, to the last bit, however often it was interrupted.
+    Until it has ended the session is as it was before, and whatever would use or
+    change its memory is UNAVAILABLE (reason JOB_RUNNING, with RetryInfo): a reply
+    would still know what is to be forgotten, and what is taught meanwhile would
+    belong to neither memory. What only looks (Get, List, DiffVersions, snapshots'
+    names) goes on, and DeleteSession and DeleteUser end the job.
     """
 
     def __init__(self, channel):
@@ -105,7 +115,7 @@ class SessionServiceStub:
                 request_serializer=hope_dot_v1_dot_sessions__pb2.EndConversationRequest.SerializeToString,
                 response_deserializer=hope_dot_v1_dot_sessions__pb2.EndConversationResponse.FromString,
                 _registered_method=True)
-        self.ForgetDocument = channel.unary_unary(
+        self.ForgetDocument = channel.unary_stream(
                 '/hope.v1.SessionService/ForgetDocument',
                 request_serializer=hope_dot_v1_dot_sessions__pb2.ForgetDocumentRequest.SerializeToString,
                 response_deserializer=hope_dot_v1_dot_sessions__pb2.ForgetDocumentResponse.FromString,
@@ -125,10 +135,15 @@ class SessionServiceStub:
                 request_serializer=hope_dot_v1_dot_sessions__pb2.ImportSessionRequest.SerializeToString,
                 response_deserializer=hope_dot_v1_dot_sessions__pb2.ImportSessionResponse.FromString,
                 _registered_method=True)
-        self.MigrateSession = channel.unary_unary(
+        self.MigrateSession = channel.unary_stream(
                 '/hope.v1.SessionService/MigrateSession',
                 request_serializer=hope_dot_v1_dot_sessions__pb2.MigrateSessionRequest.SerializeToString,
                 response_deserializer=hope_dot_v1_dot_sessions__pb2.MigrateSessionResponse.FromString,
+                _registered_method=True)
+        self.CancelJob = channel.unary_unary(
+                '/hope.v1.SessionService/CancelJob',
+                request_serializer=hope_dot_v1_dot_sessions__pb2.CancelJobRequest.SerializeToString,
+                response_deserializer=hope_dot_v1_dot_sessions__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
         self.DeleteUser = channel.unary_unary(
                 '/hope.v1.SessionService/DeleteUser',
@@ -144,6 +159,16 @@ class SessionServiceServicer:
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
     stale `etag` is ABORTED.
+
+    Forgetting a document and moving to another policy learn the session's log
+    again. That takes as long as learning it did, so it is a job: it goes on when
+    its caller goes away, and after a restart of the server from where it was saved
+    last. Its result is the same, to the last bit, however often it was interrupted.
+    Until it has ended the session is as it was before, and whatever would use or
+    change its memory is UNAVAILABLE (reason JOB_RUNNING, with RetryInfo): a reply
+    would still know what is to be forgotten, and what is taught meanwhile would
+    belong to neither memory. What only looks (Get, List, DiffVersions, snapshots'
+    names) goes on, and DeleteSession and DeleteUser end the job.
     """
 
     def CreateSession(self, request, context):
@@ -241,9 +266,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForgetDocument(self, request, context):
-        """Learns the whole log again without one document, which takes as long as
-        learning it did; the session takes no turns meanwhile. A caller that goes away
-        ends it, and nothing has happened. The log still holds what was read, for a
+        """Learns the whole log again without one document, as a job. The same call joins
+        the job when it runs already. The log still holds what was read, for a
         rollback; only erasing the session erases it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -251,7 +275,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DiffVersions(self, request, context):
-        """How much of each level changed between two kept versions.
+        """How much of each level changed between two kept versions, and what only one of
+        them was taught.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -277,6 +302,15 @@ class SessionServiceServicer:
         """Learns the whole log again under another policy, or under the same one as
         this server knows it, as ForgetDocument does. A session of another base model
         is refused with FAILED_PRECONDITION: its log holds that model's tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelJob(self, request, context):
+        """Ends a session's job, whose work is lost: the session is as it was before.
+        Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
+        job stays as it is, and so does one whose job has just ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -357,7 +391,7 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     request_deserializer=hope_dot_v1_dot_sessions__pb2.EndConversationRequest.FromString,
                     response_serializer=hope_dot_v1_dot_sessions__pb2.EndConversationResponse.SerializeToString,
             ),
-            'ForgetDocument': grpc.unary_unary_rpc_method_handler(
+            'ForgetDocument': grpc.unary_stream_rpc_method_handler(
                     servicer.ForgetDocument,
                     request_deserializer=hope_dot_v1_dot_sessions__pb2.ForgetDocumentRequest.FromString,
                     response_serializer=hope_dot_v1_dot_sessions__pb2.ForgetDocumentResponse.SerializeToString,
@@ -377,10 +411,15 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     request_deserializer=hope_dot_v1_dot_sessions__pb2.ImportSessionRequest.FromString,
                     response_serializer=hope_dot_v1_dot_sessions__pb2.ImportSessionResponse.SerializeToString,
             ),
-            'MigrateSession': grpc.unary_unary_rpc_method_handler(
+            'MigrateSession': grpc.unary_stream_rpc_method_handler(
                     servicer.MigrateSession,
                     request_deserializer=hope_dot_v1_dot_sessions__pb2.MigrateSessionRequest.FromString,
                     response_serializer=hope_dot_v1_dot_sessions__pb2.MigrateSessionResponse.SerializeToString,
+            ),
+            'CancelJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJob,
+                    request_deserializer=hope_dot_v1_dot_sessions__pb2.CancelJobRequest.FromString,
+                    response_serializer=hope_dot_v1_dot_sessions__pb2.CancelJobResponse.SerializeToString,
             ),
             'DeleteUser': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteUser,
@@ -402,6 +441,16 @@ class SessionService:
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
     stale `etag` is ABORTED.
+
+    Forgetting a document and moving to another policy learn the session's log
+    again. That takes as long as learning it did, so it is a job: it goes on when
+    its caller goes away, and after a restart of the server from where it was saved
+    last. Its result is the same, to the last bit, however often it was interrupted.
+    Until it has ended the session is as it was before, and whatever would use or
+    change its memory is UNAVAILABLE (reason JOB_RUNNING, with RetryInfo): a reply
+    would still know what is to be forgotten, and what is taught meanwhile would
+    belong to neither memory. What only looks (Get, List, DiffVersions, snapshots'
+    names) goes on, and DeleteSession and DeleteUser end the job.
     """
 
     @staticmethod
@@ -766,7 +815,7 @@ class SessionService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/hope.v1.SessionService/ForgetDocument',
@@ -874,12 +923,39 @@ class SessionService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/hope.v1.SessionService/MigrateSession',
             hope_dot_v1_dot_sessions__pb2.MigrateSessionRequest.SerializeToString,
             hope_dot_v1_dot_sessions__pb2.MigrateSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hope.v1.SessionService/CancelJob',
+            hope_dot_v1_dot_sessions__pb2.CancelJobRequest.SerializeToString,
+            hope_dot_v1_dot_sessions__pb2.CancelJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,16 @@ class SessionServiceStub:
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
     stale `etag` is ABORTED.
+
+    Forgetting a document and moving to another policy learn the session's log
+    again. That takes as long as learning it did, so it is a job: it goes on when
+    its caller goes away, and after a restart of the server from where it was saved
+    last. Its result is the same, to the last bit, however often it was interrupted.
+    Until it has ended the session is as it was before, and whatever would use or
+    change its memory is UNAVAILABLE (reason JOB_RUNNING, with RetryInfo): a reply
+    would still know what is to be forgotten, and what is taught meanwhile would
+    belong to neither memory. What only looks (Get, List, DiffVersions, snapshots'
+    names) goes on, and DeleteSession and DeleteUser end the job.
     """
 
     @_typing.overload
@@ -71,14 +81,15 @@ class SessionServiceStub:
     """Learns now what waits for a boundary."""
     EndConversation: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.EndConversationRequest, _sessions_pb2.EndConversationResponse]
     """Closes a conversation: its window is dropped, what it taught is learnt."""
-    ForgetDocument: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForgetDocumentRequest, _sessions_pb2.ForgetDocumentResponse]
-    """Learns the whole log again without one document, which takes as long as
-    learning it did; the session takes no turns meanwhile. A caller that goes away
-    ends it, and nothing has happened. The log still holds what was read, for a
+    ForgetDocument: _grpc.UnaryStreamMultiCallable[_sessions_pb2.ForgetDocumentRequest, _sessions_pb2.ForgetDocumentResponse]
+    """Learns the whole log again without one document, as a job. The same call joins
+    the job when it runs already. The log still holds what was read, for a
     rollback; only erasing the session erases it.
     """
     DiffVersions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]
-    """How much of each level changed between two kept versions."""
+    """How much of each level changed between two kept versions, and what only one of
+    them was taught.
+    """
     ExportSession: _grpc.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]
     """The session's present state and whole log as one stream of bytes, which
     another server imports. Earlier versions and snapshots stay behind.
@@ -87,10 +98,15 @@ class SessionServiceStub:
     """Makes a session out of an export. What is damaged, cut off or of another base
     model is refused, and then nothing was made.
     """
-    MigrateSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.MigrateSessionRequest, _sessions_pb2.MigrateSessionResponse]
+    MigrateSession: _grpc.UnaryStreamMultiCallable[_sessions_pb2.MigrateSessionRequest, _sessions_pb2.MigrateSessionResponse]
     """Learns the whole log again under another policy, or under the same one as
     this server knows it, as ForgetDocument does. A session of another base model
     is refused with FAILED_PRECONDITION: its log holds that model's tokens.
+    """
+    CancelJob: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.CancelJobRequest, _sessions_pb2.CancelJobResponse]
+    """Ends a session's job, whose work is lost: the session is as it was before.
+    Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
+    job stays as it is, and so does one whose job has just ended.
     """
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DeleteUserRequest, _sessions_pb2.DeleteUserResponse]
     """Erases every session of a user."""
@@ -103,6 +119,16 @@ class SessionServiceAsyncStub(SessionServiceStub):
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
     stale `etag` is ABORTED.
+
+    Forgetting a document and moving to another policy learn the session's log
+    again. That takes as long as learning it did, so it is a job: it goes on when
+    its caller goes away, and after a restart of the server from where it was saved
+    last. Its result is the same, to the last bit, however often it was interrupted.
+    Until it has ended the session is as it was before, and whatever would use or
+    change its memory is UNAVAILABLE (reason JOB_RUNNING, with RetryInfo): a reply
+    would still know what is to be forgotten, and what is taught meanwhile would
+    belong to neither memory. What only looks (Get, List, DiffVersions, snapshots'
+    names) goes on, and DeleteSession and DeleteUser end the job.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -138,14 +164,15 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Learns now what waits for a boundary."""
     EndConversation: _aio.UnaryUnaryMultiCallable[_sessions_pb2.EndConversationRequest, _sessions_pb2.EndConversationResponse]  # type: ignore[assignment]
     """Closes a conversation: its window is dropped, what it taught is learnt."""
-    ForgetDocument: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForgetDocumentRequest, _sessions_pb2.ForgetDocumentResponse]  # type: ignore[assignment]
-    """Learns the whole log again without one document, which takes as long as
-    learning it did; the session takes no turns meanwhile. A caller that goes away
-    ends it, and nothing has happened. The log still holds what was read, for a
+    ForgetDocument: _aio.UnaryStreamMultiCallable[_sessions_pb2.ForgetDocumentRequest, _sessions_pb2.ForgetDocumentResponse]  # type: ignore[assignment]
+    """Learns the whole log again without one document, as a job. The same call joins
+    the job when it runs already. The log still holds what was read, for a
     rollback; only erasing the session erases it.
     """
     DiffVersions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]  # type: ignore[assignment]
-    """How much of each level changed between two kept versions."""
+    """How much of each level changed between two kept versions, and what only one of
+    them was taught.
+    """
     ExportSession: _aio.UnaryStreamMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]  # type: ignore[assignment]
     """The session's present state and whole log as one stream of bytes, which
     another server imports. Earlier versions and snapshots stay behind.
@@ -154,10 +181,15 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Makes a session out of an export. What is damaged, cut off or of another base
     model is refused, and then nothing was made.
     """
-    MigrateSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.MigrateSessionRequest, _sessions_pb2.MigrateSessionResponse]  # type: ignore[assignment]
+    MigrateSession: _aio.UnaryStreamMultiCallable[_sessions_pb2.MigrateSessionRequest, _sessions_pb2.MigrateSessionResponse]  # type: ignore[assignment]
     """Learns the whole log again under another policy, or under the same one as
     this server knows it, as ForgetDocument does. A session of another base model
     is refused with FAILED_PRECONDITION: its log holds that model's tokens.
+    """
+    CancelJob: _aio.UnaryUnaryMultiCallable[_sessions_pb2.CancelJobRequest, _sessions_pb2.CancelJobResponse]  # type: ignore[assignment]
+    """Ends a session's job, whose work is lost: the session is as it was before.
+    Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
+    job stays as it is, and so does one whose job has just ended.
     """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DeleteUserRequest, _sessions_pb2.DeleteUserResponse]  # type: ignore[assignment]
     """Erases every session of a user."""
@@ -169,6 +201,16 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
     NOT_FOUND, exactly as one that does not exist. A mutation that carries a
     stale `etag` is ABORTED.
+
+    Forgetting a document and moving to another policy learn the session's log
+    again. That takes as long as learning it did, so it is a job: it goes on when
+    its caller goes away, and after a restart of the server from where it was saved
+    last. Its result is the same, to the last bit, however often it was interrupted.
+    Until it has ended the session is as it was before, and whatever would use or
+    change its memory is UNAVAILABLE (reason JOB_RUNNING, with RetryInfo): a reply
+    would still know what is to be forgotten, and what is taught meanwhile would
+    belong to neither memory. What only looks (Get, List, DiffVersions, snapshots'
+    names) goes on, and DeleteSession and DeleteUser end the job.
     """
 
     @_abc_1.abstractmethod
@@ -286,10 +328,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _sessions_pb2.ForgetDocumentRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sessions_pb2.ForgetDocumentResponse, _abc.Awaitable[_sessions_pb2.ForgetDocumentResponse]]:
-        """Learns the whole log again without one document, which takes as long as
-        learning it did; the session takes no turns meanwhile. A caller that goes away
-        ends it, and nothing has happened. The log still holds what was read, for a
+    ) -> _typing.Union[_abc.Iterator[_sessions_pb2.ForgetDocumentResponse], _abc.AsyncIterator[_sessions_pb2.ForgetDocumentResponse]]:
+        """Learns the whole log again without one document, as a job. The same call joins
+        the job when it runs already. The log still holds what was read, for a
         rollback; only erasing the session erases it.
         """
 
@@ -299,7 +340,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.DiffVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.DiffVersionsResponse, _abc.Awaitable[_sessions_pb2.DiffVersionsResponse]]:
-        """How much of each level changed between two kept versions."""
+        """How much of each level changed between two kept versions, and what only one of
+        them was taught.
+        """
 
     @_abc_1.abstractmethod
     def ExportSession(
@@ -326,10 +369,21 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _sessions_pb2.MigrateSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sessions_pb2.MigrateSessionResponse, _abc.Awaitable[_sessions_pb2.MigrateSessionResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_sessions_pb2.MigrateSessionResponse], _abc.AsyncIterator[_sessions_pb2.MigrateSessionResponse]]:
         """Learns the whole log again under another policy, or under the same one as
         this server knows it, as ForgetDocument does. A session of another base model
         is refused with FAILED_PRECONDITION: its log holds that model's tokens.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelJob(
+        self,
+        request: _sessions_pb2.CancelJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.CancelJobResponse, _abc.Awaitable[_sessions_pb2.CancelJobResponse]]:
+        """Ends a session's job, whose work is lost: the session is as it was before.
+        Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
+        job stays as it is, and so does one whose job has just ended.
         """
 
     @_abc_1.abstractmethod

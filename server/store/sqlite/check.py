@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from server.store.sqlite.rows import Tx, digest_of
 
+_REFERENCES = (
+    "SELECT session, name, blob FROM head_blobs"
+    " UNION ALL SELECT session, name, blob FROM version_blobs"
+    " UNION ALL SELECT session, name, blob FROM job_blobs"
+)
+
 _LAWS = {
     "blob without a reference": (
-        "SELECT id, user FROM blobs"
-        " WHERE NOT EXISTS (SELECT 1 FROM head_blobs WHERE blob = blobs.id)"
-        " AND NOT EXISTS (SELECT 1 FROM version_blobs WHERE blob = blobs.id)"
+        f"SELECT id, user FROM blobs WHERE id NOT IN (SELECT blob FROM ({_REFERENCES}))"
     ),
     "reference without a blob": (
-        "SELECT session, name FROM (SELECT session, name, blob FROM head_blobs"
-        " UNION ALL SELECT session, name, blob FROM version_blobs)"
-        " WHERE blob NOT IN (SELECT id FROM blobs)"
+        f"SELECT session, name FROM ({_REFERENCES}) WHERE blob NOT IN (SELECT id FROM blobs)"
     ),
     "reference to another user's blob": (
-        "SELECT refs.session, refs.name FROM (SELECT session, name, blob FROM head_blobs"
-        " UNION ALL SELECT session, name, blob FROM version_blobs) AS refs"
+        f"SELECT refs.session, refs.name FROM ({_REFERENCES}) AS refs"
         " JOIN sessions ON sessions.id = refs.session JOIN blobs ON blobs.id = refs.blob"
         " WHERE sessions.user != blobs.user"
     ),
@@ -29,6 +30,10 @@ _LAWS = {
         "SELECT sessions.id, log_seq, count(seq), min(seq), max(seq) FROM sessions"
         " LEFT JOIN log ON log.session = sessions.id GROUP BY sessions.id"
         " HAVING count(seq) != log_seq OR (log_seq > 0 AND (min(seq) != 1 OR max(seq) != log_seq))"
+    ),
+    "log whose bytes are miscounted": (
+        "SELECT sessions.id, log_bytes FROM sessions WHERE log_bytes !="
+        " (SELECT coalesce(sum(length(payload)), 0) FROM log WHERE session = sessions.id)"
     ),
     "head whose version is not the highest kept": (
         "SELECT id, version FROM sessions WHERE version IS NOT"

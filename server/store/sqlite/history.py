@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from server.store.errors import AlreadyExistsError, StaleRevisionError
+from server.store.sqlite.jobs import remove_job
 from server.store.sqlite.leases import require_lease
 from server.store.sqlite.rows import (
     Tx,
@@ -57,6 +58,8 @@ def commit(tx: Tx, lease: Lease, change: Commit) -> Head:
     )
     if is_new_version:
         keep_version(tx, session)
+    if change.ends_job:
+        replaced |= remove_job(tx, session)
     drop_unreferenced(tx, replaced)
     # Expired replies of every session go here, so that none has to be swept for.
     tx.execute("DELETE FROM replies WHERE expires_at <= ?", tx.now)
@@ -143,6 +146,12 @@ def fork(tx: Tx, source: SessionKey, target: SessionKey, version: int | None) ->
         row["id"],
         origin["log_seq"],
     )
+    tx.execute(
+        "UPDATE sessions SET log_bytes ="
+        " (SELECT coalesce(sum(length(payload)), 0) FROM log WHERE session = ?) WHERE id = ?",
+        session,
+        session,
+    )
     keep_version(tx, session)
     return head(tx, target)
 
@@ -211,6 +220,11 @@ def _append(tx: Tx, session: int, log_seq: int, records: Sequence[Record]) -> in
             (session, seq, record.kind, record.payload)
             for seq, record in enumerate(records, start=log_seq + 1)
         ],
+    )
+    tx.execute(
+        "UPDATE sessions SET log_bytes = log_bytes + ? WHERE id = ?",
+        sum(len(record.payload) for record in records),
+        session,
     )
     return log_seq + len(records)
 

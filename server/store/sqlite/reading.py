@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from server.store.errors import CorruptBlobError, NotFoundError
 from server.store.sqlite.rows import Tx, digest_of, require_version, session_row
@@ -28,7 +28,12 @@ def read_blobs(
     wanted = list(blobs) if names is None else names
     if missing := [name for name in wanted if name not in blobs]:
         raise NotFoundError(f"{key} has no blobs {missing}")
-    return {name: _read_blob(tx, key, name, blobs[name]) for name in wanted}
+    return read_refs(tx, key, {name: blobs[name] for name in wanted})
+
+
+def read_refs(tx: Tx, key: SessionKey, refs: Mapping[str, int]) -> dict[str, bytes]:
+    """Bytes of blobs by their ids, checked against size and digest."""
+    return {name: _read_blob(tx, key, name, blob) for name, blob in refs.items()}
 
 
 def _read_blob(tx: Tx, key: SessionKey, name: str, blob: int) -> bytes:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.store.errors import NotFoundError
-from server.store.values import BlobRef, Head, SessionKey
+from server.store.values import BlobRef, Head, Job, SessionKey
+
+# A union, so that each blob is there once.
+_BLOBS_OF = (
+    "SELECT blob FROM head_blobs WHERE session = ?"
+    " UNION SELECT blob FROM version_blobs WHERE session = ?"
+    " UNION SELECT blob FROM job_blobs WHERE session = ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,14 @@ def to_head(tx: Tx, row: sqlite3.Row) -> Head:
         summary=row["summary"],
         create_time=row["create_time"],
         update_time=row["update_time"],
+        stored_bytes=row["log_bytes"] + _blob_bytes(tx, row["id"]),
+        job=job_of(tx, row["id"]),
     )
+
+
+def job_of(tx: Tx, session: int) -> Job | None:
+    row = tx.one("SELECT request, progress, create_time FROM jobs WHERE session = ?", session)
+    return Job(**row) if row else None
 
 
 def version_refs(tx: Tx, session: int, version: int) -> dict[str, BlobRef]:
@@ -89,8 +103,11 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def put_blobs(tx: Tx, session: int, user: str, blobs: Mapping[str, bytes]) -> None:
-    """Make the head refer to these; bytes that the user has stored already are shared."""
+def put_blobs(
+    tx: Tx, session: int, user: str, blobs: Mapping[str, bytes], table: str = "head_blobs"
+) -> None:
+    """Make the head (or the job, in `job_blobs`) refer to these; bytes that the user has stored
+    already are shared."""
     for name, data in blobs.items():
         digest = digest_of(data)
         known = tx.one("SELECT id FROM blobs WHERE user = ? AND digest = ?", user, digest)
@@ -105,20 +122,18 @@ def put_blobs(tx: Tx, session: int, user: str, blobs: Mapping[str, bytes]) -> No
                 data,
             ).lastrowid
         )
-        tx.execute("INSERT OR REPLACE INTO head_blobs VALUES (?, ?, ?)", session, name, blob)
+        tx.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", session, name, blob)
 
 
 def blobs_of(tx: Tx, session: int) -> set[int]:
-    """Every blob that the head or a version of a session refers to."""
-    return {
-        row[0]
-        for row in tx.execute(
-            "SELECT blob FROM head_blobs WHERE session = ?"
-            " UNION SELECT blob FROM version_blobs WHERE session = ?",
-            session,
-            session,
-        )
-    }
+    """Every blob that the head, a version or the job of a session refers to."""
+    return {row[0] for row in tx.execute(_BLOBS_OF, session, session, session)}
+
+
+def _blob_bytes(tx: Tx, session: int) -> int:
+    query = f"SELECT coalesce(sum(size), 0) FROM blobs WHERE id IN ({_BLOBS_OF})"
+    size: int = tx.value(query, session, session, session)
+    return size
 
 
 def drop_unreferenced(tx: Tx, candidates: Iterable[int]) -> None:
@@ -127,6 +142,7 @@ def drop_unreferenced(tx: Tx, candidates: Iterable[int]) -> None:
     tx.connection.executemany(
         "DELETE FROM blobs WHERE id = ?"
         " AND NOT EXISTS (SELECT 1 FROM head_blobs WHERE blob = blobs.id)"
-        " AND NOT EXISTS (SELECT 1 FROM version_blobs WHERE blob = blobs.id)",
+        " AND NOT EXISTS (SELECT 1 FROM version_blobs WHERE blob = blobs.id)"
+        " AND NOT EXISTS (SELECT 1 FROM job_blobs WHERE blob = blobs.id)",
         [(blob,) for blob in candidates],
     )

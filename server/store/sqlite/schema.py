@@ -111,8 +111,33 @@ _SNAPSHOTS = (
     ) WITHOUT ROWID""",
 )
 
+_JOBS = (
+    """CREATE TABLE jobs (
+        session INTEGER PRIMARY KEY REFERENCES sessions ON DELETE CASCADE,
+        request BLOB NOT NULL,
+        progress BLOB NOT NULL,
+        create_time REAL NOT NULL
+    )""",
+    """CREATE TABLE job_blobs (
+        session INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        blob INTEGER NOT NULL REFERENCES blobs,
+        PRIMARY KEY (session, name)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX job_blobs_by_blob ON job_blobs (blob)",
+)
+
+_BYTES = (
+    # Kept with the head, because adding up a long log before every turn would be felt.
+    "ALTER TABLE sessions ADD COLUMN log_bytes INTEGER NOT NULL DEFAULT 0",
+    "UPDATE sessions SET log_bytes ="
+    " (SELECT coalesce(sum(length(payload)), 0) FROM log WHERE session = sessions.id)",
+    # Adding up a user's blobs reads this and not their rows.
+    "CREATE INDEX blobs_by_size ON blobs (user, size)",
+)
+
 # Statements that lead from version i to version i + 1. Never change one that was released.
-STEPS: tuple[tuple[str, ...], ...] = (_TABLES, _SNAPSHOTS)
+STEPS: tuple[tuple[str, ...], ...] = (_TABLES, _SNAPSHOTS, _JOBS, _BYTES)
 SCHEMA_VERSION = len(STEPS)
 
 

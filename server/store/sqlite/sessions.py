@@ -112,6 +112,16 @@ def list_sessions(tx: Tx, user: str, page_size: int, page_token: str) -> tuple[l
     return [to_head(tx, row) for row in page], page[-1]["name"] if len(rows) > page_size else ""
 
 
+def user_bytes(tx: Tx, user: str) -> int:
+    size: int = tx.value(
+        "SELECT (SELECT coalesce(sum(size), 0) FROM blobs WHERE user = ?)"
+        " + (SELECT coalesce(sum(log_bytes), 0) FROM sessions WHERE user = ?)",
+        user,
+        user,
+    )
+    return size
+
+
 def delete(tx: Tx, key: SessionKey, etag: str | None) -> None:
     row = session_row(tx, key)
     if etag is not None and etag != (actual := to_head(tx, row).etag):

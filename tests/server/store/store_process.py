@@ -8,11 +8,16 @@ Prints one line for each thing that a test waits for.
 import asyncio
 import os
 import resource
+import shutil
 import signal
 import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 
 from server.store.base import (
     Commit,
+    Lease,
     LeaseHeldError,
     Record,
     SessionKey,
@@ -136,5 +141,124 @@ async def fill_the_disk(path: str) -> None:
         print("large", flush=True)
 
 
+# What a process can be in the middle of, from the state that `prepare` makes.
+OPERATIONS: dict[str, Callable[[SQLiteStore, Lease], Awaitable[object]]] = {
+    "commit": lambda store, lease: store.commit(
+        lease,
+        Commit(
+            expected_revision=4,
+            nonce="last",
+            version=4,
+            summary=b"new",
+            put_blobs={"level": b"new", "other": b"made"},
+            drop_blobs=frozenset({"fast"}),
+            records=[Record("turn", b"x"), Record("learn", b"y")],
+            reply=StoredReply(request_id="r", body_digest=b"", payload=b"p", expires_at=4e9),
+            ends_job=True,
+        ),
+    ),
+    "rollback": lambda store, lease: store.rollback(
+        lease, expected_revision=4, nonce="last", to_version=1, record=Record("rollback", b"1")
+    ),
+    "collect": lambda store, _: store.collect(KEY, 1),
+    "fork": lambda store, _: store.fork(KEY, SessionKey("ada", "copy"), version=2),
+    "snapshot": lambda store, _: store.snapshot(KEY, "named"),
+    "save_job": lambda store, lease: store.save_job(
+        lease, request=b"r", progress=b"2", put_blobs={"level": b"2"}, drop_blobs=frozenset({"x"})
+    ),
+    "end_job": lambda store, lease: store.end_job(lease),
+    "acquire": lambda store, _: store.acquire(KEY, "a", 60),
+    "delete": lambda store, _: store.delete(KEY),
+    "delete_user": lambda store, _: store.delete_user("ada"),
+}
+
+
+async def prepare(path: Path) -> Lease:
+    async with SQLiteStore(path, clock=lambda: 1e9) as store:
+        blobs = {"fast": b"fast", "level": b"0"}
+        await store.create(KEY, fingerprint="f", policy="p", blobs=blobs, summary=b"")
+        lease = await store.acquire(KEY, "a", 60)
+        for version in range(1, 4):
+            change = Commit(
+                expected_revision=version,
+                nonce=f"{version}",
+                version=version,
+                summary=b"",
+                put_blobs={"level": b"%d" % version},
+                records=[Record("learn", b"%d" % version)],
+            )
+            await store.commit(lease, change)
+        made = {"level": b"1", "x": b"made"}
+        await store.save_job(lease, request=b"r", progress=b"1", put_blobs=made)
+        return lease
+
+
+async def contents(path: Path) -> list[object]:
+    """Everything that a store can be asked for; asserts that it is sound."""
+    async with SQLiteStore(path, clock=lambda: 1e9) as store:
+        assert await store.check_integrity() == []
+        found: list[object] = [await store.jobs(), await store.user_bytes("ada")]
+        for head in (await store.list_sessions("ada"))[0]:
+            found += [
+                replace(head, incarnation=0),
+                await store.read_blobs(head.key),
+                await store.read_log(head.key),
+                await store.versions(head.key),
+                await store.snapshots(head.key),
+                await store.find_reply(head.key, "r"),
+                head.job and await store.read_job(head.key),
+            ]
+        return found
+
+
+async def operate(path: Path, name: str, lease: Lease, last_statement: int) -> int:
+    """Run an operation; end the process before the given statement of it, counted from 1.
+    Returns how many statements there were."""
+    count = 0
+
+    def before_statement(_: str) -> None:
+        nonlocal count
+        count += 1
+        if count == last_statement:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    async with SQLiteStore(path, clock=lambda: 1e9) as store:
+        await store._run(lambda connection: connection.set_trace_callback(before_statement))
+        await OPERATIONS[name](store, lease)
+        await store._run(lambda connection: connection.set_trace_callback(None))
+    return count
+
+
+def die_at_every_statement(path: str) -> None:
+    """Print for each operation its statements, and after how many of the deaths it had
+    happened."""
+    original = Path(path)
+    lease = asyncio.run(prepare(original))
+    before = asyncio.run(contents(original))
+    for name in OPERATIONS:
+        whole = original.with_name(f"{name}.db")
+        shutil.copy(original, whole)
+        statements = asyncio.run(operate(whole, name, lease, 0))
+        after = asyncio.run(contents(whole))
+        happened = 0
+        for statement in range(1, statements + 1):
+            trial = original.with_name(f"{name} {statement}.db")
+            shutil.copy(original, trial)
+            child = os.fork()
+            if not child:
+                asyncio.run(operate(trial, name, lease, statement))
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == signal.SIGKILL
+            found = asyncio.run(contents(trial))
+            assert found in (before, after), (name, statement)
+            happened += found == after != before
+            if found == before:
+                asyncio.run(operate(trial, name, lease, 0))
+                assert asyncio.run(contents(trial)) == after, (name, statement)
+        print(name, statements, happened, flush=True)
+
+
 if __name__ == "__main__":
-    asyncio.run(globals()[sys.argv[1]](*sys.argv[2:]))
+    work = globals()[sys.argv[1]](*sys.argv[2:])
+    if work is not None:
+        asyncio.run(work)

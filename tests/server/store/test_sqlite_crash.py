@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
-from store_process import KEY, blobs_at
+from store_process import KEY, OPERATIONS, blobs_at
 
 from server.store.base import Commit, LeaseHeldError, LogRecord, Record
 from server.store.sqlite import SQLiteStore
@@ -116,3 +116,18 @@ async def test_a_full_disk_undoes_the_commit_and_nothing_else(path: Path) -> Non
     async with SQLiteStore(path) as store:
         assert await store.check_integrity() == []
         assert (await store.head(KEY)).revision == 3
+
+
+async def test_every_step_of_every_change_may_be_the_last(tmp_path: Path) -> None:
+    """Killed before each statement, begin and commit among them: the change has happened wholly or
+    not at all, and can be made again. The child checks that; here is seen that it did."""
+    child = start("die_at_every_statement", tmp_path / "store.db")
+    lines = [line.split() for line in child.communicate(timeout=120)[0].splitlines()]
+    assert child.returncode == 0
+    assert [name for name, *_ in lines] == list(OPERATIONS)
+    steps = {name: int(statements) for name, statements, _ in lines}
+    assert min(steps.values()) >= 3
+    assert steps["commit"] > 20
+    # Nothing is visible before its commit, which is the last statement but for a checkpoint.
+    happened = {name: int(count) for name, _, count in lines}
+    assert {name for name, count in happened.items() if count} <= {"delete", "delete_user"}

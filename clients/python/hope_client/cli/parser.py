@@ -134,8 +134,10 @@ def _add_sessions(commands: _Commands, shared: argparse.ArgumentParser) -> None:
         group.add_subparsers(dest="action", metavar="ACTION", required=True), shared
     )
 
-    def add(action: str, summary: str, *, named: bool = True) -> argparse.ArgumentParser:
-        parser = actions.add(action, f"sessions:run_{action.replace('-', '_')}", summary)
+    def add(
+        action: str, summary: str, *, named: bool = True, module: str = "sessions"
+    ) -> argparse.ArgumentParser:
+        parser = actions.add(action, f"{module}:run_{action.replace('-', '_')}", summary)
         if named:
             parser.add_argument("session", metavar="SESSION")
         _add_json(parser)
@@ -165,10 +167,13 @@ def _add_sessions(commands: _Commands, shared: argparse.ArgumentParser) -> None:
     reset.add_argument(
         "levels", nargs="*", type=int, metavar="LEVEL", help="0 is the fastest (default: all)"
     )
-    forget = add("forget", "learn everything again without one document")
+    forget = add("forget", "learn everything again without one document", module="jobs")
     forget.add_argument("document", metavar="DOCUMENT")
-    migrate = add("migrate", "learn everything again under a policy as the server knows it")
+    migrate = add(
+        "migrate", "learn everything again under a policy as the server knows it", module="jobs"
+    )
     migrate.add_argument("--policy", default="", metavar="NAME", help="default: the session's own")
+    add("cancel-job", "end a forget or migrate; the session stays as it was", module="jobs")
     export = add("export", "write a session to a file, for another server")
     export.add_argument("file", type=Path, metavar="FILE")
     import_ = add("import", "make a session out of an exported file")

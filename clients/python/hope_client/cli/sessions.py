@@ -40,7 +40,7 @@ def run_list(app: App) -> int:
         app.terminal.note("No sessions yet; `hope chat NAME` or `hope sessions create NAME`.")
     else:
         app.terminal.table(
-            ("session", "version", "learnable tokens", "waiting", "state", "updated"),
+            ("session", "version", "learnable tokens", "waiting", "state", "stored", "updated"),
             [
                 (
                     short_name(each.name),
@@ -48,6 +48,7 @@ def run_list(app: App) -> int:
                     count(each.learnable_tokens),
                     count(each.pending_tokens),
                     size(each.state_bytes),
+                    size(each.stored_bytes),
                     moment(each.update_time),
                 )
                 for each in sessions
@@ -62,7 +63,7 @@ def run_create(app: App) -> int:
     session = app.run(
         app.client.sessions.create(args.session, display_name=args.display_name, policy=args.policy)
     )
-    return _report(app, session, f"Created {session.name}.")
+    return report(app, session, f"Created {session.name}.")
 
 
 def run_show(app: App) -> int:
@@ -112,13 +113,13 @@ def run_fork(app: App) -> int:
     session = app.run(
         app.client.sessions.fork(args.session, args.new_session, version=args.version)
     )
-    return _report(app, session, f"Forked to {session.name} at version {session.memory_version}.")
+    return report(app, session, f"Forked to {session.name} at version {session.memory_version}.")
 
 
 def run_rollback(app: App) -> int:
     """Returns to an earlier version."""
     session = app.run(app.client.sessions.rollback(app.args.session, app.args.version))
-    return _report(app, session, rolled_back(session))
+    return report(app, session, rolled_back(session))
 
 
 def run_snapshot(app: App) -> int:
@@ -158,7 +159,7 @@ def run_rename(app: App) -> int:
     """Changes the display name."""
     args = app.args
     session = app.run(app.client.sessions.rename(args.session, args.display_name))
-    return _report(app, session, f'{session.name} is now shown as "{session.display_name}".')
+    return report(app, session, f'{session.name} is now shown as "{session.display_name}".')
 
 
 def run_reset(app: App) -> int:
@@ -166,30 +167,11 @@ def run_reset(app: App) -> int:
     args = app.args
     session = app.run(app.client.sessions.reset(args.session, *args.levels))
     which = "All levels are" if not args.levels else f"Levels {_listed(args.levels)} are"
-    return _report(
+    return report(
         app,
         session,
         f"{which} the base model again, as version {session.memory_version}; "
         f"`hope sessions rollback {short_name(session.name)}` undoes it.",
-    )
-
-
-def run_forget(app: App) -> int:
-    """Learns everything again without one document."""
-    args = app.args
-    session = app.run(app.client.sessions.forget_document(args.session, args.document))
-    return _report(
-        app, session, f"{args.document} is forgotten, as of version {session.memory_version}."
-    )
-
-
-def run_migrate(app: App) -> int:
-    """Learns everything again under a policy."""
-    session = app.run(app.client.sessions.migrate(app.args.session, app.args.policy))
-    return _report(
-        app,
-        session,
-        f"{session.name} learnt under {session.policy}, as of version {session.memory_version}.",
     )
 
 
@@ -234,7 +216,7 @@ def run_import(app: App) -> int:
     except OSError as error:
         app.terminal.note(f"{args.file} cannot be read: {error.strerror}.")
         return 1
-    return _report(app, session, f"Imported {session.name}, {count(session.log_records)} records.")
+    return report(app, session, f"Imported {session.name}, {count(session.log_records)} records.")
 
 
 def run_diff(app: App) -> int:
@@ -248,6 +230,15 @@ def run_diff(app: App) -> int:
             ("level", "changed by"),
             [(str(each.level), f"{each.relative_norm:.5f}") for each in answer.levels],
         )
+        for each in answer.taught:
+            source = f"document {each.document}" if each.document else each.conversation
+            sign = "-" if each.taken_back else "+"
+            app.terminal.print(
+                f"{sign} {source}, {count(each.learnable_tokens)} tokens: "
+                f"{' '.join(each.excerpt.split())}{' ...' if each.truncated else ''}"
+            )
+        if answer.next_page_token:
+            app.terminal.note("There is more; HopeClient.sessions.diff gives it page by page.")
     return 0
 
 
@@ -317,7 +308,8 @@ def _listed(levels: list[int]) -> str:
     return ", ".join(map(str, levels))
 
 
-def _report(app: App, session: pb.Session, line: str) -> int:
+def report(app: App, session: pb.Session, line: str) -> int:
+    """Prints the session as JSON where that was asked for, else `line`."""
     if app.args.json:
         app.terminal.json(to_plain(session))
     else:
