@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         AbortedError,
         AlreadyExistsError,
         CancelledError,
+        ClientClosedError,
         DataLossError,
         DeadlineExceededError,
         FailedPreconditionError,
@@ -54,8 +55,7 @@ if TYPE_CHECKING:
         UnimplementedError,
         UnknownError,
     )
-    from hope_client.generate import GenerateEvent
-    from hope_client.ingest import IngestEvent, Resuming
+    from hope_client.events import GenerateEvent, IngestEvent, Restarted, Resuming
     from hope_client.sessions import Sessions
     from hope_client.sources import DocumentSource
     from hope_client.transport import RetryPolicy
@@ -63,8 +63,7 @@ if TYPE_CHECKING:
 _MODULES = (
     "hope_client.client",
     "hope_client.errors",
-    "hope_client.generate",
-    "hope_client.ingest",
+    "hope_client.events",
     "hope_client.sessions",
     "hope_client.sources",
     "hope_client.transport",
@@ -77,6 +76,7 @@ __all__ = [
     "AbortedError",
     "AlreadyExistsError",
     "CancelledError",
+    "ClientClosedError",
     "ConsolidateResponse",
     "Consolidation",
     "DataLossError",
@@ -102,6 +102,7 @@ __all__ = [
     "OutOfRangeError",
     "PermissionDeniedError",
     "ResourceExhaustedError",
+    "Restarted",
     "Resuming",
     "RetryPolicy",
     "Role",
