@@ -227,6 +227,8 @@ def test_public_names():
         "Sessions",
         "Status",
         "StatusUpdate",
+        "SyncHopeClient",
+        "SyncSessions",
         "TextDelta",
         "UnauthenticatedError",
         "UnavailableError",

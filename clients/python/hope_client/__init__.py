@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from hope_client.events import GenerateEvent, IngestEvent, Restarted, Resuming
     from hope_client.sessions import Sessions
     from hope_client.sources import DocumentSource
+    from hope_client.sync import SyncHopeClient, SyncSessions
     from hope_client.transport import RetryPolicy
 
 _MODULES = (
@@ -66,6 +67,7 @@ _MODULES = (
     "hope_client.events",
     "hope_client.sessions",
     "hope_client.sources",
+    "hope_client.sync",
     "hope_client.transport",
     "hope.v1.inference_pb2",
     "hope.v1.sessions_pb2",
@@ -112,6 +114,8 @@ __all__ = [
     "Sessions",
     "Status",
     "StatusUpdate",
+    "SyncHopeClient",
+    "SyncSessions",
     "TextDelta",
     "UnauthenticatedError",
     "UnavailableError",
