@@ -1,4 +1,4 @@
-"""Fixtures: the scripted server, a client of it, and the `hope` command against it."""
+"""Fixtures: the scripted server, a client of it, the `hope` command against it, a real server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hope_client import HopeClient, RetryPolicy
 from hope_client.cli import main
 from scripted_server import ScriptedServer, start
 
+QUICK_SERVER = Path(__file__).resolve().parents[1] / "server" / "quick_server.py"
 COMMAND = (sys.executable, "-c", "import sys; from hope_client.cli import main; sys.exit(main())")
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 QUICK = RetryPolicy(attempts=4, initial_seconds=0.01, maximum_seconds=0.05)
@@ -64,3 +66,53 @@ def spawn(server):
         )
 
     return run
+
+
+class RealServer:
+    """`hope serve` in a process of its own, with the policy `quick` and a small model."""
+
+    def __init__(self, model: Path, directory: Path) -> None:
+        self._arguments = (
+            *("--model", str(model), "--database", str(directory / "sessions.db")),
+            *("--dtype", "float32", "--window-tokens", "256", "--threads", "1"),
+            *("--lease-seconds", "0.5"),
+        )
+        self._log = directory / "server.log"
+        self.port = 0
+
+    def start(self) -> None:
+        """Starts it, the second time on the port that it had."""
+        environment = {key: value for key, value in os.environ.items() if key[:5] != "HOPE_"}
+        if "HOPE_CACHE_DIR" in os.environ:
+            environment["HOPE_CACHE_DIR"] = os.environ["HOPE_CACHE_DIR"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, QUICK_SERVER, "--port", str(self.port), *self._arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+            )
+        assert self._process.stdout
+        line = self._process.stdout.readline().decode()
+        assert "listens on" in line, self._log.read_text()
+        self.port = int(line.rpartition(":")[2])
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture(scope="session")
+def real_server(
+    chat_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealServer]:
+    """One for all tests: each has sessions of its own."""
+    server = RealServer(chat_model_dir, tmp_path_factory.mktemp("real"))
+    server.start()
+    yield server
+    server.kill()
