@@ -1,4 +1,4 @@
-"""Fixtures: the scripted server, a client of it, and the `hope` command against it."""
+"""Fixtures: the scripted server, a client of it, the `hope` command against it, a real server."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hope_client import HopeClient, RetryPolicy
+from hope_client import HopeClient
 from hope_client.cli import main
+from real_server import QUICK, RealServer
 from scripted_server import ScriptedServer, start
 
 COMMAND = (sys.executable, "-c", "import sys; from hope_client.cli import main; sys.exit(main())")
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-QUICK = RetryPolicy(attempts=4, initial_seconds=0.01, maximum_seconds=0.05)
 
 
 @pytest.fixture
@@ -64,3 +65,14 @@ def spawn(server):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def real_server(
+    chat_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealServer]:
+    """One for all tests: each has sessions of its own."""
+    server = RealServer(chat_model_dir, tmp_path_factory.mktemp("real"))
+    server.start()
+    yield server
+    server.kill()

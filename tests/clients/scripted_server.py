@@ -8,116 +8,45 @@ knows no model.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
-from hope.v1 import admin_pb2, admin_pb2_grpc, inference_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from hope.v1 import admin_pb2, admin_pb2_grpc, inference_pb2_grpc, sessions_pb2_grpc
 from hope.v1 import inference_pb2 as pb
+from scripted_sessions import ScriptedSessions
+from scripted_state import UNAVAILABLE, Commit, Failure, Hang
 
-
-@dataclass(frozen=True)
-class Failure:
-    """A status with the details a hope server attaches."""
-
-    code: grpc.StatusCode
-    message: str = "scripted"
-    reason: str = "SCRIPTED"
-    field: str = ""
-    retry_after_seconds: float | None = None
-
-    async def abort(self, context: grpc.aio.ServicerContext) -> None:
-        details: list[Any] = []
-        if self.reason:
-            details.append(error_details_pb2.ErrorInfo(reason=self.reason, domain="hope.dev"))
-        if self.field:
-            violation = error_details_pb2.BadRequest.FieldViolation(field=self.field)
-            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-        if self.retry_after_seconds is not None:
-            delay = Duration(nanos=int(self.retry_after_seconds * 1e9))
-            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-        status = status_pb2.Status(code=self.code.value[0], message=self.message)
-        for detail in details:
-            packed = AnyMessage()
-            packed.Pack(detail)
-            status.details.append(packed)
-        await context.abort_with_status(rpc_status.to_status(status))
-
-
-UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE)
-
-
-class Hang:
-    """A point in a script where the server waits until the client goes away."""
+__all__ = [
+    "UNAVAILABLE",
+    "Commit",
+    "Failure",
+    "Hang",
+    "ScriptedServer",
+    "delta",
+    "reply",
+    "start",
+    "status",
+]
 
 
 class ScriptedServer(
+    ScriptedSessions,
     inference_pb2_grpc.InferenceServiceServicer,
-    sessions_pb2_grpc.SessionServiceServicer,
     admin_pb2_grpc.AdminServiceServicer,
 ):
-    """A test reads `requests`, `documents`, `ended` and `cancelled`, and writes the rest."""
-
-    def __init__(self) -> None:
-        self.target = ""
-        self.requests: dict[str, list[Any]] = defaultdict(list)
-        self.failures: dict[str, deque[Failure]] = defaultdict(deque)
-        self.sessions: dict[str, sessions_pb2.Session] = {}
-        # Each turn takes the next of these; afterwards it echoes.
-        self.turns: deque[list[pb.GenerateResponse | Failure | Hang]] = deque()
-        self.cancelled = asyncio.Event()
-        self._committed = asyncio.Event()
-        self.documents: dict[str, bytearray] = defaultdict(bytearray)
-        self.ended: set[str] = set()
-        # Each Ingest call takes the next of these and fails so after that many bytes of its own.
-        self.ingest_breaks: deque[tuple[int, Failure]] = deque()
-        self.commit_bytes = 1000
-        self.consolidations = [
-            sessions_pb2.Consolidation(
-                level=0, spans=30, tokens=240, surprise_before_nats=4.1, surprise_after_nats=0.3
-            )
-        ]
-
-    def add(self, name: str, **fields: Any) -> sessions_pb2.Session:
-        self.sessions[name] = sessions_pb2.Session(name=name, etag="1", **fields)
-        return self.sessions[name]
-
-    async def until_committed(self, document: str, size: int) -> None:
-        """Waits until that many bytes of a document are committed."""
-        while len(self.documents[document]) < size:
-            self._committed.clear()
-            await self._committed.wait()
-
-    async def _enter(self, method: str, request: Any, context: Any) -> None:
-        kept = type(request)()
-        kept.CopyFrom(request)
-        self.requests[method].append(kept)
-        if self.failures[method]:
-            await self.failures[method].popleft().abort(context)
-
-    async def _find(self, name: str, context: Any) -> sessions_pb2.Session:
-        if name not in self.sessions:
-            message = f"There is no session {name}"
-            missing = Failure(grpc.StatusCode.NOT_FOUND, message, "SESSION_NOT_FOUND")
-            await missing.abort(context)
-        session = self.sessions[name]
-        del session.documents[:]
-        for document, content in self.documents.items():
-            session.documents.add(
-                name=document, committed_bytes=len(content), ended=document in self.ended
-            )
-        return session
+    """All of it. Turns follow their scripts; documents are committed piece by piece."""
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         await self._enter("Generate", request, context)
         session = await self._find(request.session, context)
         said = request.messages[-1].content
+        if request.request_id in self.replies:
+            result = self.replies[request.request_id]
+            yield pb.GenerateResponse(delta=pb.TextDelta(text=result.text))
+            yield pb.GenerateResponse(result=result)
+            return
+        text = ""
         script = self.turns.popleft() if self.turns else [*reply("You said: ", said)]
         for step in script:
             if isinstance(step, Failure):
@@ -128,7 +57,11 @@ class ScriptedServer(
                 except asyncio.CancelledError:
                     self.cancelled.set()
                     raise
+            elif isinstance(step, Commit):
+                self.learnt.append(said)
+                self.replies[request.request_id] = pb.GenerateResult(text=text, replayed=True)
             else:
+                text += step.delta.text
                 yield step
         conversation = request.conversation or "default"
         if conversation not in session.conversations:
@@ -192,82 +125,6 @@ class ScriptedServer(
         await self._enter("Score", request, context)
         await self._find(request.session, context)
         return pb.ScoreResponse(tokens=10, total_nats=20.0, memory_version=3)
-
-    async def CreateSession(self, request: Any, context: Any) -> Any:
-        await self._enter("CreateSession", request, context)
-        name = f"{request.parent}/sessions/{request.session_id or 'picked'}"
-        if name in self.sessions:
-            message = f"{name} exists"
-            await Failure(grpc.StatusCode.ALREADY_EXISTS, message).abort(context)
-        session = self.add(name, display_name=request.display_name, policy=request.policy)
-        return sessions_pb2.CreateSessionResponse(session=session)
-
-    async def GetSession(self, request: Any, context: Any) -> Any:
-        await self._enter("GetSession", request, context)
-        return sessions_pb2.GetSessionResponse(session=await self._find(request.name, context))
-
-    async def ListSessions(self, request: Any, context: Any) -> Any:
-        await self._enter("ListSessions", request, context)
-        names = sorted(name for name in self.sessions if name.startswith(f"{request.parent}/"))
-        begin = int(request.page_token or 0)
-        end = begin + (request.page_size or 50)
-        return sessions_pb2.ListSessionsResponse(
-            sessions=[self.sessions[name] for name in names[begin:end]],
-            next_page_token=str(end) if end < len(names) else "",
-        )
-
-    async def DeleteSession(self, request: Any, context: Any) -> Any:
-        await self._enter("DeleteSession", request, context)
-        await self._find(request.name, context)
-        del self.sessions[request.name]
-        return sessions_pb2.DeleteSessionResponse()
-
-    async def ForkSession(self, request: Any, context: Any) -> Any:
-        await self._enter("ForkSession", request, context)
-        original = await self._find(request.name, context)
-        parent = request.name.rsplit("/", 1)[0]
-        fork = self.add(f"{parent}/{request.session_id}", memory_version=original.memory_version)
-        return sessions_pb2.ForkSessionResponse(session=fork)
-
-    async def RollbackSession(self, request: Any, context: Any) -> Any:
-        await self._enter("RollbackSession", request, context)
-        session = await self._find(request.name, context)
-        session.parent_version = request.version
-        session.memory_version += 1
-        return sessions_pb2.RollbackSessionResponse(session=session)
-
-    async def ForgetDocument(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        session = await self._find(request.name, context)
-        job = sessions_pb2.Job(
-            forget_document=request.document, folded_records=3, total_records=7, total_tokens=50
-        )
-        session.job.CopyFrom(job)
-        yield sessions_pb2.ForgetDocumentResponse(job=job)
-        await self._enter("ForgetDocument", request, context)
-        session.ClearField("job")
-        session.memory_version += 1
-        yield sessions_pb2.ForgetDocumentResponse(session=session)
-
-    async def CancelJob(self, request: Any, context: Any) -> Any:
-        await self._enter("CancelJob", request, context)
-        session = await self._find(request.name, context)
-        session.ClearField("job")
-        return sessions_pb2.CancelJobResponse(session=session)
-
-    async def Consolidate(self, request: Any, context: Any) -> Any:
-        await self._enter("Consolidate", request, context)
-        session = await self._find(request.name, context)
-        return sessions_pb2.ConsolidateResponse(session=session, consolidations=self.consolidations)
-
-    async def EndConversation(self, request: Any, context: Any) -> Any:
-        await self._enter("EndConversation", request, context)
-        session = await self._find(request.name, context)
-        name = request.conversation or "default"
-        if name in session.conversations:
-            session.conversations.remove(name)
-        return sessions_pb2.EndConversationResponse(
-            session=session, consolidations=self.consolidations
-        )
 
     async def GetServerInfo(self, request: Any, context: Any) -> Any:
         await self._enter("GetServerInfo", request, context)

@@ -11,7 +11,7 @@ import pytest
 from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
 from hope_client.cli import main
-from scripted_server import UNAVAILABLE, Failure, Hang, reply, status
+from scripted_server import UNAVAILABLE, Failure, Hang, delta, reply, status
 
 DIARY = "users/local/sessions/diary"
 
@@ -27,9 +27,21 @@ async def test_generate_streams_text_to_stdout(server, hope):
     assert "learns" in err
     [request] = server.requests["Generate"]
     assert [message.content for message in request.messages] == ["Be brief.", "Hi"]
-    assert request.sampling == pb.Sampling(temperature=0.5, max_tokens=9, stop=["END"])
+    given = pb.Sampling(temperature=0.5, max_tokens=9, stop=["END"], seed=request.sampling.seed)
+    assert request.sampling == given
     assert request.learn_options.learn is False
     assert (request.conversation, request.request_id) == ("c", "r")
+
+
+async def test_generate_over_a_broken_connection(server, hope):
+    server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It is", " so")])
+    code, out, err = await hope("generate", "diary", "Hi")
+    assert (code, out) == (0, "It is so\n")
+    assert err.startswith("connection lost, trying again in 0.")
+    server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It was", " so")])
+    code, out, err = await hope("generate", "diary", "Hi")
+    assert (code, out) == (0, "It is\nIt was so\n")
+    assert err.endswith("(the connection broke; the reply begins anew)\n")
 
 
 async def test_generate_json(hope):

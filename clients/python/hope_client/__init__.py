@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         AbortedError,
         AlreadyExistsError,
         CancelledError,
+        ClientClosedError,
         DataLossError,
         DeadlineExceededError,
         FailedPreconditionError,
@@ -54,19 +55,19 @@ if TYPE_CHECKING:
         UnimplementedError,
         UnknownError,
     )
-    from hope_client.generate import GenerateEvent
-    from hope_client.ingest import IngestEvent, Resuming
+    from hope_client.events import GenerateEvent, IngestEvent, Restarted, Resuming
     from hope_client.sessions import Sessions
     from hope_client.sources import DocumentSource
+    from hope_client.sync import SyncHopeClient, SyncSessions
     from hope_client.transport import RetryPolicy
 
 _MODULES = (
     "hope_client.client",
     "hope_client.errors",
-    "hope_client.generate",
-    "hope_client.ingest",
+    "hope_client.events",
     "hope_client.sessions",
     "hope_client.sources",
+    "hope_client.sync",
     "hope_client.transport",
     "hope.v1.inference_pb2",
     "hope.v1.sessions_pb2",
@@ -77,6 +78,7 @@ __all__ = [
     "AbortedError",
     "AlreadyExistsError",
     "CancelledError",
+    "ClientClosedError",
     "ConsolidateResponse",
     "Consolidation",
     "DataLossError",
@@ -102,6 +104,7 @@ __all__ = [
     "OutOfRangeError",
     "PermissionDeniedError",
     "ResourceExhaustedError",
+    "Restarted",
     "Resuming",
     "RetryPolicy",
     "Role",
@@ -111,6 +114,8 @@ __all__ = [
     "Sessions",
     "Status",
     "StatusUpdate",
+    "SyncHopeClient",
+    "SyncSessions",
     "TextDelta",
     "UnauthenticatedError",
     "UnavailableError",

@@ -20,14 +20,14 @@ from hope.v1.admin_pb2_grpc import AdminServiceStub
 from hope.v1.inference_pb2_grpc import InferenceServiceStub
 
 from hope_client.errors import InternalError
-from hope_client.generate import GenerateEvent, generate_events
-from hope_client.ingest import RESUME, IngestEvent, ingest_events
+from hope_client.events import GenerateEvent, IngestEvent
+from hope_client.generate import generate_events, reproducible
+from hope_client.ingest import RESUME, ingest_events
 from hope_client.sessions import Sessions
-from hope_client.sources import DocumentSource, open_source
+from hope_client.sources import MAX_CHUNK_BYTES, DocumentSource, open_source
 from hope_client.transport import RetryPolicy, Transport
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-MAX_CHUNK_BYTES = 1024 * 1024
 
 Content: TypeAlias = str | Sequence[pb.Message]
 """What is said in a turn: the user's text, or messages of which the last is the user's."""
@@ -83,8 +83,9 @@ class HopeClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection and cancels what still runs on it."""
-        await self._transport.channel.close(None)
+        """Closes the connection and cancels what still runs on it, which then raises
+        ClientClosedError, as does every later call."""
+        await self._transport.close()
 
     def generate(
         self,
@@ -100,7 +101,9 @@ class HopeClient:
         """Runs a turn and streams its events; the last one is the GenerateResult.
 
         Leaving the loop early, or cancelling the task, cancels the turn, which
-        then leaves no trace. Use contextlib.aclosing to have that at once.
+        then leaves no trace. Use contextlib.aclosing to have that at once. A broken
+        connection does not end the turn: it is taken up again (Resuming) within
+        the client's retry policy and timeout, and learnt once.
 
         Args:
             learn: whether the memory may learn from the turn; None leaves it to the server.
@@ -112,13 +115,14 @@ class HopeClient:
             if isinstance(content, str)
             else content
         )
+        request_id = request_id or uuid.uuid4().hex
         request = pb.GenerateRequest(
             session=self.sessions.name(session),
             conversation=conversation,
             messages=messages,
-            sampling=sampling,
+            sampling=reproducible(sampling, request_id),
             learn_options=_learn_options(learn, ephemeral),
-            request_id=request_id or uuid.uuid4().hex,
+            request_id=request_id,
         )
         return generate_events(self._transport, self._inference, request)
 
@@ -167,7 +171,7 @@ class HopeClient:
         A broken connection is taken up again where the server's memory ends.
 
         Args:
-            source: text, UTF-8 bytes, a file, or an async iterator of bytes.
+            source: text, UTF-8 bytes, a file, or an iterator of bytes, async or not.
             document: its name; a path gives its own, anything else must be named.
             end_of_document: False leaves the document open for more.
             source_offset_bytes: where in the document the source begins: 0, or for
@@ -198,6 +202,7 @@ class HopeClient:
         )
         opened = await open_source(source, source_offset_bytes)
         events = ingest_events(
+            self._transport,
             self._inference,
             self.sessions,
             start,

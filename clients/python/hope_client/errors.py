@@ -42,6 +42,13 @@ class HopeClientError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class ClientClosedError(RuntimeError):
+    """The client was closed before, or while, it was asked to do this."""
+
+    def __init__(self) -> None:
+        super().__init__("the client is closed; make another one")
+
+
 class CancelledError(HopeClientError):
     """The server, or something on the way, cancelled the call."""
 

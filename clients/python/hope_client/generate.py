@@ -1,24 +1,72 @@
-"""One generate turn: from request to stream of events, tried again only where that is harmless.
+"""One generate turn: from request to stream of events, across as many calls as it takes.
 
-Knows InferenceService.Generate; how a request looks to a caller is in `client.py`.
+Knows InferenceService.Generate; how a request looks to a caller is in `client.py`. The request_id
+makes repeats harmless: a turn that the server committed is answered from what it stored, one that
+it did not commit left no trace and runs again.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, TypeAlias
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Iterator
+from typing import TYPE_CHECKING
 
-import grpc
 from hope.v1 import inference_pb2 as pb
 
-from hope_client.errors import InternalError, from_rpc_error
+from hope_client.errors import HopeClientError, InternalError
+from hope_client.events import GenerateEvent, Restarted, Resuming
 from hope_client.transport import Transport
 
 if TYPE_CHECKING:
     from hope.v1.inference_pb2_grpc import InferenceServiceAsyncStub
 
-GenerateEvent: TypeAlias = pb.StatusUpdate | pb.TextDelta | pb.GenerateResult
-"""What a turn tells: that it waits, a piece of text, or (last) that it is durable."""
+
+def reproducible(sampling: pb.Sampling | None, request_id: str) -> pb.Sampling | None:
+    """`sampling` with a seed, where chance decides and none was given.
+
+    It follows from the request_id: the server would draw another one for every
+    call, and so a turn that runs again would contradict what was shown of it.
+    """
+    if sampling is None or not sampling.temperature or sampling.HasField("seed"):
+        return sampling
+    seeded = pb.Sampling()
+    seeded.CopyFrom(sampling)
+    seeded.seed = int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8]) >> 1
+    return seeded
+
+
+class _Reply:
+    """The text of a turn as its reader has seen it, whichever call it came from."""
+
+    def __init__(self) -> None:
+        self._shown = pb.TextDelta()
+        self._told = pb.TextDelta()  # by the present call
+
+    def begin_call(self) -> None:
+        self._told = pb.TextDelta()
+
+    def events(self, delta: pb.TextDelta) -> Iterator[GenerateEvent]:
+        """What a reader must hear about `delta`: nothing, if it was shown before."""
+        told, shown = self._told, self._shown
+        told.text += delta.text
+        told.tokens += delta.tokens
+        if shown.text.startswith(told.text):
+            return
+        if not told.text.startswith(shown.text):
+            yield Restarted()
+            shown = pb.TextDelta()
+        yield pb.TextDelta(
+            text=told.text[len(shown.text) :], tokens=max(0, told.tokens - shown.tokens)
+        )
+        self._shown = pb.TextDelta(text=told.text, tokens=max(told.tokens, shown.tokens))
+
+    def end(self) -> Iterator[GenerateEvent]:
+        """What a reader must hear when the present call told its whole text."""
+        if self._shown.text != self._told.text:  # It stopped earlier than what was shown.
+            self._shown = self._told
+            yield Restarted()
+            yield self._told
 
 
 async def generate_events(
@@ -26,35 +74,43 @@ async def generate_events(
 ) -> AsyncGenerator[GenerateEvent, None]:
     """Events of the turn `request`, which carries a request_id.
 
-    An unavailable server is asked again while no text was shown: the id makes
-    the server answer a turn that it already ran from what it stored. Once text
-    was shown, a second reply could differ from it, so the error is raised.
+    A call that breaks, before or after some text was shown, is made again under
+    that id; the reader gets the rest of the text, or hears that it is another one.
+
+    Raises:
+        HopeClientError: the turn was refused, or the attempts or the time are used up.
     """
-    attempts = transport.attempts()
+    attempts = transport.attempts(repeatable=True)
+    reply = _Reply()
     while True:
-        shown = finished = False
-        call = stub.Generate(request, timeout=attempts.remaining_seconds())
+        reply.begin_call()
+        result: pb.GenerateResult | None = None
+        call = None
         try:
-            async for response in call:
-                match response.WhichOneof("event"):
-                    case "status":
-                        yield response.status
-                    case "delta":
-                        shown = True
-                        yield response.delta
-                    case "result":
-                        finished = True
-                        yield response.result
-        except grpc.aio.AioRpcError as rpc_error:
-            if finished:  # The turn was acknowledged; how the stream closed does not matter.
-                return
-            error = from_rpc_error(rpc_error)
-            if shown:
-                raise error from rpc_error
-            await attempts.wait_after(error)
-            continue
+            with transport.translating():
+                call = stub.Generate(request, timeout=attempts.remaining_seconds())
+                async for response in call:
+                    match response.WhichOneof("event"):
+                        case "status":
+                            yield response.status
+                        case "delta":
+                            for event in reply.events(response.delta):
+                                yield event
+                        case "result":
+                            result = response.result
+        except HopeClientError as error:
+            # Once the turn was acknowledged, how the stream closed does not matter.
+            if result is None:
+                delay = attempts.delay_after(error)
+                yield Resuming(error, delay)
+                await asyncio.sleep(delay)
+                continue
         finally:
-            call.cancel()
-        if not finished:
+            if call is not None:
+                call.cancel()
+        if result is None:
             raise InternalError("The server ended the stream without a result")
+        for event in reply.end():
+            yield event
+        yield result
         return

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import grpc
 from hope.v1 import inference_pb2 as pb
@@ -24,11 +23,11 @@ from hope_client.errors import (
     InvalidRequestError,
     OutOfRangeError,
     UnavailableError,
-    from_rpc_error,
 )
+from hope_client.events import IngestEvent, Resuming
 from hope_client.sessions import Sessions
 from hope_client.sources import ByteSource
-from hope_client.transport import Attempts, RetryPolicy
+from hope_client.transport import Attempts, RetryPolicy, Transport
 
 if TYPE_CHECKING:
     from hope.v1.inference_pb2_grpc import InferenceServiceAsyncStub
@@ -36,17 +35,6 @@ if TYPE_CHECKING:
 RESUME = RetryPolicy(attempts=10)
 """Patient: about a minute without any progress, enough for a server to restart."""
 
-
-@dataclass(frozen=True, slots=True)
-class Resuming:
-    """The call broke; after `delay_seconds` the ingest goes on where the server's memory ends."""
-
-    error: HopeClientError
-    delay_seconds: float
-
-
-IngestEvent: TypeAlias = pb.StatusUpdate | pb.IngestProgress | Resuming | pb.IngestResult
-"""What an ingest tells: that it waits, how far it is, that it reconnects, or (last) its end."""
 
 # With these a server may refuse an offset, depending on what it compared it with.
 _OFFSET_REFUSALS = (AbortedError, FailedPreconditionError, InvalidRequestError, OutOfRangeError)
@@ -59,6 +47,7 @@ _LISTEN_SECONDS = 0.1
 
 
 async def ingest_events(
+    transport: Transport,
     stub: InferenceServiceAsyncStub,
     sessions: Sessions,
     start: pb.IngestStart,
@@ -73,7 +62,7 @@ async def ingest_events(
     `tokens` in the events count from the first call on. Those that the server
     committed but could not report before a call broke are not among them.
     """
-    attempts = Attempts(retry)
+    attempts = Attempts(retry, repeatable=True)
     committed = start.offset_bytes
     earlier_tokens = tokens = 0  # of broken calls, and of the present one
     while True:
@@ -81,6 +70,7 @@ async def ingest_events(
         start.offset_bytes = committed
         try:
             call = _one_call(
+                transport,
                 stub,
                 start,
                 source,
@@ -104,9 +94,7 @@ async def ingest_events(
         except HopeClientError as call_error:
             error = call_error
         refused = attempts.failures > 0 and isinstance(error, _OFFSET_REFUSALS)
-        if not refused and not isinstance(error, UnavailableError):
-            raise error
-        delay = attempts.delay_after(error)
+        delay = attempts.delay_after(error, anyway=refused)
         yield Resuming(error, delay)
         await asyncio.sleep(delay)
         document = await sessions.document(start.session, start.document)
@@ -117,19 +105,22 @@ async def ingest_events(
             committed = document.committed_bytes
         earlier_tokens += tokens
         tokens = 0
-        if document is not None and document.ended:
+        if document is not None and (
+            document.ended or (keep_open and not await source.read(committed, 1))
+        ):
             # Only the acknowledgement was lost.
             session = await sessions.get(start.session)
             yield pb.IngestResult(
                 committed_bytes=committed,
                 tokens=earlier_tokens,
                 memory_version=session.memory_version,
-                ended=True,
+                ended=document.ended,
             )
             return
 
 
 async def _one_call(
+    transport: Transport,
     stub: InferenceServiceAsyncStub,
     start: pb.IngestStart,
     source: ByteSource,
@@ -144,7 +135,8 @@ async def _one_call(
         HopeClientError: the call failed.
         Exception: what the source raised.
     """
-    call = stub.Ingest(None)
+    with transport.translating():
+        call = stub.Ingest(None)
     failure: Exception | None = None  # of the source
 
     async def write() -> None:
@@ -173,31 +165,31 @@ async def _one_call(
             pass  # The call is over; its status reaches the reading side.
 
     writer = asyncio.create_task(write())
-    finished = False
+    result: pb.IngestResult | None = None
     try:
-        async for response in call:
-            match response.WhichOneof("event"):
-                case "status":
-                    yield response.status
-                case "progress":
-                    yield response.progress
-                case "result":
-                    finished = True
-                    yield response.result
-        if not finished:
-            raise InternalError("The server ended the stream without a result")
+        with transport.translating():
+            async for response in call:
+                match response.WhichOneof("event"):
+                    case "status":
+                        yield response.status
+                    case "progress":
+                        yield response.progress
+                    case "result":
+                        result = response.result
     except asyncio.CancelledError:
         if failure is None:
             raise
         raise failure from None
-    except grpc.aio.AioRpcError as rpc_error:
-        if finished:  # It was acknowledged; how the stream closed does not matter.
-            return
-        error = from_rpc_error(rpc_error)
-        if error.code is grpc.StatusCode.INTERNAL and str(error) == _STATUS_LOST:
-            error = UnavailableError("The call broke while it was written to")
-        raise error from rpc_error
+    except HopeClientError as error:
+        # Once it was acknowledged, how the stream closed does not matter.
+        if result is None:
+            if error.code is grpc.StatusCode.INTERNAL and str(error) == _STATUS_LOST:
+                error = UnavailableError("The call broke while it was written to")
+            raise error from error.__cause__
     finally:
         call.cancel()
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
+    if result is None:
+        raise InternalError("The server ended the stream without a result")
+    yield result

@@ -6,10 +6,11 @@ documented in hope/v1/sessions.proto; turns are in `generate.py` and `ingest.py`
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
 
-import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 from hope.v1 import sessions_pb2 as pb
 from hope.v1.sessions_pb2_grpc import SessionServiceStub
@@ -23,7 +24,11 @@ from hope_client.errors import (
     NotFoundError,
 )
 from hope_client.names import session_name, split_session_name, user_name
-from hope_client.transport import Transport
+from hope_client.sources import MAX_CHUNK_BYTES, in_pieces
+from hope_client.transport import RequestT, ResponseT, Transport
+
+if TYPE_CHECKING:
+    import grpc
 
 OnJob = Callable[[pb.Job], None]
 JobRequestT = TypeVar("JobRequestT", pb.ForgetDocumentRequest, pb.MigrateSessionRequest)
@@ -34,8 +39,11 @@ class Sessions:
     """Sessions of one user, as `HopeClient.sessions` gives them.
 
     Wherever a session is named, `diary` stands for `users/{user}/sessions/diary`.
-    Every method raises HopeClientError. Reading is repeated when the server is
-    unavailable; a change is sent once, because its answer may be what was lost.
+    Every method raises HopeClientError. When the server is unavailable, a call is
+    repeated where that cannot change anything twice: reading, erasing, learning
+    what waits, and making something under a name that was picked here. Any other
+    change is repeated only if the server refused to look at it; otherwise its
+    answer may be what was lost, and the session tells whether it was.
     """
 
     def __init__(self, transport: Transport, user: str) -> None:
@@ -50,12 +58,20 @@ class Sessions:
     async def create(
         self, session: str = "", *, display_name: str = "", policy: str = ""
     ) -> pb.Session:
-        """Makes an empty session; without a name the server picks one."""
-        parent, session_id = self._split(session, "session_id")
+        """Makes an empty session; without a name one is picked."""
+        parent, session_id, picked = self._new(session)
         request = pb.CreateSessionRequest(
             parent=parent, session_id=session_id, display_name=display_name, policy=policy
         )
-        return (await self._transport.call(self._stub.CreateSession, request)).session
+        try:
+            response = await self._transport.call(
+                self._stub.CreateSession, request, repeatable=picked
+            )
+            return response.session
+        except AlreadyExistsError:
+            if not picked:
+                raise
+            return await self.get(f"{parent}/sessions/{session_id}")
 
     async def get(self, session: str) -> pb.Session:
         """The session as it stands."""
@@ -79,7 +95,7 @@ class Sessions:
         documents = (await self.get(session)).documents
         return next((each for each in documents if each.name == document), None)
 
-    async def list(self, user: str = "", *, page_size: int = 0) -> AsyncIterator[pb.Session]:
+    async def list(self, user: str = "", *, page_size: int = 0) -> AsyncGenerator[pb.Session, None]:
         """Sessions of `user` (default: the client's) by name, page after page on demand."""
         request = pb.ListSessionsRequest(parent=user_name(user or self._user), page_size=page_size)
         while True:
@@ -93,28 +109,50 @@ class Sessions:
     async def delete(self, session: str, *, etag: str = "") -> None:
         """Erases the session: memory, log, every version."""
         request = pb.DeleteSessionRequest(name=self.name(session), etag=etag)
-        await self._transport.call(self._stub.DeleteSession, request)
+        await self._delete(self._stub.DeleteSession, request)
 
     async def fork(
         self, session: str, new_session: str = "", *, version: int | None = None
     ) -> pb.Session:
         """A second session with the memory that `session` has, or had at `version`."""
         name = self.name(session)
-        parent, session_id = self._split(new_session, "session_id")
-        if session_id and not name.startswith(f"{parent}/"):
+        parent, session_id, picked = self._new(new_session)
+        if picked:
+            parent = name.rpartition("/sessions/")[0]
+        elif not name.startswith(f"{parent}/"):
             raise InvalidRequestError(
                 f"A fork of {name} stays with its user; {parent} is another one",
                 field="session_id",
             )
         request = pb.ForkSessionRequest(name=name, session_id=session_id, version=version)
-        return (await self._transport.call(self._stub.ForkSession, request)).session
+        try:
+            response = await self._transport.call(
+                self._stub.ForkSession, request, repeatable=picked
+            )
+            return response.session
+        except AlreadyExistsError:
+            if not picked:
+                raise
+            return await self.get(f"{parent}/sessions/{session_id}")
 
     async def snapshot(self, session: str, name: str = "") -> pb.Snapshot:
-        """Names the present version, so that it is kept; without a name the server picks one."""
-        request = pb.CreateSnapshotRequest(parent=self.name(session), snapshot_id=name)
-        return (await self._transport.call(self._stub.CreateSnapshot, request)).snapshot
+        """Names the present version, so that it is kept; without a name one is picked."""
+        picked = "" if name else _pick()
+        request = pb.CreateSnapshotRequest(parent=self.name(session), snapshot_id=name or picked)
+        try:
+            response = await self._transport.call(
+                self._stub.CreateSnapshot, request, repeatable=bool(picked)
+            )
+            return response.snapshot
+        except AlreadyExistsError:
+            async for snapshot in self.snapshots(session):
+                if picked and snapshot.name.endswith(f"/{picked}"):
+                    return snapshot
+            raise
 
-    async def snapshots(self, session: str, *, page_size: int = 0) -> AsyncIterator[pb.Snapshot]:
+    async def snapshots(
+        self, session: str, *, page_size: int = 0
+    ) -> AsyncGenerator[pb.Snapshot, None]:
         """Snapshots of a session by name, page after page on demand."""
         request = pb.ListSnapshotsRequest(parent=self.name(session), page_size=page_size)
         while True:
@@ -128,7 +166,7 @@ class Sessions:
     async def delete_snapshot(self, session: str, name: str) -> None:
         """Takes a snapshot's name away; its version is then kept only while it is recent."""
         request = pb.DeleteSnapshotRequest(name=f"{self.name(session)}/snapshots/{name}")
-        await self._transport.call(self._stub.DeleteSnapshot, request)
+        await self._delete(self._stub.DeleteSnapshot, request)
 
     async def rollback(
         self, session: str, version: int | None = None, *, etag: str = ""
@@ -143,7 +181,11 @@ class Sessions:
             session=pb.Session(name=self.name(session), display_name=display_name, etag=etag),
             update_mask=FieldMask(paths=["display_name"]),
         )
-        return (await self._transport.call(self._stub.UpdateSession, request)).session
+        # With an etag, a repeat would take its own first attempt for somebody else's change.
+        response = await self._transport.call(
+            self._stub.UpdateSession, request, repeatable=not etag
+        )
+        return response.session
 
     async def reset(self, session: str, *levels: int, etag: str = "") -> pb.Session:
         """Returns `levels` (0 is the fastest) to the base model; all of them if none is given."""
@@ -171,18 +213,21 @@ class Sessions:
         request = pb.CancelJobRequest(name=self.name(session))
         return (await self._transport.call(self._stub.CancelJob, request)).session
 
-    async def export(self, session: str) -> AsyncIterator[bytes]:
+    async def export(self, session: str) -> AsyncGenerator[bytes, None]:
         """The session's present state and log, piece by piece, for `import_` elsewhere."""
         request = pb.ExportSessionRequest(name=self.name(session))
         async for response in self._transport.stream(self._stub.ExportSession, request):
             yield response.chunk
 
-    async def import_(self, session: str, pieces: AsyncIterator[bytes]) -> pb.Session:
-        """Makes `session` out of what `export` gave; any pieces of at most a mebibyte."""
+    async def import_(
+        self, session: str, pieces: Iterable[bytes] | AsyncIterable[bytes]
+    ) -> pb.Session:
+        """Makes `session` out of what `export` gave, cut in any way. An ordinary iterable is
+        read in a thread of its own."""
 
         async def requests() -> AsyncIterator[pb.ImportSessionRequest]:
             yield pb.ImportSessionRequest(name=self.name(session))
-            async for piece in pieces:
+            async for piece in in_pieces(pieces, MAX_CHUNK_BYTES):
                 yield pb.ImportSessionRequest(chunk=piece)
 
         return (await self._transport.send(self._stub.ImportSession, requests())).session
@@ -207,18 +252,20 @@ class Sessions:
         return (await self._transport.call(self._stub.DeleteUser, request)).sessions
 
     async def consolidate(self, session: str) -> pb.ConsolidateResponse:
-        """Learns now what waits for a boundary; answers when that is done."""
+        """Learns now what waits for a boundary; answers when that is done. An answer that comes
+        after a broken connection leaves out what was learnt before it."""
         request = pb.ConsolidateRequest(name=self.name(session))
-        return await self._transport.call(self._stub.Consolidate, request)
+        return await self._transport.call(self._stub.Consolidate, request, repeatable=True)
 
     async def end_conversation(
         self, session: str, conversation: str = "", *, wait: bool = True
     ) -> pb.EndConversationResponse:
-        """Closes a conversation, which is when it is learnt; `wait` for that, or not."""
+        """Closes a conversation, which is when it is learnt; `wait` for that, or not. Broken
+        connections are as for `consolidate`."""
         request = pb.EndConversationRequest(
             name=self.name(session), conversation=conversation, wait=wait
         )
-        return await self._transport.call(self._stub.EndConversation, request)
+        return await self._transport.call(self._stub.EndConversation, request, repeatable=True)
 
     async def _job(
         self,
@@ -227,7 +274,7 @@ class Sessions:
         on_progress: OnJob,
     ) -> pb.Session:
         """Begins or joins a job and watches it to its end, across broken connections."""
-        attempts = self._transport.attempts()
+        attempts = self._transport.attempts(repeatable=True)
         version = (await self.get(request.name)).memory_version
         seen = False
         while True:
@@ -244,12 +291,31 @@ class Sessions:
                     on_progress(response.job)
                 raise InternalError("The server ended the answer before the job.")
             except HopeClientError as error:
-                await attempts.wait_after(error)
+                await asyncio.sleep(attempts.delay_after(error))
 
-    def _split(self, session: str, field: str) -> tuple[str, str]:
-        if not session:
-            return user_name(self._user), ""
+    async def _delete(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT], request: RequestT
+    ) -> None:
+        attempts = self._transport.attempts(repeatable=True)
         try:
-            return split_session_name(self.name(session))
+            await self._transport.call(method, request, attempts=attempts)
+        except NotFoundError:
+            # An attempt whose answer was lost may have erased it; either way it is gone.
+            if not attempts.failures:
+                raise
+
+    def _new(self, session: str) -> tuple[str, str, bool]:
+        """Parent and last part of the name for a new session, and whether it was picked here.
+
+        Picked here rather than by the server, so that a repeated call cannot make two.
+        """
+        if not session:
+            return user_name(self._user), _pick(), True
+        try:
+            return *split_session_name(self.name(session)), False
         except ValueError as error:
-            raise InvalidRequestError(str(error), field=field) from None
+            raise InvalidRequestError(str(error), field="session_id") from None
+
+
+def _pick() -> str:
+    return uuid.uuid4().hex

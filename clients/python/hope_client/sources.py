@@ -8,21 +8,28 @@ what it handed out until it is released, and no more than a bound.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
 from hope_client.errors import DataLossError
 
-DocumentSource: TypeAlias = str | bytes | Path | BinaryIO | AsyncIterator[bytes]
-"""Text, UTF-8 bytes, a file by path or opened in binary mode, or a stream of pieces."""
+DocumentSource: TypeAlias = str | bytes | Path | BinaryIO | Iterator[bytes] | AsyncIterator[bytes]
+"""Text, UTF-8 bytes, a file by path or opened in binary mode, or a stream of pieces. An ordinary
+iterator is read in threads of the client, one at a time."""
+
+MAX_CHUNK_BYTES = 1024 * 1024
+"""The most that one message carries."""
 
 MAX_HELD_BYTES = 8 * 1024 * 1024
 """A stream may run at most this far ahead of what the server has committed."""
 
 _READ_BYTES = 64 * 1024
+
+T = TypeVar("T")
 
 
 class ByteSource(Protocol):
@@ -49,7 +56,7 @@ class SeekableSource:
         self._lock = threading.Lock()
 
     async def read(self, offset: int, limit: int) -> bytes:
-        return await asyncio.to_thread(self._read, offset, limit)
+        return await _in_thread(lambda: self._read(offset, limit))
 
     def _read(self, offset: int, limit: int) -> bytes:
         with self._lock:
@@ -132,9 +139,47 @@ class StreamSource:
         return await anext(self._pieces, None)
 
 
-async def _pieces_of(file: BinaryIO) -> AsyncIterator[bytes]:
-    while piece := await asyncio.to_thread(file.read, _READ_BYTES):
+async def in_pieces(
+    pieces: Iterable[bytes] | AsyncIterable[bytes], limit: int
+) -> AsyncIterator[bytes]:
+    """What `pieces` hold, none longer than `limit`."""
+    stream = pieces if isinstance(pieces, AsyncIterable) else _pulled(iter(pieces))
+    async for piece in stream:
+        for begin in range(0, len(piece), limit):
+            yield piece[begin : begin + limit]
+
+
+async def _pulled(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (piece := await _in_thread(lambda: next(pieces, None))) is not None:
         yield piece
+
+
+async def _pieces_of(file: BinaryIO) -> AsyncIterator[bytes]:
+    while piece := await _in_thread(lambda: file.read(_READ_BYTES)):
+        yield piece
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """What `work` returns, from a thread that nobody waits for when the program or the client
+    ends: asyncio's own would hold them up as long as a pipe is silent."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(outcome: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # The loop has ended meanwhile.
+            loop.call_soon_threadsafe(lambda: None if future.done() else outcome())
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:
+            failure = error
+            settle(lambda: future.set_exception(failure))
+        else:
+            settle(lambda: future.set_result(result))
+
+    threading.Thread(target=run, name="hope-client-read", daemon=True).start()
+    return await future
 
 
 async def open_source(source: DocumentSource, begin: int) -> ByteSource:
@@ -152,14 +197,16 @@ async def open_source(source: DocumentSource, begin: int) -> ByteSource:
         raise TypeError("open the file in binary mode: offsets of a document count its bytes")
     if isinstance(source, AsyncIterator):
         return StreamSource(source, begin)
+    owned: BinaryIO | None = None
     if isinstance(source, Path):
+        path = source
         # Unbuffered: a buffered reader that waits for a pipe cannot be closed.
-        file: BinaryIO = await asyncio.to_thread(source.open, "rb", buffering=0)
-        owned: BinaryIO | None = file
-    elif hasattr(source, "read"):
-        file, owned = source, None
-    else:
-        raise TypeError(f"a document cannot be read from {type(source).__name__}")
-    if file.seekable():
-        return SeekableSource(file, begin, owned)
-    return StreamSource(_pieces_of(file), begin, owned=owned)
+        source = owned = await _in_thread(lambda: path.open("rb", buffering=0))
+    if isinstance(source, io.IOBase) or hasattr(source, "read"):
+        file = cast(BinaryIO, source)
+        if file.seekable():
+            return SeekableSource(file, begin, owned)
+        return StreamSource(_pieces_of(file), begin, owned=owned)
+    if isinstance(source, Iterator):
+        return StreamSource(_pulled(source), begin)
+    raise TypeError(f"a document cannot be read from {type(source).__name__}")

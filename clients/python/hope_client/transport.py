@@ -1,21 +1,28 @@
 """The channel, and the one rule for calling again.
 
-Knows gRPC; knows no sessions and no text. Only UNAVAILABLE is tried again, and
-only where the caller of this module says that a repeat does no harm.
+Knows gRPC; knows no sessions and no text. What a repeat could apply twice is not
+repeated: the caller of this module says which calls may be, `Attempts` which errors.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from hope_client.errors import HopeClientError, UnavailableError, from_rpc_error
+from hope_client.errors import (
+    AbortedError,
+    ClientClosedError,
+    HopeClientError,
+    UnavailableError,
+    from_rpc_error,
+)
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -41,6 +48,13 @@ RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")
 
 
+# Why a server refuses a call before it looks at it, so that any call may be made again.
+_REFUSED_UNSEEN = frozenset({"DRAINING", "SESSION_OWNED_ELSEWHERE"})
+
+# Another server took the session over while this one worked on it; the turn was not committed.
+_SESSION_LOST = "SESSION_LOST"
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often, and after which wait, a harmless call is repeated.
@@ -54,20 +68,25 @@ class RetryPolicy:
     maximum_seconds: float = 8.0
 
     def delay_seconds(self, failures: int, retry_after_seconds: float | None) -> float:
-        """Wait after the `failures`-th failure in a row (from 1); at least what the server asks."""
+        """Wait after the `failures`-th failure in a row (from 1), the server's wish included."""
         backoff = min(self.initial_seconds * 2.0 ** (failures - 1), self.maximum_seconds)
-        return max(retry_after_seconds or 0.0, backoff * random.uniform(0.5, 1.0))
-
-
-ONCE = RetryPolicy(attempts=1)
+        return (retry_after_seconds or 0.0) + backoff * random.uniform(0.5, 1.0)
 
 
 class Attempts:
-    """Counts the attempts of one operation, within one deadline for all of them."""
+    """Counts the attempts of one operation, within one deadline for all of them.
 
-    def __init__(self, policy: RetryPolicy, timeout_seconds: float | None = None) -> None:
+    Args:
+        repeatable: whether the operation may be carried out twice without harm. If
+            not, it is repeated only where the server refused it unseen.
+    """
+
+    def __init__(
+        self, policy: RetryPolicy, timeout_seconds: float | None = None, *, repeatable: bool
+    ) -> None:
         self._policy = policy
         self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self._repeatable = repeatable
         self.failures = 0
 
     def remaining_seconds(self) -> float | None:
@@ -78,24 +97,28 @@ class Attempts:
         """Something was achieved: later failures are counted afresh."""
         self.failures = 0
 
-    def delay_after(self, error: HopeClientError) -> float:
-        """Seconds to wait before the next attempt.
+    def worth_repeating(self, error: HopeClientError) -> bool:
+        """Whether the next attempt may succeed and can do no harm."""
+        if isinstance(error, UnavailableError):
+            return self._repeatable or error.reason in _REFUSED_UNSEEN
+        lost = isinstance(error, AbortedError) and error.reason == _SESSION_LOST
+        return lost and self._repeatable
+
+    def delay_after(self, error: HopeClientError, *, anyway: bool = False) -> float:
+        """Seconds to wait before the next attempt; `anyway` is for an error that
+        worth_repeating does not know to be harmless, but the caller does.
 
         Raises:
             HopeClientError: `error` itself, when there is no next attempt.
         """
+        if not (anyway or self.worth_repeating(error)):
+            raise error
         self.failures += 1
         delay = self._policy.delay_seconds(self.failures, error.retry_after_seconds)
         remaining = self.remaining_seconds()
         if self.failures >= self._policy.attempts or (remaining is not None and delay > remaining):
             raise error
         return delay
-
-    async def wait_after(self, error: HopeClientError) -> None:
-        """Waits for the next attempt; raises `error` if it is not worth one, or there is none."""
-        if not isinstance(error, UnavailableError):
-            raise error
-        await asyncio.sleep(self.delay_after(error))
 
 
 class Transport:
@@ -116,10 +139,32 @@ class Transport:
         )
         self._timeout_seconds = timeout_seconds
         self._retry = retry
+        self._closed = False
 
-    def attempts(self) -> Attempts:
-        """Attempts of a new operation that may be repeated."""
-        return Attempts(self._retry, self._timeout_seconds)
+    async def close(self) -> None:
+        """Ends the connection; whoever waits for a call on it gets a ClientClosedError."""
+        self._closed = True
+        await self.channel.close(None)
+
+    @contextlib.contextmanager
+    def translating(self) -> Iterator[None]:
+        """Turns what gRPC raises within the block into errors of this package."""
+        if self._closed:
+            raise ClientClosedError
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        except asyncio.CancelledError:
+            # To whoever waits for a call, closing the channel looks like a cancellation.
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise ClientClosedError from None
+            raise
+
+    def attempts(self, *, repeatable: bool) -> Attempts:
+        """Attempts of a new operation."""
+        return Attempts(self._retry, self._timeout_seconds, repeatable=repeatable)
 
     async def call(
         self,
@@ -127,32 +172,46 @@ class Transport:
         request: RequestT,
         *,
         repeatable: bool = False,
+        attempts: Attempts | None = None,
     ) -> ResponseT:
-        """One unary call. `repeatable` is for calls that change nothing."""
-        attempts = self.attempts() if repeatable else Attempts(ONCE, self._timeout_seconds)
+        """One unary call. `repeatable` as for Attempts, which a caller who wants to know
+        whether the call was repeated gives instead."""
+        attempts = attempts or self.attempts(repeatable=repeatable)
         while True:
             try:
-                return await method(request, timeout=attempts.remaining_seconds())
-            except grpc.aio.AioRpcError as error:
-                await attempts.wait_after(from_rpc_error(error))
+                with self.translating():
+                    return await method(request, timeout=attempts.remaining_seconds())
+            except HopeClientError as error:
+                await asyncio.sleep(attempts.delay_after(error))
 
     async def stream(
         self, method: grpc.aio.UnaryStreamMultiCallable[RequestT, ResponseT], request: RequestT
-    ) -> AsyncIterator[ResponseT]:
-        """The answers of one call, which is not repeated."""
-        try:
-            async for response in method(request, timeout=self._timeout_seconds):
-                yield response
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+    ) -> AsyncGenerator[ResponseT, None]:
+        """The answers of one call that changes nothing; it is repeated until the first answer."""
+        attempts = self.attempts(repeatable=True)
+        answered = False
+        while True:
+            call = None
+            try:
+                with self.translating():
+                    call = method(request, timeout=attempts.remaining_seconds())
+                    async for response in call:
+                        answered = True
+                        yield response
+                return
+            except HopeClientError as error:
+                if answered:
+                    raise
+                await asyncio.sleep(attempts.delay_after(error))
+            finally:
+                if call is not None:
+                    call.cancel()
 
     async def send(
         self,
         method: grpc.aio.StreamUnaryMultiCallable[RequestT, ResponseT],
         requests: AsyncIterator[RequestT],
     ) -> ResponseT:
-        """One call with a row of requests, which is not repeated."""
-        try:
+        """One call with a row of requests, which is not repeated: they come once."""
+        with self.translating():
             return await method(requests, timeout=self._timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None

@@ -22,7 +22,7 @@ from hope.v1 import inference_pb2 as pb
 from hope_client.cli.app import FAILED, INTERRUPTED, App
 from hope_client.cli.terminal import Terminal
 from hope_client.cli.view import count, duration, size, to_plain
-from hope_client.ingest import IngestEvent, Resuming
+from hope_client.events import IngestEvent, Resuming
 from hope_client.sources import DocumentSource
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from hope.v1 import inference_pb2 as pb
 from hope_client.cli.app import App
 from hope_client.cli.terminal import Terminal
 from hope_client.cli.view import count, to_plain
-from hope_client.generate import GenerateEvent
+from hope_client.events import GenerateEvent, Restarted, Resuming
 
 _SAMPLING = (
     "max_tokens",
@@ -117,9 +117,16 @@ async def show_reply(
                 match event:
                     case pb.StatusUpdate():
                         busy.show(_WAITS.get(event.status, "waiting ..."))
+                    case Resuming():
+                        busy.show(f"connection lost, trying again in {event.delay_seconds:.1f} s")
                     case pb.TextDelta():
                         busy.stop()
                         show(event.text)
+                    case Restarted():
+                        busy.stop()
+                        if not silent:
+                            terminal.print()
+                            terminal.note("(the connection broke; the reply begins anew)")
                     case pb.GenerateResult():
                         result = event
     if not shown:

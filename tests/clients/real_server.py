@@ -1,0 +1,52 @@
+"""What tests of the clients hold of a real server, and how soon a client of theirs tries again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from hope_client import RetryPolicy
+
+QUICK_SERVER = Path(__file__).resolve().parents[1] / "server" / "quick_server.py"
+QUICK = RetryPolicy(attempts=4, initial_seconds=0.01, maximum_seconds=0.05)
+
+
+class RealServer:
+    """`hope serve` in a process of its own, with the policy `quick` and a small model."""
+
+    def __init__(self, model: Path, directory: Path) -> None:
+        self._arguments = (
+            *("--model", str(model), "--database", str(directory / "sessions.db")),
+            *("--dtype", "float32", "--window-tokens", "256", "--threads", "1"),
+            *("--lease-seconds", "0.5"),
+        )
+        self._log = directory / "server.log"
+        self.port = 0
+
+    def start(self) -> None:
+        """Starts it, the second time on the port that it had."""
+        environment = {key: value for key, value in os.environ.items() if key[:5] != "HOPE_"}
+        if "HOPE_CACHE_DIR" in os.environ:
+            environment["HOPE_CACHE_DIR"] = os.environ["HOPE_CACHE_DIR"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, QUICK_SERVER, "--port", str(self.port), *self._arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+            )
+        assert self._process.stdout
+        line = self._process.stdout.readline().decode()
+        assert "listens on" in line, self._log.read_text()
+        self.port = int(line.rpartition(":")[2])
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        self._process.kill()
+        self._process.communicate()
