@@ -53,6 +53,8 @@ class Running:
         self.progress = progress
         # Resolves with the session's head once the job has ended.
         self.task: asyncio.Task[Head]
+        # Whether the store knows the job no more, and this server only has to let go of it.
+        self.is_over: Callable[[], bool] = lambda: False
         self._advanced = asyncio.Event()
         self._stopped_by: Exception | None = None
 
@@ -94,6 +96,12 @@ class Running:
         if done.learnt_tokens:
             rest = done.seconds * (done.total_tokens - done.learnt_tokens) / done.learnt_tokens
         return JobRunningError(message, min(max(rest, 1.0), MAX_RETRY_SECONDS))
+
+    async def give_way(self) -> None:
+        """Raises JobRunningError, or waits until a job that is over has let go of the session."""
+        if not self.is_over():
+            raise self.refusal()
+        await asyncio.wait([self.task])
 
     async def stop(self, reason: Exception) -> None:
         """Ends the work here; what it has made is saved. Returns when the session is let go."""
@@ -173,8 +181,11 @@ class Jobs:
         self._sessions.admit()
         async with self._residency.locked(key) as entry:
             self._sessions.admit()
-            head = await self._store.head(key)
             running = self.running(key)
+            if running is not None and running.is_over() and not is_it(running.ask):
+                await running.give_way()
+                running = None
+            head = await self._store.head(key)
             if running is None:
                 ask = Ask.decode(head.job.request) if head.job else await check(head)
                 running = await complete(self._launch(entry, key, ask))
@@ -218,6 +229,7 @@ class Jobs:
             checkpoint_seconds=self._checkpoint_seconds,
             on_progress=running.advance,
         )
+        running.is_over = lambda: fold.committed is not None
         try:
             return await fold.run()
         except asyncio.CancelledError:
@@ -230,6 +242,7 @@ class Jobs:
             raise
         except Exception:
             # It would fail again: the session is given back as it was.
+            running.is_over = lambda: True
             with contextlib.suppress(StoreError):
                 await self._store.end_job(lease)
             raise

@@ -52,6 +52,8 @@ SERVICES = tuple(
 )
 # The largest chunk of an ingest is 1 MiB; gRPC's own limit leaves room around it.
 MAX_MESSAGE_BYTES = 4 << 20
+# How long a server that was busy goes on saying why it refuses before it closes its port.
+LINGER_SECONDS = 0.2
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -78,7 +80,11 @@ class RunningServer:
         await self.health.enter_graceful_shutdown()
         # Calls that come meanwhile hear why they are refused: once the gRPC server stops, some
         # would be cancelled without a word, which clients do not try again.
-        await asyncio.gather(self.sessions.drain(self.drain_seconds), self.jobs.stop())
+        was_busy, _ = await asyncio.gather(
+            self.sessions.drain(self.drain_seconds), self.jobs.stop()
+        )
+        if was_busy:  # then calls may be on their way
+            await asyncio.sleep(min(LINGER_SECONDS, max(0.0, ends - time.monotonic())))
         await self.grpc_server.stop(max(0.0, ends - time.monotonic()))
         await self.sessions.stop()
 

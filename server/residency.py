@@ -43,7 +43,8 @@ class JobRunningError(Exception):
 class Job(Protocol):
     """What is known here of a job: how to end it, and what others are told."""
 
-    def refusal(self) -> JobRunningError: ...
+    async def give_way(self) -> None:
+        """Raises JobRunningError while it is under way; waits for one that has ended to let go."""
 
     async def stop(self, reason: Exception) -> None:
         """Returns when it has let go of the session. Whoever watches it is told `reason`."""
@@ -91,10 +92,14 @@ class Residency:
         """Sessions whose memory is here."""
         return sum(entry.resident is not None for entry in self.entries.values())
 
-    async def idle(self, seconds: float) -> None:
-        """Returns when no call is on any session, or after `seconds`."""
+    async def idle(self, seconds: float) -> bool:
+        """Returns when no call is on any session, or after `seconds`, and whether it had to wait
+        for that."""
+        if self._idle.is_set():
+            return False
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
+        return True
 
     @contextlib.asynccontextmanager
     async def locked(

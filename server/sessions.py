@@ -90,10 +90,11 @@ class Sessions:
         """Begins the upkeep of leases, of idle sessions and of what is resident."""
         self._upkeep = asyncio.create_task(self._keep_up())
 
-    async def drain(self, seconds: float) -> None:
-        """Refuses new work from now on; returns when what runs has ended, or after `seconds`."""
+    async def drain(self, seconds: float) -> bool:
+        """Refuses new work from now on; returns when what runs has ended, or after `seconds`, and
+        whether anything ran."""
         self.draining = True
-        await self.residency.idle(seconds)
+        return await self.residency.idle(seconds)
 
     async def stop(self) -> None:
         """Finishes what runs, then lets go of every session. Learning under way is finished."""
@@ -164,7 +165,7 @@ class Sessions:
             try:
                 self.admit()
                 if entry.job is not None:
-                    raise entry.job.refusal()
+                    await entry.job.give_way()
                 if entry.resident is None:
                     entry.resident = await complete(self._load(key))
                 resident = entry.resident
@@ -186,7 +187,7 @@ class Sessions:
         self.admit()
         async with self.residency.locked(key) as entry:
             if entry.job is not None:
-                raise entry.job.refusal()
+                await entry.job.give_way()
             await self.residency.let_go(entry)
             lease = await self.residency.acquire(key)
             async with self.residency.kept(lease):

@@ -41,6 +41,7 @@ _TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
     (runtime.CorruptStateError, code_pb2.DATA_LOSS, "CORRUPT_STATE", None),
     (runtime.CancelledTurnError, code_pb2.CANCELLED, "CANCELLED", None),
     (store.NotFoundError, code_pb2.NOT_FOUND, "SESSION_NOT_FOUND", None),
+    (store.SnapshotExistsError, code_pb2.ALREADY_EXISTS, "SNAPSHOT_EXISTS", None),
     (store.AlreadyExistsError, code_pb2.ALREADY_EXISTS, "SESSION_EXISTS", None),
     (store.LeaseHeldError, code_pb2.UNAVAILABLE, "SESSION_OWNED_ELSEWHERE", 1.0),
     (store.LeaseLostError, code_pb2.ABORTED, "SESSION_LOST", 1.0),
@@ -90,7 +91,8 @@ def _status(
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, store.NotFoundError | store.AlreadyExistsError):
-        details.append(error_details_pb2.ResourceInfo(resource_type="hope.dev/Session"))
+        kind = "Snapshot" if isinstance(error, store.SnapshotExistsError) else "Session"
+        details.append(error_details_pb2.ResourceInfo(resource_type=f"hope.dev/{kind}"))
     if isinstance(error, store.LeaseHeldError):
         info.metadata["owner"] = error.owner
         retry_seconds = error.remaining_seconds

@@ -29,6 +29,7 @@ StoreError
 |-- NotFoundError           no such session, version, blob or job
 |-- AlreadyExistsError      the name is taken, the request was answered before, or
 |                           there is another job
+|   `-- SnapshotExistsError the session has a snapshot of that name
 |-- LeaseHeldError          another owner holds the session; says who, how long
 |-- LeaseLostError          this lease is no longer the session's
 |-- StaleRevisionError      the session has moved on since it was read
@@ -53,6 +54,7 @@ from server.store.errors import (
     LeaseHeldError,
     LeaseLostError,
     NotFoundError,
+    SnapshotExistsError,
     StaleRevisionError,
     StoreError,
     StoreFullError,
@@ -91,6 +93,7 @@ __all__ = [
     "SessionKey",
     "SessionStore",
     "Snapshot",
+    "SnapshotExistsError",
     "StaleRevisionError",
     "StoreError",
     "StoreFullError",
@@ -299,7 +302,7 @@ class SessionStore(ABC):
         """Name the present version, so that `collect` keeps it. Needs no lease: the head stays
         as it is. A fork takes no names along.
 
-        Raises NotFoundError, AlreadyExistsError when the session has the name already."""
+        Raises NotFoundError, SnapshotExistsError."""
 
     @abstractmethod
     async def snapshots(

@@ -20,6 +20,10 @@ class AlreadyExistsError(StoreError):
     """The session's name is taken, or the request id has a live reply."""
 
 
+class SnapshotExistsError(AlreadyExistsError):
+    """The session has a snapshot of that name."""
+
+
 class LeaseHeldError(StoreError):
     """Another owner holds the session."""
 

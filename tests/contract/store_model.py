@@ -16,6 +16,7 @@ from server.store.base import (
     NotFoundError,
     Record,
     SessionKey,
+    SnapshotExistsError,
     StaleRevisionError,
     StoredReply,
 )
@@ -207,7 +208,7 @@ class Model:
             return NotFoundError
         session = self.sessions[key]
         if name in session.snapshots:
-            return AlreadyExistsError
+            return SnapshotExistsError
         session.snapshots[name] = session.state.version
         return None
 

@@ -12,6 +12,7 @@ from server.store.base import (
     Record,
     SessionKey,
     SessionStore,
+    SnapshotExistsError,
     StaleRevisionError,
     StoredReply,
 )
@@ -184,7 +185,7 @@ async def test_a_version_with_a_name_is_kept_until_the_name_is_gone(store: Sessi
     assert await store.collect(KEY, 1) == 2
     assert [info.version for info in await store.versions(KEY)] == [0, 3, 4]
     assert await store.read_blobs(KEY, version=0) == {"level": b"0"}
-    with pytest.raises(AlreadyExistsError):
+    with pytest.raises(SnapshotExistsError):
         await store.snapshot(KEY, "start")
     await store.snapshot(KEY, "now")
     first, token = await store.snapshots(KEY, page_size=1)

@@ -436,7 +436,7 @@ async def test_a_snapshot_keeps_its_version(serve: Serve) -> None:
         request = pb.CreateSnapshotRequest(parent=NAME, snapshot_id="good")
         snapshot = (await api.sessions.CreateSnapshot(request)).snapshot
         assert (snapshot.name, snapshot.version) == (f"{NAME}/snapshots/good", first.memory_version)
-        async with refused(grpc.StatusCode.ALREADY_EXISTS, "SESSION_EXISTS"):
+        async with refused(grpc.StatusCode.ALREADY_EXISTS, "SNAPSHOT_EXISTS"):
             await api.sessions.CreateSnapshot(request)
         for number in range(4):
             await _teach(api, f"part {number}")

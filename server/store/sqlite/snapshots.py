@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from server.store.errors import AlreadyExistsError, NotFoundError
+from server.store.errors import NotFoundError, SnapshotExistsError
 from server.store.sqlite.rows import Tx, session_row
 from server.store.values import SessionKey, Snapshot
 
@@ -12,7 +12,7 @@ from server.store.values import SessionKey, Snapshot
 def snapshot(tx: Tx, key: SessionKey, name: str) -> Snapshot:
     row = session_row(tx, key)
     if tx.one("SELECT 1 FROM snapshots WHERE session = ? AND name = ?", row["id"], name):
-        raise AlreadyExistsError(f"{key} has a snapshot {name} already")
+        raise SnapshotExistsError(f"{key} has a snapshot {name} already")
     tx.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", row["id"], name, row["version"], tx.now)
     return Snapshot(name=name, version=row["version"], create_time=tx.now)
 
