@@ -215,9 +215,9 @@ def test_keys_and_queries_are_unit_vectors_and_nought_is_safe() -> None:
 
 def test_a_static_query_has_no_memory_and_an_adaptive_one_no_projection() -> None:
     """Spec 11. Fails when a model holds both: one would be dead weight."""
-    static, weights = make({})
+    _, weights = make({})
     assert weights.q is not None
-    adaptive, other = make({"adaptive": ("k", "v", "q", "eta", "alpha")})
+    _, other = make({"adaptive": ("k", "v", "q", "eta", "alpha")})
     assert other.q is None
     assert [len(bank) for bank in weights.initial] == [len(bank) for bank in other.initial]
     assert weights.initial[0][1].shape[1] == 2
