@@ -253,7 +253,7 @@ def test_stacked_levels_of_a_pretrained_model(tiny_model: BaseModel) -> None:
     expected = base_logits(tiny_model, base_forward(tiny_model, ids))
     scores, _ = read(config, weights, ids, [3, 18])
     torch.testing.assert_close(scores, expected, **TIGHT)
-    config, weights = stack_levels(tiny_model, [(4, 0.05), (8, 0.0), (0, 0.0)], [2, 0])
+    config, weights = stack_levels(tiny_model, [(4, 0.05), (0, 0.0)], [1, 0])
     scores, state = read(config, weights, ids, [21])
     theta = state.levels[0].theta
     assert theta is not None
