@@ -125,7 +125,8 @@ async def running_server(settings: Settings, model: BaseModel) -> AsyncIterator[
             maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(sessions), server
+            InferenceService(sessions, stalled_stream_seconds=settings.stalled_stream_seconds),
+            server,
         )
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(
             SessionService(sessions, jobs), server

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     )
     resident_sessions: int = Field(64, ge=1, description="Memories kept ready, at most.")
     max_concurrent_rpcs: int = Field(256, ge=1, description="More are refused.")
+    stalled_stream_seconds: float = Field(
+        60, gt=0, description="A reply that nobody reads for so long is given up."
+    )
     drain_seconds: float = Field(30, ge=0, description="Time for running turns at shutdown.")
 
     @model_validator(mode="after")

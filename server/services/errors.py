@@ -26,6 +26,7 @@ from server import turns
 from server.jobs import JobCancelledError
 from server.quotas import QuotaExceededError
 from server.residency import JobRunningError
+from server.services.inference import StalledStreamError
 from server.sessions import DrainingError
 from server.store import base as store
 
@@ -54,6 +55,7 @@ _TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
     (QuotaExceededError, code_pb2.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", None),
     (JobRunningError, code_pb2.UNAVAILABLE, "JOB_RUNNING", None),
     (JobCancelledError, code_pb2.ABORTED, "JOB_CANCELLED", None),
+    (StalledStreamError, code_pb2.ABORTED, "STALLED_STREAM", None),
     (turns.BrokenStreamError, code_pb2.ABORTED, "BROKEN_STREAM", 0.0),
     (DrainingError, code_pb2.UNAVAILABLE, "DRAINING", 5.0),
     (NotImplementedError, code_pb2.UNIMPLEMENTED, "UNIMPLEMENTED", None),

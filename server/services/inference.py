@@ -42,11 +42,40 @@ _FINISH = {
 }
 
 
+class StalledStreamError(Exception):
+    """A client stopped reading, and its turn held what others wait for."""
+
+
+class _Events(asyncio.Queue["pb.GenerateResponse | None"]):
+    """What a client has not read yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taken = 0
+
+    @property
+    def has_plenty(self) -> bool:
+        return self.qsize() >= STREAM_PIECES
+
+    async def get(self) -> pb.GenerateResponse | None:
+        event = await super().get()
+        self._taken += 1
+        return event
+
+    async def stalled(self, seconds: float) -> None:
+        """Returns when nothing was taken for so long while there was plenty to take."""
+        taken = -1
+        while not (self.has_plenty and self._taken == taken):
+            taken = self._taken
+            await asyncio.sleep(seconds)
+
+
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """See inference.proto. Raises typed errors; services/errors.py puts them on the wire."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, *, stalled_stream_seconds: float = 60) -> None:
         self._sessions = sessions
+        self._stalled_stream_seconds = stalled_stream_seconds
 
     async def Generate(  # noqa: N802 - the name is gRPC's
         self, request: pb.GenerateRequest, context: Context
@@ -63,7 +92,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             learn=learn and not ephemeral,
         )
         protection = _request_id(request, ephemeral)
-        events: asyncio.Queue[pb.GenerateResponse | None] = asyncio.Queue()
+        events = _Events()
         loop = asyncio.get_running_loop()
         started = time.monotonic()
 
@@ -85,7 +114,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 turn,
                 on_text=on_text,
                 on_status=on_status,
-                ready=lambda: events.qsize() < STREAM_PIECES,
+                ready=lambda: not events.has_plenty,
                 ephemeral=ephemeral,
                 request=protection,
                 encode_reply=encode_reply,
@@ -93,11 +122,20 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         )
         # The last event comes after all text: both reach the queue through the loop, in order.
         task.add_done_callback(lambda _: events.put_nowait(None))
+        watch = asyncio.create_task(events.stalled(self._stalled_stream_seconds))
+        watch.add_done_callback(lambda _: task.cancel())
         try:
             while (event := await events.get()) is not None:
                 yield _coalesced(event, events)
             try:
                 generated = await task
+            except asyncio.CancelledError:
+                if not watch.done():
+                    raise
+                raise StalledStreamError(
+                    f"Nothing of the reply was read for {self._stalled_stream_seconds:g} seconds, "
+                    "so the turn was ended; it left no trace."
+                ) from None
             except turns.RepeatedRequestError as repeat:
                 delta, result = _restored(repeat.payload)
                 yield pb.GenerateResponse(delta=delta)
@@ -107,6 +145,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 result = _result(generated, queue_seconds=queued)
             yield pb.GenerateResponse(result=result)
         finally:
+            watch.cancel()
             # A client that went away cancels its turn; wait until it has left no trace.
             if not task.done():
                 task.cancel()
@@ -255,9 +294,7 @@ def _request_id(request: pb.GenerateRequest, ephemeral: bool) -> turns.RequestId
     return turns.RequestId(request.request_id, body, time.time() + REPLY_KEPT_SECONDS)
 
 
-def _coalesced(
-    event: pb.GenerateResponse, events: asyncio.Queue[pb.GenerateResponse | None]
-) -> pb.GenerateResponse:
+def _coalesced(event: pb.GenerateResponse, events: _Events) -> pb.GenerateResponse:
     """`event` with the text that is ready behind it: one message for what came in one tick."""
     while event.WhichOneof("event") == "delta" and not events.empty():
         following = events.get_nowait()

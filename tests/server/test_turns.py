@@ -10,8 +10,10 @@ import pytest
 from api import Api, refused
 from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
-from serving import Serve, Served, connect
+from serving import WINDOW, Serve, Served, connect
 
+from hope_runtime.model.attention import KVCache
+from hope_runtime.model.weights import BaseModel
 from server.names import session_key
 
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
@@ -261,6 +263,23 @@ async def test_a_reader_that_stalls_holds_up_nobody_else(served: Served, api: Ap
         assert (await other.say("Hello.")).usage.output_tokens == 6
     assert not stalled.done()
     stalled.cancel()
+
+
+async def test_a_reply_that_nobody_reads_gives_its_slot_back(
+    serve: Serve, chat_model: BaseModel
+) -> None:
+    slot = KVCache.bytes_of(chat_model.config, WINDOW, chat_model.dtype)
+    async with serve(window_cache_bytes=slot, stalled_stream_seconds=0.3) as served:
+        api, other = served.api, served.api.on("other")
+        await api.create()
+        await other.create()
+        stalled = api.inference.Generate(api.asking("Hi", max_tokens=100_000, logprobs=20))
+        event = await stalled.read()
+        assert (await other.say("Hello.")).usage.output_tokens == 6
+        async with refused(grpc.StatusCode.ABORTED, "STALLED_STREAM"):
+            while not event.HasField("result"):
+                event = await stalled.read()
+        assert (await api.get()).log_records == 0
 
 
 # Ingest

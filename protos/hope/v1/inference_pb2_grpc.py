@@ -77,7 +77,9 @@ class InferenceServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Answers the last message, streaming text as it is decoded.
+        """Answers the last message, streaming text as it is decoded. A reply that its
+        client does not read is held back, and after a while given up: ABORTED, reason
+        STALLED_STREAM.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

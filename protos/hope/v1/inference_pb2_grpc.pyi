@@ -45,7 +45,10 @@ class InferenceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
-    """Answers the last message, streaming text as it is decoded."""
+    """Answers the last message, streaming text as it is decoded. A reply that its
+    client does not read is held back, and after a while given up: ABORTED, reason
+    STALLED_STREAM.
+    """
     Ingest: _grpc.StreamStreamMultiCallable[_inference_pb2.IngestRequest, _inference_pb2.IngestResponse]
     """Reads a document. The first message carries `start`, the last one `end`,
     those between a `chunk` of UTF-8 bytes cut anywhere (16-64 KiB each is a
@@ -75,7 +78,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Answers the last message, streaming text as it is decoded."""
+    """Answers the last message, streaming text as it is decoded. A reply that its
+    client does not read is held back, and after a while given up: ABORTED, reason
+    STALLED_STREAM.
+    """
     Ingest: _aio.StreamStreamMultiCallable[_inference_pb2.IngestRequest, _inference_pb2.IngestResponse]  # type: ignore[assignment]
     """Reads a document. The first message carries `start`, the last one `end`,
     those between a `chunk` of UTF-8 bytes cut anywhere (16-64 KiB each is a
@@ -108,7 +114,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
-        """Answers the last message, streaming text as it is decoded."""
+        """Answers the last message, streaming text as it is decoded. A reply that its
+        client does not read is held back, and after a while given up: ABORTED, reason
+        STALLED_STREAM.
+        """
 
     @_abc_1.abstractmethod
     def Ingest(
