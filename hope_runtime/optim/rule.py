@@ -199,10 +199,10 @@ def check_slots(slots: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> Non
     """Raises CorruptStateError unless `slots` have these names and shapes."""
     if slots.keys() != shapes.keys():
         odd = ", ".join(sorted(slots.keys() ^ shapes.keys()))
-        raise CorruptStateError(f"The optimiser's state does not fit its parameters; see {odd}.")
+        raise CorruptStateError(f"The stored tensors have other names; see {odd}.")
     for name, shape in shapes.items():
         if slots[name].shape != tuple(shape):
-            raise CorruptStateError(f"{name} of the optimiser's state has another shape.")
+            raise CorruptStateError(f"The stored {name} has another shape.")
 
 
 def _checked_inputs(
