@@ -83,5 +83,21 @@ class WindowOverflowError(InvalidRequestError):
     """The text is longer than the window holds."""
 
 
+class OptimiserError(HopeError):
+    """An update rule cannot do what was asked. Parameters and state are as they were."""
+
+
+class UnknownRuleError(OptimiserError):
+    """There is no update rule of that name."""
+
+
+class HyperparameterError(OptimiserError, ValueError):
+    """A hyper-parameter of an update rule is unknown or out of its range."""
+
+
+class GradientError(OptimiserError):
+    """A gradient, or a layer's input, is missing, misshapen or not finite."""
+
+
 class CancelledTurnError(HopeError):
     """The turn was cancelled before its commit; it left no trace."""

@@ -35,6 +35,7 @@ from hope_runtime.log import Speaker
 from hope_runtime.memory.state import Span
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.optim.adam import Adam
+from hope_runtime.optim.rule import InPlace
 
 ROW_TOKENS = 128
 # Examples that are read together where nothing is trained.
@@ -187,7 +188,7 @@ class ReplayRecipe:
         answered: list[Rehearsed] = []
         ask_at = list(config.answered_at)
         strangers, own = _Deck(len(told), rng, config), _Deck(0, rng, config)
-        optimiser = Adam(trainee.parameters)
+        optimiser = InPlace(Adam(), trainee.parameters)
         examples_new = [*session.replays, *session.plain]
         step = 0
         while trainee.tokens < budget and len(new):
@@ -229,7 +230,7 @@ class ReplayRecipe:
         self,
         trainee: Trainee,
         config: ReplayConfig,
-        optimiser: Adam,
+        optimiser: InPlace,
         practised: Sequence[Example],
         contrasts: Sequence[Rehearsed],
         held: Sequence[Rehearsed],
