@@ -149,6 +149,7 @@ def hidden_states(
             runs,
             None if write_BT is None else write_BT.to(device),
             None if lengths_B is None else lengths_B.to(device),
+            silent=write_BT is not None and not bool(write_BT.any()),
         )
     sight = _Sight.of(config, context, T, lengths_B, weights) if config.attention else None
     x_BTD = nnf.embedding(ids_BT, weights.embedding)

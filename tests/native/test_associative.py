@@ -11,7 +11,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.memory.associative import LinearBank, Parameters, ResidualBank, Step
-from hope_runtime.memory.delta import Writes, fold
+from hope_runtime.memory.delta import Writes, decays, fold
 from hope_runtime.native.config import Rule
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -29,7 +29,7 @@ def unit_key(T: int = 1) -> Tensor:
 
 def step(rule: Rule, eta: float = 1.0, alpha: float = 1.0, T: int = 1) -> Step:
     ones = torch.ones(1, 1, T, dtype=torch.float64)
-    return Step(rule, eta * ones, math.log(alpha) * ones)
+    return Step(rule, eta * ones, decays(math.log(alpha) * ones))
 
 
 def written(bank: LinearBank | ResidualBank, state: Parameters, *args: object) -> Parameters:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-from hope_runtime.memory.delta import Writes, decays, fold, fold_with_momentum, read_run
+from hope_runtime.memory.delta import Inertia, Writes, decays, fold, fold_with_momentum, read_run
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-11}
 
@@ -17,17 +18,32 @@ def random(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def random_run(T: int, *, erases: bool) -> tuple[Tensor, Writes]:
+@dataclass
+class Tokens:
+    """What T tokens do to a memory, before their decays are multiplied up."""
+
+    key: Tensor
+    value: Tensor
+    erase: Tensor | None
+    log_keep: Tensor
+
+    def of(self, part: slice = slice(None)) -> Writes:
+        erase = None if self.erase is None else self.erase[..., part, :]
+        decay = decays(self.log_keep[..., part])
+        return Writes(self.key[..., part, :], self.value[..., part, :], erase, decay)
+
+
+def random_run(T: int, *, erases: bool) -> tuple[Tensor, Tokens]:
     """A memory (2, 3, V=5, K=4) and T tokens that keep between nothing and everything."""
     torch.manual_seed(T)
     log_keep = torch.rand(2, 3, T, dtype=torch.float64).log()
     erase = random(2, 3, T, 4) if erases else None
-    return random(2, 3, 5, 4), Writes(random(2, 3, T, 4), random(2, 3, T, 5), erase, log_keep)
+    return random(2, 3, 5, 4), Tokens(random(2, 3, T, 4), random(2, 3, T, 5), erase, log_keep)
 
 
 def recurrence(
     memory: Tensor,
-    writes: Writes,
+    writes: Tokens,
     query: Tensor,
     *,
     velocity: Tensor | None = None,
@@ -60,11 +76,11 @@ def test_a_run_folded_at_once_equals_the_recurrence(T: int, erases: bool) -> Non
     memory, writes = random_run(T, erases=erases)
     query = random(2, 3, T, 4)
     ended, _, before, after = recurrence(memory, writes, query)
-    folded, added = fold(memory, writes)
+    folded, added = fold(memory, writes.of())
     torch.testing.assert_close(folded, ended, **CLOSE)
-    read = read_run(memory, writes, added, query, after=False)
+    read = read_run(memory, writes.of(), added, query, after=False)
     torch.testing.assert_close(read, before, **CLOSE)
-    read = read_run(memory, writes, added, query, after=True)
+    read = read_run(memory, writes.of(), added, query, after=True)
     torch.testing.assert_close(read, after, **CLOSE)
 
 
@@ -78,10 +94,12 @@ def test_a_run_with_momentum_equals_the_recurrence(erases: bool) -> None:
     counts[0, :, 3] = counts[1, :, 7:] = 0
     key, value = writes.key, writes.value * counts[..., None]
     erase = None if writes.erase is None else writes.erase * counts[..., None]
-    writes = Writes(key, value, erase, writes.log_keep * counts)
+    writes = Tokens(key, value, erase, writes.log_keep * counts)
     expected = recurrence(memory, writes, key, velocity=velocity, momentum=0.8, counts=counts)
     log_momentum = counts * torch.log(torch.tensor(0.8, dtype=torch.float64))
-    ended, speed = fold_with_momentum(memory, velocity, writes, log_momentum, counts)
+    run = writes.of()
+    inertia = Inertia.of(run.decay, log_momentum, counts)
+    ended, speed = fold_with_momentum(memory, velocity, run, inertia)
     torch.testing.assert_close(ended, expected[0], **CLOSE)
     torch.testing.assert_close(speed, expected[1], **CLOSE)
 
@@ -90,40 +108,33 @@ def test_a_run_with_momentum_equals_the_recurrence(erases: bool) -> None:
 def test_a_run_may_be_cut_anywhere(cut: int) -> None:
     """Spec 20 for one memory. Fails when a fold depends on where a run begins."""
     memory, writes = random_run(9, erases=True)
-    whole, _ = fold(memory, writes)
+    whole, _ = fold(memory, writes.of())
     for part in (slice(0, cut), slice(cut, None)):
-        assert writes.erase is not None
-        memory, _ = fold(
-            memory,
-            Writes(
-                writes.key[..., part, :],
-                writes.value[..., part, :],
-                writes.erase[..., part, :],
-                writes.log_keep[..., part],
-            ),
-        )
+        memory, _ = fold(memory, writes.of(part))
     torch.testing.assert_close(memory, whole, **CLOSE)
 
 
 def test_a_token_that_does_nothing_leaves_every_bit() -> None:
     """Spec 3 (eta 0, alpha 1) and 24. Fails when a factor of one is computed with rounding."""
     memory = torch.randn(1, 1, 5, 4)
-    nothing = Writes(
+    nothing = Tokens(
         torch.randn(1, 1, 6, 4),
         torch.zeros(1, 1, 6, 5),
         torch.zeros(1, 1, 6, 4),
         torch.zeros(1, 1, 6),
-    )
+    ).of()
     assert torch.equal(fold(memory, nothing)[0], memory)
-    assert torch.equal(
-        fold_with_momentum(memory, memory, nothing, *[torch.zeros(1, 1, 6)] * 2)[0], memory
-    )
+    silent = torch.zeros(1, 1, 6)
+    inertia = Inertia.of(nothing.decay, silent, silent)
+    after, velocity = fold_with_momentum(memory, 2 * memory, nothing, inertia)
+    assert torch.equal(after, memory)
+    assert torch.equal(velocity, 2 * memory)
 
 
 def test_keeping_only_scales() -> None:
     """Spec 3: eta 0 gives alpha M. Fails when the keep fractions are not multiplied up."""
     memory, writes = random_run(5, erases=False)
-    kept = Writes(writes.key, torch.zeros_like(writes.value), None, writes.log_keep)
+    kept = Tokens(writes.key, torch.zeros_like(writes.value), None, writes.log_keep).of()
     total = writes.log_keep.sum(-1).exp()[..., None, None]
     torch.testing.assert_close(fold(memory, kept)[0], total * memory, **CLOSE)
 
