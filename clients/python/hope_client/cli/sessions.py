@@ -6,8 +6,8 @@ Knows how sessions are shown; `drift` and `learn` are also what the chat uses.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from hope.v1 import sessions_pb2 as pb
 
@@ -62,7 +62,7 @@ def run_create(app: App) -> int:
     session = app.run(
         app.client.sessions.create(args.session, display_name=args.display_name, policy=args.policy)
     )
-    return _report(app, session, f"Created {session.name}.")
+    return report(app, session, f"Created {session.name}.")
 
 
 def run_show(app: App) -> int:
@@ -106,19 +106,38 @@ def run_delete(app: App) -> int:
     return 0
 
 
+def run_delete_user(app: App) -> int:
+    """Erases every session of the user, after a question; a script says --yes."""
+    args = app.args
+    if not args.yes:
+        if not app.terminal.interactive:
+            app.terminal.note(f"hope: --yes erases every session of {args.user} for good.")
+            return 2
+        answer = input(f"Erase every session of {args.user} for good? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            app.terminal.note("Nothing erased.")
+            return 1
+    sessions = app.run(app.client.sessions.delete_user())
+    if args.json:
+        app.terminal.json({"user": args.user, "deleted_sessions": sessions})
+    else:
+        app.terminal.print(f"Erased {count(sessions)} sessions of {args.user}.")
+    return 0
+
+
 def run_fork(app: App) -> int:
     """Copies a session."""
     args = app.args
     session = app.run(
         app.client.sessions.fork(args.session, args.new_session, version=args.version)
     )
-    return _report(app, session, f"Forked to {session.name} at version {session.memory_version}.")
+    return report(app, session, f"Forked to {session.name} at version {session.memory_version}.")
 
 
 def run_rollback(app: App) -> int:
     """Returns to an earlier version."""
     session = app.run(app.client.sessions.rollback(app.args.session, app.args.version))
-    return _report(app, session, rolled_back(session))
+    return report(app, session, rolled_back(session))
 
 
 def run_snapshot(app: App) -> int:
@@ -129,6 +148,17 @@ def run_snapshot(app: App) -> int:
     else:
         name = snapshot.name.rpartition("/")[2]
         app.terminal.print(f"Version {snapshot.version} is kept as {name}.")
+    return 0
+
+
+def run_delete_snapshot(app: App) -> int:
+    """Takes the name of a version away."""
+    args = app.args
+    app.run(app.client.sessions.delete_snapshot(args.session, args.snapshot))
+    if args.json:
+        app.terminal.json({"deleted": args.snapshot})
+    else:
+        app.terminal.print(f"{args.snapshot} names no version any more.")
     return 0
 
 
@@ -158,7 +188,7 @@ def run_rename(app: App) -> int:
     """Changes the display name."""
     args = app.args
     session = app.run(app.client.sessions.rename(args.session, args.display_name))
-    return _report(app, session, f'{session.name} is now shown as "{session.display_name}".')
+    return report(app, session, f'{session.name} is now shown as "{session.display_name}".')
 
 
 def run_reset(app: App) -> int:
@@ -166,7 +196,7 @@ def run_reset(app: App) -> int:
     args = app.args
     session = app.run(app.client.sessions.reset(args.session, *args.levels))
     which = "All levels are" if not args.levels else f"Levels {_listed(args.levels)} are"
-    return _report(
+    return report(
         app,
         session,
         f"{which} the base model again, as version {session.memory_version}; "
@@ -178,7 +208,7 @@ def run_forget(app: App) -> int:
     """Learns everything again without one document."""
     args = app.args
     session = app.run(app.client.sessions.forget_document(args.session, args.document))
-    return _report(
+    return report(
         app, session, f"{args.document} is forgotten, as of version {session.memory_version}."
     )
 
@@ -186,55 +216,11 @@ def run_forget(app: App) -> int:
 def run_migrate(app: App) -> int:
     """Learns everything again under a policy."""
     session = app.run(app.client.sessions.migrate(app.args.session, app.args.policy))
-    return _report(
+    return report(
         app,
         session,
         f"{session.name} learnt under {session.policy}, as of version {session.memory_version}.",
     )
-
-
-def run_export(app: App) -> int:
-    """Writes a session to a file. A file that is there already is left alone."""
-    args = app.args
-
-    async def collect() -> int:
-        written = 0
-        with args.file.open("xb") as file:
-            try:
-                async for piece in app.client.sessions.export(args.session):
-                    written += file.write(piece)
-            except BaseException:
-                args.file.unlink()  # half an export is none
-                raise
-        return written
-
-    try:
-        written = app.run(collect())
-    except OSError as error:
-        app.terminal.note(f"{args.file} cannot be written: {error.strerror}.")
-        return 1
-    if args.json:
-        app.terminal.json({"file": str(args.file), "bytes": written})
-    else:
-        app.terminal.print(f"Wrote {size(written)} to {args.file}.")
-    return 0
-
-
-def run_import(app: App) -> int:
-    """Makes a session out of an exported file."""
-    args = app.args
-
-    async def pieces(file: BinaryIO) -> AsyncIterator[bytes]:
-        while piece := file.read(1 << 20):
-            yield piece
-
-    try:
-        with args.file.open("rb") as file:
-            session = app.run(app.client.sessions.import_(args.session, pieces(file)))
-    except OSError as error:
-        app.terminal.note(f"{args.file} cannot be read: {error.strerror}.")
-        return 1
-    return _report(app, session, f"Imported {session.name}, {count(session.log_records)} records.")
 
 
 def run_diff(app: App) -> int:
@@ -317,7 +303,8 @@ def _listed(levels: list[int]) -> str:
     return ", ".join(map(str, levels))
 
 
-def _report(app: App, session: pb.Session, line: str) -> int:
+def report(app: App, session: pb.Session, line: str) -> int:
+    """Prints what became of a session: the line, or with --json the session."""
     if app.args.json:
         app.terminal.json(to_plain(session))
     else:
