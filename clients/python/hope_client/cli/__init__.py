@@ -7,6 +7,7 @@ is instant. The options are in `parser.py`.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 failed, 130 interrupted; a wrong command line leaves through SystemExit(2).
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # A shell asks how the line may go on.
+        from hope_client.cli.completion import complete
+        from hope_client.cli.parser import build_parser
+
+        complete(build_parser())
     if words and words[0] in _PASSED_ON:
         return _pass_on(words[0], words[1:])
     from hope_client.cli.parser import build_parser
@@ -28,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     if args.command in _PASSED_ON:
         parser.error(f"{args.command} has options of its own: write `hope {args.command} ...`")
+    if args.command == "completion":
+        from hope_client.cli.completion import script
+
+        print(script(args.shell))
+        return 0
     from hope_client.cli.app import run
 
     return run(args)

@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
             except HopeClientError as error:
                 if _debugging():
                     raise
+                if getattr(args, "json", False):
+                    app.terminal.json({"error": _as_json(error)})
                 return _failed(app.explain(error))
             finally:
                 runner.run(client.close())
@@ -108,6 +110,16 @@ def run(args: argparse.Namespace) -> int:
 async def _connect(args: argparse.Namespace) -> HopeClient:
     # Within the loop, because a channel belongs to the one that it was made in.
     return HopeClient(args.server, user=args.user, timeout_seconds=args.timeout_seconds)
+
+
+def _as_json(error: HopeClientError) -> dict[str, Any]:
+    return {
+        "code": error.code.name,
+        "reason": error.reason,
+        "message": str(error),
+        "field": error.field,
+        "retry_after_seconds": error.retry_after_seconds,
+    }
 
 
 def _debugging() -> bool:

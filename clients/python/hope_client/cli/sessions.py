@@ -6,8 +6,8 @@ Knows how sessions are shown; `drift` and `learn` are also what the chat uses.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from hope.v1 import sessions_pb2 as pb
 
@@ -107,6 +107,25 @@ def run_delete(app: App) -> int:
     return 0
 
 
+def run_delete_user(app: App) -> int:
+    """Erases every session of the user, after a question; a script says --yes."""
+    args = app.args
+    if not args.yes:
+        if not app.terminal.interactive:
+            app.terminal.note(f"hope: --yes erases every session of {args.user} for good.")
+            return 2
+        answer = input(f"Erase every session of {args.user} for good? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            app.terminal.note("Nothing erased.")
+            return 1
+    sessions = app.run(app.client.sessions.delete_user())
+    if args.json:
+        app.terminal.json({"user": args.user, "deleted_sessions": sessions})
+    else:
+        app.terminal.print(f"Erased {count(sessions)} sessions of {args.user}.")
+    return 0
+
+
 def run_fork(app: App) -> int:
     """Copies a session."""
     args = app.args
@@ -130,6 +149,17 @@ def run_snapshot(app: App) -> int:
     else:
         name = snapshot.name.rpartition("/")[2]
         app.terminal.print(f"Version {snapshot.version} is kept as {name}.")
+    return 0
+
+
+def run_delete_snapshot(app: App) -> int:
+    """Takes the name of a version away."""
+    args = app.args
+    app.run(app.client.sessions.delete_snapshot(args.session, args.snapshot))
+    if args.json:
+        app.terminal.json({"deleted": args.snapshot})
+    else:
+        app.terminal.print(f"{args.snapshot} names no version any more.")
     return 0
 
 
@@ -173,50 +203,6 @@ def run_reset(app: App) -> int:
         f"{which} the base model again, as version {session.memory_version}; "
         f"`hope sessions rollback {short_name(session.name)}` undoes it.",
     )
-
-
-def run_export(app: App) -> int:
-    """Writes a session to a file. A file that is there already is left alone."""
-    args = app.args
-
-    async def collect() -> int:
-        written = 0
-        with args.file.open("xb") as file:
-            try:
-                async for piece in app.client.sessions.export(args.session):
-                    written += file.write(piece)
-            except BaseException:
-                args.file.unlink()  # half an export is none
-                raise
-        return written
-
-    try:
-        written = app.run(collect())
-    except OSError as error:
-        app.terminal.note(f"{args.file} cannot be written: {error.strerror}.")
-        return 1
-    if args.json:
-        app.terminal.json({"file": str(args.file), "bytes": written})
-    else:
-        app.terminal.print(f"Wrote {size(written)} to {args.file}.")
-    return 0
-
-
-def run_import(app: App) -> int:
-    """Makes a session out of an exported file."""
-    args = app.args
-
-    async def pieces(file: BinaryIO) -> AsyncIterator[bytes]:
-        while piece := file.read(1 << 20):
-            yield piece
-
-    try:
-        with args.file.open("rb") as file:
-            session = app.run(app.client.sessions.import_(args.session, pieces(file)))
-    except OSError as error:
-        app.terminal.note(f"{args.file} cannot be read: {error.strerror}.")
-        return 1
-    return report(app, session, f"Imported {session.name}, {count(session.log_records)} records.")
 
 
 def run_diff(app: App) -> int:
@@ -309,7 +295,7 @@ def _listed(levels: list[int]) -> str:
 
 
 def report(app: App, session: pb.Session, line: str) -> int:
-    """Prints the session as JSON where that was asked for, else `line`."""
+    """Prints what became of a session: the line, or with --json the session."""
     if app.args.json:
         app.terminal.json(to_plain(session))
     else:
