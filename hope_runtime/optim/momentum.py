@@ -36,8 +36,20 @@ class Momentum(UpdateRule):
     def __post_init__(self) -> None:
         fraction("keep", self.keep)
 
+    @property
+    def has_values(self) -> bool:
+        return False
+
     def slot_shapes(self, shape: Shape, batch_dims: int = 0) -> dict[str, Shape]:
-        return {"memory": shape}
+        *rows, out, _ = matrix_shape(shape, batch_dims)
+        values = {"values": (*rows, out, out)} if self.has_values else {}
+        return {"memory": shape, **values}
+
+    def start(self, parameter: Tensor, batch_dims: int = 0) -> Slots:
+        slots = super().start(parameter, batch_dims)
+        if self.has_values:
+            slots["values"].diagonal(dim1=-2, dim2=-1).fill_(1)
+        return slots
 
     def step(
         self,
@@ -72,14 +84,9 @@ class ValuedMomentum(Momentum):
     chooses it puts there. No gradient writes it.
     """
 
-    def slot_shapes(self, shape: Shape, batch_dims: int = 0) -> dict[str, Shape]:
-        *rows, out, _ = matrix_shape(shape, batch_dims)
-        return {"memory": shape, "values": (*rows, out, out)}
-
-    def start(self, parameter: Tensor, batch_dims: int = 0) -> Slots:
-        slots = super().start(parameter, batch_dims)
-        slots["values"].diagonal(dim1=-2, dim2=-1).fill_(1)
-        return slots
+    @property
+    def has_values(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -103,12 +110,9 @@ class DeltaMomentum(Momentum):
         super().__post_init__()
         one_of("form", self.form, FORMS)
 
-    def slot_shapes(self, shape: Shape, batch_dims: int = 0) -> dict[str, Shape]:
-        kind = ValuedMomentum if self.valued else Momentum
-        return kind.slot_shapes(self, shape, batch_dims)
-
-    def start(self, parameter: Tensor, batch_dims: int = 0) -> Slots:
-        return (ValuedMomentum if self.valued else Momentum).start(self, parameter, batch_dims)
+    @property
+    def has_values(self) -> bool:
+        return self.valued
 
     def written(self, memory: Tensor, key: Tensor, values: Tensor | None) -> Tensor:
         if self.form == "printed_left":

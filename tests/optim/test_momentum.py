@@ -48,8 +48,9 @@ def test_each_rule_is_a_gradient_step_on_its_inner_objective(shape: tuple[int, i
 def test_values_that_are_the_identity_are_no_values() -> None:
     memory, gradient = tensors((4, 3), (4, 3))
     identity = torch.eye(4, dtype=torch.float64)
-    start = ValuedMomentum().init({"w": gradient})["w.values"]
-    assert torch.equal(start, identity)
+    for rule in (ValuedMomentum(), DeltaMomentum(valued=True)):
+        start = rule.init({"w": torch.stack([gradient, gradient])}, batch_dims=1)
+        assert torch.equal(start["w.values"], torch.stack([identity, identity]))
     close(
         written(ValuedMomentum(), memory, gradient, identity), written(Momentum(), memory, gradient)
     )
@@ -97,7 +98,13 @@ def test_only_the_proximal_form_is_bounded_for_gradients_of_any_size(size: float
 
 def test_rows_of_a_batch_learn_apart() -> None:
     parameter, gradient = tensors((5, 4, 3), (5, 4, 3))
-    for rule in (Momentum(), ValuedMomentum(), DeltaMomentum(), DeltaMomentum(form="printed_left")):
+    rules = (
+        Momentum(),
+        ValuedMomentum(),
+        DeltaMomentum(valued=True),
+        DeltaMomentum(form="printed_left"),
+    )
+    for rule in rules:
         together, state = {"w": parameter}, rule.init({"w": parameter}, batch_dims=1)
         for _ in range(2):
             together, state = rule.update(state, {"w": gradient}, together, 0.1, batch_dims=1)

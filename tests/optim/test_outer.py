@@ -254,6 +254,23 @@ def test_4_the_inputs_of_a_layer_reach_dgd() -> None:
     torch.testing.assert_close(network[2].bias, bias - 0.3 * slope, rtol=0, atol=1e-10)
 
 
+def test_a_step_forgets_the_inputs_it_used() -> None:
+    """The second of two equal steps from one start is the first again."""
+    network = nn.Linear(3, 2)
+    inputs = LayerInputs(network)
+    optimiser = OuterOptimizer(network.parameters(), "dgd", lr=0.3, inputs=inputs)
+    start = copy.deepcopy(network.state_dict())
+    found = []
+    for _ in range(2):
+        network.load_state_dict(start)
+        optimiser.zero_grad()
+        with inputs.recording(weight=1.0):
+            network(torch.ones(1, 3)).square().sum().backward()
+        optimiser.step()
+        found.append(network.weight.detach().clone())
+    assert torch.equal(found[0], found[1])
+
+
 def test_dgd_refuses_a_step_whose_inputs_were_not_recorded() -> None:
     network = nn.Linear(3, 2)
     inputs = LayerInputs(network)
