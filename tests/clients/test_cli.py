@@ -268,6 +268,10 @@ FAILURES = {
         "hope: There is no session users/local/sessions/nobody "
         "(`hope sessions list` shows what there is)",
     ),
+    "missing snapshot": (
+        ["sessions", "delete-snapshot", "diary", "none"],
+        f"hope: No {DIARY}/snapshots/none (`hope sessions snapshots diary` shows what there is)",
+    ),
     "missing file": (
         ["ingest", "/nowhere/novel.txt", "--session", "diary"],
         "hope: /nowhere/novel.txt: No such file or directory",
@@ -330,7 +334,8 @@ async def test_debugging_shows_the_traceback(hope, monkeypatch):
 
 
 def test_no_server(capsys):
-    assert main(["--server", "127.0.0.1:1", "info"]) == 1
-    assert capsys.readouterr().err == (
-        "hope: No server answers at 127.0.0.1:1; start one with `hope serve`.\n"
-    )
+    for target in ("127.0.0.1:1", "localhost:port"):
+        assert main(["--server", target, "info"]) == 1
+        assert capsys.readouterr().err == (
+            f"hope: No server answers at {target}; start one with `hope serve`.\n"
+        )

@@ -22,6 +22,7 @@ from hope_client.cli.terminal import printable
         ["ingest", "x"],
         ["--user", "ada", "serve"],
         ["info", "--timeout-seconds", "0"],
+        ["info", "--timeout-seconds", "inf"],
         ["generate", "diary", "Hi", "--max-tokens", "-1"],
         ["generate", "diary", "Hi", "--seed", "18446744073709551616"],
         ["sessions", "rollback", "diary", "-1"],

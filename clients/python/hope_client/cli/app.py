@@ -34,7 +34,7 @@ T = TypeVar("T")
 FAILED, INTERRUPTED = 1, 130
 
 # How gRPC words it when there is nobody to talk to; it has no code for that.
-_NO_SERVER = ("failed to connect", "connection refused", "resolution failed")
+_NO_SERVER = ("failed to connect", "connection refused", "resolution failed", "errors resolving")
 
 
 class App:
@@ -67,7 +67,10 @@ class App:
         if error.retry_after_seconds:
             text = f"{text} (try again in {error.retry_after_seconds:.0f} s)"
         if isinstance(error, NotFoundError):
-            text = f"{text} (`hope sessions list` shows what there is)"
+            listing = "list"
+            if getattr(self.args, "action", "") == "delete-snapshot":
+                listing = f"snapshots {self.args.session}"
+            text = f"{text} (`hope sessions {listing}` shows what there is)"
         elif isinstance(error, UnimplementedError):
             text = f"The server at {self.args.server} does not offer this: {text}"
         return text
