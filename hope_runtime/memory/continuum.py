@@ -98,8 +98,16 @@ def chain(
 
 def _mlp(x_BTD: Tensor, level: LevelWeights, theta: Theta | None, eps: float) -> Tensor:
     gate_up, down = (level.gate_up, level.down) if theta is None else theta
-    gate_BTF, up_BTF = (rms_norm(x_BTD, level.norm, eps) @ gate_up.mT).chunk(2, dim=-1)
-    return (nnf.silu(gate_BTF) * up_BTF) @ down.mT
+    gate_BTF, up_BTF = _product(rms_norm(x_BTD, level.norm, eps), gate_up).chunk(2, dim=-1)
+    return _product(nnf.silu(gate_BTF) * up_BTF, down)
+
+
+def _product(x_BTI: Tensor, weight: Tensor) -> Tensor:
+    """x Wᵀ for shared weights (O, I), or each row's own (B, O, I): (B, T, I) -> (B, T, O)."""
+    if weight.dim() == 3 and x_BTI.shape[0] > 1 and x_BTI.shape[1] == 1:
+        # Read as W xᵀ, each row's weights pass by once and in order.
+        return (weight @ x_BTI.mT).mT
+    return x_BTI @ weight.mT
 
 
 @dataclass(frozen=True, slots=True)

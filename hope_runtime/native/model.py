@@ -5,8 +5,7 @@ anywhere, and the context carries what the next piece needs. Rows are independen
 different places, be padded at their ends, and bring their own levels. Leaves learning in context to
 stream.py.
 
-Shape suffixes: B rows, T tokens, S keys, D model width, V vocabulary, K head width, G key/value
-heads.
+Shape suffixes: B rows, T tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,21 +18,10 @@ from torch import Tensor
 
 from hope_runtime.memory.continuum import Theta, chain
 from hope_runtime.memory.titans import FastState, Pass, fast_memory, fresh, plan
-from hope_runtime.model.attention import mix_heads, rotary_factors, rotary_frequencies, turn_heads
 from hope_runtime.model.block import rms_norm
 from hope_runtime.native.config import NativeConfig
-from hope_runtime.native.weights import AttentionWeights, NativeWeights
-
-
-@dataclass(frozen=True, slots=True)
-class KeysValues:
-    """The window of one layer: turned keys and values (B, G, S, K), the newest last.
-
-    Rows that have seen fewer than S tokens have meaningless entries in front.
-    """
-
-    k: Tensor
-    v: Tensor
+from hope_runtime.native.weights import NativeWeights
+from hope_runtime.native.window import KeysValues, Sight, attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +54,11 @@ Thetas = tuple[Theta | None, ...]
 
 def fresh_context(config: NativeConfig, weights: NativeWeights, rows: int) -> Context:
     """The context before the first token. Shares the memories' storage with the weights."""
-    backbone = config.backbone
     layers = []
     for block in weights.blocks:
         window = None
         if config.attention:
-            empty = weights.embedding.new_zeros(rows, backbone.n_kv_heads, 0, backbone.head_dim)
-            window = KeysValues(empty, empty)
+            window = KeysValues.empty(config.backbone, rows, weights.embedding)
         fast = None
         if config.fast is not None:
             assert block.fast is not None
@@ -151,7 +137,9 @@ def hidden_states(
             None if lengths_B is None else lengths_B.to(device),
             silent=write_BT is not None and not bool(write_BT.any()),
         )
-    sight = _Sight.of(config, context, T, lengths_B, weights) if config.attention else None
+    sight = None
+    if (first := context.layers[0].window) is not None:
+        sight = Sight.of(backbone, config.window, first, context.position_B, lengths_B, T)
     x_BTD = nnf.embedding(ids_BT, weights.embedding)
     layers = []
     places = [0] * len(config.levels)
@@ -160,7 +148,9 @@ def hidden_states(
         if block.attention is not None:
             assert sight is not None
             assert window is not None
-            added, window = _attention(x_BTD, config, block.attention, window, sight)
+            added, window = attention(
+                x_BTD, config=backbone, weights=block.attention, window=window, sight=sight
+            )
             x_BTD = x_BTD + added
         if block.fast is not None:
             assert config.fast is not None
@@ -186,89 +176,3 @@ def hidden_states(
     written = read if write_BT is None else write_BT.cpu().sum(1)
     after = Context(context.position_B + read, context.written_B + written, tuple(layers))
     return rms_norm(x_BTD, weights.final_norm, backbone.norm_eps), after
-
-
-@dataclass(frozen=True, slots=True)
-class _Sight:
-    """What all layers of a pass share about attention; made once.
-
-    `keep` says how the window after the pass is cut from old and new keys, (B, S'), or is the
-    number of the newest to keep when all rows agree.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    causal: bool
-    bias: Tensor | None
-    keep: int | Tensor
-
-    @staticmethod
-    def of(
-        config: NativeConfig,
-        context: Context,
-        T: int,
-        lengths_B: Tensor | None,
-        weights: NativeWeights,
-    ) -> _Sight:
-        window = context.layers[0].window
-        assert window is not None
-        S = window.k.shape[2]
-        device, dtype = weights.device, weights.dtype
-        cos, sin = _turns(config, context.position_B[:, None] + torch.arange(T))
-        cos, sin = cos.to(device=device, dtype=dtype), sin.to(device=device, dtype=dtype)
-        filled_B = context.position_B.clamp(max=S)
-        read_B = torch.full_like(filled_B, T) if lengths_B is None else lengths_B
-        most = min(int((filled_B + read_B).max()), config.window - 1)
-        keep: int | Tensor = most
-        if lengths_B is not None:
-            # Old and new keys lie in one row of S + T; each row ends at its own last token.
-            last = S + lengths_B[:, None] - most + torch.arange(most)
-            keep = last.clamp(min=0).to(device)
-        ragged = bool((filled_B < S).any())
-        if not ragged and config.window >= S + T and (S == 0 or T == 1):
-            return _Sight(cos, sin, causal=T > 1, bias=None, keep=keep)
-        key = torch.arange(S + T)
-        query = torch.arange(T)[:, None]
-        seen = (key <= S + query) & (key > S + query - config.window)
-        if ragged:
-            seen = seen & (key >= S - filled_B[:, None, None])
-        bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
-        bias = bias.to(device)
-        return _Sight(cos, sin, causal=False, bias=bias[:, None] if ragged else bias, keep=keep)
-
-
-def _turns(config: NativeConfig, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotary factors (B, T, 1, K). Positions of training are turned as in training, in float32;
-    later ones in float64, because a stream has no last position and float32 would blur them."""
-    frequencies = rotary_frequencies(config.backbone)
-    at = positions_BT[..., None, None]
-    known = at < config.backbone.max_positions
-    cos, sin = rotary_factors(at.float() * frequencies)
-    if bool(known.all()):
-        return cos, sin
-    cos_far, sin_far = rotary_factors(at.double() * frequencies.double())
-    return torch.where(known, cos.double(), cos_far), torch.where(known, sin.double(), sin_far)
-
-
-def _attention(
-    x_BTD: Tensor,
-    config: NativeConfig,
-    weights: AttentionWeights,
-    window: KeysValues,
-    sight: _Sight,
-) -> tuple[Tensor, KeysValues]:
-    normed = rms_norm(x_BTD, weights.norm, config.backbone.norm_eps)
-    qkv = nnf.linear(normed, weights.qkv, weights.qkv_bias)
-    q, k, v = turn_heads(config.backbone, qkv, sight.cos, sight.sin)
-    if window.k.shape[2]:
-        k, v = torch.cat((window.k, k), dim=2), torch.cat((window.v, v), dim=2)
-    mixed = mix_heads(q, k, v, causal=sight.causal, bias=sight.bias)
-    after = KeysValues(_kept(k, sight.keep), _kept(v, sight.keep))
-    return nnf.linear(mixed, weights.out, weights.out_bias), after
-
-
-def _kept(keys_BGSK: Tensor, keep: int | Tensor) -> Tensor:
-    if isinstance(keep, int):
-        return keys_BGSK[:, :, keys_BGSK.shape[2] - keep :]
-    index = keep[:, None, :, None].expand(-1, keys_BGSK.shape[1], -1, keys_BGSK.shape[3])
-    return keys_BGSK.gather(2, index)

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as nnf
-from torch import Tensor
 
-from hope_runtime.native.model import Context, KeysValues, LayerContext
+from hope_runtime.native.model import Context, LayerContext
 from hope_runtime.native.tree import map_tensors
 
 T = TypeVar("T")
@@ -37,28 +35,15 @@ def join_rows(trees: Sequence[T]) -> T:
 
 
 def align(contexts: Sequence[Context]) -> list[Context]:
-    """The same contexts with windows of one length, the longest's: rows of zeros in front."""
-    most = max((_span(context) for context in contexts), default=0)
-    return [_widened(context, most) for context in contexts]
+    """The same contexts with windows of one form: no tails, and the longest's length."""
+    windows = [context.layers[0].window for context in contexts]
+    most = max((window.tokens for window in windows if window is not None), default=0)
+    return [_settled(context, most) for context in contexts]
 
 
-def _span(context: Context) -> int:
-    window = context.layers[0].window
-    return 0 if window is None else window.k.shape[2]
-
-
-def _widened(context: Context, tokens: int) -> Context:
-    missing = tokens - _span(context)
-    if not missing:
-        return context
-
-    def pad(keys_BGSK: Tensor) -> Tensor:
-        return nnf.pad(keys_BGSK, (0, 0, missing, 0))
-
+def _settled(context: Context, tokens: int) -> Context:
     layers = tuple(
-        layer
-        if layer.window is None
-        else LayerContext(KeysValues(pad(layer.window.k), pad(layer.window.v)), layer.fast)
+        layer if layer.window is None else LayerContext(layer.window.settled(tokens), layer.fast)
         for layer in context.layers
     )
     return Context(context.position_B, context.written_B, layers)

@@ -21,8 +21,9 @@ Shape suffixes: B rows, T tokens, N tokens of a segment, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 import torch.nn.functional as nnf
@@ -91,6 +92,7 @@ class NativeState:
         return sum(tensor.nbytes for _, tensor in named_tensors(self))
 
 
+@torch.no_grad()
 def fresh_state(config: NativeConfig, weights: NativeWeights, rows: int) -> NativeState:
     """B sessions that have seen nothing: the model as it was trained, bit for bit."""
     context = fresh_context(config, weights, rows)
@@ -103,6 +105,7 @@ def fresh_state(config: NativeConfig, weights: NativeWeights, rows: int) -> Nati
     return NativeState(context, zeros, levels, segment)
 
 
+@torch.no_grad()
 def observe(
     config: NativeConfig,
     weights: NativeWeights,
@@ -123,7 +126,7 @@ def observe(
     the rows, when the new state would hold numbers that are not finite or are beyond STATE_LIMIT.
     """
     _check_ids(config, ids_BT, state)
-    weights, before = weights.detached(), state
+    before = state
     learnable = torch.full(ids_BT.shape, True) if learn_BT is True else learn_BT
     learnable = torch.full(ids_BT.shape, False) if learnable is False else learnable
     assert isinstance(learnable, Tensor)
@@ -147,6 +150,7 @@ def observe(
     return scores_BTV, state
 
 
+@torch.no_grad()
 def flush(
     config: NativeConfig,
     weights: NativeWeights,
@@ -161,7 +165,7 @@ def flush(
     """
     if state.segment is None:
         return state
-    flushed = _Reader(config, weights.detached(), state, rule or GradientDescent()).flush()
+    flushed = _Reader(config, weights, state, rule or GradientDescent()).flush()
     check_bounds(flushed, state)
     return flushed
 
@@ -186,16 +190,13 @@ def check_bounds(state: NativeState, before: NativeState | None = None) -> None:
         )
 
 
-def _memories(state: NativeState) -> list[Tensor]:
+def _memories(state: NativeState) -> Iterator[Tensor]:
     """Everything learnt, as it is after the last token: fast memories and levels."""
-    banks = [
-        (bank.running, bank.velocity)
-        for layer in state.context.layers
-        if layer.fast is not None
-        for bank in layer.fast.banks
-    ]
-    found = (*named_tensors(tuple(banks)), *named_tensors(state.levels))
-    return [tensor for _, tensor in found if tensor.is_floating_point()]
+    for layer in state.context.layers:
+        for bank in () if layer.fast is None else layer.fast.banks:
+            yield from (*bank.running, *bank.velocity)
+    for level in state.levels:
+        yield from (*(level.theta or ()), *(level.gathered or ()), *chain(*level.optimiser))
 
 
 def _check_ids(config: NativeConfig, ids_BT: Tensor, state: NativeState) -> None:
@@ -338,7 +339,7 @@ class _Reader:
         self, ids_RN: Tensor, learnable_RN: Tensor, rows: list[int], start: Context
     ) -> tuple[Tensor, dict[int, Theta], Context]:
         """Logits, each level's gradient of the summed loss, and the context after the inputs."""
-        config, weights = self.config, self.weights
+        config, weights = self.config, self.weights.detached()
         targets, counted = ids_RN[:, 1:], learnable_RN[:, 1:]
         thetas = self._thetas(rows)
         learning = config.learning_levels if bool(counted.any()) else ()
@@ -410,16 +411,15 @@ class _Reader:
         ids = ids_BT.gather(1, at.to(ids_BT.device))
         learnable = learnable_BT.gather(1, at)
         lengths_B = torch.tensor(counts)
-        with torch.no_grad():
-            scores, context = forward(
-                self.config,
-                self.weights,
-                ids,
-                state.context,
-                thetas=state.thetas,
-                write_BT=None if bool(learnable.all()) else learnable,
-                lengths_B=lengths_B,
-            )
+        scores, context = forward(
+            self.config,
+            self.weights,
+            ids,
+            state.context,
+            thetas=state.thetas,
+            write_BT=None if bool(learnable.all()) else learnable,
+            lengths_B=lengths_B,
+        )
         pieces.append((list(range(len(read))), list(read), scores))
         observed = state.observed_B.clone()
         for row, length in enumerate(lengths):
@@ -443,15 +443,14 @@ class _Reader:
             ids, learnable = part.ids_BN[:, :held], part.learnable_BN[:, :held].cpu()
             self._end_segment(ids, learnable, rows, part.start, self.state.observed_B, due, True)
             # The last token is read again, under the new weights; it was observed before.
-            with torch.no_grad():
-                _, context = forward(
-                    self.config,
-                    self.weights,
-                    ids[:, -1:],
-                    take_rows(self.state.context, rows),
-                    thetas=self._thetas(rows),
-                    write_BT=learnable[:, -1:],
-                )
+            _, context = forward(
+                self.config,
+                self.weights,
+                ids[:, -1:],
+                take_rows(self.state.context, rows),
+                thetas=self._thetas(rows),
+                write_BT=learnable[:, -1:],
+            )
             assert self.state.segment is not None
             lengths = torch.zeros(self.state.rows, dtype=torch.int64)
             lengths[rows] = 1

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.native.config import NativeConfig, preset
+from hope_runtime.native.model import Context
 from hope_runtime.native.stream import NativeState, fresh_state, observe
 from hope_runtime.native.tree import map_tensors, named_tensors
 from hope_runtime.native.weights import NativeWeights, init_weights
@@ -83,6 +84,25 @@ def assert_same(one: object, other: object, **tolerance: float) -> None:
         torch.testing.assert_close(
             tensor, right[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=f"{name} differs"
         )
+
+
+def settled(config: NativeConfig, state: NativeState) -> NativeState:
+    """The state with windows in one form: how they lie in memory depends on the cut."""
+    segment = state.segment
+    return replace(
+        state,
+        context=_settled(config, state.context),
+        segment=segment and replace(segment, start=_settled(config, segment.start)),
+    )
+
+
+def _settled(config: NativeConfig, context: Context) -> Context:
+    read = min(int(context.position_B.max()), config.window - 1)
+    layers = tuple(
+        replace(layer, window=layer.window and layer.window.settled(read))
+        for layer in context.layers
+    )
+    return replace(context, layers=layers)
 
 
 def cloned(state: NativeState) -> NativeState:
