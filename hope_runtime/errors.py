@@ -10,6 +10,7 @@ HopeError
 |  +- CorruptStateError          bytes that are not what was stored
 |  +- FingerprintMismatchError   it was learnt on another base model
 |  +- StateVersionError          a format newer than this code
+|  +- DivergedStateError         learning would have left numbers that cannot be used; has `rows`
 +- InvalidRequestError           what the caller asked for makes no sense; has `field`
 |  +- WindowOverflowError        longer than the window holds
 +- CancelledTurnError            the turn was cancelled before its commit
@@ -54,6 +55,17 @@ class FingerprintMismatchError(StateError):
 
 class StateVersionError(StateError):
     """The state was written in a format that this code does not know."""
+
+
+class DivergedStateError(StateError):
+    """Learning would have left a memory that is not finite or beyond every bound.
+
+    `rows` are the places in the batch; the state that was given is unchanged.
+    """
+
+    def __init__(self, message: str, *, rows: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class InvalidRequestError(HopeError):

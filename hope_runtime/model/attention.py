@@ -40,6 +40,12 @@ def rotary_frequencies(config: ModelConfig) -> Tensor:
     return kept * frequencies + (1 - kept) * frequencies / scaling.factor
 
 
+def rotary_factors(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of (..., K/2) angles as `turn_heads` wants them, (..., K) each."""
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
 @dataclass(frozen=True, slots=True)
 class RotaryTable:
     """Factors that turn queries and keys by their position: cos_PK and sin_PK.
@@ -57,11 +63,10 @@ class RotaryTable:
     ) -> RotaryTable:
         """Factors for positions 0 to max_positions - 1, computed in float32, then cast."""
         positions = torch.arange(config.max_positions, dtype=torch.float32)
-        angles = torch.outer(positions, rotary_frequencies(config))
-        cos, sin = angles.cos(), angles.sin()
+        cos_PK, sin_PK = rotary_factors(torch.outer(positions, rotary_frequencies(config)))
         return cls(
-            cos_PK=torch.cat((cos, cos), dim=-1).to(device=device, dtype=dtype),
-            sin_PK=torch.cat((-sin, sin), dim=-1).to(device=device, dtype=dtype),
+            cos_PK=cos_PK.to(device=device, dtype=dtype),
+            sin_PK=sin_PK.to(device=device, dtype=dtype),
         )
 
     def at(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,34 +184,48 @@ def attend(
     With a cache, writes the new keys and values behind the `plan.start` old ones and reads both;
     advancing `cache.length` is left to the caller, once all layers are done.
     """
-    H, G, K = config.n_heads, config.n_kv_heads, config.head_dim
-    B, T, _ = qkv_BTX.shape
-    heads_BTXK = qkv_BTX.view(B, T, H + 2 * G, K)
-    # Queries and keys turn together; exchanging halves is a roll by K/2.
-    raw = heads_BTXK[:, :, : H + G]
-    turned = torch.addcmul(raw * plan.cos, raw.roll(K // 2, dims=-1), plan.sin)
-    q_BHTK = turned[:, :, :H].transpose(1, 2)
-    k_BGSK = turned[:, :, H:].transpose(1, 2)
-    v_BGSK = heads_BTXK[:, :, H + G :].transpose(1, 2)
+    q_BHTK, k_BGSK, v_BGSK = turn_heads(config, qkv_BTX, plan.cos, plan.sin)
     if cache is not None:
-        stop = plan.start + T
+        stop = plan.start + qkv_BTX.shape[1]
         k_all, v_all = cache.k_layers[layer], cache.v_layers[layer]
         k_all[:, :, plan.start : stop] = k_BGSK
         v_all[:, :, plan.start : stop] = v_BGSK
         if plan.start:
             k_BGSK, v_BGSK = k_all[:, :, :stop], v_all[:, :, :stop]
+    return mix_heads(q_BHTK, k_BGSK, v_BGSK, causal=plan.causal, bias=plan.bias)
+
+
+def turn_heads(
+    config: ModelConfig, qkv_BTX: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fused projections to turned queries (B, H, T, K), turned keys and values (B, G, T, K).
+
+    cos and sin are (B or 1, T, 1, K).
+    """
+    H, G, K = config.n_heads, config.n_kv_heads, config.head_dim
+    B, T, _ = qkv_BTX.shape
+    heads_BTXK = qkv_BTX.view(B, T, H + 2 * G, K)
+    # Queries and keys turn together; exchanging halves is a roll by K/2.
+    raw = heads_BTXK[:, :, : H + G]
+    turned = torch.addcmul(raw * cos, raw.roll(K // 2, dims=-1), sin)
+    q_BHTK = turned[:, :, :H].transpose(1, 2)
+    k_BGTK = turned[:, :, H:].transpose(1, 2)
+    return q_BHTK, k_BGTK, heads_BTXK[:, :, H + G :].transpose(1, 2)
+
+
+def mix_heads(
+    q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, *, causal: bool, bias: Tensor | None
+) -> Tensor:
+    """Values mixed by softmax scores, (B, T, H*K); `causal` and `bias` as in AttentionPlan."""
+    B, H, T, K = q_BHTK.shape
+    G = k_BGSK.shape[1]
     if T == 1:
         # One token: the query heads of a group are the rows of one product with its keys, so
         # grouping costs nothing. The bias, if any, is the same for all heads.
         grouped = q_BHTK.reshape(B, G, H // G, K)
-        mixed = nnf.scaled_dot_product_attention(grouped, k_BGSK, v_BGSK, attn_mask=plan.bias)
+        mixed = nnf.scaled_dot_product_attention(grouped, k_BGSK, v_BGSK, attn_mask=bias)
         return mixed.reshape(B, 1, H * K)
     mixed_BHTK = nnf.scaled_dot_product_attention(
-        q_BHTK,
-        k_BGSK,
-        v_BGSK,
-        attn_mask=plan.bias,
-        is_causal=plan.causal,
-        enable_gqa=G != H,
+        q_BHTK, k_BGSK, v_BGSK, attn_mask=bias, is_causal=causal, enable_gqa=G != H
     )
     return mixed_BHTK.transpose(1, 2).reshape(B, T, H * K)

@@ -1,0 +1,122 @@
+"""Rank-one writes to a linear associative memory, folded token by token or a whole run at once.
+
+One token does M <- alpha M - (M a) kᵀ + w kᵀ, optionally with momentum on the written part. Every
+rule of the fast memories is a choice of a (what is erased) and w (what is written). A run of T
+tokens is folded by one triangular solve (Nested Learning, section 8.2; the WY form of DeltaNet), at
+the cost of rank-one factors: no (K, K) transition is ever formed. Ratios of decays are exponentials
+of differences of log alpha, so long products neither underflow nor divide by zero.
+
+What is written and erased is decided in associative.py.
+
+Shape suffixes: ... any leading axes, T tokens of the run, V outputs, K width of the key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """What the tokens of a run do to one matrix.
+
+    key (..., T, K), value w (..., T, V), erase a (..., T, K) or None, log_keep (..., T) = log
+    alpha. A token that must not count has zero value, erase and log_keep.
+    """
+
+    key: Tensor
+    value: Tensor
+    erase: Tensor | None
+    log_keep: Tensor
+
+
+def fold(memory: Tensor, writes: Writes) -> tuple[Tensor, Tensor]:
+    """The memory (..., V, K) after a run, and what each token added to it, d (..., T, V).
+
+    d_i = w_i - M_{i-1} a_i and M_i = alpha_i M_{i-1} + d_i k_iᵀ.
+    """
+    key, value, erase = writes.key, writes.value, writes.erase
+    if key.shape[-2] == 1:
+        added = value if erase is None else value - erase @ memory.mT
+        keep = writes.log_keep.exp()[..., None]
+        return torch.addcmul(added.mT * key, keep, memory), added
+    decay = decays(writes.log_keep)
+    if erase is None:
+        added = value
+    else:
+        before = _shift(decay)
+        system = (erase @ key.mT) * before[..., 1:]
+        right = value - before[..., :1] * (erase @ memory.mT)
+        added = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    weighted = added * decay[..., -1, 1:, None]
+    return decay[..., -1, :1, None] * memory + weighted.mT @ key, added
+
+
+def read_run(
+    memory: Tensor, writes: Writes, added: Tensor, query: Tensor, *, after: bool
+) -> Tensor:
+    """M_{i-1} q_i, or M_i q_i when `after`, of every token of a run; query (..., T, K).
+
+    `memory` is the one before the run, `added` what `fold` returned.
+    """
+    decay = decays(writes.log_keep)
+    if not after:
+        decay = _shift(decay)
+    return decay[..., :1] * (query @ memory.mT) + ((query @ writes.key.mT) * decay[..., 1:]) @ added
+
+
+def fold_with_momentum(
+    memory: Tensor, velocity: Tensor, writes: Writes, log_momentum: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The memory and its velocity after a run: S_i = mu_i S_{i-1} + w_i k_iᵀ and
+    M_i = alpha_i M_{i-1} - (M_{i-1} a_i) k_iᵀ + c_i S_i (section 9, ablation; Titans, Eq. 10).
+
+    log_momentum (..., T) is log mu, counts c (..., T) is 1, or 0 for a token that must not count.
+    """
+    key, value, erase = writes.key, writes.value, writes.erase
+    decay, inertia = decays(writes.log_keep), decays(log_momentum)
+    # Column 0 is the weight of the state before the run, column j of what token j brought.
+    pushed = (decay[..., 1:] * counts[..., None, :]) @ inertia
+    if erase is None:
+        net = pushed[..., -1, 1:, None] * value
+    else:
+        before, pushed_before = _shift(decay), _shift(pushed, first=0.0)
+        overlap = erase @ key.mT
+        right = (
+            before[..., :1] * (erase @ memory.mT)
+            + pushed_before[..., :1] * (erase @ velocity.mT)
+            + (overlap * pushed_before[..., 1:]) @ value
+        )
+        erased = torch.linalg.solve_triangular(
+            overlap * before[..., 1:], right, upper=False, unitriangular=True
+        )
+        net = pushed[..., -1, 1:, None] * value - decay[..., -1, 1:, None] * erased
+    memory_end = (
+        decay[..., -1, :1, None] * memory + pushed[..., -1, :1, None] * velocity + net.mT @ key
+    )
+    driven = inertia[..., -1, 1:, None] * value
+    return memory_end, inertia[..., -1, :1, None] * velocity + driven.mT @ key
+
+
+def decays(log_keep: Tensor) -> Tensor:
+    """(..., T) -> (..., T, 1 + T): how much of the start, and of each token, is left at token i.
+
+    Column 0 is the product of alpha_1..alpha_i, column j that of alpha_{j+1}..alpha_i, 0 for j > i.
+    """
+    T = log_keep.shape[-1]
+    total = log_keep.cumsum(-1)
+    start = torch.cat((torch.zeros_like(total[..., :1]), total), dim=-1)
+    ahead = torch.ones(T, T + 1, dtype=torch.bool, device=log_keep.device).triu(2)
+    # Filled before the exponential: above the diagonal the differences are positive and large.
+    differences = total[..., :, None] - start[..., None, :]
+    return differences.masked_fill(ahead, float("-inf")).exp()
+
+
+def _shift(decay: Tensor, first: float = 1.0) -> Tensor:
+    """The same as of the token before: row i becomes row i - 1, and row 0 is the start itself."""
+    head = torch.zeros_like(decay[..., :1, :])
+    head[..., 0] = first
+    return torch.cat((head, decay[..., :-1, :]), dim=-2)
