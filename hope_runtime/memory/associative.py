@@ -44,11 +44,12 @@ class Bank(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How strongly each token writes: eta and log alpha, (B, H, T), both 0 where it must not."""
+    """How strongly each token writes: eta (B, H, T), 0 where it must not, and the run's `decays`
+    (B, H, T, 1 + T)."""
 
     rule: Rule
     eta_BHT: Tensor
-    log_keep_BHT: Tensor
+    decay_BHTT: Tensor
 
     @property
     def erases(self) -> bool:
@@ -77,7 +78,7 @@ class LinearBank:
         if step.objective == "l2":
             error = target_BHTR - self.read(parameters, key_BHTK)
         erase = eta * key_BHTK if step.erases else None
-        return (Writes(key_BHTK, eta * error, erase, step.log_keep_BHT),)
+        return (Writes(key_BHTK, eta * error, erase, step.decay_BHTT),)
 
     def writes_per_token(
         self, key_BHTK: Tensor, target_BHTR: Tensor | None, value_BHTK: Tensor, step: Step
@@ -92,9 +93,9 @@ class LinearBank:
         erase = (strength * eta) * key_BHTK
         if target_BHTR is None:
             erase = erase - eta * value_BHTK
-            return Writes(key_BHTK, torch.zeros_like(value_BHTK), erase, step.log_keep_BHT)
+            return Writes(key_BHTK, torch.zeros_like(value_BHTK), erase, step.decay_BHTT)
         written = eta * target_BHTR
-        return Writes(key_BHTK, written, erase if strength else None, step.log_keep_BHT)
+        return Writes(key_BHTK, written, erase if strength else None, step.decay_BHTT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +132,16 @@ class ResidualBank:
             key_BHTK,
             -eta_BHT1 * self._join(backward_BHNTF),
             eta_BHT1 * key_BHTK if step.erases else None,
-            step.log_keep_BHT,
+            step.decay_BHTT,
         )
         eta = step.eta_BHT[:, :, None, :, None]
-        log_keep = step.log_keep_BHT[:, :, None]
+        decay = step.decay_BHTT[:, :, None]
         if not (step.erases and self.erase_layers):
-            return inner_writes, Writes(hidden_BHNTF, -eta * error_BHNTO, None, log_keep)
+            return inner_writes, Writes(hidden_BHNTF, -eta * error_BHNTO, None, decay)
         # The hidden units are no unit vector: the proximal step of Eq. 57 for any norm.
         eta = eta / (1 + eta * hidden_BHNTF.square().sum(-1, keepdim=True))
         written = eta * (left if step.objective == "dot" else -error_BHNTO)
-        return inner_writes, Writes(hidden_BHNTF, written, eta * hidden_BHNTF, log_keep)
+        return inner_writes, Writes(hidden_BHNTF, written, eta * hidden_BHNTF, decay)
 
     def _output(self, outer: Tensor, hidden_BHNTF: Tensor, z_BHTK: Tensor) -> Tensor:
         branch = hidden_BHNTF @ outer.mT

@@ -23,14 +23,14 @@ from torch import Tensor
 class Writes:
     """What the tokens of a run do to one matrix.
 
-    key (..., T, K), value w (..., T, V), erase a (..., T, K) or None, log_keep (..., T) = log
-    alpha. A token that must not count has zero value, erase and log_keep.
+    key (..., T, K), value w (..., T, V), erase a (..., T, K) or None, and the run's `decays`,
+    (..., T, 1 + T). A token that must not count has zero value and erase, and log alpha zero.
     """
 
     key: Tensor
     value: Tensor
     erase: Tensor | None
-    log_keep: Tensor
+    decay: Tensor
 
 
 def fold(memory: Tensor, writes: Writes) -> tuple[Tensor, Tensor]:
@@ -38,21 +38,18 @@ def fold(memory: Tensor, writes: Writes) -> tuple[Tensor, Tensor]:
 
     d_i = w_i - M_{i-1} a_i and M_i = alpha_i M_{i-1} + d_i k_iᵀ.
     """
-    key, value, erase = writes.key, writes.value, writes.erase
-    if key.shape[-2] == 1:
-        added = value if erase is None else value - erase @ memory.mT
-        keep = writes.log_keep.exp()[..., None]
-        return torch.addcmul(added.mT * key, keep, memory), added
-    decay = decays(writes.log_keep)
+    key, value, erase, decay = writes.key, writes.value, writes.erase, writes.decay
     if erase is None:
         added = value
+    elif key.shape[-2] == 1:
+        added = value - erase @ memory.mT
     else:
         before = _shift(decay)
         system = (erase @ key.mT) * before[..., 1:]
         right = value - before[..., :1] * (erase @ memory.mT)
         added = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     weighted = added * decay[..., -1, 1:, None]
-    return decay[..., -1, :1, None] * memory + weighted.mT @ key, added
+    return torch.addcmul(weighted.mT @ key, decay[..., -1, :1, None], memory), added
 
 
 def read_run(
@@ -62,24 +59,40 @@ def read_run(
 
     `memory` is the one before the run, `added` what `fold` returned.
     """
-    decay = decays(writes.log_keep)
+    decay = writes.decay
     if not after:
         decay = _shift(decay)
     return decay[..., :1] * (query @ memory.mT) + ((query @ writes.key.mT) * decay[..., 1:]) @ added
 
 
-def fold_with_momentum(
-    memory: Tensor, velocity: Tensor, writes: Writes, log_momentum: Tensor, counts: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The memory and its velocity after a run: S_i = mu_i S_{i-1} + w_i k_iᵀ and
-    M_i = alpha_i M_{i-1} - (M_{i-1} a_i) k_iᵀ + c_i S_i (section 9, ablation; Titans, Eq. 10).
+@dataclass(frozen=True, slots=True)
+class Inertia:
+    """How the velocity acts in a run, (..., T, 1 + T) each, shared by all matrices of a layer.
 
-    log_momentum (..., T) is log mu, counts c (..., T) is 1, or 0 for a token that must not count.
+    `decay` of the velocity itself, and `pushed`: how much of the velocity before the run (column
+    0), and of each token's write, has come into the memory by token i.
     """
-    key, value, erase = writes.key, writes.value, writes.erase
-    decay, inertia = decays(writes.log_keep), decays(log_momentum)
-    # Column 0 is the weight of the state before the run, column j of what token j brought.
-    pushed = (decay[..., 1:] * counts[..., None, :]) @ inertia
+
+    decay: Tensor
+    pushed: Tensor
+
+    @staticmethod
+    def of(decay: Tensor, log_momentum: Tensor, counts: Tensor) -> Inertia:
+        """From the memory's decay, log mu (..., T), and c (..., T): 1, or 0 for a token that must
+        not count, whose log mu is 0."""
+        inertia = decays(log_momentum)
+        return Inertia(inertia, (decay[..., 1:] * counts[..., None, :]) @ inertia)
+
+
+def fold_with_momentum(
+    memory: Tensor, velocity: Tensor, writes: Writes, inertia: Inertia
+) -> tuple[Tensor, Tensor]:
+    """The memory and its velocity after a run (Titans, Eq. 10, with an erase; the ablation of
+    Nested Learning, section 9): S_i = mu_i S_{i-1} + w_i k_iᵀ and
+    M_i = alpha_i M_{i-1} - (M_{i-1} a_i) k_iᵀ + c_i S_i.
+    """
+    key, value, erase, decay = writes.key, writes.value, writes.erase, writes.decay
+    pushed = inertia.pushed
     if erase is None:
         net = pushed[..., -1, 1:, None] * value
     else:
@@ -97,8 +110,8 @@ def fold_with_momentum(
     memory_end = (
         decay[..., -1, :1, None] * memory + pushed[..., -1, :1, None] * velocity + net.mT @ key
     )
-    driven = inertia[..., -1, 1:, None] * value
-    return memory_end, inertia[..., -1, :1, None] * velocity + driven.mT @ key
+    driven = inertia.decay[..., -1, 1:, None] * value
+    return memory_end, inertia.decay[..., -1, :1, None] * velocity + driven.mT @ key
 
 
 def decays(log_keep: Tensor) -> Tensor:
@@ -107,6 +120,9 @@ def decays(log_keep: Tensor) -> Tensor:
     Column 0 is the product of alpha_1..alpha_i, column j that of alpha_{j+1}..alpha_i, 0 for j > i.
     """
     T = log_keep.shape[-1]
+    if T == 1:
+        keep = log_keep.exp()[..., None]
+        return torch.cat((keep, torch.ones_like(keep)), dim=-1)
     total = log_keep.cumsum(-1)
     start = torch.cat((torch.zeros_like(total[..., :1]), total), dim=-1)
     ahead = torch.ones(T, T + 1, dtype=torch.bool, device=log_keep.device).triu(2)

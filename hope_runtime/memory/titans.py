@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.memory.associative import LinearBank, Parameters, Step, banks_of
-from hope_runtime.memory.delta import Writes, fold, fold_with_momentum, read_run
+from hope_runtime.memory.delta import Inertia, Writes, decays, fold, fold_with_momentum, read_run
 from hope_runtime.model.block import rms_norm
 from hope_runtime.native.config import FastMemoryConfig
 
@@ -101,13 +101,14 @@ class Run:
 class Pass:
     """What all layers of one pass share: its runs, and which tokens count.
 
-    `write_BT` is None when all tokens write; `lengths_B` is None unless rows are padded at their
-    ends.
+    `write_BT` is None when all tokens write, and `silent` says that none does; `lengths_B` is None
+    unless rows are padded at their ends.
     """
 
     runs: tuple[Run, ...]
     write_BT: Tensor | None
     lengths_B: Tensor | None
+    silent: bool = False
 
 
 def periods(config: FastMemoryConfig) -> tuple[int, ...]:
@@ -183,7 +184,7 @@ def fast_memory(
     outputs = []
     for run in shared.runs:
         write = None if shared.write_BT is None else shared.write_BT[:, run.start : run.stop]
-        outputs.append(layer.run(run, states, write))
+        outputs.append(layer.run(run, states, write, shared.silent))
     o_BHTK = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     o_BTD = rms_norm(o_BHTK, weights.out_norm, eps).transpose(1, 2).flatten(2)
     gated = o_BTD * nnf.silu(nnf.linear(normed, weights.gate))
@@ -218,12 +219,16 @@ class _Layer:
         self.banks = banks_of(config)
         self.width = u_BTD.shape[2] // config.n_heads
         self.static = self._static(u_BTD)
+        # Of the run at hand; None without momentum.
+        self.inertia: Inertia | None = None
         self.z_BHTK: Tensor | None = None
         if config.adaptive:
             mixed = u_BTD if weights.mix is None else nnf.linear(u_BTD, weights.mix)
             self.z_BHTK = unit(self._heads(mixed))
 
-    def run(self, run: Run, states: list[BankState], write_BT: Tensor | None) -> Tensor:
+    def run(
+        self, run: Run, states: list[BankState], write_BT: Tensor | None, silent: bool
+    ) -> Tensor:
         """Reads of a run, (B, H, T, K); `states` become those after it."""
         config = self.config
         made = {name: value[:, :, run.start : run.stop] for name, value in self.static.items()}
@@ -232,9 +237,11 @@ class _Layer:
         query, key, value = unit(made["q"]), unit(made["k"]), made["v"]
         if config.self_targets:
             value = unit(value)
-        step = self._step(made, key, write_BT)
         mem, last = states[-1], len(states) - 1
         bank, _ = self.banks[-1]
+        if silent:
+            return bank.read(mem.running if config.per_token else mem.snapshot, query)
+        step = self._step(made, key, write_BT)
         if config.per_token:
             assert isinstance(bank, LinearBank)
             target = None if config.self_targets else value
@@ -245,9 +252,9 @@ class _Layer:
             states[last] = self._close(BankState(mem.snapshot, (after,), ()), run, last)
         else:
             output = bank.read(mem.snapshot, query)
-            self._write(last, run, states, key, value, step, write_BT)
+            self._write(last, run, states, key, value, step)
         for index in range(last):
-            self._write(index, run, states, key, value, step, write_BT)
+            self._write(index, run, states, key, value, step)
         return output
 
     def _write(
@@ -258,35 +265,19 @@ class _Layer:
         key: Tensor,
         value: Tensor,
         step: Step,
-        write_BT: Tensor | None,
     ) -> None:
         bank, _ = self.banks[index]
         state = states[index]
         target = bank.read(state.snapshot, value) if self.config.self_targets else value
         writes = bank.writes(state.snapshot, key, target, step)
-        if self.config.momentum:
-            state = self._with_momentum(state, writes, write_BT)
+        if self.inertia is not None:
+            state = _with_momentum(state, writes, self.inertia)
         else:
             running = tuple(
                 fold(memory, of)[0] for memory, of in zip(state.running, writes, strict=True)
             )
             state = BankState(state.snapshot, running, ())
         states[index] = self._close(state, run, index)
-
-    def _with_momentum(
-        self, state: BankState, writes: Sequence[Writes], write_BT: Tensor | None
-    ) -> BankState:
-        running, velocity = [], []
-        for memory, speed, of in zip(state.running, state.velocity, writes, strict=True):
-            counts = torch.ones_like(of.log_keep)
-            if write_BT is not None:
-                axes = (1,) * (counts.dim() - 2)
-                counts = counts * write_BT.view(len(write_BT), *axes, -1)
-            log_momentum = counts * math.log(self.config.momentum)
-            ended, moved = fold_with_momentum(memory, speed, of, log_momentum, counts)
-            running.append(ended)
-            velocity.append(moved)
-        return replace(state, running=tuple(running), velocity=tuple(velocity))
 
     def _close(self, state: BankState, run: Run, index: int) -> BankState:
         """The bank after a run: at its boundary the running memory is bounded, and is read next."""
@@ -341,11 +332,29 @@ class _Layer:
         if write_BT is not None:
             silent = ~write_BT[:, None]
             eta, log_keep = eta.masked_fill(silent, 0.0), log_keep.masked_fill(silent, 0.0)
-        return Step(config.rule, eta, log_keep)
+        decay = decays(log_keep)
+        if config.momentum:
+            counts = torch.ones_like(log_keep)
+            if write_BT is not None:
+                counts = counts * write_BT[:, None]
+            self.inertia = Inertia.of(decay, counts * math.log(config.momentum), counts)
+        return Step(config.rule, eta, decay)
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         B, T, _ = x_BTD.shape
         return x_BTD.view(B, T, self.config.n_heads, self.width).transpose(1, 2)
+
+
+def _with_momentum(state: BankState, writes: Sequence[Writes], inertia: Inertia) -> BankState:
+    running, velocity = [], []
+    for memory, speed, of in zip(state.running, state.velocity, writes, strict=True):
+        # The output matrices of deep memories have an axis of memories after that of heads.
+        if of.key.dim() > inertia.decay.dim():
+            inertia = Inertia(inertia.decay[:, :, None], inertia.pushed[:, :, None])
+        ended, moved = fold_with_momentum(memory, speed, of, inertia)
+        running.append(ended)
+        velocity.append(moved)
+    return BankState(state.snapshot, tuple(running), tuple(velocity))
 
 
 def _chosen(rows: bool | Tensor, new: Tensor, old: Tensor) -> Tensor:

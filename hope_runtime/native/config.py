@@ -137,11 +137,12 @@ class NativeConfig:
             raise ValueError("levels run from fast to slow; the static ones come last")
         if self.fast is not None and self.backbone.d_model % self.fast.n_heads:
             raise ValueError("d_model must be a multiple of the fast memory's heads")
-        if self.layer_levels is not None and (
-            len(self.layer_levels) != self.backbone.n_layers
-            or any(not 0 <= i < len(self.levels) for row in self.layer_levels for i in row)
-        ):
-            raise ValueError("layer_levels names levels for each layer")
+        if self.layer_levels is not None:
+            used = {level for row in self.layer_levels for level in row}
+            if len(self.layer_levels) != self.backbone.n_layers:
+                raise ValueError("layer_levels names the levels of each layer")
+            if used != set(range(len(self.levels))):
+                raise ValueError("layer_levels uses every level, and none that is not there")
 
     def levels_of(self, layer: int) -> tuple[int, ...]:
         """Indices of the levels that a block has, fast to slow."""

@@ -149,6 +149,7 @@ def hidden_states(
             runs,
             None if write_BT is None else write_BT.to(device),
             None if lengths_B is None else lengths_B.to(device),
+            silent=write_BT is not None and not bool(write_BT.any()),
         )
     sight = _Sight.of(config, context, T, lengths_B, weights) if config.attention else None
     x_BTD = nnf.embedding(ids_BT, weights.embedding)
@@ -213,10 +214,7 @@ class _Sight:
         assert window is not None
         S = window.k.shape[2]
         device, dtype = weights.device, weights.dtype
-        # In float64, because positions grow with the stream and only their differences matter.
-        frequencies = rotary_frequencies(config.backbone).double()
-        positions_BT = context.position_B[:, None] + torch.arange(T)
-        cos, sin = rotary_factors(positions_BT[..., None, None].double() * frequencies)
+        cos, sin = _turns(config, context.position_B[:, None] + torch.arange(T))
         cos, sin = cos.to(device=device, dtype=dtype), sin.to(device=device, dtype=dtype)
         filled_B = context.position_B.clamp(max=S)
         read_B = torch.full_like(filled_B, T) if lengths_B is None else lengths_B
@@ -237,6 +235,19 @@ class _Sight:
         bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
         bias = bias.to(device)
         return _Sight(cos, sin, causal=False, bias=bias[:, None] if ragged else bias, keep=keep)
+
+
+def _turns(config: NativeConfig, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotary factors (B, T, 1, K). Positions of training are turned as in training, in float32;
+    later ones in float64, because a stream has no last position and float32 would blur them."""
+    frequencies = rotary_frequencies(config.backbone)
+    at = positions_BT[..., None, None]
+    known = at < config.backbone.max_positions
+    cos, sin = rotary_factors(at.float() * frequencies)
+    if bool(known.all()):
+        return cos, sin
+    cos_far, sin_far = rotary_factors(at.double() * frequencies.double())
+    return torch.where(known, cos.double(), cos_far), torch.where(known, sin.double(), sin_far)
 
 
 def _attention(

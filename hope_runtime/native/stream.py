@@ -44,8 +44,8 @@ from hope_runtime.native.rows import align, put_rows, take_rows
 from hope_runtime.native.tree import map_tensors, named_tensors
 from hope_runtime.native.weights import NativeWeights
 
-# A number of a state beyond this is taken for a runaway; rows of fast memories are bounded far
-# below it (titans.py), and weights of a level have no business near it.
+# A tensor of a state with a norm beyond this is taken for a runaway; rows of fast memories are
+# bounded far below it (titans.py), and weights of a level have no business near it.
 STATE_LIMIT = 1e4
 
 
@@ -175,8 +175,8 @@ def check_bounds(state: NativeState, before: NativeState | None = None) -> None:
     bad = torch.zeros(state.rows, dtype=torch.bool)
     for tensor in _memories(state):
         if id(tensor) not in known:
-            peak = torch.linalg.vector_norm(tensor.flatten(1), ord=torch.inf, dim=1)
-            bad |= ~(peak <= STATE_LIMIT).cpu()
+            norm = torch.linalg.vector_norm(tensor.flatten(1), dim=1)
+            bad |= ~(norm <= STATE_LIMIT).cpu()
     if bool(bad.any()):
         rows = tuple(int(row) for row in bad.nonzero()[:, 0])
         raise DivergedStateError(
@@ -187,9 +187,14 @@ def check_bounds(state: NativeState, before: NativeState | None = None) -> None:
 
 
 def _memories(state: NativeState) -> list[Tensor]:
-    """Everything learnt: fast memories and levels, not the window."""
-    fast = tuple(layer.fast for layer in state.context.layers)
-    found = (*named_tensors(fast), *named_tensors(state.levels))
+    """Everything learnt, as it is after the last token: fast memories and levels."""
+    banks = [
+        (bank.running, bank.velocity)
+        for layer in state.context.layers
+        if layer.fast is not None
+        for bank in layer.fast.banks
+    ]
+    found = (*named_tensors(tuple(banks)), *named_tensors(state.levels))
     return [tensor for _, tensor in found if tensor.is_floating_point()]
 
 
