@@ -83,6 +83,7 @@ OPTIONS = {
     "": "--server --user --timeout-seconds",
     "serve": "",
     "evaluate": "",
+    "train": "",
     "chat": f"SESSION {TURN_OPTIONS}",
     "generate": f"SESSION TEXT {TURN_OPTIONS} --request-id --json",
     "ingest": "FILE|- --session --document --conversation --no-learn --keep-open --json",
