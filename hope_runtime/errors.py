@@ -101,3 +101,14 @@ class GradientError(OptimiserError):
 
 class CancelledTurnError(HopeError):
     """The turn was cancelled before its commit; it left no trace."""
+
+
+class TrainingDivergedError(HopeError):
+    """The outer loop's loss or gradient is not finite; nothing that was stored has changed.
+
+    `step` counts from 1.
+    """
+
+    def __init__(self, message: str, *, step: int) -> None:
+        super().__init__(message)
+        self.step = step

@@ -1,6 +1,7 @@
 """The command line of `hope evaluate`: one subcommand a task.
 
-A task is a module with `NAME`, `SUMMARY`, `add_options(parser)` and `run(args) -> exit code`.
+A task is a module or an object with `NAME`, `SUMMARY`, `add_options(parser)` and
+`run(args) -> exit code`.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ from typing import Protocol
 
 from hope_runtime.errors import HopeError
 from hope_runtime.evaluate import recall
+from hope_runtime.evaluate.trained import FORMAL, MAD
 
 
 class Task(Protocol):
     """What a task's module offers."""
 
-    NAME: str
-    SUMMARY: str
+    @property
+    def NAME(self) -> str: ...  # noqa: N802
+
+    @property
+    def SUMMARY(self) -> str: ...  # noqa: N802
 
     def add_options(self, parser: argparse.ArgumentParser) -> None: ...
 
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-TASKS: tuple[Task, ...] = (recall,)
+TASKS: tuple[Task, ...] = (recall, FORMAL, MAD)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

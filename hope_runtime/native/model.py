@@ -155,14 +155,16 @@ def hidden_states(
         if block.fast is not None:
             assert config.fast is not None
             assert fast is not None
-            added, fast = fast_memory(
-                x_BTD,
-                config=config.fast,
-                weights=block.fast,
-                state=fast,
-                shared=shared,
-                eps=backbone.norm_eps,
-            )
+            # Memories add up over a stream: their state and arithmetic keep the weights' dtype.
+            with torch.autocast(device.type, enabled=False):
+                added, fast = fast_memory(
+                    x_BTD,
+                    config=config.fast,
+                    weights=block.fast,
+                    state=fast,
+                    shared=shared,
+                    eps=backbone.norm_eps,
+                )
             x_BTD = x_BTD + added
         own: list[Theta | None] = []
         for level in config.levels_of(index):

@@ -47,7 +47,12 @@ def test_standard_input_needs_a_document_name(capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "module"), [("serve", "server.main"), ("evaluate", "hope_runtime.evaluate")]
+    ("command", "module"),
+    [
+        ("serve", "server.main"),
+        ("evaluate", "hope_runtime.evaluate"),
+        ("train", "hope_runtime.train.cli"),
+    ],
 )
 def test_passed_on_commands(command, module, monkeypatch):
     stand_in = ModuleType(module)
@@ -92,6 +97,7 @@ OPTIONS = {
     "": "--server --user --timeout-seconds",
     "serve": "",
     "evaluate": "",
+    "train": "",
     "chat": f"SESSION {TURN_OPTIONS}",
     "generate": f"SESSION TEXT {TURN_OPTIONS} --request-id --json",
     "ingest": "FILE|- --session --document --conversation --no-learn --keep-open --json",
@@ -122,7 +128,7 @@ OPTIONS = {
 }
 
 
-PRINTS_FOR_PEOPLE_ONLY = {"", "serve", "evaluate", "chat", "completion", "sessions"}
+PRINTS_FOR_PEOPLE_ONLY = {"", "serve", "evaluate", "chat", "completion", "sessions", "train"}
 
 
 def test_whatever_a_program_would_read_is_there_as_json():

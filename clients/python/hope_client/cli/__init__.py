@@ -11,7 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-_PASSED_ON = {"serve": "server.main", "evaluate": "hope_runtime.evaluate"}
+_PASSED_ON = {
+    "serve": "server.main",
+    "evaluate": "hope_runtime.evaluate",
+    "train": "hope_runtime.train.cli",
+}
 """Commands with options of their own: the module whose main(argv) gets them."""
 
 

@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     info = commands.add("info", "info:info", "what the server runs")
     _add_json(info)
     commands.add_bare("evaluate", "run the papers' tasks (its options: `hope evaluate --help`)")
+    commands.add_bare("train", "train a native model (its options: `hope train --help`)")
     _add_completion(commands)
     return parser
 

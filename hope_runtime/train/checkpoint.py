@@ -1,0 +1,141 @@
+"""Checkpoints of a run: a directory that appears whole, by one rename, or not at all.
+
+    step-00000400/
+      run.json               format, version, step, and the run's settings
+      weights.safetensors    NativeWeights.named; the task's own under "readout."
+      optimizer.safetensors  the optimiser's tensors
+    log.jsonl                belongs to log.py
+
+A batch is a function of the seed and the step, so the step is all that there is to know of random
+numbers. Knows nothing of training itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from hope_runtime.errors import CorruptModelError, ModelNotFoundError, UnsupportedModelError
+from hope_runtime.native.config import NativeConfig
+from hope_runtime.native.weights import NativeWeights, from_named
+
+FORMAT, VERSION = "hope-training", 1
+_RUN, _WEIGHTS, _OPTIMIZER = "run.json", "weights.safetensors", "optimizer.safetensors"
+_READOUT = "readout."
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A run after `step` steps. `settings` are plain values that say what was trained, and how."""
+
+    step: int
+    config: NativeConfig
+    settings: Mapping[str, Any]
+    weights: NativeWeights
+    readout: Mapping[str, Tensor]
+    optimizer_tensors: Mapping[str, Tensor]
+    optimizer_values: Mapping[str, Any]
+
+
+def save(directory: Path, saved: Saved) -> Path:
+    """Stores a run's state and then removes the ones before it. Returns where it lies."""
+    directory.mkdir(parents=True, exist_ok=True)
+    place = directory / f"{_PREFIX}{saved.step:08d}"
+    building = directory / f".{place.name}.{secrets.token_hex(4)}"
+    building.mkdir()
+    try:
+        tensors = dict(saved.weights.named())
+        tensors |= {_READOUT + name: tensor for name, tensor in saved.readout.items()}
+        safetensors.torch.save_file(_stored(tensors), building / _WEIGHTS)
+        safetensors.torch.save_file(_stored(saved.optimizer_tensors), building / _OPTIMIZER)
+        run = {
+            "format": FORMAT,
+            "version": VERSION,
+            "step": saved.step,
+            "model": saved.config.to_fields(),
+            "settings": dict(saved.settings),
+            "optimizer": dict(saved.optimizer_values),
+        }
+        (building / _RUN).write_text(json.dumps(run, indent=1), encoding="utf-8")
+        for file in building.iterdir():
+            _sync(file)
+        if place.exists():
+            # Only a run that was interrupted right after this step comes here again.
+            shutil.rmtree(place)
+        building.rename(place)
+        _sync(directory)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    for older in _complete(directory)[:-1]:
+        shutil.rmtree(older, ignore_errors=True)
+    return place
+
+
+def exists(directory: Path) -> bool:
+    """Whether a run has left a checkpoint here."""
+    return bool(_complete(directory))
+
+
+def load(directory: Path) -> Saved:
+    """The newest checkpoint of a run's directory, on the CPU.
+
+    Raises ModelNotFoundError, UnsupportedModelError (a newer format) and CorruptModelError.
+    """
+    complete = _complete(directory)
+    if not complete:
+        raise ModelNotFoundError(f"there is no checkpoint in {directory}")
+    place = complete[-1]
+    try:
+        run = json.loads((place / _RUN).read_text(encoding="utf-8"))
+        if run["format"] != FORMAT or run["version"] != VERSION:
+            raise UnsupportedModelError(
+                f"{place} is {run['format']} version {run['version']}; "
+                f"this code reads {FORMAT} version {VERSION}"
+            )
+        config = NativeConfig.from_fields(run["model"])
+        tensors = safetensors.torch.load_file(place / _WEIGHTS)
+        readout = {
+            name.removeprefix(_READOUT): tensors.pop(name)
+            for name in sorted(tensors)
+            if name.startswith(_READOUT)
+        }
+        return Saved(
+            step=int(run["step"]),
+            config=config,
+            settings=run["settings"],
+            weights=from_named(config, tensors),
+            readout=readout,
+            optimizer_tensors=safetensors.torch.load_file(place / _OPTIMIZER),
+            optimizer_values=run["optimizer"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise CorruptModelError(f"{place} cannot be read: {error!r}") from error
+
+
+def _complete(directory: Path) -> list[Path]:
+    return sorted(path.parent for path in directory.glob(f"{_PREFIX}*/{_RUN}"))
+
+
+def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Of tensors that share storage each is written whole.
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _sync(path: Path) -> None:
+    """Put a file or a directory's entries on the disk; the rename must not overtake the bytes."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
