@@ -136,10 +136,12 @@ class ResidualBank:
         )
         eta = step.eta_BHT[:, :, None, :, None]
         decay = step.decay_BHTT[:, :, None]
-        if not (step.erases and self.erase_layers):
+        if not step.erases:
             return inner_writes, Writes(hidden_BHNTF, -eta * error_BHNTO, None, decay)
         # The hidden units are no unit vector: the proximal step of Eq. 57 for any norm.
         eta = eta / (1 + eta * hidden_BHNTF.square().sum(-1, keepdim=True))
+        if not self.erase_layers:
+            return inner_writes, Writes(hidden_BHNTF, -eta * error_BHNTO, None, decay)
         written = eta * (left if step.objective == "dot" else -error_BHNTO)
         return inner_writes, Writes(hidden_BHNTF, written, eta * hidden_BHNTF, decay)
 

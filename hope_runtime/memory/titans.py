@@ -33,9 +33,10 @@ from hope_runtime.native.config import FastMemoryConfig
 TAPS = 4
 # Runs of memories that are read exactly per token are at most this long, at fixed places.
 EXACT_RUN = 64
-# Rows of memories are clipped at boundaries at least this far apart, to this norm per sqrt(inputs).
+# Rows of memories are clipped at boundaries to this norm, those that hold raw values to sqrt(K)
+# times as much; linear memories at boundaries at least so many tokens apart.
+CLIP_NORM = 8.0
 CLIP_PERIOD = 16
-CLIP_NORM = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ def plan(
     """Cuts a pass of T tokens into runs. `written_B` (int64, CPU) counts the tokens that every row
     has written before, and `write_BT` says which of the pass do; None is all of them."""
     every = periods(config)
-    clips = [period * -(-CLIP_PERIOD // period) for period in every]
+    apart = CLIP_PERIOD if config.depth == 1 else 1
+    clips = [period * -(-apart // period) for period in every]
     B = len(written_B)
     if write_BT is None:
         counts_BT = written_B[:, None] + torch.arange(1, T + 1)
@@ -286,8 +288,9 @@ class _Layer:
             return state
         running, velocity = state.running, state.velocity
         if clip is not None:
-            running = tuple(_chosen(clip, _bounded(memory), memory) for memory in running)
-            velocity = tuple(_chosen(clip, _bounded(speed), speed) for speed in velocity)
+            limit = CLIP_NORM if self.config.self_targets else CLIP_NORM * math.sqrt(self.width)
+            running = tuple(_chosen(clip, _bounded(old, limit), old) for old in running)
+            velocity = tuple(_chosen(clip, _bounded(old, limit), old) for old in velocity)
         snapshot = tuple(
             _chosen(due, new, old) for new, old in zip(running, state.snapshot, strict=True)
         )
@@ -363,9 +366,8 @@ def _chosen(rows: bool | Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(rows.to(new.device).view(-1, *(1,) * (new.dim() - 1)), new, old)
 
 
-def _bounded(memory: Tensor) -> Tensor:
-    """Rows of at most CLIP_NORM * sqrt(inputs): a factor of exactly 1 for those within it."""
-    limit = CLIP_NORM * math.sqrt(memory.shape[-1])
+def _bounded(memory: Tensor, limit: float) -> Tensor:
+    """Rows of at most this norm: a factor of exactly 1 for those within it."""
     norm = torch.linalg.vector_norm(memory, dim=-1, keepdim=True)
     factor: Tensor = limit / norm.clamp_min(limit)
     return memory * factor

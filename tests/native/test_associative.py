@@ -90,7 +90,7 @@ def test_the_gradient_of_a_deep_memory_is_its_objective_s(
         (grad_outer,) = torch.autograd.grad(loss_dot, outer)
     # The proximal step of the output layer, eta / (1 + eta |h|²), is a factor of its gradient.
     square = of_outer.key.square().sum(-1)[..., None]
-    factor = 1 / (1 + square) if erased_there else torch.ones_like(square)
+    factor = torch.ones_like(square) if rule == "gd" else 1 / (1 + square)
     torch.testing.assert_close(gradient_of(of_outer), factor * grad_outer, **CLOSE)
 
 

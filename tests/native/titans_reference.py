@@ -99,7 +99,7 @@ def write(
     slopes = gradients(config, memory, key, target)
     for index, (slope, read) in enumerate(zip(slopes, inputs, strict=True)):
         rate, erase = eta, erases and (index == 0 or config.deep_erase == "layers")
-        if erase and index == 1:
+        if erases and index == 1:
             rate = eta / (1 + eta * read @ read)
         factor = alpha * torch.eye(len(read), dtype=read.dtype)
         if erase:
