@@ -208,9 +208,9 @@ def _attend(
     raw = heads_NXK[:, : H + G]
     turned = torch.addcmul(raw * cos_N1K, raw.roll(K // 2, dims=-1), sin_N1K)
     lengths = [len(row.ids) for row in rows]
-    q_rows = turned[:, :H].split(lengths)
-    k_rows = turned[:, H:].split(lengths)
-    v_rows = heads_NXK[:, H + G :].split(lengths)
+    q_rows = torch.split(turned[:, :H], lengths)
+    k_rows = torch.split(turned[:, H:], lengths)
+    v_rows = torch.split(heads_NXK[:, H + G :], lengths)
     mixed = []
     for q_THK, k_TGK, v_TGK, at, bias in zip(q_rows, k_rows, v_rows, places, biases, strict=True):
         at.new_k[layer].copy_(k_TGK.transpose(0, 1))
