@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hope_runtime.errors import WindowOverflowError
 from hope_runtime.model.attention import AttentionPlan, KVCache
-from hope_runtime.model.block import LowRankTerms, block, rms_norm, split_layers
+from hope_runtime.model.block import LowRankTerms, OnMlp, block, rms_norm, split_layers
 from hope_runtime.model.weights import BaseModel
 
 
@@ -26,6 +26,7 @@ def forward(
     cache: KVCache | None = None,
     terms: LowRankTerms | None = None,
     mask_BTS: Tensor | None = None,
+    on_mlp: OnMlp | None = None,
 ) -> Tensor:
     """Hidden states after the final norm, (B, T, D), in the dtype of the weights.
 
@@ -38,7 +39,7 @@ def forward(
 
     With a cache, the new keys and values are appended and `cache.length` grows by T; not
     differentiable then. Without one, differentiable with respect to the terms. With terms None,
-    the plain base model bit for bit.
+    the plain base model bit for bit. `on_mlp` is shown what the matrices of every MLP read.
 
     Raises WindowOverflowError when the cache or the known positions do not hold the tokens.
     """
@@ -61,6 +62,7 @@ def forward(
             plan=plan,
             cache=cache,
             layer=index,
+            on_mlp=on_mlp,
         )
     if cache is not None:
         cache.length = start + T
