@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hope_runtime.errors import HopeError
-from hope_runtime.evaluate import recall
+from hope_runtime.evaluate import (
+    adaptation,
+    babilong,
+    ctnl,
+    forgetting,
+    incremental,
+    needle,
+    recall,
+)
 from hope_runtime.evaluate.trained import FORMAL, MAD
 
 
@@ -30,7 +38,17 @@ class Task(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-TASKS: tuple[Task, ...] = (recall, FORMAL, MAD)
+TASKS: tuple[Task, ...] = (
+    recall,
+    needle,
+    babilong,
+    adaptation,
+    ctnl,
+    incremental,
+    forgetting,
+    FORMAL,
+    MAD,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
