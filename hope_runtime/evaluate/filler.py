@@ -7,6 +7,7 @@ a million tokens take no more room than their source. Leaves reading it to teach
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -47,7 +48,8 @@ def load_text(path: Path | None, *, instead: str = "--filler-text PATH, or --fil
 def filler(text: str, tokenizer: Tokenizer, tokens: int, seed: int) -> str:
     """Whole sentences of at least `tokens` tokens, the fewest, from a line the seed chooses.
 
-    Raises FillerError when the text is shorter than that.
+    A text that is too short for them is read once more from its start; for a text that is
+    shorter than half of that, FillerError is raised.
     """
     return "".join(Filler(text, tokenizer, tokens, seed)).strip()
 
@@ -73,7 +75,9 @@ class Filler:
         start = line_start(self.text, f"filler:{self.seed}", len(self.text) - reach)
         count = 0
         # One character in eight tokens more than enough, so that the last sentence is whole.
-        for span in spans_between(self.text, start, start + reach + 4096):
+        spans = spans_between(self.text, start, start + reach + 4096)
+        again = spans_between(self.text, 0, len(self.text), before="\n")
+        for span in itertools.chain(spans, again):
             yield span
             count += len(self.tokenizer.encode(span))
             if count >= self.tokens:
@@ -92,11 +96,12 @@ def line_start(text: str, seed: str, latest: int, breaks: str = r"\n+") -> int:
     return random.Random(seed).choice([0, *(end for end in ends if end <= max(0, latest))])
 
 
-def spans_between(text: str, start: int, stop: int) -> Iterator[str]:
-    """The spans of text[start:stop], cut as they are asked for."""
+def spans_between(text: str, start: int, stop: int, *, before: str = "") -> Iterator[str]:
+    """The spans of `before` and text[start:stop] behind it, cut as they are asked for."""
     stop = min(stop, len(text))
-    blocks = range(start, stop, _BLOCK_CHARS)
-    return spans_of(text[at : min(at + _BLOCK_CHARS, stop)] for at in blocks)
+    places = range(start, stop, _BLOCK_CHARS)
+    blocks = (text[at : min(at + _BLOCK_CHARS, stop)] for at in places)
+    return spans_of(itertools.chain((before,), blocks))
 
 
 def spans_of(parts: Iterable[str]) -> Iterator[str]:

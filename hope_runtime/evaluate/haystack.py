@@ -38,9 +38,9 @@ class Prose:
     def spans(self, seed: str) -> Iterator[str]:
         """Spans without end, from a line that the seed chooses and that may begin a sentence."""
         start = line_start(self.text, seed, len(self.text) - 1, r"\n\s*(?![a-z\s])")
+        yield from spans_between(self.text, start, len(self.text))
         while True:
-            yield from spans_between(self.text, start, len(self.text))
-            start = 0
+            yield from spans_between(self.text, 0, len(self.text), before="\n")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,6 @@ class Haystack:
         read = 0
         first = True
         for text in _whole_sentences(self.prose.spans(f"haystack:{self.seed}")):
-            # Where the text begins anew nothing parts it from what came before.
             piece = text if text[:1].isspace() else f" {text}"
             used = len(self.tokenizer.encode(piece))
             full = read + used > room

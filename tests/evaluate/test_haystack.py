@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,7 +68,18 @@ def test_the_prose_goes_on_from_its_start_when_it_ends(tokenizer: Tokenizer) -> 
     text = "".join(built(tokenizer, 2 * size))
     assert text.count("Line 7 says so.") == 2
     assert "while.Line" not in text
-    assert "while. Line 0 says" in text
+    assert "while.\nLine 0 says" in text
+
+
+def test_a_long_haystack_is_never_held_as_a_whole(tokenizer: Tokenizer) -> None:
+    stack = built(tokenizer, 150_000, Hidden(0.5, "Found."))
+    next(iter(stack))  # what is computed once
+    tracemalloc.start()
+    length = sum(len(piece) for piece in stack)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert length > 140_000
+    assert peak < 100_000
 
 
 def test_what_cannot_be_hidden_in_is_refused(tokenizer: Tokenizer) -> None:
