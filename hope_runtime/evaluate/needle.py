@@ -116,7 +116,7 @@ def make_needles(kind: str, seed: int, sample: int, samples: int) -> Needles:
     keys = _keys(rng)
     if kind == "passkey":
         value = _number(rng, 5)
-        sentence = f"The pass key is {value}. Remember it. {value} is the pass key."
+        sentence = f"The pass key is {value}. Remember it."
         return Needles(
             (Hidden(depths[0], sentence),),
             (Asked("What is the pass key? Answer with the pass key only.", (value,)),),
@@ -158,7 +158,7 @@ def _keyed(
 
 
 def _keys(rng: random.Random) -> Iterator[str]:
-    return (name.lower() for name in invented_names(rng))
+    return (name.split()[0].lower() for name in invented_names(rng))
 
 
 def _number(rng: random.Random, digits: int) -> str:

@@ -12,13 +12,13 @@ import argparse
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hope_runtime.config import LearningPolicy
 from hope_runtime.evaluate import recall_report
-from hope_runtime.evaluate.asking import NEW_TOKENS, Ids, ask, chat_prompt, is_correct, raw_prompt
+from hope_runtime.evaluate.asking import NEW_TOKENS, ask, chat_prompt, is_correct, raw_prompt
 from hope_runtime.evaluate.bm25 import BM25Index
 from hope_runtime.evaluate.contenders import (
     BOTH,
@@ -29,44 +29,25 @@ from hope_runtime.evaluate.contenders import (
     index_lesson,
     with_context,
 )
-from hope_runtime.evaluate.everyday import unrelated
 from hope_runtime.evaluate.filler import Filler, load_text
 from hope_runtime.evaluate.heldout import heldout_nats
 from hope_runtime.evaluate.items import Item, generate, mentions, read_items
 from hope_runtime.evaluate.options import add_arm_options, add_run_options, count, groups_of
+from hope_runtime.evaluate.recall_questions import Kind, Question, questions_about
 from hope_runtime.evaluate.running import Bench, bench
 from hope_runtime.evaluate.teaching import Pupil
 from hope_runtime.memory.cms import LowRank
 from hope_runtime.memory.state import SessionMemory
-from hope_runtime.model.weights import BaseModel
 
 NAME = "recall"
 SUMMARY = "facts told once, asked later in a new conversation"
 
 FACTS_PER_MESSAGE = 3
 CONVERSATION = "told"
-Kind = Literal["answer", "completion", "unseen", "unrelated"]
 # Which of the questions an arm is asked: what was never taught, only who could let it intrude.
 ALL: tuple[Kind, ...] = ("answer", "completion", "unseen", "unrelated")
 TAUGHT: tuple[Kind, ...] = ("answer", "completion")
 ASKED = {FROZEN: ALL, MEMORY: ALL, PROMPT: TAUGHT, RETRIEVAL: TAUGHT, BOTH: TAUGHT}
-
-
-@dataclass(slots=True)
-class Question:
-    """One thing asked, and what came back. `ids` are all the tokens that the model saw.
-
-    `item` is None for what was never taught. `verdicts` say of a taught one whether the reply is
-    correct, of another whether a taught value intruded. With facts or passages in the prompt the
-    model saw other ids: they stood before the question.
-    """
-
-    kind: Kind
-    text: str
-    ids: Ids
-    item: Item | None = None
-    replies: dict[str, str] = field(default_factory=dict)
-    verdicts: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,25 +268,6 @@ class _Recall:
                     question.verdicts[arm] = is_correct(reply, item.value, item.others)
                 else:
                     question.verdicts[arm] = any(mentions(reply, value) for value in taught)
-
-
-def questions_about(
-    model: BaseModel, memory: SessionMemory, items: Sequence[Item]
-) -> list[Question]:
-    """All that is asked about the items: answers, completions, and what must not intrude."""
-    tokenizer = model.tokenizer
-    questions = []
-    for item in items:
-        ids = chat_prompt(tokenizer, memory, item.question)
-        questions.append(Question("answer", item.question, ids, item))
-        ids = raw_prompt(tokenizer, item.completion)
-        questions.append(Question("completion", item.completion, ids, item))
-        if item.unseen is not None:
-            ids = chat_prompt(tokenizer, memory, item.unseen)
-            questions.append(Question("unseen", item.unseen, ids))
-    for text in unrelated(item.value for item in items):
-        questions.append(Question("unrelated", text, chat_prompt(tokenizer, memory, text)))
-    return questions
 
 
 def _groups(items: Sequence[Item]) -> list[Sequence[Item]]:

@@ -27,7 +27,8 @@ from hope_runtime.evaluate.report import (
 )
 
 if TYPE_CHECKING:
-    from hope_runtime.evaluate.recall import Question, SeedResult
+    from hope_runtime.evaluate.recall import SeedResult
+    from hope_runtime.evaluate.recall_questions import Question
 
 INTERVALS = "Wilson, 95 %"
 

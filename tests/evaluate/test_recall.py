@@ -16,7 +16,8 @@ from hope_runtime.config import SUMMED_GRADIENT_POLICY
 from hope_runtime.evaluate import asking, everyday, heldout, main, recall, running
 from hope_runtime.evaluate.contenders import ARMS
 from hope_runtime.evaluate.items import generate
-from hope_runtime.evaluate.recall import Question, SeedResult, questions_about
+from hope_runtime.evaluate.recall import SeedResult
+from hope_runtime.evaluate.recall_questions import Question, questions_about
 from hope_runtime.evaluate.recall_report import Settings, document, print_report
 from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.weights import BaseModel
