@@ -69,7 +69,13 @@ def run(args: argparse.Namespace) -> int:
         document = settings(NAME, args, ready) | {"tokens": args.tokens, "block": args.block}
     document["rows"] = found
     if args.plot is not None:
-        plot_curves(args.plot, _panels(found), x_label="tokens read", y_label="nats per token")
+        plot_curves(
+            args.plot,
+            _panels(found),
+            x_label="tokens read",
+            y_label="nats per token",
+            one_scale=False,
+        )
     if not args.json:
         # A curve is a picture; in a table it would be a row of figures without end.
         document["rows"] = [

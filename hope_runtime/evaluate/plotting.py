@@ -43,10 +43,12 @@ def plot_curves(
     x_label: str,
     y_label: str,
     log_x: bool = False,
+    one_scale: bool = True,
 ) -> None:
-    """Draws a panel for each title, and in it a line for each name."""
+    """Draws a panel for each title, and in it a line for each name; with `one_scale` all panels
+    have the same y axis."""
     figure = _figure((5.5 * max(1, len(panels)), 4))
-    all_axes = figure.subplots(1, max(1, len(panels)), squeeze=False, sharey=True)[0]
+    all_axes = figure.subplots(1, max(1, len(panels)), squeeze=False, sharey=one_scale)[0]
     for axes, (title, curves) in zip(all_axes, panels.items(), strict=False):
         for name, curve in curves.items():
             (line,) = axes.plot(curve.x, curve.y, marker="o", markersize=3, label=name)

@@ -37,9 +37,9 @@ def print_result(
     trials: Sequence[Trial] = (),
 ) -> None:
     """One JSON document, or `parts` of it, which are lists of rows, as tables; with --show the
-    questions and replies too."""
+    questions and replies too, where there are any."""
     whole = dict(document)
-    if args.show:
+    if args.show and trials:
         whole["shown"] = [_shown(trial) for trial in trials]
         parts = [*parts, "shown"]
     if args.json:

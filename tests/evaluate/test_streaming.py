@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,8 +26,13 @@ def pieces() -> list[tuple[int, ...]]:
     return [tuple(rng.randrange(2, 258) for _ in range(rng.randint(1, 25))) for _ in range(20)]
 
 
-def test_losses_are_those_of_the_engine(tiny_model: BaseModel) -> None:
+@pytest.mark.parametrize("learnt", [False, True])
+def test_losses_are_those_of_the_engine(tiny_model: BaseModel, learnt: bool) -> None:
     memory = SessionMemory.fresh(tiny_model.fingerprint, SUMMED_GRADIENT_POLICY)
+    if learnt:
+        first = replace(memory.levels[0], terms=noisy(tiny_model, 1))
+        memory = replace(memory, levels=(first, *memory.levels[1:]))
+    terms = memory.terms
     stream = Stream(tiny_model, WINDOW)
     with Engine(tiny_model, window_tokens=WINDOW, threads=1, window_cache_bytes=1 << 24) as engine:
         for ids in pieces():
@@ -34,7 +40,7 @@ def test_losses_are_those_of_the_engine(tiny_model: BaseModel) -> None:
             record = Record(RecordKind.DOCUMENT, "c", (segment,), document="d")
             expected = engine.read("row", memory, record).future.result()
             memory = observe(memory, record, window_tokens=WINDOW)
-            scores_NV, targets_N = stream.predict(ids, None)
+            scores_NV, targets_N = stream.predict(ids, terms)
             assert targets_N.tolist() == list(ids[-expected.scored :])
             nats = float(cross_entropy(scores_NV, targets_N, reduction="sum"))
             assert nats == pytest.approx(expected.nats, rel=1e-5)
