@@ -27,7 +27,7 @@ from hope_runtime.checkpoints.native import (
 from hope_runtime.errors import ModelError, ModelNotFoundError
 from hope_runtime.model.weights import BaseModel
 
-__all__ = ["find_source", "load_base_model", "resolve_dtype"]
+__all__ = ["cache_root", "find_source", "load_base_model", "resolve_dtype"]
 
 DTypeName = Literal["auto", "float32", "bfloat16"]
 Progress = Callable[[float, str], None]
@@ -65,7 +65,7 @@ def load_base_model(
     if path.is_dir() and claims_native(path):
         native = path
     else:
-        native = _cache_root(cache_dir) / "models" / _cache_name(path)
+        native = cache_root(cache_dir) / "models" / _cache_name(path)
         if not is_native(native):
             _convert(path, native, report)
     report(0.95, "loading")
@@ -157,7 +157,8 @@ def _from_hub(name: str, report: Progress) -> Path:
         ) from error
 
 
-def _cache_root(cache_dir: str | Path | None) -> Path:
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """The directory for what can be made again: given, else HOPE_CACHE_DIR, else the user's."""
     given = cache_dir or os.environ.get("HOPE_CACHE_DIR")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "hope-server"
 

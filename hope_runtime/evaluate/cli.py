@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hope_runtime.errors import HopeError
-from hope_runtime.evaluate import ablation, levels, recall
+from hope_runtime.evaluate import (
+    ablation,
+    adaptation,
+    babilong,
+    ctnl,
+    forgetting,
+    incremental,
+    levels,
+    needle,
+    recall,
+)
 from hope_runtime.evaluate.trained import FORMAL, MAD
 
 
@@ -30,7 +40,19 @@ class Task(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-TASKS: tuple[Task, ...] = (recall, FORMAL, MAD, ablation, levels)
+TASKS: tuple[Task, ...] = (
+    recall,
+    needle,
+    babilong,
+    adaptation,
+    ctnl,
+    incremental,
+    forgetting,
+    FORMAL,
+    MAD,
+    ablation,
+    levels,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
