@@ -14,7 +14,7 @@ Shape suffixes: L layers, D model width, F MLP width, R rank, K directions, N in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -93,19 +93,18 @@ def common_directions(
     """
     batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
     read = workers.map(partial(_inputs, model, row_tokens=row_tokens), batches)
-    both = []
-    for place in (0, 1):
-        layers = [torch.cat([batch[place][layer] for batch in read]) for layer in range(_n(read))]
+
+    def strongest(inputs: Iterable[list[Tensor]]) -> Tensor:
+        layers = [torch.cat(parts) for parts in zip(*inputs, strict=True)]
+        most = min(count, int(layers[0].shape[1] * LARGEST_SHARE))
         # Evenly spread over the examples, so that no statement has more of a say.
         chosen = torch.linspace(0, len(layers[0]) - 1, min(MOST_INPUTS, len(layers[0]))).long()
-        most = min(count, int(layers[0].shape[1] * LARGEST_SHARE))
-        strongest = partial(_strongest, count=most)
-        both.append(torch.stack(workers.map(strongest, [layer[chosen] for layer in layers])))
-    return CommonDirections(both[0].to(model.device), both[1].to(model.device))
+        found = workers.map(partial(_strongest, count=most), [each[chosen] for each in layers])
+        return torch.stack(found).to(model.device)
 
-
-def _n(read: Sequence[tuple[list[Tensor], list[Tensor]]]) -> int:
-    return len(read[0][0])
+    return CommonDirections(
+        strongest(outer for outer, _ in read), strongest(inner for _, inner in read)
+    )
 
 
 @torch.no_grad()
