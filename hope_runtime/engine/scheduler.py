@@ -11,7 +11,7 @@ Knows tickets and passes; computes nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -117,7 +117,7 @@ def choose(queue: deque[Ticket[Any]], room: int) -> list[Ticket[Any]]:
     return chosen
 
 
-def slices(tickets: list[Ticket[Any]]) -> list[Pass]:
+def slices(tickets: Sequence[Ticket[Any]]) -> list[Pass]:
     """What each of the chosen turns computes in this step."""
     writing = any(ticket.wanted and len(ticket.wanted.ids) == 1 for ticket in tickets)
     found = []
