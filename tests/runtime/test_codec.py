@@ -20,13 +20,16 @@ from memories import WINDOW, Ledger, document, fresh, spans_of, turn
 from safetensors.torch import load, save
 
 from hope_runtime.codec import (
+    FAST_BLOB,
     STATE_BLOB,
     STATE_FORMAT,
+    context_blob,
     decode_memory,
     encode_level,
     encode_state,
     level_blob,
 )
+from hope_runtime.config import LevelConfig
 from hope_runtime.errors import (
     CorruptStateError,
     FingerprintMismatchError,
@@ -34,8 +37,9 @@ from hope_runtime.errors import (
     StateVersionError,
 )
 from hope_runtime.fold import replay
-from hope_runtime.layout import LowRankLayout
+from hope_runtime.layout import LowRankLayout, Tensors
 from hope_runtime.log import Record
+from hope_runtime.memory.cms import FullRank
 from hope_runtime.memory.state import SessionMemory
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -108,6 +112,40 @@ def test_every_format_that_was_ever_written_is_read(version: int) -> None:
         assert getattr(memory, name) == getattr(expected, name), name
     records = [Record.decode(bytes.fromhex(data)) for data in facts["records"]]
     assert records == golden.records()
+
+
+class AnyLayout(LowRankLayout):
+    """Takes what a native engine's layout would look into."""
+
+    def level(self, index: int, config: LevelConfig, tensors: Tensors) -> FullRank:
+        return FullRank(tuple(tensors[name] for name in sorted(tensors)))
+
+    def check_fast(self, tensors: Tensors) -> None: ...
+
+    def check_context(self, tensors: Tensors) -> None: ...
+
+
+@pytest.mark.parametrize("version", range(2, STATE_FORMAT + 1))
+def test_every_format_of_what_is_written_forward_is_read(version: int) -> None:
+    expected = golden.native_memory()
+    blobs = {
+        name: (GOLDEN / f"native.{name.partition('.')[0]}.v{version}.safetensors").read_bytes()
+        for name in (STATE_BLOB, "level.0", FAST_BLOB, context_blob("default"))
+    }
+    facts = json.loads((GOLDEN / f"facts.v{version}.json").read_text("utf-8"))
+    memory = decode(blobs, layout=AnyLayout(golden.MODEL))
+    assert memory.hash() == facts["native_hash"] == expected.hash()
+    assert memory.fast is not None
+    assert memory.fast.conversation == expected.fast.conversation
+    for found, wanted in (
+        (memory.fast.tensors, expected.fast.tensors),
+        (memory.conversations["default"].context, expected.conversations["default"].context),
+    ):
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    # The engine of a backbone has no place for any of it.
+    with pytest.raises(CorruptStateError):
+        decode(blobs)
 
 
 @given(st.lists(st.integers(1, 40), max_size=12), st.booleans(), st.booleans())
