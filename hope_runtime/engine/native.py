@@ -1,8 +1,8 @@
 """The engine of a native model, whose memories are written while tokens are read.
 
-All that a session needs is in its SessionMemory, so nothing is kept between turns. Rows are
-computed one by one, each on one thread: models that are trained here are small, and a row alone is
-the same to the last bit whatever else is served.
+All that a session needs is in its SessionMemory, so nothing is kept between turns. What may teach a
+level is computed row by row, on one thread, so that levels are the same to the last bit whatever
+else is served; tokens of replies, which teach nothing, are one batch.
 
 Knows no users and no stores.
 """
@@ -30,6 +30,7 @@ from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record
 from hope_runtime.memory.cms import FullRank
 from hope_runtime.memory.state import SessionMemory
+from hope_runtime.native.batch import Batch
 from hope_runtime.native.model import forward
 from hope_runtime.native.served import NativeModel
 from hope_runtime.native.session import NativeLayout, flushed, restore
@@ -48,6 +49,7 @@ class NativeEngine:
         self.policies: Mapping[str, LearningPolicy] = {model.policy.name: model.policy}
         self.layout = NativeLayout(model)
         self._norms = [_norm(initial.theta) for initial in model.initial]
+        self._batch = Batch(model)
         self._loop = Loop(self._compute, threads=1, room=lambda: MAX_ROWS)
         self._loop.start()
 
@@ -123,8 +125,27 @@ class NativeEngine:
         return EngineLoad(running, waiting, learning, resident_rows=0, resident_bytes=0)
 
     def _compute(self, tickets: Sequence[Ticket[Any]]) -> list[Resolve | None]:
-        """One pass of each turn, row by row. A turn whose pass cannot be computed fails alone."""
-        return [self._advance(ticket) for ticket in tickets]
+        """One pass of each turn. A turn whose pass cannot be computed fails alone."""
+        replies: dict[Ticket[Any], turns.NativePass] = {}
+        for ticket in tickets:
+            wanted = ticket.wanted
+            assert isinstance(wanted, turns.NativePass)
+            if turns.is_reply(self.model, wanted):
+                replies[ticket] = wanted
+        outputs = dict(zip(replies, self._together([*replies.values()]), strict=False))
+        return [
+            ticket.advance(outputs[ticket]) if ticket in outputs else self._advance(ticket)
+            for ticket in tickets
+        ]
+
+    def _together(self, passes: Sequence[turns.NativePass]) -> list[turns.NativeOutput]:
+        """The outputs of one batch; none when there is nothing to gain, or when it failed."""
+        if len(passes) < 2:
+            return []
+        try:
+            return turns.run_together(self._batch, passes)
+        except Exception:
+            return []  # one by one it will show whose fault it is
 
     def _advance(self, ticket: Ticket[Any]) -> Resolve | None:
         assert isinstance(ticket.wanted, turns.NativePass)

@@ -26,10 +26,11 @@ from hope_runtime.errors import InvalidRequestError
 from hope_runtime.fold import observe
 from hope_runtime.log import Record
 from hope_runtime.memory.state import SessionMemory
+from hope_runtime.native.batch import Batch
 from hope_runtime.native.model import fresh_context
 from hope_runtime.native.served import NativeModel
 from hope_runtime.native.session import enter, remember, restore
-from hope_runtime.native.stream import NativeState, fresh_state
+from hope_runtime.native.stream import NativeState, fresh_state, has_room
 from hope_runtime.native.stream import observe as stream
 
 _Result = TypeVar("_Result")
@@ -59,8 +60,8 @@ Work = Generator[NativePass, NativeOutput, _Result]
 
 
 def run(model: NativeModel, wanted: NativePass) -> NativeOutput:
-    """Computes one pass, its row alone: then levels do not depend on what else is served, in no
-    bit. Raises DivergedStateError when learning would make the memory unusable."""
+    """Computes one pass, its row alone: so levels do not depend on what else is served, in no bit.
+    Raises DivergedStateError when learning would make the memory unusable."""
     scores_BTV, state = stream(
         model.config,
         model.weights,
@@ -69,6 +70,19 @@ def run(model: NativeModel, wanted: NativePass) -> NativeOutput:
         learn_BT=torch.tensor([wanted.learn]),
     )
     return NativeOutput(scores_BTV[0], state)
+
+
+def is_reply(model: NativeModel, wanted: NativePass) -> bool:
+    """Whether a pass reads a token of a reply and nothing is learnt at it."""
+    return wanted.learn == (False,) and has_room(model.config, wanted.state)
+
+
+def run_together(batch: Batch, passes: Sequence[NativePass]) -> list[NativeOutput]:
+    """Computes passes for which `is_reply` holds as one batch."""
+    states = [one.state for one in passes]
+    scores_BV, after = batch.read(states, [one.ids[0] for one in passes])
+    rows = zip(scores_BV[:, None], after, strict=True)
+    return [NativeOutput(scores_1V, state) for scores_1V, state in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,23 @@ def end_segments(config: NativeConfig, weights: NativeWeights, state: NativeStat
     return _Reader(config, weights, state, GradientDescent()).flush(learn=False)
 
 
+def has_room(config: NativeConfig, state: NativeState) -> bool:
+    """Whether one more token in each row would end no segment, if it is context only."""
+    return state.segment is None or int(state.segment.length_B.max()) < config.segment
+
+
+def with_context(state: NativeState, context: Context, ids_B1: Tensor) -> NativeState:
+    """The state after one token of context in each row, behind which they have `context`.
+
+    For whoever reads such tokens by `forward`, where `has_room` says that nothing else is to do.
+    """
+    segment = state.segment
+    if segment is not None:
+        silent = torch.zeros(ids_B1.shape, dtype=torch.bool)
+        segment = _remembered(segment, ids_B1, silent, torch.ones(state.rows, dtype=torch.int64))
+    return replace(state, context=context, segment=segment)
+
+
 def check_bounds(state: NativeState, before: NativeState | None = None) -> None:
     """Raises DivergedStateError, naming the rows, unless all memories are finite and bounded.
 

@@ -24,6 +24,7 @@ from native_sessions import (
 
 from hope_runtime.config import LearningPolicy
 from hope_runtime.engine.native import NativeEngine
+from hope_runtime.engine.native_turn import NativePass, run
 from hope_runtime.errors import (
     CancelledTurnError,
     DivergedStateError,
@@ -33,8 +34,11 @@ from hope_runtime.errors import (
 from hope_runtime.fold import due
 from hope_runtime.log import Record, RecordKind
 from hope_runtime.native import stream
+from hope_runtime.native.batch import Batch
 from hope_runtime.native.config import PRESETS
-from hope_runtime.native.session import restore
+from hope_runtime.native.served import NativeModel
+from hope_runtime.native.session import restore, with_state
+from hope_runtime.native.tree import map_tensors
 
 SPANS = ("My dog Rolf is nine.", " He likes rain,", " and cheese.", " So do I!", " Good dog.")
 
@@ -230,10 +234,42 @@ def test_sessions_side_by_side_do_not_touch_each_other(engine: NativeEngine) -> 
     for one, other in zip(alone, together, strict=True):
         assert one.text == other.text
         assert one.memory.hash() == other.memory.hash()
-        assert one.memory.fast is not None
-        assert other.memory.fast is not None
-        for at, tensor in one.memory.fast.tensors.items():
-            assert torch.equal(tensor, other.memory.fast.tensors[at])
+        assert_close(one.memory, other.memory)
+
+
+def _tokens_to_go(model: NativeModel, state: stream.NativeState) -> int:
+    """Until a segment ends, of which a batch knows nothing."""
+    if state.segment is None:
+        return 2
+    return model.config.segment - int(state.segment.length_B)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_row_of_a_batch_reads_what_it_reads_alone(
+    engines: dict[str, NativeEngine], name: str
+) -> None:
+    """At its own place of its own stream, beside a neighbour of NaN."""
+    model = engines[name].model
+    texts = [f"A text of {'many ' * index}bytes" for index in range(1, 6)]
+    memories = [say(engines[name], fresh(engines[name]), text).memory for text in texts]
+    states = [restore(model, memory) for memory in memories]
+    states = [state for state in states if _tokens_to_go(model, state) >= 2]
+    assert len(states) >= 2
+    spoilt = map_tensors(
+        lambda tensor: tensor * torch.nan if tensor.is_floating_point() else tensor, states[0]
+    )
+    batch = Batch(model)
+    for token in b"go":
+        scores_BV, found = batch.read([spoilt, *states], [token] * (1 + len(states)))
+        alone = [run(model, NativePass(state, (token,), (False,))) for state in states]
+        for row, expected in enumerate(alone, start=1):
+            torch.testing.assert_close(scores_BV[row], expected.scores_TV[-1], rtol=1e-4, atol=1e-4)
+            one, other = (
+                with_state(memories[0], state, "a") for state in (found[row], expected.state)
+            )
+            assert_close(one, other)
+        assert bool(scores_BV[0].isnan().all())
+        spoilt, *states = found
 
 
 def test_a_cancelled_turn_leaves_the_engine_free(engine: NativeEngine) -> None:
