@@ -155,13 +155,14 @@ class ReplayConfig:
 class LearningPolicy:
     """What a session's memory does with what it observes.
 
-    Part of the fold: to change it is a migration. `recipe` is "replay" (the default one) or
-    "summed_gradient" (Eq. 71 over the factors, exactly).
+    Part of the fold: to change it is a migration. `recipe` is "replay" (the default one),
+    "summed_gradient" (Eq. 71 over the factors, exactly), or that of native models, "streamed"
+    (Eq. 71 over all weights of a level, while tokens are read).
     """
 
     name: str
     levels: tuple[LevelConfig, ...]
-    recipe: Literal["replay", "summed_gradient"] = "replay"
+    recipe: Literal["replay", "summed_gradient", "streamed"] = "replay"
     replay: ReplayConfig = ReplayConfig()
     seed: int = 0
 
