@@ -1,7 +1,8 @@
 """Reads story files in the format of the bAbI tasks (Weston et al., 2015).
 
 Lines are `n sentence` or `n question<TAB>answer<TAB>supporting line numbers`; the numbering starts
-again at 1 with each story. Knows the format and nothing of what is done with the stories.
+again at 1 with each story. Some copies have `|` for the tab. Knows the format and nothing of what
+is done with the stories.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from hope_runtime.errors import HopeError
 
 _LINE = re.compile(r"(\d+) (.+)")
+_SEPARATOR = re.compile(r" *[\t|] *")
 
 
 class StoryError(HopeError):
@@ -71,7 +73,7 @@ def _parse(lines: list[str], name: str) -> Iterator[Story]:
         if number <= last:
             raise StoryError(f"{name}, line {place}: number {number} comes after {last}.")
         last = number
-        question, *rest = (part.strip() for part in text.split("\t"))
+        question, *rest = _SEPARATOR.split(text.strip())
         if not rest:
             facts.append(text.strip())
             continue

@@ -40,6 +40,15 @@ def test_a_question_comes_with_all_facts_that_were_told_before_it(stories: Path)
     assert read_stories(stories / "qa1_one_train.txt", 5) == [first, second, third]
 
 
+def test_a_bar_may_stand_for_the_tab(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("1 Mary left.\n2 Who left? |Mary|1\n3 Who came?|Ann\n", encoding="utf-8")
+    assert read_stories(path, 1) == [
+        Story(("Mary left.",), "Who left?", "Mary"),
+        Story(("Mary left.",), "Who came?", "Ann"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
