@@ -41,7 +41,9 @@ class Batch:
         """Scores of the next tokens (B, V), and the states of one row each after the given ones."""
         config, weights = self._model.config, self._model.weights
         self._join(states)
-        contexts = align([_without_memories(state.context) for state in states])
+        # A token sees so many before it; without a bound, windows would grow by each.
+        before = config.window - 1
+        contexts = align([_without_memories(state.context) for state in states], before)
         context = self._with_memories(join_rows(contexts))
         ids_B1 = torch.tensor(tokens, device=weights.device)[:, None]
         silent = torch.zeros(ids_B1.shape, dtype=torch.bool)

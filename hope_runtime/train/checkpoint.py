@@ -136,8 +136,8 @@ def load_model(directory: Path) -> NativeModel:
         if tokenizer is None:
             task = run["settings"].get("task", "something else")
             raise TokenizerMissingError(
-                f"{place} has no tokenizer (it was trained on {task}); only models of text, "
-                "trained with `hope train --task text`, can be served"
+                f"{place} has no tokenizer (it was trained on {task}); only what `hope train "
+                "--task text` has stored with one can be served"
             )
         config, weights, _ = _weights(place, run)
         fingerprint = fingerprint_of(config, weights, tokenizer)

@@ -29,7 +29,8 @@ def byte_model(name: str = "hope", rate: float = 0.05, **overrides: Any) -> Nati
     """A preset of width 16 over bytes, in float32, whose random weights make every part matter."""
     if name.startswith("hope"):
         overrides = {"periods": (8, 32), "learning_rate": rate} | overrides
-    config = small_model(name, 256, d_model=16, n_layers=2, n_heads=2, window=24, **overrides)
+    sizes = {"d_model": 16, "n_layers": 2, "n_heads": 2, "window": 24}
+    config = small_model(name, 256, **sizes | overrides)
     weights = shaken(init_weights(config, seed=0))
     tokenizer = byte_tokenizer()
     return NativeModel(config, weights, tokenizer, fingerprint_of(config, weights, tokenizer))

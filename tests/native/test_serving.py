@@ -38,6 +38,7 @@ from hope_runtime.native.batch import Batch
 from hope_runtime.native.config import PRESETS
 from hope_runtime.native.served import NativeModel
 from hope_runtime.native.session import restore, with_state
+from hope_runtime.native.stream import has_room
 from hope_runtime.native.tree import map_tensors
 
 SPANS = ("My dog Rolf is nine.", " He likes rain,", " and cheese.", " So do I!", " Good dog.")
@@ -235,6 +236,33 @@ def test_sessions_side_by_side_do_not_touch_each_other(engine: NativeEngine) -> 
         assert one.text == other.text
         assert one.memory.hash() == other.memory.hash()
         assert_close(one.memory, other.memory)
+
+
+def test_windows_stay_bounded_when_replies_are_written_together() -> None:
+    """Also those that are long enough to gather their newest tokens in a tail."""
+    model = byte_model("hope_attention", window=70, n_layers=1)
+    with NativeEngine(model) as engine:
+        states = [restore(model, say(engine, fresh(engine), text).memory) for text in ("A", "Two")]
+        alone, batch, most = states[1], Batch(model), 0
+        for token in range(150):
+            going = [at for at, state in enumerate(states) if has_room(model.config, state)]
+            if len(going) == len(states):
+                scores_BV, states = batch.read(states, [token] * 2)
+                most = max(most, *(_window_tokens(state) for state in states))
+            else:
+                states = [
+                    run(model, NativePass(state, (token,), (False,))).state for state in states
+                ]
+            output = run(model, NativePass(alone, (token,), (False,)))
+            alone = output.state
+        torch.testing.assert_close(scores_BV[1], output.scores_TV[-1], rtol=1e-4, atol=1e-4)
+        assert 60 < most <= 70
+
+
+def _window_tokens(state: stream.NativeState) -> int:
+    window = state.context.layers[0].window
+    assert window is not None
+    return window.tokens
 
 
 def _tokens_to_go(model: NativeModel, state: stream.NativeState) -> int:
