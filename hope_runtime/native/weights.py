@@ -190,7 +190,7 @@ def _fast(draw: _Draw, config: FastMemoryConfig, D: int, into_stream: float) -> 
         q=static("q"),
         eta=gate("eta", config.eta_gate),
         alpha=gate("alpha", config.alpha_gate),
-        eta_bias=torch.full((H,), _eta_bias(config)) if config.eta_gate else None,
+        eta_bias=_eta_bias(config) if config.eta_gate else None,
         # Keeps 99.3 % a token at first.
         alpha_bias=torch.full((H,), 5.0) if config.alpha_gate else None,
         initial=_initial_memories(draw, config, D // H),
@@ -200,17 +200,26 @@ def _fast(draw: _Draw, config: FastMemoryConfig, D: int, into_stream: float) -> 
     )
 
 
-def _eta_bias(config: FastMemoryConfig) -> float:
-    """The logit of a first eta that is stable even for a chunk of one and the same token.
+# Share of eta_max at which the last head begins.
+_WIDEST_ETA = 0.95
+
+
+def _eta_bias(config: FastMemoryConfig) -> Tensor:
+    """The logits of each head's first eta, (H,), stable even for a chunk of one and the same token.
 
     The delta rule of a linear memory erases token by token, so it may write half of a value. Where
-    gradients are taken at a snapshot, a chunk adds them up, and momentum adds up chunks.
+    gradients are taken at a snapshot, a chunk adds them up, and momentum adds up chunks. Where eta
+    may pass 1, heads begin spread up to there: what a memory keeps of a repeated key is 1 - eta a
+    token, and from around 0 no gradient leads to the alternation that counting needs.
     """
     share = 0.5
     if config.depth == 2 or config.rule != "delta":
         share = min(share, (1 - config.momentum) / max(config.chunk_mem, config.chunk_other))
     share = min(share / config.eta_max, 0.5)
-    return math.log(share / (1 - share))
+    shares = torch.full((config.n_heads,), share)
+    if config.eta_max > 1 and config.per_token:
+        shares = torch.linspace(share, _WIDEST_ETA, config.n_heads)
+    return torch.logit(shares)
 
 
 def _initial_memories(draw: _Draw, config: FastMemoryConfig, K: int) -> tuple[Parameters, ...]:
