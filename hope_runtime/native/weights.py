@@ -201,7 +201,7 @@ def _fast(draw: _Draw, config: FastMemoryConfig, D: int, into_stream: float) -> 
 
 
 # Share of eta_max at which the last head begins.
-_WIDEST_ETA = 0.95
+_WIDEST_ETA = 0.75
 
 
 def _eta_bias(config: FastMemoryConfig) -> Tensor:

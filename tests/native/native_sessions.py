@@ -25,7 +25,7 @@ from hope_runtime.train.models import small_model
 WAIT = 60
 
 
-def byte_model(name: str = "hope", rate: float = 0.05, **overrides: Any) -> NativeModel:
+def byte_model(name: str = "hope", rate: float = 0.02, **overrides: Any) -> NativeModel:
     """A preset of width 16 over bytes, in float32, whose random weights make every part matter."""
     if name.startswith("hope"):
         overrides = {"periods": (8, 32), "learning_rate": rate} | overrides
