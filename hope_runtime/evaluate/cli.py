@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hope_runtime.errors import HopeError
-from hope_runtime.evaluate import recall
+from hope_runtime.evaluate import memory, recall
 from hope_runtime.evaluate.trained import FORMAL, MAD
 
 
@@ -30,7 +30,7 @@ class Task(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-TASKS: tuple[Task, ...] = (recall, FORMAL, MAD)
+TASKS: tuple[Task, ...] = (recall, memory, FORMAL, MAD)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ and how they are scored; what is compared with what is the tasks' business.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as nnf
 
 from hope_runtime.memory.cms import LowRank
-from hope_runtime.model.hope import forward, logits
+from hope_runtime.model.hope import Branch, forward, logits
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.tokenizer import Tokenizer
 
@@ -24,8 +25,11 @@ WINDOW_TOKENS = 1024
 
 
 @torch.no_grad()
-def heldout_nats(model: BaseModel, terms: LowRank | None) -> dict[str, float]:
+def heldout_nats(
+    model: BaseModel, terms: LowRank | None, branch: Callable[[], Branch] | None = None
+) -> dict[str, float]:
     """Mean nats per token of each domain; `terms` are a memory's, None the frozen base model.
+    `branch` makes what stands beside the pass of a window.
 
     The first token of a window is predicted from nothing and left out. Infinite where a memory
     computes no numbers any more.
@@ -38,7 +42,8 @@ def heldout_nats(model: BaseModel, terms: LowRank | None) -> dict[str, float]:
         nats, scored = 0.0, 0
         for start in range(0, len(ids) - 1, size):
             window_T = torch.tensor(ids[start : start + size], device=model.device)
-            hidden_BTD = forward(model, window_T[None], terms=terms)
+            beside = None if branch is None else branch()
+            hidden_BTD = forward(model, window_T[None], terms=terms, branch=beside)
             scores_TV = logits(model, hidden_BTD[:, :-1])[0].float()
             nats += float(nnf.cross_entropy(scores_TV, window_T[1:], reduction="sum"))
             scored += len(window_T) - 1

@@ -13,13 +13,14 @@ same state. An empty memory adds exactly zero.
 
 Knows no sessions and no policy: which tokens write, and which memory is read, is its caller's.
 
-Shape suffixes: B rows, T tokens, D model width, S sources, X = S * D, U trunk units, H heads,
-K key width, V value width, W taps.
+Shape suffixes: B rows, T tokens, D model width, S sources, X = S * D, R width of an input,
+U trunk units, H heads, K key width, V value width, W taps.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,8 @@ class BranchConfig:
     """Shape of a branch on a base model of width `d_model`.
 
     `sources` are layers whose input the branch sees, rising; 0 is the embedding. What it reads is
-    added to the input of layer `target`; n_layers stands for behind the last. `taps` is over how
-    many tokens a key or a query reaches back.
+    added to the input of layer `target`; n_layers stands for behind the last. A key or a query is
+    made of `taps` tokens, each brought to `input_width`, by a trunk of `hidden` units.
     """
 
     d_model: int
@@ -53,11 +54,12 @@ class BranchConfig:
     key_width: int = 128
     value_width: int = 288
     taps: int = 4
+    input_width: int = 256
     hidden: int = 512
 
     def __post_init__(self) -> None:
-        sizes = (self.d_model, self.n_heads, self.key_width, self.value_width, self.hidden)
-        if min(*sizes, self.taps) < 1:
+        sizes = (self.d_model, self.n_heads, self.key_width, self.value_width, self.input_width)
+        if min(*sizes, self.hidden, self.taps) < 1:
             raise ValueError("every size of a branch is at least 1")
         if not self.sources or list(self.sources) != sorted(set(self.sources)):
             raise ValueError("sources are at least one layer, rising")
@@ -65,7 +67,7 @@ class BranchConfig:
             raise ValueError("a branch adds at or behind the last layer that it sees")
 
     @property
-    def width(self) -> int:
+    def seen_width(self) -> int:
         """X: values a token that the branch sees."""
         return len(self.sources) * self.d_model
 
@@ -83,11 +85,12 @@ class BranchConfig:
 class BranchWeights:
     """What the outer loop learns; (outputs, inputs) where a matrix is one of nnf.linear.
 
-    mix (U, W * X) and mix_bias (U,): the trunk, newest token first; key and query (H * K, U);
-    value (H * V, D) of the first source; eta (H, U + D) and eta_bias (H,): how strongly a token
-    writes; gate (H, U) and gate_bias (H,): how strongly it reads; out (D, H * V).
+    down (R, X); mix (U, W * R) and mix_bias (U,): the trunk, newest token first; key and query
+    (H * K, U); value (H * V, D) of the first source; eta (H, U + D) and eta_bias (H,): how
+    strongly a token writes; gate (H, U) and gate_bias (H,): how strongly it reads; out (D, H * V).
     """
 
+    down: Tensor
     mix: Tensor
     mix_bias: Tensor
     key: Tensor
@@ -126,7 +129,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class BranchState:
-    """Of B rows, float32: memory (B, H, V, K), and carry (B, W, X), the last W inputs of the
+    """Of B rows, float32: memory (B, H, V, K), and carry (B, W, R), the last W inputs of the
     window, zeros before its first token."""
 
     memory: Tensor
@@ -138,7 +141,8 @@ def expected_shapes(config: BranchConfig) -> dict[str, tuple[int, ...]]:
     D, U, H = config.d_model, config.hidden, config.n_heads
     K, V = config.key_width, config.value_width
     return {
-        "mix": (U, config.taps * config.width),
+        "down": (config.input_width, config.seen_width),
+        "mix": (U, config.taps * config.input_width),
         "mix_bias": (U,),
         "key": (H * K, U),
         "query": (H * K, U),
@@ -158,8 +162,8 @@ def fresh_state(config: BranchConfig, rows: int, device: torch.device | str = "c
 
 
 def fresh_carry(config: BranchConfig, rows: int, device: torch.device | str = "cpu") -> Tensor:
-    """The carry at the beginning of a window, (B, W, X)."""
-    return torch.zeros(rows, config.taps, config.width, device=device)
+    """The carry at the beginning of a window, (B, W, R)."""
+    return torch.zeros(rows, config.taps, config.input_width, device=device)
 
 
 def write(
@@ -174,20 +178,19 @@ def write(
     `hidden_BTX` is the residual stream at the sources, side by side. None for `write_BT` writes
     all tokens.
     """
-    x_BTX, carry = _inputs(config, hidden_BTX, state.carry)
-    T = hidden_BTX.shape[1]
+    scaled_BTX = _scaled(config, hidden_BTX, weights.down.dtype)
+    input_BTR, carry = _joined(config, weights, scaled_BTX, state.carry)
     # The key of a token is made of those before it.
-    before_BTU = _trunk(config, weights, x_BTX[:, :-1])
-    token_BTD = x_BTX[:, config.taps :, : config.d_model]
+    before_BTU = _trunk(config, weights, input_BTR[:, :-1])
+    token_BTD = scaled_BTX[..., : config.d_model]
     key_BHTK = unit(_heads(config, nnf.linear(before_BTU, weights.key)))
     value_BHTV = _heads(config, nnf.linear(token_BTD, weights.value))
-    eta_BTH = nnf.linear(torch.cat((before_BTU, token_BTD), -1), weights.eta, weights.eta_bias)
-    eta_BTH = torch.sigmoid(eta_BTH)
+    gate_BTH = nnf.linear(torch.cat((before_BTU, token_BTD), -1), weights.eta, weights.eta_bias)
+    eta_BHT = torch.sigmoid(gate_BTH).transpose(1, 2)
     if write_BT is not None:
-        eta_BTH = eta_BTH.masked_fill(~write_BT[..., None], 0.0)
-    eta_BHT = eta_BTH.transpose(1, 2)
+        eta_BHT = eta_BHT.masked_fill(~write_BT[:, None], 0.0)
     memory = state.memory
-    for start in range(0, T, RUN_TOKENS):
+    for start in range(0, hidden_BTX.shape[1], RUN_TOKENS):
         run = slice(start, start + RUN_TOKENS)
         eta = eta_BHT[..., run]
         step = Step("delta", eta, decays(torch.zeros_like(eta)))
@@ -198,17 +201,16 @@ def write(
 
 
 def read(
-    config: BranchConfig,
-    weights: BranchWeights,
-    hidden_BTX: Tensor,
-    state: BranchState,
+    config: BranchConfig, weights: BranchWeights, hidden_BTX: Tensor, state: BranchState
 ) -> tuple[Tensor, BranchState]:
     """What T tokens find in the memory, (B, T, D), and the state with the window's new carry.
 
     Nothing is written; an empty memory gives exactly zero.
     """
-    x_BTX, carry = _inputs(config, hidden_BTX, state.carry)
-    u_BTU = _trunk(config, weights, x_BTX[:, 1:])
+    input_BTR, carry = _joined(
+        config, weights, _scaled(config, hidden_BTX, weights.down.dtype), state.carry
+    )
+    u_BTU = _trunk(config, weights, input_BTR[:, 1:])
     query_BHTK = unit(_heads(config, nnf.linear(u_BTU, weights.query)))
     gate_BTH = 2 * torch.sigmoid(nnf.linear(u_BTU, weights.gate, weights.gate_bias))
     found_BHTV = LinearBank().read((state.memory,), query_BHTK)
@@ -256,27 +258,53 @@ def check_fits(branch: Branch, model: BaseModel) -> None:
             raise ValueError(f"{name} of the branch has the shape {tuple(tensor.shape)}")
 
 
-def _inputs(config: BranchConfig, hidden_BTX: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
-    """Carry and tokens joined, (B, W + T, X), every source scaled to a root mean square of 1."""
-    B, T, _ = hidden_BTX.shape
-    parts = hidden_BTX.float().view(B, T, len(config.sources), config.d_model)
-    scaled = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + 1e-5)
-    joined = torch.cat((carry, scaled.flatten(-2)), dim=1)
+def _scaled(config: BranchConfig, hidden_BTX: Tensor, dtype: torch.dtype) -> Tensor:
+    """Every source of every token with a root mean square of 1."""
+    B, T, X = hidden_BTX.shape
+    parts = hidden_BTX.to(dtype).view(B, T, len(config.sources), config.d_model)
+    scaled: Tensor = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + 1e-5)
+    return scaled.view(B, T, X)
+
+
+def _joined(
+    config: BranchConfig, weights: BranchWeights, scaled_BTX: Tensor, carry: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The inputs of the trunk behind the carry, (B, W + T, R), and the new carry."""
+    joined = torch.cat((carry, nnf.linear(scaled_BTX, weights.down)), dim=1)
     return joined, joined[:, joined.shape[1] - config.taps :]
 
 
-def _trunk(config: BranchConfig, weights: BranchWeights, x_BTX: Tensor) -> Tensor:
-    """(B, W - 1 + T, X) -> (B, T, U): each token with the W - 1 before it."""
-    W, X = config.taps, config.width
-    T = x_BTX.shape[1] - (W - 1)
-    mixed = weights.mix_bias.expand(x_BTX.shape[0], T, -1)
-    for tap in range(W):
-        at = W - 1 - tap
-        mixed = mixed + nnf.linear(x_BTX[:, at : at + T], weights.mix[:, tap * X : (tap + 1) * X])
-    return nnf.silu(mixed)
+def _trunk(config: BranchConfig, weights: BranchWeights, input_BTR: Tensor) -> Tensor:
+    """(B, W - 1 + T, R) -> (B, T, U): each token with the W - 1 before it."""
+    W = config.taps
+    T = input_BTR.shape[1] - (W - 1)
+    taps = [input_BTR[:, W - 1 - tap : W - 1 - tap + T] for tap in range(W)]
+    trunk: Tensor = nnf.silu(nnf.linear(torch.cat(taps, dim=-1), weights.mix, weights.mix_bias))
+    return trunk
 
 
 def _heads(config: BranchConfig, x_BTD: Tensor) -> Tensor:
     """(B, T, H * K) -> (B, H, T, K)."""
     B, T, _ = x_BTD.shape
     return x_BTD.view(B, T, config.n_heads, -1).transpose(1, 2)
+
+
+def init_weights(config: BranchConfig, seed: int) -> BranchWeights:
+    """Weights to begin training with, float32. Reads find writes from the first step: queries are
+    keys, and what is read is turned back by half of what turned the value."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = expected_shapes(config)
+
+    def matrix(name: str) -> Tensor:
+        drawn = torch.randn(shapes[name], generator=generator)
+        return drawn / math.sqrt(shapes[name][1])
+
+    key = matrix("key")
+    value = torch.randn(shapes["value"], generator=generator)
+    value = torch.linalg.qr(value if value.shape[0] >= value.shape[1] else value.T).Q
+    if value.shape != shapes["value"]:
+        value = value.T.contiguous()
+    made = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    made |= {"down": matrix("down"), "mix": matrix("mix"), "key": key, "query": key.clone()}
+    made |= {"value": value, "out": 0.5 * value.T.contiguous()}
+    return BranchWeights.from_named(made)

@@ -17,7 +17,13 @@ from typing import TypeVar
 
 from hope_runtime.tokenizer import Tokenizer
 from hope_runtime.train.memory import people
-from hope_runtime.train.memory.relations import RELATIONS, Asked, Relation
+from hope_runtime.train.memory.relations import (
+    RELATIONS,
+    Asked,
+    Relation,
+    held_out_values,
+    trained_values,
+)
 
 FIRST_PERSON_SHARE = 0.25
 CHAT_SHARE = 0.5
@@ -151,10 +157,8 @@ class Storyteller:
                     return str(number)
         if not relation.values:
             return people.name(rng, held_out=self._held_out)
-        held = relation.values[4::5]
-        if self._held_out:
-            return rng.choice(held)
-        return rng.choice([value for value in relation.values if value not in held])
+        held, trained = held_out_values(relation), trained_values(relation)
+        return rng.choice(held if self._held_out else trained)
 
     def _pick(self, rng: random.Random, forms: Sequence[_Form]) -> _Form:
         if len(forms) < 3:

@@ -5,7 +5,7 @@ is learnt here (a test compares the two), so nothing is fitted to them. In `told
 is somebody's name and {v} the value; forms in the first person have no name. `asked` are pairs of
 a question and the answer that is trained, in which the value comes last.
 
-The last value of every five, and the last form of every list of at least three, are held out:
+The fifth of every five values, and the last form of every list of at least three, are held out:
 training never sees them.
 """
 
@@ -271,3 +271,17 @@ SENTENCES = (
 )  # fmt: skip
 
 RELATIONS = (*ATTRIBUTES, *SENTENCES)
+
+_TRAINED = frozenset(
+    value for relation in RELATIONS for index, value in enumerate(relation.values) if index % 5 != 4
+)
+
+
+def trained_values(relation: Relation) -> list[str]:
+    """What training tells of a relation."""
+    return [value for index, value in enumerate(relation.values) if index % 5 != 4]
+
+
+def held_out_values(relation: Relation) -> list[str]:
+    """What only evaluation tells: no relation of training has it either."""
+    return [value for value in relation.values[4::5] if value not in _TRAINED]

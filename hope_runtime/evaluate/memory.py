@@ -1,0 +1,265 @@
+"""`hope evaluate memory`: what the trained fast memory alone recalls of facts that it read once.
+
+Facts about people, in wording and with values that training never saw (train/memory), are read in
+windows of their own; then each question stands in a new window, and the reply is greedy. Nothing
+else learns. Beside it stands the frozen base, asked the same. What the memory does to text that has
+nothing to do with it is the loss on the texts of heldout.py, with the memory of the last episode.
+
+Shape suffixes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from hope_runtime.checkpoints import load_base_model
+from hope_runtime.checkpoints.branch import load_branch, shipped_branch
+from hope_runtime.errors import InvalidRequestError
+from hope_runtime.evaluate.asking import ROWS, is_correct
+from hope_runtime.evaluate.heldout import heldout_nats
+from hope_runtime.evaluate.options import count
+from hope_runtime.evaluate.progress import progress_bar
+from hope_runtime.evaluate.report import wilson
+from hope_runtime.memory.branch import (
+    Branch,
+    BranchPass,
+    BranchState,
+    fresh_carry,
+    fresh_state,
+    write,
+)
+from hope_runtime.model.attention import KVCache
+from hope_runtime.model.hope import forward, logits
+from hope_runtime.model.weights import BaseModel
+from hope_runtime.train.memory.episodes import Ids, Question, Story, Storyteller
+
+NAME = "memory"
+SUMMARY = "what the trained fast memory recalls of facts that it read once"
+NEW_TOKENS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question, the reply that the memory gave, and the frozen base's."""
+
+    question: str
+    value: str
+    reply: str
+    base_reply: str
+    correct: bool
+    base_correct: bool
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--branch",
+        type=Path,
+        metavar="FILE",
+        help="of `hope train memory` (default: the package's)",
+    )
+    parser.add_argument(
+        "--facts", type=count(1), nargs="+", default=[8, 24], help="told at once (default 8 24)"
+    )
+    parser.add_argument(
+        "--questions", type=count(1), default=300, help="for each number of facts (default 300)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default 0)")
+    parser.add_argument(
+        "--model",
+        default="default",
+        metavar="SOURCE",
+        help="default, a .gguf file, a directory, or org/name of the Hugging Face hub",
+    )
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="(default auto)"
+    )
+    parser.add_argument("--threads", type=count(1), default=1, help="(default 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--show", action="store_true", help="also list each question and reply")
+
+
+def run(args: argparse.Namespace) -> int:
+    torch.set_num_threads(args.threads)
+    model = load_base_model(args.model, dtype=args.dtype)
+    branch = load_branch(args.branch, model) if args.branch else shipped_branch(model)
+    if branch is None:
+        raise InvalidRequestError("there is no trained branch for this base model", field="branch")
+    found = {}
+    answered: dict[int, list[Answered]] = {}
+    memory = None
+    with progress_bar() as progress:
+        for facts in args.facts:
+            progress.start(f"{facts} facts", args.questions)
+            answered[facts], memory = recall(
+                model,
+                branch,
+                facts=facts,
+                questions=args.questions,
+                seed=args.seed,
+                done=progress.advance,
+            )
+            found[f"{facts} facts"] = _shares(answered[facts])
+    assert memory is not None
+    with_memory = heldout_nats(model, None, lambda: BranchPass(branch, memory))
+    without = heldout_nats(model, None)
+    plain = {domain: {"base": without[domain], "memory": with_memory[domain]} for domain in without}
+    if args.json:
+        print(json.dumps({"recall": found, "plain_text_nats": plain}, indent=1))
+    else:
+        _print(found, plain)
+    if args.show:
+        for facts, rows in answered.items():
+            for one in rows:
+                mark = "+" if one.correct else "-"
+                print(f"{mark} {facts:3d}  {one.question}  [{one.value}]  {one.reply!r}")
+    return 0
+
+
+@torch.no_grad()
+def recall(
+    model: BaseModel,
+    branch: Branch,
+    *,
+    facts: int,
+    questions: int,
+    seed: int,
+    done: Callable[[int], None] = lambda count: None,
+) -> tuple[list[Answered], BranchState]:
+    """Asks at least `questions` questions about episodes of `facts` facts; and the last memory."""
+    teller = Storyteller(model.tokenizer, held_out=True)
+    rng = random.Random(f"recall:{seed}:{facts}")
+    answered: list[Answered] = []
+    state = fresh_state(branch.config, 1, model.device)
+    while len(answered) < questions:
+        stories = _stories(teller, rng, facts)
+        state = read_stories(model, branch, stories)
+        asked = {question.about: question for story in stories for question in story.questions}
+        prompts = [teller.opening + question.prompt for question in asked.values()]
+        replies = ask(model, branch, state, prompts)
+        base = ask(model, branch, None, prompts)
+        values = {question.text for question in asked.values()}
+        for question, reply, base_reply in zip(asked.values(), replies, base, strict=True):
+            others = [value for value in values if value not in question.text]
+            others = [value for value in others if question.text not in value]
+            answered.append(_judge(model, question, reply, base_reply, others))
+        done(len(asked))
+    return answered, state
+
+
+@torch.no_grad()
+def read_stories(model: BaseModel, branch: Branch, stories: Sequence[Story]) -> BranchState:
+    """A fresh memory after some windows of text, one row."""
+    config = branch.config
+    state = fresh_state(config, 1, model.device)
+    for story in stories:
+        seen = BranchPass(branch, None)
+        forward(model, torch.tensor([story.ids], device=model.device), branch=seen)
+        state = replace(state, carry=fresh_carry(config, 1, model.device))
+        learnable = torch.tensor([story.learnable], device=model.device)
+        state = write(config, branch.weights, seen.hidden, state, learnable)
+    return replace(state, carry=fresh_carry(config, 1, model.device))
+
+
+@torch.no_grad()
+def ask(
+    model: BaseModel, branch: Branch, state: BranchState | None, prompts: Sequence[Ids]
+) -> list[str]:
+    """Greedy replies, each in a window of its own; `state` None asks the frozen base.
+
+    Rows of one length run together, so there is no padding that the memory might see.
+    """
+    replies = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    start = 0
+    while start < len(order):
+        T = len(prompts[order[start]])
+        members = [i for i in order[start : start + ROWS] if len(prompts[i]) == T]
+        start += len(members)
+        rows = _decode(model, branch, state, [prompts[index] for index in members])
+        for index, ids in zip(members, rows, strict=True):
+            replies[index] = model.tokenizer.decode(ids)
+    return replies
+
+
+def _decode(
+    model: BaseModel, branch: Branch, state: BranchState | None, prompts: Sequence[Ids]
+) -> list[list[int]]:
+    B, T = len(prompts), len(prompts[0])
+    cache = KVCache(
+        model.config, rows=B, capacity=T + NEW_TOKENS, dtype=model.dtype, device=model.device
+    )
+    if state is not None:
+        carry = fresh_carry(branch.config, B, model.device)
+        state = BranchState(state.memory.expand(B, -1, -1, -1), carry)
+    ids_BT = torch.tensor(prompts, device=model.device)
+    replies: list[list[int]] = [[] for _ in prompts]
+    open_rows = set(range(B))
+    for _ in range(NEW_TOKENS):
+        reading = BranchPass(branch, state)
+        hidden_BTD = forward(model, ids_BT, cache=cache, branch=reading)
+        state = reading.after
+        chosen = logits(model, hidden_BTD[:, -1:])[:, 0].float().argmax(-1)
+        for row, token in enumerate(chosen.tolist()):
+            if token in model.tokenizer.eos_ids:
+                open_rows.discard(row)
+            if row in open_rows:
+                replies[row].append(token)
+        if not open_rows:
+            break
+        ids_BT = chosen[:, None]
+    return replies
+
+
+def _stories(teller: Storyteller, rng: random.Random, facts: int) -> list[Story]:
+    stories: list[Story] = []
+    told = 0
+    while told < facts:
+        size = min(rng.randint(1, 6), facts - told)
+        stories.append(teller.story(rng, facts=size))
+        told += size
+    return stories
+
+
+def _judge(
+    model: BaseModel, question: Question, reply: str, base_reply: str, others: Sequence[str]
+) -> Answered:
+    text = model.tokenizer.decode(question.prompt).split("<|", 1)[0]
+    return Answered(
+        text,
+        question.text,
+        reply,
+        base_reply,
+        is_correct(reply, question.text, others),
+        is_correct(base_reply, question.text, others),
+    )
+
+
+def _shares(rows: Sequence[Answered]) -> dict[str, object]:
+    hits, base = sum(one.correct for one in rows), sum(one.base_correct for one in rows)
+    return {
+        "questions": len(rows),
+        "correct": hits / len(rows),
+        "interval": wilson(hits, len(rows)),
+        "base_correct": base / len(rows),
+        "base_interval": wilson(base, len(rows)),
+    }
+
+
+def _print(found: dict[str, dict[str, object]], plain: dict[str, dict[str, float]]) -> None:
+    for name, row in found.items():
+        low, high = row["interval"]  # type: ignore[misc]
+        print(
+            f"{name}: {100 * row['correct']:.1f} % of {row['questions']} answers "  # type: ignore[operator]
+            f"({100 * low:.1f} to {100 * high:.1f}), "  # type: ignore[has-type]
+            f"frozen base {100 * row['base_correct']:.1f} %"  # type: ignore[operator]
+        )
+    for domain, nats in plain.items():
+        change = 100 * (nats["memory"] / nats["base"] - 1)
+        print(f"{domain}: {nats['base']:.4f} nats a token, with the memory {change:+.2f} %")
