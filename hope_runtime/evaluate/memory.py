@@ -14,7 +14,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     branch = load_branch(args.branch, model) if args.branch else shipped_branch(model)
     if branch is None:
         raise InvalidRequestError("there is no trained branch for this base model", field="branch")
-    found = {}
+    found: dict[str, Shares] = {}
     answered: dict[int, list[Answered]] = {}
     memory = None
     with progress_bar() as progress:
@@ -105,13 +105,18 @@ def run(args: argparse.Namespace) -> int:
                 seed=args.seed,
                 done=progress.advance,
             )
-            found[f"{facts} facts"] = _shares(answered[facts])
+            found[f"{facts} facts"] = Shares.of(answered[facts])
     assert memory is not None
     with_memory = heldout_nats(model, None, lambda: BranchPass(branch, memory))
     without = heldout_nats(model, None)
     plain = {domain: {"base": without[domain], "memory": with_memory[domain]} for domain in without}
     if args.json:
-        print(json.dumps({"recall": found, "plain_text_nats": plain}, indent=1))
+        print(
+            json.dumps(
+                {"recall": {k: asdict(v) for k, v in found.items()}, "plain_text_nats": plain},
+                indent=1,
+            )
+        )
     else:
         _print(found, plain)
     if args.show:
@@ -141,9 +146,9 @@ def recall(
         stories = _stories(teller, rng, facts)
         state = read_stories(model, branch, stories)
         asked = {question.about: question for story in stories for question in story.questions}
-        prompts = [teller.opening + question.prompt for question in asked.values()]
-        replies = ask(model, branch, state, prompts)
-        base = ask(model, branch, None, prompts)
+        prompts = [question.prompt for question in asked.values()]
+        replies = ask(model, branch, state, teller.opening, prompts)
+        base = ask(model, branch, None, teller.opening, prompts)
         values = {question.text for question in asked.values()}
         for question, reply, base_reply in zip(asked.values(), replies, base, strict=True):
             others = [value for value in values if value not in question.text]
@@ -169,12 +174,19 @@ def read_stories(model: BaseModel, branch: Branch, stories: Sequence[Story]) -> 
 
 @torch.no_grad()
 def ask(
-    model: BaseModel, branch: Branch, state: BranchState | None, prompts: Sequence[Ids]
+    model: BaseModel,
+    branch: Branch,
+    state: BranchState | None,
+    opening: Ids,
+    prompts: Sequence[Ids],
 ) -> list[str]:
-    """Greedy replies, each in a window of its own; `state` None asks the frozen base.
+    """Greedy replies, each in a window of its own behind `opening`; `state` None asks the frozen
+    base.
 
     Rows of one length run together, so there is no padding that the memory might see.
     """
+    assert branch.config.target == model.config.n_layers, "keys and values know no memory"
+    shared = _Opening(model, branch, opening)
     replies = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     start = 0
@@ -182,22 +194,38 @@ def ask(
         T = len(prompts[order[start]])
         members = [i for i in order[start : start + ROWS] if len(prompts[i]) == T]
         start += len(members)
-        rows = _decode(model, branch, state, [prompts[index] for index in members])
+        rows = _decode(model, branch, state, shared, [prompts[index] for index in members])
         for index, ids in zip(members, rows, strict=True):
             replies[index] = model.tokenizer.decode(ids)
     return replies
 
 
+class _Opening:
+    """What all windows begin with, read once: its cache and its carry."""
+
+    def __init__(self, model: BaseModel, branch: Branch, ids: Ids) -> None:
+        self.cache = _cache(model, 1, len(ids))
+        reading = BranchPass(branch, fresh_state(branch.config, 1, model.device))
+        ids_1T = torch.tensor([ids], device=model.device)
+        forward(model, ids_1T, cache=self.cache, branch=reading)
+        assert reading.after is not None
+        self.carry = reading.after.carry
+
+
 def _decode(
-    model: BaseModel, branch: Branch, state: BranchState | None, prompts: Sequence[Ids]
+    model: BaseModel,
+    branch: Branch,
+    state: BranchState | None,
+    opening: _Opening,
+    prompts: Sequence[Ids],
 ) -> list[list[int]]:
-    B, T = len(prompts), len(prompts[0])
-    cache = KVCache(
-        model.config, rows=B, capacity=T + NEW_TOKENS, dtype=model.dtype, device=model.device
-    )
+    B, T, P = len(prompts), len(prompts[0]), opening.cache.length
+    cache = _cache(model, B, P + T + NEW_TOKENS)
+    cache.k[:, :, :, :P], cache.v[:, :, :, :P] = opening.cache.k, opening.cache.v
+    cache.length = P
     if state is not None:
-        carry = fresh_carry(branch.config, B, model.device)
-        state = BranchState(state.memory.expand(B, -1, -1, -1), carry)
+        memory = state.memory.expand(B, -1, -1, -1)
+        state = BranchState(memory, opening.carry.expand(B, -1, -1))
     ids_BT = torch.tensor(prompts, device=model.device)
     replies: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(B))
@@ -215,6 +243,12 @@ def _decode(
             break
         ids_BT = chosen[:, None]
     return replies
+
+
+def _cache(model: BaseModel, rows: int, capacity: int) -> KVCache:
+    return KVCache(
+        model.config, rows=rows, capacity=capacity, dtype=model.dtype, device=model.device
+    )
 
 
 def _stories(teller: Storyteller, rng: random.Random, facts: int) -> list[Story]:
@@ -241,24 +275,29 @@ def _judge(
     )
 
 
-def _shares(rows: Sequence[Answered]) -> dict[str, object]:
-    hits, base = sum(one.correct for one in rows), sum(one.base_correct for one in rows)
-    return {
-        "questions": len(rows),
-        "correct": hits / len(rows),
-        "interval": wilson(hits, len(rows)),
-        "base_correct": base / len(rows),
-        "base_interval": wilson(base, len(rows)),
-    }
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Shares of right answers with their Wilson intervals, and the frozen base's."""
+
+    questions: int
+    correct: float
+    interval: tuple[float, float]
+    base_correct: float
+    base_interval: tuple[float, float]
+
+    @staticmethod
+    def of(rows: Sequence[Answered]) -> Shares:
+        n, hits = len(rows), sum(one.correct for one in rows)
+        base = sum(one.base_correct for one in rows)
+        return Shares(n, hits / n, wilson(hits, n), base / n, wilson(base, n))
 
 
-def _print(found: dict[str, dict[str, object]], plain: dict[str, dict[str, float]]) -> None:
+def _print(found: dict[str, Shares], plain: dict[str, dict[str, float]]) -> None:
     for name, row in found.items():
-        low, high = row["interval"]  # type: ignore[misc]
+        low, high = row.interval
         print(
-            f"{name}: {100 * row['correct']:.1f} % of {row['questions']} answers "  # type: ignore[operator]
-            f"({100 * low:.1f} to {100 * high:.1f}), "  # type: ignore[has-type]
-            f"frozen base {100 * row['base_correct']:.1f} %"  # type: ignore[operator]
+            f"{name}: {100 * row.correct:.1f} % of {row.questions} answers "
+            f"({100 * low:.1f} to {100 * high:.1f}), frozen base {100 * row.base_correct:.1f} %"
         )
     for domain, nats in plain.items():
         change = 100 * (nats["memory"] / nats["base"] - 1)

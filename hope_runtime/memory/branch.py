@@ -51,7 +51,7 @@ class BranchConfig:
     sources: tuple[int, ...]
     target: int
     n_heads: int = 2
-    key_width: int = 128
+    key_width: int = 256
     value_width: int = 288
     taps: int = 4
     input_width: int = 256

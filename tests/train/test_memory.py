@@ -21,9 +21,10 @@ from hope_runtime.model.weights import BaseModel
 from hope_runtime.tokenizer import Tokenizer
 from hope_runtime.train.cli import main
 from hope_runtime.train.memory import log, people
+from hope_runtime.train.memory.checkpoint import STATE
 from hope_runtime.train.memory.episodes import Storyteller
 from hope_runtime.train.memory.features import Reader, RoundTexts, round_texts
-from hope_runtime.train.memory.loop import BRANCH, STATE, MemoryTrainConfig, train_branch
+from hope_runtime.train.memory.loop import BRANCH, MemoryTrainConfig, train_branch
 from hope_runtime.train.memory.loss import Texts, dropout, scored
 from hope_runtime.train.memory.relations import RELATIONS
 

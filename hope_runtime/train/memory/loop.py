@@ -19,21 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from hope_runtime.checkpoints.branch import save_branch
-from hope_runtime.errors import (
-    CorruptModelError,
-    InvalidRequestError,
-    ModelNotFoundError,
-    TrainingDivergedError,
-)
+from hope_runtime.errors import InvalidRequestError, TrainingDivergedError
 from hope_runtime.memory.branch import Branch, BranchConfig, BranchWeights, init_weights
 from hope_runtime.model.weights import BaseModel
-from hope_runtime.train.memory import log
+from hope_runtime.train.memory import checkpoint, log
 from hope_runtime.train.memory.episodes import Storyteller
 from hope_runtime.train.memory.features import (
     STORIES_A_ROUND,
@@ -45,7 +37,7 @@ from hope_runtime.train.memory.log import MemoryStep
 from hope_runtime.train.memory.loss import FACTS, Scored, Texts, dropout, scored
 from hope_runtime.train.optimizer import optimizer_state, restore_optimizer
 
-STATE, BRANCH = "training.safetensors", "branch.safetensors"
+BRANCH = "branch.safetensors"
 _HELD_OUT_ROUND = -1
 
 
@@ -109,10 +101,10 @@ def train_branch(
         raise InvalidRequestError(
             "only a branch behind the last layer can be trained", field="layers"
         )
-    saved = _load(out / STATE) if resume else None
+    saved = checkpoint.load(out) if resume else None
     if saved is not None:
         _check_same(out, saved.settings, _settings(model, config, how))
-    elif (out / STATE).exists():
+    elif checkpoint.exists(out):
         raise InvalidRequestError(
             f"{out} holds a run already; resume it or choose another directory", field="out"
         )
@@ -263,41 +255,17 @@ class _Run:
 
     def _save(self) -> None:
         tensors, values = optimizer_state(self.optimizer)
-        stored: dict[str, Tensor] = {
-            f"weights.{name}": tensor.detach().cpu().contiguous()
-            for name, tensor in self.weights.named()
-        }
-        stored |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
-        header = {
-            "step": str(self.step),
-            "seconds": str(self.seconds),
-            "settings": json.dumps(_settings(self.model, self.config, self.how), sort_keys=True),
-            "optimizer": json.dumps(values),
-        }
-        beside = self.out / f".{STATE}.tmp"
-        safetensors.torch.save_file(stored, beside, metadata=header)
-        beside.replace(self.out / STATE)
-        save_branch(
-            self.out / BRANCH, Branch(self.config, self._detached()), self.model.fingerprint
-        )
+        settings = _settings(self.model, self.config, self.how)
+        weights = self._detached()
+        saved = checkpoint.Saved(self.step, self.seconds, settings, weights, tensors, values)
+        checkpoint.save(self.out, saved)
+        save_branch(self.out / BRANCH, Branch(self.config, weights), self.model.fingerprint)
 
-    def resume(self, saved: _Saved) -> None:
+    def resume(self, saved: checkpoint.Saved) -> None:
         self._take(saved.weights)
         restore_optimizer(self.optimizer, saved.optimizer_tensors, saved.optimizer_values)
         self.step, self.seconds = saved.step, saved.seconds
         log.cut(self.out, self.step)
-
-
-@dataclass(frozen=True, slots=True)
-class _Saved:
-    """A run after `step` steps."""
-
-    step: int
-    seconds: float
-    settings: Mapping[str, Any]
-    weights: BranchWeights
-    optimizer_tensors: Mapping[str, Tensor]
-    optimizer_values: Mapping[str, Any]
 
 
 def _settings(model: BaseModel, config: BranchConfig, how: MemoryTrainConfig) -> dict[str, Any]:
@@ -316,30 +284,3 @@ def _check_same(out: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -
             raise InvalidRequestError(
                 f"the run in {out} has other settings ({name}); use the same to resume", field=name
             )
-
-
-def _load(path: Path) -> _Saved:
-    if not path.exists():
-        raise ModelNotFoundError(f"there is no run in {path.parent}")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        cut = {
-            kind: {
-                name.removeprefix(kind): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(kind)
-            }
-            for kind in ("weights.", "optimizer.")
-        }
-        return _Saved(
-            int(header["step"]),
-            float(header["seconds"]),
-            json.loads(header["settings"]),
-            BranchWeights.from_named(cut["weights."]),
-            cut["optimizer."],
-            json.loads(header["optimizer"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise CorruptModelError(f"{path} cannot be read: {error!r}") from error

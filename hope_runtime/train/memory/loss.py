@@ -37,7 +37,7 @@ from hope_runtime.train.memory.features import AskedFeatures, PlainFeatures, Sto
 FACTS = (4, 8, 8, 16, 24, 32)
 RETELL = 0.5
 PLAIN_STORY = 0.3
-STRANGERS = 6
+STRANGERS = 2
 RANDOM_CANDIDATES = 768
 # The words around a value come from the question; the base finds most of them alone.
 REST_WEIGHT = 0.3
@@ -161,6 +161,25 @@ def memories(
     return write(config, weights, seen_ETX.to(device), state, write_ET.to(device)).memory
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The questions of a step side by side; what is scored are the A tokens of all answers.
+
+    owner_Q: the episode whose memory is read. known_Q: whether that memory was told the answer.
+    row_A: the question of each place.
+    """
+
+    seen_QTX: Tensor
+    owner_Q: Tensor
+    known_Q: Tensor
+    places: tuple[int, ...]
+    row_A: Tensor
+    final_AD: Tensor
+    answer_A: Tensor
+    is_value_A: Tensor
+    rivals: Tensor
+
+
 def scored(
     model: BaseModel,
     config: BranchConfig,
@@ -179,74 +198,97 @@ def scored(
     """
     device = weights.down.device
     memory_EHVK = memories(config, weights, episodes, drop)
-    asked: list[tuple[int, AskedFeatures, bool]] = []
-    for index, episode in enumerate(episodes):
-        own = list(episode.asked)
-        if questions is not None and rng is not None and len(own) > questions:
-            own = rng.sample(own, questions)
-        asked += [(index, one, True) for one in own]
-        asked += [(index, one, False) for one in episode.strangers]
-    owners = torch.tensor([index for index, _, _ in asked], device=device)
-    known_Q = torch.tensor([known for _, _, known in asked], device=device)
-    places = [len(one.answer) for _, one, _ in asked]
-    row_A = torch.repeat_interleave(
-        torch.arange(len(asked), device=device), torch.tensor(places, device=device)
-    )
-    seen_QTX = drop(pad_sequence([one.seen for _, one, _ in asked], batch_first=True)).to(device)
-    state = BranchState(memory_EHVK[owners], fresh_carry(config, len(asked), device))
-    added_QTD, _ = read(config, weights, seen_QTX, state)
+    asked = _side_by_side(episodes, questions, rng, device)
+    state = BranchState(memory_EHVK[asked.owner_Q], fresh_carry(config, len(asked.places), device))
+    added_QTD, _ = read(config, weights, drop(asked.seen_QTX), state)
     first = config.taps - 1
-    added_AD = torch.cat([row[first : first + n] for row, n in zip(added_QTD, places, strict=True)])
-    final_AD = torch.cat([one.final for _, one, _ in asked]).to(device).float()
-    answer_A = torch.cat([one.answer for _, one, _ in asked]).to(device)
-    is_value_A = torch.cat([one.is_value for _, one, _ in asked]).to(device)
-
-    candidates = None
+    added_AD = torch.cat(
+        [row[first : first + n] for row, n in zip(added_QTD, asked.places, strict=True)]
+    )
+    head_CD, answer_A = model.weights.lm_head.float(), asked.answer_A
     if not whole_vocabulary:
-        words = [one.rivals for _, one, _ in asked] + [window.ids for window in plain]
-        told = torch.tensor([token for episode in episodes for token in episode.words])
-        extra = torch.empty(0, dtype=torch.long)
-        if rng is not None:
-            drawn = [rng.randrange(model.config.vocab_size) for _ in range(RANDOM_CANDIDATES)]
-            extra = torch.tensor(drawn)
-        joined = torch.cat([answer_A.cpu(), told, extra, *words])
-        candidates = torch.unique(joined).to(device)
-        answer_A = torch.searchsorted(candidates, answer_A)
-    head_CD = model.weights.lm_head.float()
-    if candidates is not None:
-        head_CD = head_CD[candidates]
+        words = _candidates(model, episodes, asked, plain, rng).to(device)
+        head_CD, answer_A = head_CD[words], torch.searchsorted(words, answer_A)
 
     def scores(stream_AD: Tensor) -> Tensor:
-        norm = model.weights.final_norm.float()
-        return nnf.linear(rms_norm(stream_AD, norm, model.config.norm_eps), head_CD)
+        norm_D = model.weights.final_norm.float()
+        return nnf.linear(rms_norm(stream_AD, norm_D, model.config.norm_eps), head_CD)
 
-    score_AC = scores(final_AD + added_AD)
-    own_A = known_Q[row_A]
-    weight_A = torch.where(is_value_A, 1.0, REST_WEIGHT) * own_A
+    score_AC = scores(asked.final_AD + added_AD)
+    known_A = asked.known_Q[asked.row_A]
+    weight_A = torch.where(asked.is_value_A, 1.0, REST_WEIGHT) * known_A
     nats_A = nnf.cross_entropy(score_AC, answer_A, reduction="none")
     answer_loss = (nats_A * weight_A).sum() / weight_A.sum()
     kl = answer_loss.new_zeros(())
-    if not bool(own_A.all()):
-        kl = _kl(scores(final_AD[~own_A]), score_AC[~own_A]).mean()
+    if not bool(known_A.all()):
+        kl = _kl(scores(asked.final_AD[~known_A]), score_AC[~known_A]).mean()
     for index, window in enumerate(plain):
-        memory = memory_EHVK[index % len(episodes)][None]
-        seen = window.seen.to(device)[None]
-        added, _ = read(config, weights, seen, BranchState(memory, fresh_carry(config, 1, device)))
-        final = window.final.to(device).float()
-        kl = kl + _kl(scores(final), scores(final + added[0])).mean() / len(plain)
+        memory_1HVK = memory_EHVK[index % len(episodes)][None]
+        state = BranchState(memory_1HVK, fresh_carry(config, 1, device))
+        added_1TD, _ = read(config, weights, window.seen.to(device)[None], state)
+        final_TD = window.final.to(device).float()
+        kl = kl + _kl(scores(final_TD), scores(final_TD + added_1TD[0])).mean() / len(plain)
 
-    wrong_A = (score_AC.argmax(-1) != answer_A).float()
-    wrong_Q = torch.zeros(len(asked), device=device)
-    missed_Q = wrong_Q.index_add(0, row_A, wrong_A * is_value_A)
-    wrong_Q = wrong_Q.index_add(0, row_A, wrong_A)
+    wrong_A = score_AC.argmax(-1) != answer_A
+    known_Q = asked.known_Q
     return Scored(
         answer_loss + KL_WEIGHT * kl,
         float(answer_loss.detach()),
         float(kl.detach()),
-        float((missed_Q[known_Q] == 0).float().mean()),
-        float((wrong_Q[known_Q] == 0).float().mean()),
+        float(_none(wrong_A & asked.is_value_A, asked)[known_Q].float().mean()),
+        float(_none(wrong_A, asked)[known_Q].float().mean()),
         int(known_Q.sum()),
     )
+
+
+def _side_by_side(
+    episodes: Sequence[Episode],
+    questions: int | None,
+    rng: random.Random | None,
+    device: torch.device,
+) -> _Asked:
+    rows: list[tuple[int, bool, AskedFeatures]] = []
+    for index, episode in enumerate(episodes):
+        own = list(episode.asked)
+        if questions is not None and rng is not None and len(own) > questions:
+            own = rng.sample(own, questions)
+        rows += [(index, True, one) for one in own]
+        rows += [(index, False, one) for one in episode.strangers]
+    features = [one for _, _, one in rows]
+    places = tuple(len(one.answer) for one in features)
+    return _Asked(
+        seen_QTX=pad_sequence([one.seen for one in features], batch_first=True).to(device),
+        owner_Q=torch.tensor([owner for owner, _, _ in rows], device=device),
+        known_Q=torch.tensor([known for _, known, _ in rows], device=device),
+        places=places,
+        row_A=torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(places)).to(device),
+        final_AD=torch.cat([one.final for one in features]).to(device).float(),
+        answer_A=torch.cat([one.answer for one in features]).to(device),
+        is_value_A=torch.cat([one.is_value for one in features]).to(device),
+        rivals=torch.cat([one.rivals for one in features]),
+    )
+
+
+def _candidates(
+    model: BaseModel,
+    episodes: Sequence[Episode],
+    asked: _Asked,
+    plain: Sequence[PlainFeatures],
+    rng: random.Random | None,
+) -> Tensor:
+    """Rising ids of the words that a step scores, (C,)."""
+    told = [token for episode in episodes for token in episode.words]
+    if rng is not None:
+        told += [rng.randrange(model.config.vocab_size) for _ in range(RANDOM_CANDIDATES)]
+    others = [asked.rivals, *(window.ids for window in plain)]
+    joined = torch.cat([asked.answer_A.cpu(), torch.tensor(told), *others])
+    return torch.tensor(sorted(set(joined.tolist())))
+
+
+def _none(wrong_A: Tensor, asked: _Asked) -> Tensor:
+    """Which questions have no such place, (Q,)."""
+    count_Q = torch.zeros(len(asked.places), dtype=torch.long, device=wrong_A.device)
+    return count_Q.index_add(0, asked.row_A, wrong_A.long()) == 0
 
 
 def _kl(base_AC: Tensor, score_AC: Tensor) -> Tensor:
