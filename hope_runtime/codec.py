@@ -1,16 +1,20 @@
 """SessionMemory <-> named blobs of bytes: safetensors throughout, never pickle.
 
-    "state"     counters, spans, windows and documents: token ids as tensors, the rest as JSON
-                in the safetensors metadata
-    "level.<i>" the six tensors of level i, bfloat16; absent until the level first learns
+    "state"       counters, spans, windows and documents: token ids as tensors, the rest as JSON
+                  in the safetensors metadata
+    "level.<i>"   what level i has learnt; absent until it first learns
+    "fast"        what was written forward while tokens were read; absent until something was
+    "context.<h>" what a conversation carries that is not being read, by a hash of its name
 
 Every blob says format, kind and the base model's fingerprint, and is checked for names, shapes,
-dtypes and finiteness against the model before a tensor is used. Integrity of the bytes
-themselves (digest, encryption) is the store's. tests/golden holds blobs of every format version.
+dtypes and finiteness against the model before a tensor is used; what it should hold, the engine's
+Layout says. Integrity of the bytes themselves (digest, encryption) is the store's. tests/golden
+holds blobs of every format version: format 1 knew no fast memory and no contexts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -21,15 +25,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from hope_runtime.config import LearningPolicy, ModelConfig
+from hope_runtime.config import LearningPolicy
 from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, StateVersionError
+from hope_runtime.layout import Layout, Tensors
 from hope_runtime.log import Speaker
-from hope_runtime.memory.cms import STORED_DTYPE, Level, LowRank, shapes
-from hope_runtime.memory.state import Conversation, Document, SessionMemory, Span
+from hope_runtime.memory.cms import Level, LowRank
+from hope_runtime.memory.state import Conversation, Document, FastMemory, SessionMemory, Span
 from hope_runtime.memory.window import Window
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 STATE_BLOB = "state"
+FAST_BLOB = "fast"
 # Tensors of the state blob: token ids of spans and windows.
 _TOKEN_IDS = ("pending", "buffer", "cues", "pinned", "recent")
 
@@ -39,37 +45,57 @@ def level_blob(index: int) -> str:
     return f"level.{index}"
 
 
+def context_blob(conversation: str) -> str:
+    """Name of the blob of a conversation's context; names of conversations may hold anything."""
+    return f"context.{hashlib.sha256(conversation.encode()).hexdigest()[:16]}"
+
+
 def encode_level(memory: SessionMemory, index: int) -> bytes | None:
-    """Blob of one level; None while it has no terms."""
-    terms = memory.levels[index].terms
-    if terms is None:
-        return None
-    header = _header(memory.fingerprint, "level")
-    return save({k: v.contiguous() for k, v in terms.tensors().items()}, metadata=header)
+    """Blob of one level; None until it has learnt."""
+    learnt = memory.levels[index].learnt
+    return None if learnt is None else _tensors_blob(memory, "level", learnt.tensors())
+
+
+def encode_fast(memory: SessionMemory) -> bytes | None:
+    """Blob of the fast memory; None while there is none."""
+    return None if memory.fast is None else _tensors_blob(memory, "fast", memory.fast.tensors)
+
+
+def encode_context(memory: SessionMemory, conversation: str) -> bytes | None:
+    """Blob of the context of a conversation; None when it carries none of its own."""
+    context = memory.conversations[conversation].context
+    return _tensors_blob(memory, "context", context) if context else None
 
 
 def encode_memory(memory: SessionMemory) -> dict[str, bytes]:
     """All blobs of a memory by name."""
-    levels = {level_blob(i): encode_level(memory, i) for i in range(len(memory.levels))}
-    present = {name: blob for name, blob in levels.items() if blob is not None}
-    return {STATE_BLOB: encode_state(memory), **present}
+    blobs: dict[str, bytes | None] = {STATE_BLOB: encode_state(memory)}
+    blobs |= {level_blob(i): encode_level(memory, i) for i in range(len(memory.levels))}
+    blobs[FAST_BLOB] = encode_fast(memory)
+    blobs |= {context_blob(name): encode_context(memory, name) for name in memory.conversations}
+    return {name: blob for name, blob in blobs.items() if blob is not None}
 
 
 def changed_blobs(
     old: SessionMemory, new: SessionMemory
 ) -> tuple[dict[str, bytes], frozenset[str]]:
     """Blobs of `new` that differ from those of `old`, and names of those that are gone: always the
-    small state, a level only when it was consolidated or reset."""
-    blobs = {STATE_BLOB: encode_state(new)}
-    gone = set()
+    small state, a level only when it was consolidated or reset, the fast memory when tokens were
+    read, a context when its conversation was left or taken up again."""
+    blobs: dict[str, bytes | None] = {STATE_BLOB: encode_state(new)}
     for index, (before, after) in enumerate(zip(old.levels, new.levels, strict=True)):
-        if after.terms is not before.terms:
-            data = encode_level(new, index)
-            if data is None:
-                gone.add(level_blob(index))
-            else:
-                blobs[level_blob(index)] = data
-    return blobs, frozenset(gone)
+        if after.learnt is not before.learnt:
+            blobs[level_blob(index)] = encode_level(new, index)
+    if new.fast is not old.fast:
+        blobs[FAST_BLOB] = encode_fast(new)
+    known = {name: item.context for name, item in old.conversations.items() if item.context}
+    for name in old.conversations.keys() | new.conversations.keys():
+        item = new.conversations.get(name)
+        context = item.context if item else {}
+        if context is not known.get(name) and (context or name in known):
+            blobs[context_blob(name)] = encode_context(new, name) if context else None
+    gone = frozenset(name for name, blob in blobs.items() if blob is None)
+    return {name: blob for name, blob in blobs.items() if blob is not None}, gone
 
 
 def encode_state(memory: SessionMemory) -> bytes:
@@ -94,7 +120,7 @@ def encode_state(memory: SessionMemory) -> bytes:
                 level.learnt_tokens,
                 level.surprise_before_nats,
                 level.surprise_after_nats,
-                level.terms is not None,
+                level.learnt is not None,
             ]
             for level in memory.levels
         ],
@@ -116,6 +142,8 @@ def encode_state(memory: SessionMemory) -> bytes:
             [name, item.committed_bytes, item.tail.hex(), item.ended]
             for name, item in memory.documents.items()
         ],
+        "contexts": [name for name, item in memory.conversations.items() if item.context],
+        "fast": None if memory.fast is None else {"conversation": memory.fast.conversation},
     }
     header = _header(memory.fingerprint, "state") | {"state": json.dumps(state)}
     return save(ids, metadata=header)
@@ -125,10 +153,10 @@ def decode_memory(
     blobs: Mapping[str, bytes],
     *,
     policies: Mapping[str, LearningPolicy],
-    model: ModelConfig,
+    layout: Layout,
     fingerprint: str,
 ) -> SessionMemory:
-    """The memory that `encode_state` and `encode_level` wrote.
+    """The memory that `encode_memory` wrote, checked against what the model's layout says.
 
     Raises FingerprintMismatchError for another base model, StateVersionError for a newer format
     or a policy that is not (or no longer) known under its digest, CorruptStateError otherwise.
@@ -144,28 +172,9 @@ def decode_memory(
                 f"The session learnt under policy '{state['policy']}' with constants that this "
                 "server does not have; migrate it to a present policy."
             )
-        return _build(state, tensors, blobs, policy, model, fingerprint)
+        return _build(state, tensors, blobs, policy, layout, fingerprint)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CorruptStateError(f"The session's state cannot be read: {error}.") from error
-
-
-def decode_level(data: bytes, *, model: ModelConfig, rank: int, fingerprint: str) -> LowRank:
-    """One level's terms, checked against the model. Raises as `decode_memory` does."""
-    tensors, _ = _open(data, "level", fingerprint)
-    expected = shapes(model, rank)
-    if set(tensors) != set(expected):
-        raise CorruptStateError(f"A level holds the tensors {sorted(tensors)}.")
-    for name, shape in expected.items():
-        tensor = tensors[name]
-        if tuple(tensor.shape) != shape or tensor.dtype != STORED_DTYPE:
-            raise CorruptStateError(
-                f"Tensor {name} of a level is {tensor.dtype} {tuple(tensor.shape)}, not "
-                f"{STORED_DTYPE} {shape}."
-            )
-    terms = LowRank(**tensors)
-    if not terms.is_finite():
-        raise CorruptStateError("A level holds values that are not finite.")
-    return terms
 
 
 def _build(
@@ -173,27 +182,46 @@ def _build(
     tensors: dict[str, torch.Tensor],
     blobs: Mapping[str, bytes],
     policy: LearningPolicy,
-    model: ModelConfig,
+    layout: Layout,
     fingerprint: str,
 ) -> SessionMemory:
+    def opened(kind: str, blob: str) -> Tensors:
+        if blob not in blobs:
+            raise CorruptStateError(f"The session's blob {blob} is missing.")
+        found, _ = _open(blobs[blob], kind, fingerprint)
+        if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
+            raise CorruptStateError(f"A {kind} holds values that are not finite.")
+        return found
+
     levels = []
     for index, (config, entry) in enumerate(zip(policy.levels, state["levels"], strict=True)):
-        *counters, has_terms = entry
-        terms = None
-        if has_terms:
-            data = blobs[level_blob(index)]
-            terms = decode_level(data, model=model, rank=config.rank, fingerprint=fingerprint)
-        levels.append(Level(config, terms, *counters))
+        through, updates, tokens, before, after, has_learnt = entry
+        level = Level(config, None, through, updates, tokens, before, after)
+        if has_learnt:
+            learnt = layout.level(index, config, opened("level", level_blob(index)))
+            if isinstance(learnt, LowRank):
+                level = replace(level, terms=learnt)
+            else:
+                level = replace(level, weights=learnt)
+        levels.append(level)
     for name in _TOKEN_IDS:
         ids = tensors[name]
         if ids.dtype != torch.int32 or ids.dim() != 1:
             raise ValueError(f"tensor {name} is {ids.dtype} {tuple(ids.shape)}")
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < model.vocab_size:
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < layout.vocab_size:
             raise ValueError(f"tensor {name} holds ids outside of the vocabulary")
     pinned = _take(tensors["pinned"], [entry[4] for entry in state["conversations"]])
     recent = _take(tensors["recent"], [entry[5] for entry in state["conversations"]])
+    contexts: dict[str, Tensors] = {}
+    for name in state.get("contexts", ()):
+        contexts[name] = opened("context", context_blob(name))
+        layout.check_context(contexts[name])
+    fast = None
+    if (known := state.get("fast")) is not None:
+        fast = FastMemory(opened("fast", FAST_BLOB), known["conversation"])
+        layout.check_fast(fast.tensors)
     conversations = {
-        name: Conversation(Window(capacity, head, tail, dropped), turns)
+        name: Conversation(Window(capacity, head, tail, dropped), turns, contexts.get(name, {}))
         for (name, turns, capacity, dropped, *_), head, tail in zip(
             state["conversations"], pinned, recent, strict=True
         )
@@ -215,7 +243,17 @@ def _build(
         observed_tokens=state["observed_tokens"],
         flushes=tuple(state["flushes"]),
         log_digest=bytes.fromhex(state["log_digest"]),
+        fast=fast,
     )
+
+
+def _tensors_blob(memory: SessionMemory, kind: str, tensors: Tensors) -> bytes:
+    # Of tensors that share storage each is written whole.
+    own = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    return save(own, metadata=_header(memory.fingerprint, kind))
 
 
 def _header(fingerprint: str, kind: str) -> dict[str, str]:

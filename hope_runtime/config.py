@@ -123,6 +123,9 @@ class ReplayConfig:
     # Steps before the first contrast: there is nothing to contrast yet.
     contrasts_after: int = 8
     contrast_weight: float = 1.5
+    # Directions of each matrix's inputs, the strongest that questions about strangers have in
+    # common, which a level does not learn to read (learning/common.py).
+    common_directions: int = 64
     rehearsal_weight: float = 1.0
     # A replay below this loss, nats per token, is known, and skipped with this probability.
     known_nats: float = 0.08
@@ -142,6 +145,8 @@ class ReplayConfig:
             raise ValueError("a step needs replays, and counts of steps are at least 1")
         if not 0 <= self.fast_decay <= 1 or not 0 <= self.skip_known < 1:
             raise ValueError("fast_decay lies in [0, 1] and skip_known in [0, 1)")
+        if self.common_directions < 0:
+            raise ValueError("common_directions is at least 0")
         if self.answered_per_step > self.contrasts_per_step:
             raise ValueError("answered_per_step is a part of contrasts_per_step")
 
@@ -150,13 +155,14 @@ class ReplayConfig:
 class LearningPolicy:
     """What a session's memory does with what it observes.
 
-    Part of the fold: to change it is a migration. `recipe` is "replay" (the default one) or
-    "summed_gradient" (Eq. 71 over the factors, exactly).
+    Part of the fold: to change it is a migration. `recipe` is "replay" (the default one),
+    "summed_gradient" (Eq. 71 over the factors, exactly), or that of native models, "streamed"
+    (Eq. 71 over all weights of a level, while tokens are read).
     """
 
     name: str
     levels: tuple[LevelConfig, ...]
-    recipe: Literal["replay", "summed_gradient"] = "replay"
+    recipe: Literal["replay", "summed_gradient", "streamed"] = "replay"
     replay: ReplayConfig = ReplayConfig()
     seed: int = 0
 

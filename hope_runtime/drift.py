@@ -1,4 +1,4 @@
-"""How far a memory has moved from the base model."""
+"""How far a memory of a frozen backbone has moved from it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,9 @@ def base_norm(model: BaseModel) -> float:
     return float(squares**0.5)
 
 
-def relative_norm(level: Level, norm: float) -> float:
-    """Frobenius norm of a level's own term over `norm`, that of the base; 0 until it learns."""
-    return level.terms.norm() / norm if level.terms is not None else 0.0
-
-
-def relative_change(before: Level, after: Level, norm: float) -> float:
-    """Frobenius norm of what was added to a level's term between two states of it, over `norm`."""
-    taken = None if before.terms is None else before.terms.scaled(-1.0)
-    change = concatenate([taken, after.terms])
+def relative_change(before: Level | None, after: Level, norm: float) -> float:
+    """Frobenius norm of what was added to a level's term between two states of it, over `norm`,
+    that of the base; None is a level that has not learnt."""
+    old = None if before is None or before.terms is None else before.terms.scaled(-1.0)
+    change = concatenate([old, after.terms])
     return change.norm() / norm if change is not None else 0.0

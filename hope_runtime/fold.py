@@ -18,6 +18,7 @@ from hope_runtime.memory.state import (
     MAX_DOCUMENTS,
     Conversation,
     Document,
+    FastMemory,
     SessionMemory,
     Span,
 )
@@ -40,12 +41,13 @@ class Consolidates(Protocol):
     def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory: ...
 
 
-def observe(memory: SessionMemory, record: Record, *, window_tokens: int) -> SessionMemory:
+def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None) -> SessionMemory:
     """The memory after `record`, before any consolidation that it makes due.
 
-    `window_tokens` is the capacity of a new conversation's window. Rollback records cannot be
-    observed: they replace the memory, which is the business of whoever holds its versions.
-    Raises WindowOverflowError when a system prompt cannot be pinned.
+    `window_tokens` is the capacity of a new conversation's window; None leaves windows empty, for
+    models that carry a context of their own along a conversation (native/session.py). Rollback
+    records cannot be observed: they replace the memory, which is the business of whoever holds its
+    versions. Raises WindowOverflowError when a system prompt cannot be pinned.
     """
     match record.kind:
         case RecordKind.TURN:
@@ -54,7 +56,7 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int) -> Ses
             memory = _extend_window(memory, record, window_tokens, turns=0)
         case RecordKind.END_CONVERSATION:
             rest = {k: v for k, v in memory.conversations.items() if k != record.conversation}
-            memory = replace(memory, conversations=rest)
+            memory = replace(memory, conversations=rest, fast=_left(memory, record.conversation))
         case RecordKind.CONSOLIDATE | RecordKind.CONSOLIDATION | RecordKind.FORGET:
             pass  # what is forgotten was left out before the fold began (`effective`)
         case RecordKind.RESET:
@@ -168,7 +170,7 @@ def _reset(memory: SessionMemory, levels: Sequence[int]) -> SessionMemory:
         Level(level.config, learnt_through=level.learnt_through) if index in levels else level
         for index, level in enumerate(memory.levels)
     )
-    rehearsed = memory.buffer if any(level.terms is not None for level in fresh) else ()
+    rehearsed = memory.buffer if any(level.learnt is not None for level in fresh) else ()
     return replace(memory, levels=fresh, buffer=rehearsed)
 
 
@@ -179,15 +181,18 @@ def _flush(memory: SessionMemory) -> SessionMemory:
 
 
 def _extend_window(
-    memory: SessionMemory, record: Record, window_tokens: int, turns: int
+    memory: SessionMemory, record: Record, window_tokens: int | None, turns: int
 ) -> SessionMemory:
-    known = memory.conversations.get(record.conversation, Conversation(Window(window_tokens)))
     tokens = record.tokens
+    if window_tokens is None and not tokens:
+        return memory  # a context begins with its first token
+    known = memory.conversations.get(record.conversation, Conversation(Window(window_tokens or 0)))
     window = known.window
-    if record.pinned:
-        window = window.pin(tokens[: record.pinned])
-    window = window.append(tokens[record.pinned :])
-    state = Conversation(window, known.turns + turns)
+    if window_tokens is not None:
+        if record.pinned:
+            window = window.pin(tokens[: record.pinned])
+        window = window.append(tokens[record.pinned :])
+    state = replace(known, window=window, turns=known.turns + turns)
     conversations = _recent(memory.conversations, record.conversation, state, MAX_CONVERSATIONS)
     return replace(memory, conversations=conversations)
 
@@ -202,6 +207,13 @@ def _collect_spans(memory: SessionMemory, record: Record) -> SessionMemory:
             spans.append(Span(ids, segment.speaker, observed))
             observed += len(ids)
     return replace(memory, pending=tuple(spans), observed_tokens=observed)
+
+
+def _left(memory: SessionMemory, conversation: str) -> FastMemory | None:
+    """The fast memory once a conversation has ended: the next one goes on from another context."""
+    if memory.fast is None or memory.fast.conversation != conversation:
+        return memory.fast
+    return replace(memory.fast, conversation=None)
 
 
 def _recent(items: Mapping[str, _Item], name: str, state: _Item, limit: int) -> dict[str, _Item]:

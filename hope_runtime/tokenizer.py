@@ -248,6 +248,28 @@ class Tokenizer:
         )
 
 
+# Of a model of plain text: a reply goes on where the user's text ends, and the next turn begins on
+# a line of its own.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}"
+    "{{ message['content'] }}{% endfor %}"
+)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Ids are the bytes of UTF-8: what a model of bytes was trained on."""
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    model = {"type": "BPE", "vocab": byte_alphabet(), "merges": []}
+    described = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": level | {"use_regex": False},
+        "decoder": level,
+        "model": model,
+    }
+    return Tokenizer(json.dumps(described), eos_tokens=(), chat_template=PLAIN_TEMPLATE)
+
+
 def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 

@@ -10,7 +10,6 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 
-from hope_runtime.drift import relative_change
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.log import Record, RecordKind
 from server.refold import read_log
@@ -18,7 +17,6 @@ from server.residency import Resident
 from server.sessions import Sessions
 from server.store.base import Head, SessionKey, Snapshot, StaleRevisionError, VersionInfo
 from server.store.base import Record as StoredRecord
-from server.summary import encode_summary
 from server.taught import Taught, Version, between
 from server.waiting import complete
 
@@ -67,10 +65,11 @@ async def reset(
         for level in levels:
             if level not in known:
                 raise InvalidRequestError(
-                    f"There is no level {level}; the session has 0 to {known[-1]}.", field="levels"
+                    f"There is no level {level}; the session has {len(known)} of them.",
+                    field="levels",
                 )
         chosen = tuple(sorted(set(levels))) or tuple(known)
-        await sessions.commit_turn(resident, Record(RecordKind.RESET, levels=chosen))
+        await sessions.commit_event(resident, Record(RecordKind.RESET, levels=chosen))
         return resident.head
 
 
@@ -101,10 +100,7 @@ async def changes(
             f"Versions {before} and {after} have other levels; a migration lies between them.",
             field="to_version",
         )
-    norms = [
-        relative_change(old, new, sessions.base_norm)
-        for old, new in zip(first, second, strict=True)
-    ]
+    norms = await asyncio.to_thread(sessions.engine.change, *(each.memory for each in versions))
     log = await read_log(sessions, key)
     return norms, await asyncio.to_thread(between, log, *versions)
 
@@ -122,7 +118,7 @@ async def _rollback(sessions: Sessions, resident: Resident, target: int) -> None
     memory = sessions.decode(await sessions.store.read_blobs(key, version=target))
     record = Record(RecordKind.ROLLBACK, target_version=target, target_seq=version.log_seq)
     nonce = uuid.uuid4().hex
-    summary = encode_summary(memory, sessions.base_norm)
+    summary = sessions.summary(memory)
     resident.head = await sessions.retried(
         lambda: sessions.store.rollback(
             resident.lease,

@@ -26,10 +26,13 @@ from hope.v1 import (
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from hope_runtime.checkpoints import load_base_model
+from hope_runtime.checkpoints import load_model
+from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.engine import Engine
+from hope_runtime.engine.native import NativeEngine
 from hope_runtime.errors import HopeError
 from hope_runtime.model.weights import BaseModel
+from hope_runtime.native.served import NativeModel
 from server.jobs import Jobs
 from server.services.admin import AdminService
 from server.services.errors import ErrorInterceptor
@@ -89,8 +92,23 @@ class RunningServer:
         await self.sessions.stop()
 
 
+def make_engine(settings: Settings, model: BaseModel | NativeModel) -> SessionEngine:
+    """The engine that runs this kind of model. Raises ModelError."""
+    if isinstance(model, NativeModel):
+        return NativeEngine(model)
+    return Engine(
+        model,
+        window_tokens=settings.window_tokens,
+        threads=settings.threads,
+        window_cache_bytes=settings.window_cache_bytes,
+        memory_cache_bytes=settings.memory_cache_bytes,
+    )
+
+
 @contextlib.asynccontextmanager
-async def running_server(settings: Settings, model: BaseModel) -> AsyncIterator[RunningServer]:
+async def running_server(
+    settings: Settings, model: BaseModel | NativeModel
+) -> AsyncIterator[RunningServer]:
     """Serves `model` as `settings` say; stops gracefully at the end of the block.
 
     Raises StoreError when the store cannot be opened and OSError when the port is taken.
@@ -98,15 +116,7 @@ async def running_server(settings: Settings, model: BaseModel) -> AsyncIterator[
     settings.database.parent.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(SQLiteStore(settings.database))
-        engine = stack.enter_context(
-            Engine(
-                model,
-                window_tokens=settings.window_tokens,
-                threads=settings.threads,
-                window_cache_bytes=settings.window_cache_bytes,
-                memory_cache_bytes=settings.memory_cache_bytes,
-            )
-        )
+        engine = stack.enter_context(make_engine(settings, model))
         sessions = Sessions(
             store,
             engine,
@@ -163,7 +173,7 @@ async def running_server(settings: Settings, model: BaseModel) -> AsyncIterator[
 
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then drains."""
-    model = load_base_model(settings.model, dtype=settings.dtype, progress=_show_progress)
+    model = load_model(settings.model, dtype=settings.dtype, progress=_show_progress)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

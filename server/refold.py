@@ -26,7 +26,7 @@ from hope_runtime.errors import (
     InvalidRequestError,
     StateVersionError,
 )
-from hope_runtime.fold import due, effective, observe
+from hope_runtime.fold import due, effective
 from hope_runtime.log import Record, RecordKind
 from hope_runtime.memory.state import SessionMemory
 from server.sessions import Sessions
@@ -41,7 +41,6 @@ from server.store.base import (
     StoreUnavailableError,
 )
 from server.store.base import Record as StoredRecord
-from server.summary import encode_summary
 from server.waiting import complete, result_of
 
 _log = logging.getLogger(__name__)
@@ -160,7 +159,7 @@ class Refold:
         records = await asyncio.to_thread(effective, [*log, *added])
         memory = await self._begin(await sessions.store.read_job(self._lease.key), records, log)
         for record in records[self._progress.folded_records :]:
-            memory = observe(memory, record, window_tokens=sessions.engine.window_tokens)
+            memory = await result_of(sessions.engine.observe(memory, record))
             memory = await self._learnt(memory, folded=1)
         return await complete(self._commit(head, memory, added))
 
@@ -245,7 +244,7 @@ class Refold:
             expected_revision=head.revision,
             nonce=uuid.uuid4().hex,
             version=head.version + 1,
-            summary=await asyncio.to_thread(encode_summary, memory, sessions.base_norm),
+            summary=await asyncio.to_thread(sessions.summary, memory),
             put_blobs=blobs,
             drop_blobs=frozenset(head.blobs.keys() - blobs.keys()),
             records=[StoredRecord(record.kind, record.encode()) for record in records],

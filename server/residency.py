@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from hope_runtime.engine.arena import Arena
+from hope_runtime.engine.base import SessionEngine
 from hope_runtime.learning import Consolidation
 from hope_runtime.memory.state import SessionMemory
 from server.store.base import Head, Lease, SessionKey, SessionStore, StoreError
@@ -77,11 +77,11 @@ class Entry:
 class Residency:
     """The sessions of one server process, which the store knows by a name of its own."""
 
-    def __init__(self, store: SessionStore, arena: Arena, *, lease_seconds: float) -> None:
+    def __init__(self, store: SessionStore, engine: SessionEngine, *, lease_seconds: float) -> None:
         self.lease_seconds = lease_seconds
         self.entries: dict[SessionKey, Entry] = {}
         self._store = store
-        self._arena = arena
+        self._engine = engine
         self._owner = uuid.uuid4().hex
         # Set while no call is on any session.
         self._idle = asyncio.Event()
@@ -156,7 +156,7 @@ class Residency:
         if resident.learning:
             await asyncio.wait([resident.learning])
         for name in resident.memory.conversations:
-            self._arena.drop((resident.key, name))
+            self._engine.drop((resident.key, name))
         with contextlib.suppress(StoreError):
             await self._store.release(resident.lease)
 

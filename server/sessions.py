@@ -19,11 +19,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from typing import Any
 
 from hope_runtime.codec import STATE_BLOB, changed_blobs, decode_memory, encode_state
-from hope_runtime.config import POLICIES, LearningPolicy
-from hope_runtime.drift import base_norm
-from hope_runtime.engine.engine import Engine
+from hope_runtime.config import LearningPolicy
+from hope_runtime.engine.base import SessionEngine
 from hope_runtime.errors import FingerprintMismatchError, InvalidRequestError
-from hope_runtime.fold import due, observe, with_window
+from hope_runtime.fold import due
 from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind
 from hope_runtime.memory.state import SessionMemory
@@ -63,7 +62,7 @@ class Sessions:
     def __init__(
         self,
         store: SessionStore,
-        engine: Engine,
+        engine: SessionEngine,
         *,
         lease_seconds: float = 30,
         idle_learning_seconds: float = 300,
@@ -71,17 +70,15 @@ class Sessions:
         keep_versions: int = 8,
         session_quota_bytes: int = 0,
         user_quota_bytes: int = 0,
-        policies: Mapping[str, LearningPolicy] = POLICIES,
     ) -> None:
         self.store = store
         self.engine = engine
-        self.policies = policies
+        self.policies = engine.policies
         self.fingerprint = engine.model.fingerprint
-        self.base_norm = base_norm(engine.model)
         self.draining = False
         self._keep_versions = keep_versions
         self.quotas = Quotas(store, session_quota_bytes, user_quota_bytes)
-        self.residency = Residency(store, engine.arena, lease_seconds=lease_seconds)
+        self.residency = Residency(store, engine, lease_seconds=lease_seconds)
         self._idle_seconds = idle_learning_seconds
         self._max_resident = resident_sessions
         self._upkeep: asyncio.Task[None] | None = None
@@ -117,8 +114,12 @@ class Sessions:
             policy=policy,
             display_name=display_name,
             blobs={STATE_BLOB: encode_state(memory)},
-            summary=encode_summary(memory, self.base_norm),
+            summary=await asyncio.to_thread(self.summary, memory),
         )
+
+    def summary(self, memory: SessionMemory) -> bytes:
+        """What a store keeps beside a memory."""
+        return encode_summary(memory, self.engine.change(None, memory))
 
     def policy(self, name: str) -> LearningPolicy:
         """A policy by its name. Raises InvalidRequestError when there is none."""
@@ -196,11 +197,19 @@ class Sessions:
     # The two commits
 
     async def commit_turn(
-        self, resident: Resident, record: Record, reply: StoredReply | None = None
+        self,
+        resident: Resident,
+        record: Record,
+        memory: SessionMemory,
+        reply: StoredReply | None = None,
     ) -> None:
-        """Commit 1: the record becomes part of the log, the window and the counters."""
-        memory = observe(resident.memory, record, window_tokens=self.engine.window_tokens)
+        """Commit 1: the record becomes part of the log, and `memory` is what is known after it."""
         await complete(self._commit(resident, memory, [record], reply))
+
+    async def commit_event(self, resident: Resident, record: Record) -> None:
+        """Commit 1 of what nobody waits for an answer to."""
+        memory = await result_of(self.engine.observe(resident.memory, record))
+        await self.commit_turn(resident, record, memory)
 
     async def rename(self, resident: Resident, display_name: str) -> None:
         """Changes what people call a session; its memory is the same."""
@@ -242,12 +251,12 @@ class Sessions:
     ) -> None:
         head = resident.head
         blobs, gone = await asyncio.to_thread(changed_blobs, resident.memory, memory)
-        levels_changed = bool(gone) or any(name != STATE_BLOB for name in blobs)
-        summary = await asyncio.to_thread(encode_summary, memory, self.base_norm)
+        learnt = memory.learnt_since(resident.memory)
+        summary = await asyncio.to_thread(self.summary, memory)
         commit = Commit(
             expected_revision=head.revision,
             nonce=uuid.uuid4().hex,
-            version=head.version + levels_changed,
+            version=head.version + learnt,
             summary=summary,
             put_blobs=blobs,
             drop_blobs=gone,
@@ -257,7 +266,7 @@ class Sessions:
         )
         resident.head = await self.retried(lambda: self.store.commit(resident.lease, commit))
         resident.memory = memory
-        if levels_changed:
+        if learnt:
             await self.collect(resident.key)
 
     async def collect(self, key: SessionKey) -> None:
@@ -302,11 +311,11 @@ class Sessions:
         memory = decode_memory(
             blobs,
             policies=self.policies,
-            model=self.engine.model.config,
+            layout=self.engine.layout,
             fingerprint=self.fingerprint,
         )
         # The server that wrote them may have had windows of another size.
-        return with_window(memory, self.engine.window_tokens)
+        return self.engine.adapt(memory)
 
     async def _keep_up(self) -> None:
         while True:
@@ -335,7 +344,7 @@ class Sessions:
         async with self.residency.locked(key):
             if entry.resident is resident and resident.learning is None:
                 if due(resident.memory) is None:
-                    await self.commit_turn(resident, Record(RecordKind.CONSOLIDATE))
+                    await self.commit_event(resident, Record(RecordKind.CONSOLIDATE))
                 self.learn_later(resident)
 
     def admit(self) -> None:

@@ -29,7 +29,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; loopback only for now.")
     port: int = Field(50051, ge=0, le=65535, description="Port; 0 picks a free one.")
     model: str = Field(
-        "default", description='"default", a .gguf file, a model directory or a hub id.'
+        "default",
+        description='"default", a .gguf file, a directory of a model or a run, or a hub id.',
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of weights and activations; auto looks at the hardware."

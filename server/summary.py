@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hope_runtime.drift import relative_norm
 from hope_runtime.memory.state import SessionMemory
 
 
@@ -36,19 +36,19 @@ class Summary:
     documents: list[tuple[str, int, bool]]
 
 
-def encode_summary(memory: SessionMemory, base_norm: float) -> bytes:
-    """JSON of a memory's Summary. `base_norm` is drift.base_norm of the model."""
+def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
+    """JSON of a memory's Summary. `norms` say how far each level is from the model."""
     levels = [
         {
             "period_tokens": level.config.period_tokens,
             "rank": level.config.rank,
             "updates": level.updates,
-            "relative_norm": relative_norm(level, base_norm),
+            "relative_norm": norm,
             "learnt_tokens": level.learnt_tokens,
             "surprise_before_nats": level.surprise_before_nats,
             "surprise_after_nats": level.surprise_after_nats,
         }
-        for level in memory.levels
+        for level, norm in zip(memory.levels, norms, strict=True)
     ]
     summary = {
         "learnable_tokens": memory.observed_tokens,

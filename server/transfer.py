@@ -26,7 +26,6 @@ from hope_runtime.memory.state import SessionMemory
 from server.sessions import Sessions
 from server.store.base import Commit, Head, SessionKey
 from server.store.base import Record as StoredRecord
-from server.summary import encode_summary
 from server.waiting import complete
 
 FORMAT = 1
@@ -109,7 +108,7 @@ async def _store(
         policy=policy,
         display_name=contents.header["display_name"],
         blobs=encode_memory(empty),
-        summary=encode_summary(empty, sessions.base_norm),
+        summary=sessions.summary(empty),
     )
     try:
         async with sessions.unloaded(key) as lease:
@@ -117,7 +116,7 @@ async def _store(
                 expected_revision=1,
                 nonce=uuid.uuid4().hex,
                 version=1,
-                summary=encode_summary(memory, sessions.base_norm),
+                summary=sessions.summary(memory),
                 put_blobs=contents.blobs,
                 records=contents.records,
             )

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, OnText, ReadOutcome
+from hope_runtime.engine.reply import OnText
+from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
@@ -82,7 +83,7 @@ async def generate(
         ticket = sessions.engine.generate(row, resident.memory, turn, on_text, ready=ready)
         generated = Generated(await result_of(ticket), version)
         if ephemeral:
-            sessions.engine.arena.drop(row)  # it holds keys and values of what was said
+            sessions.engine.drop(row)  # it holds keys and values of what was said
         else:
             reply = None
             if request is not None:
@@ -94,7 +95,8 @@ async def generate(
                     expires_at=request.expires_at,
                 )
             try:
-                await sessions.commit_turn(resident, generated.outcome.record, reply)
+                outcome = generated.outcome
+                await sessions.commit_turn(resident, outcome.record, outcome.memory, reply)
             except AlreadyExistsError:
                 # Another server answered the same request in between.
                 assert request is not None
@@ -174,7 +176,10 @@ async def ingest(
             if spans:
                 row = (key, conversation)
                 outcome = await result_of(sessions.engine.read(row, resident.memory, record))
-            await sessions.commit_turn(resident, record)
+                assert outcome.memory is not None
+                await sessions.commit_turn(resident, record, outcome.memory)
+            else:
+                await sessions.commit_event(resident, record)
             # Not behind the reply but before the next piece: a stretch is learnt when it ends.
             await sessions.learnt(resident)
             return IngestProgress(
@@ -234,8 +239,8 @@ async def end_conversation(
         memory = resident.memory
         if conversation in memory.conversations or memory.pending:
             record = Record(RecordKind.END_CONVERSATION, conversation)
-            await sessions.commit_turn(resident, record)
-            sessions.engine.arena.drop((key, conversation))
+            await sessions.commit_event(resident, record)
+            sessions.engine.drop((key, conversation))
         if not wait:
             sessions.learn_later(resident)
             return resident.head, []
@@ -255,7 +260,7 @@ async def _flush(
 ) -> list[Consolidation]:
     if not resident.memory.pending:
         return []
-    await sessions.commit_turn(resident, Record(RecordKind.CONSOLIDATE))
+    await sessions.commit_event(resident, Record(RecordKind.CONSOLIDATE))
     on_status(Status.LEARNING)
     return await sessions.learnt(resident)
 

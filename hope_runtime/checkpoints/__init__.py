@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +25,13 @@ from hope_runtime.checkpoints.native import (
     load_native,
     save_native,
 )
-from hope_runtime.errors import ModelError, ModelNotFoundError
+from hope_runtime.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from hope_runtime.model.weights import BaseModel
+from hope_runtime.native.served import NativeModel
+from hope_runtime.train.checkpoint import is_run
+from hope_runtime.train.checkpoint import load_model as load_trained
 
-__all__ = ["find_source", "load_base_model", "resolve_dtype"]
+__all__ = ["cache_root", "find_source", "load_base_model", "load_model", "resolve_dtype"]
 
 DTypeName = Literal["auto", "float32", "bfloat16"]
 Progress = Callable[[float, str], None]
@@ -65,13 +69,31 @@ def load_base_model(
     if path.is_dir() and claims_native(path):
         native = path
     else:
-        native = _cache_root(cache_dir) / "models" / _cache_name(path)
+        native = cache_root(cache_dir) / "models" / _cache_name(path)
         if not is_native(native):
             _convert(path, native, report)
     report(0.95, "loading")
     model = load_native(native).to(resolve_dtype(dtype, device), device)
     report(1.0, "ready")
     return model
+
+
+def load_model(
+    source: str | Path, *, dtype: DTypeName = "auto", progress: Progress | None = None
+) -> BaseModel | NativeModel:
+    """What a source names: a native model that `hope train` has stored, by its run's directory or
+    one checkpoint's, or else a base model, see `load_base_model`.
+
+    Native models compute in float32, as their memories add up over a stream. Raises as
+    `load_base_model` does.
+    """
+    path = Path(source).expanduser()
+    if not is_run(path):
+        return load_base_model(source, dtype=dtype, progress=progress)
+    if dtype == "bfloat16":
+        raise UnsupportedModelError("a native model computes in float32; leave dtype at auto")
+    model = load_trained(path)
+    return replace(model, weights=model.weights.to(torch.float32))
 
 
 def resolve_dtype(dtype: DTypeName, device: torch.device | str) -> torch.dtype:
@@ -157,7 +179,8 @@ def _from_hub(name: str, report: Progress) -> Path:
         ) from error
 
 
-def _cache_root(cache_dir: str | Path | None) -> Path:
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """The directory for what can be made again: given, else HOPE_CACHE_DIR, else the user's."""
     given = cache_dir or os.environ.get("HOPE_CACHE_DIR")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "hope-server"
 

@@ -1,34 +1,36 @@
-"""The native engine: one thread that serves turns, and one that learns.
+"""The engine of a frozen backbone with low-rank levels.
 
-Turns arrive as generators (turn.py) that yield what they want computed; a step is three verbs:
-`_schedule` chooses whose tokens go next, `_run` computes them as one batch, `_finish` hands out
-what came of it. Learning (learning/) runs beside it on threads of its own, on the cores that turns
-leave: how many it has changes how long it takes and not what it finds.
+Turns are generators (turn.py) that yield what they want computed; a step (loop.py) computes the
+tokens of all of them as one batch. Learning (learning/) runs beside it on threads of its own, on
+the cores that turns leave: how many it has changes how long it takes and not what it finds.
 
 Knows no users and no stores: callers bring an immutable memory and get back what happened.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 
+from hope_runtime.config import POLICIES, LearningPolicy
+from hope_runtime.drift import base_norm, relative_change
 from hope_runtime.engine import turn as turns
 from hope_runtime.engine.arena import Arena, Row
+from hope_runtime.engine.base import EngineLoad
+from hope_runtime.engine.loop import Loop
 from hope_runtime.engine.reader import Reader
+from hope_runtime.engine.reply import OnText
 from hope_runtime.engine.runner import Output, Pass, Runner
-from hope_runtime.engine.scheduler import Resolve, Ticket, choose, slices
-from hope_runtime.errors import CancelledTurnError, ModelError
-from hope_runtime.fold import Boundary
+from hope_runtime.engine.scheduler import Resolve, Ticket, slices
+from hope_runtime.errors import ModelError
+from hope_runtime.fold import Boundary, observe, with_window
+from hope_runtime.layout import LowRankLayout
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.log import Record
-from hope_runtime.memory.state import SessionMemory
+from hope_runtime.memory.state import SessionMemory, state_bytes_limit
 from hope_runtime.model.attention import KVCache
 from hope_runtime.model.weights import BaseModel
 
@@ -36,23 +38,10 @@ from hope_runtime.model.weights import BaseModel
 MAX_SLOTS = 1024
 
 _Result = TypeVar("_Result")
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLoad:
-    """What the engine carries now."""
-
-    running: int
-    waiting: int
-    learning: int
-    # Windows that are kept or in use, and what they and the memories kept ready take.
-    resident_rows: int
-    resident_bytes: int
 
 
 class Engine:
-    """Runs turns and consolidations of any number of sessions on one model.
+    """See SessionEngine.
 
     `threads` is the number of compute threads, which changes no memory. `window_cache_bytes` are
     taken at once for keys and values, as many windows as fit, up to MAX_SLOTS: no more turns run at
@@ -96,21 +85,13 @@ class Engine:
         self.arena = Arena(slots)
         self._reader = Reader(model, window_tokens, memory_bytes=memory_cache_bytes)
         self._runner = Runner(model)
-        self._threads = threads or torch.get_num_threads()
-        self._turns: deque[Ticket[Any]] = deque()
-        self._learning: deque[Ticket[Any]] = deque()
-        # What is at work now; in no queue meanwhile.
-        self._served: list[Ticket[Any]] = []
-        self._taught: Ticket[Any] | None = None
-        self._serving = False
-        self._wake = threading.Condition()
-        self._closing = False
-        self._loops = [
-            threading.Thread(target=loop, name=f"hope-{name}", daemon=True)
-            for name, loop in (("turns", self._serve), ("learning", self._teach))
-        ]
-        for thread in self._loops:
-            thread.start()
+        self._loop = Loop(
+            self._compute,
+            threads=threads or torch.get_num_threads(),
+            room=lambda: self.arena.room,
+            widen=self._widen,
+        )
+        self._loop.start()
 
     def __enter__(self) -> Engine:
         return self
@@ -120,11 +101,26 @@ class Engine:
 
     def close(self) -> None:
         """Stops after the present pieces; what was not done is cancelled."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify_all()
-        for thread in self._loops:
-            thread.join()
+        self._loop.close()
+
+    @property
+    def policies(self) -> Mapping[str, LearningPolicy]:
+        return POLICIES
+
+    @cached_property
+    def layout(self) -> LowRankLayout:
+        return LowRankLayout(self.model.config)
+
+    @cached_property
+    def _base_norm(self) -> float:
+        return base_norm(self.model)
+
+    def state_bytes_limit(self, policy: LearningPolicy) -> int:
+        return state_bytes_limit(self.model.config, policy)
+
+    def adapt(self, memory: SessionMemory) -> SessionMemory:
+        """A memory that was stored, with windows of this engine's size."""
+        return with_window(memory, self.window_tokens)
 
     def check(self, memory: SessionMemory, turn: turns.GenerateTurn) -> None:
         """Raises InvalidRequestError if the turn would be refused. Any thread may call it."""
@@ -137,7 +133,7 @@ class Engine:
         row: Hashable,
         memory: SessionMemory,
         turn: turns.GenerateTurn,
-        on_text: turns.OnText,
+        on_text: OnText,
         *,
         ready: Callable[[], bool] = lambda: True,
     ) -> Ticket[turns.GenerateOutcome]:
@@ -149,7 +145,7 @@ class Engine:
                 self._reader, tokenizer, slot, memory, turn, self.window_tokens, on_text
             ),
         )
-        return self._submit(Ticket(work, ready=ready))
+        return self._loop.serve(Ticket(work, ready=ready))
 
     def read(
         self, row: Hashable, memory: SessionMemory, record: Record
@@ -159,7 +155,7 @@ class Engine:
             row,
             lambda slot: turns.read_record(self._reader, slot, memory, record, self.window_tokens),
         )
-        return self._submit(Ticket(work))
+        return self._loop.serve(Ticket(work))
 
     def score(
         self, memory: SessionMemory | None, context: str, text: str
@@ -173,61 +169,62 @@ class Engine:
             ),
             keep=False,
         )
-        return self._submit(Ticket(work))
+        return self._loop.serve(Ticket(work))
+
+    def observe(self, memory: SessionMemory, record: Record) -> Ticket[SessionMemory]:
+        """The memory after a record; nothing need be computed for it, so it is there at once."""
+
+        def work() -> Generator[None, None, SessionMemory]:
+            return observe(memory, record, window_tokens=self.window_tokens)
+            yield
+
+        ticket = Ticket(work())
+        resolve = ticket.advance(None)
+        assert resolve is not None
+        resolve()
+        return ticket
 
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
     ) -> Ticket[tuple[SessionMemory, Consolidation]]:
         """Learns at one boundary; a pure function of memory and boundary."""
         work = self.learner.consolidate(memory, boundary)
-        return self._submit(Ticket(work), self._learning)
+        return self._loop.teach(Ticket(work))
+
+    def change(self, before: SessionMemory | None, after: SessionMemory) -> list[float]:
+        """Of each level the relative norm of what was added between two memories."""
+        old = [None] * len(after.levels) if before is None else before.levels
+        return [
+            relative_change(one, other, self._base_norm)
+            for one, other in zip(old, after.levels, strict=True)
+        ]
+
+    def drop(self, row: Hashable) -> None:
+        self.arena.drop(row)
 
     def load(self) -> EngineLoad:
-        with self._wake:
-            turns_now = [*self._served, *self._turns]
-            running = sum(ticket.started for ticket in turns_now)
-            return EngineLoad(
-                running=running,
-                waiting=len(turns_now) - running,
-                learning=len(self._learning) + (self._taught is not None),
-                resident_rows=len(self.arena) + self.arena.held,
-                resident_bytes=self.arena.nbytes + self._reader.memories.nbytes,
-            )
+        running, waiting, learning = self._loop.load()
+        return EngineLoad(
+            running=running,
+            waiting=waiting,
+            learning=learning,
+            resident_rows=len(self.arena) + self.arena.held,
+            resident_bytes=self.arena.nbytes + self._reader.memories.nbytes,
+        )
 
-    # One step is three verbs.
+    def _widen(self, threads: int) -> None:
+        self.learner.width = threads
 
-    def _step(self) -> None:
-        tickets = self._schedule()
-        self._finish(tickets, self._run(tickets))
+    def _compute(self, tickets: Sequence[Ticket[Any]]) -> list[Resolve | None]:
+        """One step of the loop: runs the next slice of each turn, and hands out what came of it."""
+        outputs = self._run(slices(tickets))
+        return [
+            ticket.fail(output) if isinstance(output, Exception) else ticket.receive(output)
+            for ticket, output in zip(tickets, outputs, strict=True)
+        ]
 
-    def _schedule(self) -> list[Ticket[Any]]:
-        """The turns of the next step, each with tokens to compute; waits until there are some."""
-        chosen: list[Ticket[Any]] = []
-        with self._wake:
-            while not self._closing and not (chosen := choose(self._turns, self.arena.room)):
-                self._serving = bool(self._turns)
-                # Readers that fell behind do not notify, hence the time limit.
-                self._wake.wait(timeout=0.02 if self._turns else None)
-            self._serving = True
-            learning = bool(self._learning or self._taught)
-        # Threads that share a core wait for each other, so who learns and who serves divide them.
-        torch.set_num_threads(max(1, self._threads - 1) if learning else self._threads)
-        going = []
-        for ticket in chosen:
-            if ticket.wanted and not ticket.cancelled:
-                going.append(ticket)
-            elif resolve := ticket.advance(None):
-                resolve()
-            else:
-                going.append(ticket)
-        self._served = going
-        return going
-
-    def _run(self, tickets: list[Ticket[Any]]) -> list[Output | Exception]:
+    def _run(self, passes: list[Pass]) -> list[Output | Exception]:
         """The outputs of the step. A turn whose pass cannot be computed fails alone."""
-        if not tickets:
-            return []
-        passes = slices(tickets)
         try:
             return [*self._runner.run(passes)]
         except Exception as error:
@@ -240,68 +237,6 @@ class Engine:
             return self._runner.run([one])[0]
         except Exception as error:
             return error
-
-    def _finish(self, tickets: list[Ticket[Any]], outputs: Sequence[Output | Exception]) -> None:
-        """Hands out the outputs; what goes on is put at the end of the queue."""
-        going: list[Ticket[Any]] = []
-        ended: list[Resolve] = []
-        for ticket, output in zip(tickets, outputs, strict=True):
-            if isinstance(output, Exception):
-                resolve: Resolve | None = ticket.fail(output)
-            else:
-                resolve = ticket.receive(output)
-            if resolve is None:
-                going.append(ticket)
-            else:
-                ended.append(resolve)
-        with self._wake:
-            self._served = []
-            self._turns.extend(going)
-        for resolve in ended:
-            resolve()
-
-    def _serve(self) -> None:
-        while not self._closing:
-            try:
-                self._step()
-            except Exception:  # a bug in the engine itself must not stop every session
-                _log.exception("engine step failed")
-        for ticket in self._turns:
-            ticket.fail(CancelledTurnError("The engine has closed."))()
-
-    def _teach(self) -> None:
-        """Learning, one piece of each session in turn."""
-        torch.set_num_threads(1)
-        while not self._closing:
-            with self._wake:
-                while not (self._learning or self._closing):
-                    self._wake.wait()
-                if self._closing:
-                    break
-                ticket = self._taught = self._learning.popleft()
-                serving = self._serving
-            self.learner.width = self._threads - 1 if serving else self._threads
-            resolve = ticket.advance(None)
-            with self._wake:
-                self._taught = None
-                if resolve is None:
-                    self._learning.append(ticket)
-            if resolve is not None:
-                resolve()
-        for ticket in self._learning:
-            ticket.fail(CancelledTurnError("The engine has closed."))()
-
-    def _submit(
-        self, ticket: Ticket[_Result], queue: deque[Ticket[Any]] | None = None
-    ) -> Ticket[_Result]:
-        with self._wake:
-            if self._closing:
-                raise CancelledTurnError("The engine is closing.")
-            # From here on only the engine ends it: a waiting task that goes away cannot.
-            ticket.future.set_running_or_notify_cancel()
-            (self._turns if queue is None else queue).append(ticket)
-            self._wake.notify_all()
-        return ticket
 
     def _with_row(
         self,

@@ -11,11 +11,11 @@ Knows tickets and passes; computes nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,13 @@ MAX_ROWS = 16
 # Tokens of a longer text that are read in one step beside replies. A step of few tokens costs
 # what reading the weights once costs, so these are nearly free; more of them would be felt.
 SLICE_TOKENS = 16
+
+
+class Wanted(Protocol):
+    """What a turn waits for: these tokens, read behind what it has."""
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -47,7 +54,7 @@ class Ticket(Generic[_Result]):
     # Set by the engine when the first piece ran.
     started: bool = False
     # What a turn waits for, and the hidden states of as much of it as was computed.
-    wanted: Pass | None = None
+    wanted: Wanted | None = None
     parts: list[Tensor] = field(default_factory=list)
 
     def cancel(self) -> None:
@@ -60,7 +67,7 @@ class Ticket(Generic[_Result]):
         assert self.wanted is not None
         return self.wanted.ids[sum(map(len, self.parts)) :]
 
-    def advance(self, output: Output | None) -> Resolve | None:
+    def advance(self, output: Any) -> Resolve | None:
         """Runs the work up to its next pass. Returns how to resolve the future when it has ended,
         which is left to the caller: whoever waits must find the engine's books in order."""
         self.wanted, self.parts = None, []
@@ -117,12 +124,12 @@ def choose(queue: deque[Ticket[Any]], room: int) -> list[Ticket[Any]]:
     return chosen
 
 
-def slices(tickets: list[Ticket[Any]]) -> list[Pass]:
+def slices(tickets: Sequence[Ticket[Any]]) -> list[Pass]:
     """What each of the chosen turns computes in this step."""
     writing = any(ticket.wanted and len(ticket.wanted.ids) == 1 for ticket in tickets)
     found = []
     for ticket in tickets:
-        assert ticket.wanted is not None
+        assert isinstance(ticket.wanted, Pass)
         rest = ticket.rest
         ids = rest[:SLICE_TOKENS] if writing else rest
         found.append(Pass(ticket.wanted.row, ids, ticket.wanted.scores and len(ids) == len(rest)))

@@ -8,45 +8,25 @@ no trace, and that is all that cancelling a turn takes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from hope_runtime.engine.arena import Row
-from hope_runtime.engine.detokenizer import TextStream
-from hope_runtime.engine.prompt import Message, check_messages, encode_spans, turn_end, turn_record
+from hope_runtime.engine.prompt import Message, check_messages, encode_spans, turn_record
 from hope_runtime.engine.reader import Reader
+from hope_runtime.engine.reply import FinishReason, OnText, TextPiece, write
 from hope_runtime.engine.runner import Output, Pass
-from hope_runtime.engine.sampling import Sampler, Sampling, TokenLogprobs, token_logprobs
+from hope_runtime.engine.sampling import Sampling
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.fold import observe
-from hope_runtime.log import Record, Segment, Speaker
+from hope_runtime.log import Record
 from hope_runtime.memory.state import Conversation, SessionMemory
 from hope_runtime.memory.window import Window
 from hope_runtime.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class TextPiece:
-    """Text of a reply that became certain, the number of tokens behind it, and their
-    log-probabilities where they were asked for."""
-
-    text: str
-    tokens: int
-    logprobs: tuple[TokenLogprobs, ...] = ()
-
-
-OnText = Callable[[TextPiece], None]
-
-
-class FinishReason(Enum):
-    """Why a reply ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    STOP_STRING = "stop_string"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +44,11 @@ class GenerateTurn:
 
 @dataclass(frozen=True, slots=True)
 class GenerateOutcome:
-    """A finished reply. `record` is the whole turn for the log; times are in seconds."""
+    """A finished reply. `record` is the whole turn for the log, `memory` what the session knows
+    after it, with nothing learnt that it made due; times are in seconds."""
 
     record: Record
+    memory: SessionMemory
     # All the text that was handed out, as one piece.
     reply: TextPiece
     finish_reason: FinishReason
@@ -83,10 +65,12 @@ class GenerateOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ReadOutcome:
-    """A piece of a document was read: summed nats of the `scored` tokens of it."""
+    """A text was read: summed nats of the `scored` tokens of it. `memory` is what the session knows
+    after it, with nothing learnt that it made due; None when nothing was meant to stay."""
 
     nats: float
     scored: int
+    memory: SessionMemory | None = None
 
 
 def place(
@@ -121,53 +105,24 @@ def generate(
     prefilled = time.monotonic()
     input_tokens = len(record.tokens)
 
-    stream = TextStream(tokenizer.token_bytes, turn.sampling.stop)
-    sampler = Sampler(turn.sampling)
+    def extend(token: int) -> Generator[Pass, Output, Tensor]:
+        nonlocal window
+        longer = window.append((token,))
+        hopped, window = longer.dropped != window.dropped, longer
+        if hopped:  # its keys and values are those of another text now
+            return (yield from reader.read(row, longer.tokens)).logits
+        return (yield from reader.extend(row, token))
+
     limit = turn.sampling.max_tokens or max(1, min(DEFAULT_MAX_TOKENS, window.room))
-    logits_V = reading.logits
-    reply: list[int] = []
-    reason = FinishReason.LENGTH
-    asked = turn.sampling.logprobs
-    told: list[TextPiece] = []
-    held: list[TokenLogprobs | None] = []  # of the tokens whose text was not handed out yet
-
-    def hand_out(text: str) -> None:
-        logprobs = tuple(each for each in held if each is not None)
-        told.append(TextPiece(text, len(held), logprobs))
-        on_text(told[-1])
-        held.clear()
-
-    while len(reply) < limit:
-        token = sampler.choose(logits_V, reply)
-        reply.append(token)
-        if token in tokenizer.eos_ids:
-            reason = FinishReason.STOP
-            break
-        held.append(None if asked is None else token_logprobs(logits_V, token, asked))
-        if text := stream.push(token):
-            hand_out(text)
-        if stream.stopped:
-            reason = FinishReason.STOP_STRING
-            break
-        if len(reply) < limit:
-            longer = window.append((token,))
-            if longer.dropped == window.dropped:
-                logits_V = yield from reader.extend(row, token)
-            else:  # the window hopped: its keys and values are those of another text now
-                logits_V = (yield from reader.read(row, longer.tokens)).logits
-            window = longer
-    if text := stream.finish():
-        hand_out(text)
+    reply = yield from write(tokenizer, turn.sampling, limit, reading.logits, extend, on_text)
+    record = reply.ends(record, tokenizer)
     return GenerateOutcome(
-        record=_with_reply(record, tokenizer, reply),
-        reply=TextPiece(
-            "".join(piece.text for piece in told),
-            sum(piece.tokens for piece in told),
-            tuple(each for piece in told for each in piece.logprobs),
-        ),
-        finish_reason=reason,
+        record=record,
+        memory=observe(memory, record, window_tokens=window_tokens),
+        reply=reply.piece,
+        finish_reason=reply.reason,
         input_tokens=input_tokens,
-        output_tokens=len(reply),
+        output_tokens=len(reply.tokens),
         surprise_nats=reading.nats / reading.scored if reading.scored else None,
         prefill_seconds=prefilled - started,
         decode_seconds=time.monotonic() - prefilled,
@@ -186,9 +141,9 @@ def read_record(
     after = observe(memory, record, window_tokens=window_tokens)
     window = after.conversations[record.conversation].window
     if not window.tokens:
-        return ReadOutcome(0.0, 0)
+        return ReadOutcome(0.0, 0, after)
     reading = yield from reader.read(row, window.tokens, score=_indices(window, len(record.tokens)))
-    return ReadOutcome(reading.nats, reading.scored)
+    return ReadOutcome(reading.nats, reading.scored, after)
 
 
 def score(
@@ -232,11 +187,3 @@ def _learnable_indices(window: Window, record: Record) -> list[int]:
     """Where the learnable tokens of the record that was appended last stand in the window."""
     flags = [segment.learnable for segment in record.segments for _ in segment.tokens]
     return [index for index in _indices(window, len(flags)) if flags[index - len(window.tokens)]]
-
-
-def _with_reply(record: Record, tokenizer: Tokenizer, reply: list[int]) -> Record:
-    """The turn's record with the reply, closed as the template would even if it was cut."""
-    closed = reply and reply[-1] in tokenizer.eos_ids
-    ids = reply if closed else [*reply, *turn_end(tokenizer)]
-    answer = Segment(Speaker.ASSISTANT, (tuple(ids),))
-    return replace(record, segments=(*record.segments, answer))

@@ -25,8 +25,10 @@ from hope_runtime.model.weights import BaseModel
 from hope_runtime.tokenizer import Tokenizer
 
 NEW_TOKENS = 24
-# Rows that are decoded together; their caches are what bounds it.
+# Rows that are decoded together; together their caches hold at most so many tokens, unless one
+# row alone needs more.
 ROWS = 16
+CACHE_TOKENS = 24_576
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 
 Ids = tuple[int, ...]
@@ -71,8 +73,10 @@ def ask(
     replies = [""] * len(prompts)
     # Rows of like length together, so that little is spent on padding.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(order), ROWS):
-        members = order[start : start + ROWS]
+    longest = max(map(len, prompts)) + new_tokens
+    rows = max(1, min(ROWS, CACHE_TOKENS // longest))
+    for start in range(0, len(order), rows):
+        members = order[start : start + rows]
         suffixes = [prompts[index][len(shared) :] for index in members]
         decoded = _decode(model, prefix, suffixes, terms, new_tokens)
         for index, reply in zip(members, decoded, strict=True):

@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hope_runtime.errors import HopeError
-from hope_runtime.evaluate import memory, recall
+from hope_runtime.evaluate import (
+    ablation,
+    adaptation,
+    babilong,
+    ctnl,
+    forgetting,
+    incremental,
+    levels,
+    memory,
+    needle,
+    recall,
+)
 from hope_runtime.evaluate.trained import FORMAL, MAD
 
 
@@ -30,7 +41,20 @@ class Task(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-TASKS: tuple[Task, ...] = (recall, memory, FORMAL, MAD)
+TASKS: tuple[Task, ...] = (
+    recall,
+    memory,
+    needle,
+    babilong,
+    adaptation,
+    ctnl,
+    incremental,
+    forgetting,
+    FORMAL,
+    MAD,
+    ablation,
+    levels,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

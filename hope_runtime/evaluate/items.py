@@ -72,6 +72,15 @@ def generate(count: int, seed: int) -> list[Item]:
     return items
 
 
+def facts_of(
+    relation: Relation, count: int, names: Iterator[str], rng: random.Random
+) -> list[Item]:
+    """`count` facts of one relation about different people; a value comes again only when all
+    were used."""
+    values = _endless(relation.values, rng)
+    return [_fact(relation, next(names), next(values), next(names), rng) for _ in range(count)]
+
+
 def read_items(path: Path, count: int, seed: int) -> list[Item]:
     """At most `count` items of a JSON Lines file, sampled by the seed, in the file's order.
 

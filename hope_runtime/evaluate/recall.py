@@ -1,9 +1,9 @@
 """The task `recall`: facts told once, other text in between, then asked in a new conversation.
 
-Knows the course of the task: tell, fill, end the conversation, ask three arms (the frozen base
-model, the facts in its prompt, the memory), ask what was never taught, score held-out texts.
-How facts are made, told, asked and scored is in the modules that it imports; how the figures are
-put together is in recall_report.py.
+Knows the course of the task: tell, fill, end the conversation, ask every arm (the frozen base
+model, the facts in its prompt, retrieval, the memory, both of them), ask what was never taught,
+score held-out texts. How facts are made, told, asked and scored is in the modules that it imports;
+how the figures are put together is in recall_report.py.
 """
 
 from __future__ import annotations
@@ -12,66 +12,53 @@ import argparse
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import torch
-
-from hope_runtime.checkpoints import load_base_model
-from hope_runtime.config import POLICIES, LearningPolicy
-from hope_runtime.engine.engine import Engine
+from hope_runtime.config import LearningPolicy
 from hope_runtime.evaluate import recall_report
-from hope_runtime.evaluate.asking import NEW_TOKENS, Ids, ask, chat_prompt, is_correct, raw_prompt
-from hope_runtime.evaluate.everyday import unrelated
-from hope_runtime.evaluate.filler import filler, load_text
+from hope_runtime.evaluate.asking import NEW_TOKENS, ask, chat_prompt, is_correct, raw_prompt
+from hope_runtime.evaluate.bm25 import BM25Index
+from hope_runtime.evaluate.contenders import (
+    BOTH,
+    FROZEN,
+    MEMORY,
+    PROMPT,
+    RETRIEVAL,
+    index_lesson,
+    with_context,
+)
+from hope_runtime.evaluate.filler import Filler, load_text
 from hope_runtime.evaluate.heldout import heldout_nats
 from hope_runtime.evaluate.items import Item, generate, mentions, read_items
-from hope_runtime.evaluate.options import add_run_options, count
-from hope_runtime.evaluate.progress import Progress, progress_bar
+from hope_runtime.evaluate.options import add_arm_options, add_run_options, count, groups_of
+from hope_runtime.evaluate.recall_questions import Kind, Question, questions_about
+from hope_runtime.evaluate.running import Bench, bench
 from hope_runtime.evaluate.teaching import Pupil
 from hope_runtime.memory.cms import LowRank
 from hope_runtime.memory.state import SessionMemory
-from hope_runtime.model.weights import BaseModel
 
 NAME = "recall"
 SUMMARY = "facts told once, asked later in a new conversation"
 
 FACTS_PER_MESSAGE = 3
 CONVERSATION = "told"
-Kind = Literal["answer", "completion", "unseen", "unrelated"]
-# Arms, and which of the questions each is asked.
-FROZEN, PROMPT, MEMORY = "frozen", "prompt", "memory"
+# Which of the questions an arm is asked: what was never taught, only who could let it intrude.
 ALL: tuple[Kind, ...] = ("answer", "completion", "unseen", "unrelated")
 TAUGHT: tuple[Kind, ...] = ("answer", "completion")
-
-
-@dataclass(slots=True)
-class Question:
-    """One thing asked, and what came back. `ids` are all the tokens that the model saw.
-
-    `item` is None for what was never taught. `verdicts` say of a taught one whether the reply is
-    correct, of another whether a taught value intruded. The arm `prompt` saw other ids: the facts
-    stood before the question.
-    """
-
-    kind: Kind
-    text: str
-    ids: Ids
-    item: Item | None = None
-    replies: dict[str, str] = field(default_factory=dict)
-    verdicts: dict[str, bool] = field(default_factory=dict)
+ASKED = {FROZEN: ALL, MEMORY: ALL, PROMPT: TAUGHT, RETRIEVAL: TAUGHT, BOTH: TAUGHT}
 
 
 @dataclass(frozen=True, slots=True)
 class SeedResult:
-    """All that one seed found. Seconds are wall time; tokens are learnable ones where not said."""
+    """All that one seed found with one policy. Seconds are wall time; tokens are learnable ones
+    where not said. `heldout_adapted` is None where no memory was asked for."""
 
     seed: int
     questions: list[Question]
-    prompt_fits: bool
     heldout_base: dict[str, float]
-    heldout_adapted: dict[str, float]
+    heldout_adapted: dict[str, float] | None
     learnt_tokens: int
     # Tokens run forward and backward, rehearsal included.
     trained_tokens: int
@@ -83,6 +70,7 @@ class SeedResult:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hope evaluate recall`."""
     add_run_options(parser)
+    add_arm_options(parser)
     facts = parser.add_argument_group("what is told")
     facts.add_argument("--facts", type=count(1), default=30, help="facts told (default 30)")
     facts.add_argument(
@@ -101,25 +89,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the task and prints what it found. Returns the exit code."""
-    torch.set_num_threads(args.threads)
     text = load_text(args.filler_text) if args.filler else ""
     told = [_items(args, seed) for seed in args.seeds]  # before a model is loaded: errors come fast
-    with progress_bar() as progress:
-        progress.start("loading the model", 1)
-        model = load_base_model(args.model, dtype=args.dtype)
-        progress.start("scoring held-out texts, frozen", 1)
-        base = heldout_nats(model, None)
-        results = []
-        with Engine(model, threads=args.threads) as engine:
-            for seed, items in zip(args.seeds, told, strict=True):
-                filling = filler(text, model.tokenizer, args.filler, seed)
-                task = _Recall(engine, POLICIES[args.policy], items, progress)
-                results.append(task.run(seed, filling, base, as_document=args.told == "document"))
-    settings = recall_report.Settings(
-        model=args.model, policy=args.policy, told=args.told, filler=args.filler, dtype=args.dtype
-    )
+    with bench(args) as ready:
+        base = ready.once(NAME, None, "held-out texts, frozen", lambda: _heldout(ready, None))
+        results = [
+            [
+                _Recall(ready, args, items, Filler(text, ready.tokenizer, args.filler, seed)).run(
+                    policy, base
+                )
+                for seed, items in zip(args.seeds, told, strict=True)
+            ]
+            for policy in ready.policies
+        ]
+    settings = [
+        recall_report.Settings(
+            model=args.model, policy=name, told=args.told, filler=args.filler, dtype=args.dtype
+        )
+        for name in dict.fromkeys(args.policy)
+    ]
+    if args.plot is not None:
+        recall_report.plot(list(zip(results, settings, strict=True)), args.plot)
     recall_report.print_report(
-        results, settings, as_json=args.json, show=args.show, stream=sys.stdout
+        list(zip(results, settings, strict=True)),
+        as_json=args.json,
+        show=args.show,
+        stream=sys.stdout,
     )
     return 0
 
@@ -130,88 +125,139 @@ def _items(args: argparse.Namespace, seed: int) -> list[Item]:
     return read_items(args.items, args.facts, seed)
 
 
+def _heldout(ready: Bench, terms: LowRank | None) -> dict[str, float]:
+    ready.progress.start("scoring held-out texts", 1)
+    return heldout_nats(ready.model, terms)
+
+
 class _Recall:
-    """One seed of the task."""
+    """One seed of the task. Each group of arms gives replies by question, and figures beside."""
 
     def __init__(
-        self, engine: Engine, policy: LearningPolicy, items: Sequence[Item], progress: Progress
+        self, ready: Bench, args: argparse.Namespace, items: Sequence[Item], filling: Filler
     ) -> None:
-        self._engine = engine
-        self._policy = policy
+        self._ready = ready
+        self._args = args
         self._items = items
-        self._progress = progress
+        self._filling = filling
+        # Of the memory only its windows matter, and there is none.
+        fresh = SessionMemory.fresh(ready.model.fingerprint, ready.policies[0])
+        self._fresh = fresh
+        self._questions = questions_about(ready.model, fresh, items)
 
-    def run(
-        self, seed: int, filling: str, base: dict[str, float], *, as_document: bool
-    ) -> SeedResult:
-        pupil = self._teach(seed, filling, as_document=as_document)
-        questions = questions_about(self._engine.model, pupil.memory, self._items)
-        terms = pupil.memory.terms
-        self._ask(questions, FROZEN, None, ALL)
-        fits = self._ask_in_prompt(questions, pupil.memory)
-        self._ask(questions, MEMORY, terms, ALL)
+    def run(self, policy: LearningPolicy, base: dict[str, float]) -> SeedResult:
+        questions = questions_about(self._ready.model, self._fresh, self._items)
+        figures: dict[str, Any] = {}
+        for arms, learner in groups_of(self._args.arms, [policy]):
+            key = [self._key(), list(arms)]
+
+            def take(
+                arms: Sequence[str] = arms, learner: LearningPolicy | None = learner
+            ) -> dict[str, Any]:
+                return self._baseline(arms[0]) if learner is None else self._memory(arms, learner)
+
+            found = self._ready.once(NAME, learner, key, take)
+            figures |= {name: value for name, value in found.items() if name != "replies"}
+            for arm, replies in found["replies"].items():
+                for index, reply in replies.items():
+                    questions[int(index)].replies[arm] = reply
         self._judge(questions)
-        self._progress.start(f"seed {seed}: scoring held-out texts", 1)
+        encode = self._ready.tokenizer.encode
         return SeedResult(
-            seed=seed,
+            seed=self._filling.seed,
             questions=questions,
-            prompt_fits=fits,
             heldout_base=base,
-            heldout_adapted=base if terms is None else heldout_nats(self._engine.model, terms),
-            learnt_tokens=pupil.memory.observed_tokens,
-            trained_tokens=pupil.trained_tokens,
-            learn_seconds=pupil.learn_seconds,
-            state_bytes=pupil.state_bytes,
-            filler_tokens=len(self._engine.model.tokenizer.encode(filling)),
+            heldout_adapted=figures.get("heldout"),
+            learnt_tokens=figures.get("learnt_tokens", 0),
+            trained_tokens=figures.get("trained_tokens", 0),
+            learn_seconds=figures.get("learn_seconds", 0.0),
+            state_bytes=figures.get("state_bytes", 0),
+            filler_tokens=sum(len(encode(span)) for span in self._filling),
         )
 
-    def _teach(self, seed: int, filling: str, *, as_document: bool) -> Pupil:
-        pupil = Pupil(self._engine, self._policy, learnt=lambda report: self._progress.advance(1))
-        messages = [" ".join(item.told for item in group) for group in _groups(self._items)]
-        self._progress.start(f"seed {seed}: telling and learning", None)
-        if as_document:
-            pupil.ingest(CONVERSATION, "facts", "\n".join(messages))
+    def _key(self) -> list[Any]:
+        """All that replies depend on besides the arms and the policy, as JSON."""
+        filling = self._filling
+        told = [self._args.told, [item.told for item in self._items]]
+        asked = [question.text for question in self._questions]
+        limits = [self._args.passages, self._ready.prompt_room(self._args)]
+        return [told, asked, filling.digest, filling.tokens, filling.seed, limits]
+
+    def _messages(self) -> list[str]:
+        return [" ".join(item.told for item in group) for group in _groups(self._items)]
+
+    # The arms
+
+    def _baseline(self, arm: str) -> dict[str, Any]:
+        return {"replies": {arm: self._ask(arm, None)}}
+
+    def _memory(self, arms: Sequence[str], policy: LearningPolicy) -> dict[str, Any]:
+        pupil = self._teach(policy)
+        return {
+            "replies": {arm: self._ask(arm, pupil.terms) for arm in arms},
+            "heldout": _heldout(self._ready, pupil.terms),
+            "learnt_tokens": pupil.memory.observed_tokens,
+            "trained_tokens": pupil.trained_tokens,
+            "learn_seconds": pupil.learn_seconds,
+            "state_bytes": pupil.state_bytes,
+        }
+
+    def _teach(self, policy: LearningPolicy) -> Pupil:
+        progress = self._ready.progress
+        pupil = Pupil(self._ready.engine, policy, learnt=lambda report: progress.advance(1))
+        progress.start(f"seed {self._filling.seed}: telling and learning", None)
+        if self._args.told == "document":
+            pupil.ingest(CONVERSATION, "facts", "\n".join(self._messages()))
         else:
-            for message in messages:
+            for message in self._messages():
                 pupil.say(CONVERSATION, message)
-        if filling:
-            pupil.ingest(CONVERSATION, "filler", filling)
+        if self._filling.tokens:
+            pupil.ingest(CONVERSATION, "filler", self._filling)
         pupil.end_conversation(CONVERSATION)
         return pupil
 
-    def _ask(
-        self,
-        questions: Sequence[Question],
-        arm: str,
-        terms: LowRank | None,
-        kinds: Sequence[Kind],
-        ids_of: Callable[[Question], Ids] = lambda question: question.ids,
-    ) -> None:
-        """Fills in an arm's replies. Chat and raw text apart: they begin differently."""
-        for raw in (False, True):
-            asked = [q for q in questions if q.kind in kinds and (q.kind == "completion") is raw]
-            self._progress.start(f"asking, {arm}", len(asked))
-            prompts = [ids_of(question) for question in asked]
-            replies = ask(self._engine.model, prompts, terms=terms, done=self._progress.advance)
-            for question, reply in zip(asked, replies, strict=True):
-                question.replies[arm] = reply
+    def _context(self, arm: str) -> Callable[[str], str]:
+        """What stands before a question in the arm's prompt."""
+        if arm == PROMPT:
+            facts = " ".join(item.told for item in self._items)
+            return lambda text: facts
+        if arm in (RETRIEVAL, BOTH):
+            index = BM25Index()
+            index_lesson(index, (f"{message}\n" for message in self._messages()))
+            index_lesson(index, self._filling)
+            return lambda text: "\n".join(index.top(text, self._args.passages))
+        return lambda text: ""
 
-    def _ask_in_prompt(self, questions: Sequence[Question], memory: SessionMemory) -> bool:
-        """The arm with all facts in the window, unless they do not fit. Returns whether they do."""
-        tokenizer = self._engine.model.tokenizer
-        facts = " ".join(item.told for item in self._items)
-        prompts: dict[int, Ids] = {}
-        for question in questions:
-            if question.kind == "answer":
-                text = f"{facts}\n\n{question.text}"
-                prompts[id(question)] = chat_prompt(tokenizer, memory, text)
-            elif question.kind == "completion":
-                prompts[id(question)] = raw_prompt(tokenizer, f"{facts} {question.text}")
-        room = min(self._engine.window_tokens, self._engine.model.config.max_positions)
-        if max(map(len, prompts.values())) + NEW_TOKENS > room:
-            return False
-        self._ask(questions, PROMPT, None, TAUGHT, lambda question: prompts[id(question)])
-        return True
+    # Asking and judging
+
+    def _ask(self, arm: str, terms: LowRank | None) -> dict[str, str]:
+        """Replies by the question's place; none at all when a prompt does not fit."""
+        context = self._context(arm)
+        engine, tokenizer = self._ready.engine, self._ready.tokenizer
+        room = self._ready.prompt_room(self._args)
+        replies: dict[str, str] = {}
+        # Chat and raw text apart: they begin differently.
+        for raw in (False, True):
+            asked = [
+                (place, question)
+                for place, question in enumerate(self._questions)
+                if question.kind in ASKED[arm] and (question.kind == "completion") is raw
+            ]
+            prompts = [
+                raw_prompt(tokenizer, f"{context(question.text)} {question.text}".strip())
+                if raw
+                else chat_prompt(
+                    tokenizer, self._fresh, with_context(context(question.text), question.text)
+                )
+                for _, question in asked
+            ]
+            if any(len(prompt) + NEW_TOKENS > room for prompt in prompts):
+                return {}
+            self._ready.progress.start(f"asking, {arm}", len(asked))
+            found = ask(engine.model, prompts, terms=terms, done=self._ready.progress.advance)
+            places = [str(place) for place, _ in asked]
+            replies |= dict(zip(places, found, strict=True))
+        return replies
 
     def _judge(self, questions: Sequence[Question]) -> None:
         taught = [item.value for item in self._items]
@@ -222,25 +268,6 @@ class _Recall:
                     question.verdicts[arm] = is_correct(reply, item.value, item.others)
                 else:
                     question.verdicts[arm] = any(mentions(reply, value) for value in taught)
-
-
-def questions_about(
-    model: BaseModel, memory: SessionMemory, items: Sequence[Item]
-) -> list[Question]:
-    """All that is asked about the items: answers, completions, and what must not intrude."""
-    tokenizer = model.tokenizer
-    questions = []
-    for item in items:
-        ids = chat_prompt(tokenizer, memory, item.question)
-        questions.append(Question("answer", item.question, ids, item))
-        ids = raw_prompt(tokenizer, item.completion)
-        questions.append(Question("completion", item.completion, ids, item))
-        if item.unseen is not None:
-            ids = chat_prompt(tokenizer, memory, item.unseen)
-            questions.append(Question("unseen", item.unseen, ids))
-    for text in unrelated(item.value for item in items):
-        questions.append(Question("unrelated", text, chat_prompt(tokenizer, memory, text)))
-    return questions
 
 
 def _groups(items: Sequence[Item]) -> list[Sequence[Item]]:

@@ -1,17 +1,21 @@
 """The figures of the task `recall`, per seed and pooled, as JSON and as tables.
 
 Shares of several seeds are pooled trial by trial and their 95 % intervals are Wilson's. Losses
-are means over seeds, except `worst_ratio`, which is the worst of all.
+are means over seeds, except `worst_ratio`, which is the worst of all. Each policy has a document
+of its own; what the arms without a memory say is the same in all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.table import Table
 
+from hope_runtime.evaluate.contenders import ARMS, FROZEN, MEMORY
+from hope_runtime.evaluate.plotting import Curve, plot_curves
 from hope_runtime.evaluate.report import (
     Share,
     mean,
@@ -23,10 +27,10 @@ from hope_runtime.evaluate.report import (
 )
 
 if TYPE_CHECKING:
-    from hope_runtime.evaluate.recall import Question, SeedResult
+    from hope_runtime.evaluate.recall import SeedResult
+    from hope_runtime.evaluate.recall_questions import Question
 
 INTERVALS = "Wilson, 95 %"
-ARMS = ("frozen", "prompt", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,47 @@ class Settings:
 
 
 def print_report(
-    results: Sequence[SeedResult], settings: Settings, *, as_json: bool, show: bool, stream: TextIO
+    found: Sequence[tuple[Sequence[SeedResult], Settings]],
+    *,
+    as_json: bool,
+    show: bool,
+    stream: TextIO,
 ) -> None:
-    """Prints the result of all seeds."""
+    """Prints the results of all seeds: for one policy a document, for several a list of them."""
     if as_json:
-        print_json(document(results, settings), stream)
+        documents = [document(results, settings) for results, settings in found]
+        print_json(documents[0] if len(documents) == 1 else documents, stream)
     else:
-        print_tables(_tables(results, settings, show=show), stream)
+        tables = [_tables(results, settings, show=show) for results, settings in found]
+        print_tables([each for group in tables for each in group], stream)
+
+
+def plot(found: Sequence[tuple[Sequence[SeedResult], Settings]], path: Path) -> None:
+    """Draws each seed's shares of answers and of completions, a line for each arm."""
+    panels: dict[str, dict[str, Curve]] = {}
+    for kind in ("answer", "completion"):
+        curves = panels.setdefault(f"{kind}s", {})
+        for results, settings in found:
+            for arm in ARMS:
+                shares = [_share(result, (kind,), arm) for result in results]
+                points = [
+                    (result.seed, share)
+                    for result, share in zip(results, shares, strict=True)
+                    if share is not None and share.rate is not None
+                ]
+                name = f"{arm}, {settings.policy}" if arm.startswith(MEMORY) else arm
+                if points:
+                    curves[name] = _curve(points)
+    plot_curves(path, panels, x_label="seed", y_label="share correct")
+
+
+def _curve(points: Sequence[tuple[int, Share]]) -> Curve:
+    return Curve(
+        [seed for seed, _ in points],
+        [share.rate or 0.0 for _, share in points],
+        [share.interval[0] for _, share in points],
+        [share.interval[1] for _, share in points],
+    )
 
 
 def document(results: Sequence[SeedResult], settings: Settings) -> dict[str, Any]:
@@ -77,7 +115,7 @@ def _figures(results: Sequence[SeedResult]) -> dict[str, Any]:
     learnt = sum(result.learnt_tokens for result in results)
     seconds = sum(result.learn_seconds for result in results)
     trained = sum(result.trained_tokens for result in results)
-    intrusions = {arm: _intrusions(results, arm) for arm in ("frozen", "memory")}
+    intrusions = {arm: _intrusions(results, arm) for arm in (FROZEN, MEMORY)}
     return {
         "answers": _recalled(results, "answer"),
         "completions": _recalled(results, "completion"),
@@ -98,9 +136,8 @@ def _recalled(results: Sequence[SeedResult], kind: str) -> dict[str, Any]:
     shares = {arm: pooled([_share(result, (kind,), arm) for result in results]) for arm in ARMS}
     return {
         **{arm: None if share is None else share.rate for arm, share in shares.items()},
-        "interval": _interval(shares["memory"]),
-        "frozen_interval": _interval(shares["frozen"]),
-        "prompt_interval": _interval(shares["prompt"]),
+        "interval": _interval(shares[MEMORY]),
+        **{f"{arm}_interval": _interval(shares[arm]) for arm in ARMS if arm != MEMORY},
         "asked": sum(question.kind == kind for r in results for question in r.questions),
     }
 
@@ -122,24 +159,24 @@ def _intrusions(results: Sequence[SeedResult], arm: str) -> dict[str, Any]:
 
 def _heldout(results: Sequence[SeedResult]) -> dict[str, Any]:
     base = results[0].heldout_base
-    ratios = [
-        result.heldout_adapted[domain] / base[domain] for result in results for domain in base
-    ]
+    adapted = [result.heldout_adapted for result in results if result.heldout_adapted is not None]
+    if not adapted:
+        return {"base": base, "adapted": None, "worst_ratio": None, "mean_ratio": None}
+    ratios = [found[domain] / base[domain] for found in adapted for domain in base]
     return {
         "base": base,
-        "adapted": {
-            domain: mean([result.heldout_adapted[domain] for result in results]) for domain in base
-        },
+        "adapted": {domain: mean([found[domain] for found in adapted]) for domain in base},
         "worst_ratio": max(ratios),
         "mean_ratio": mean(ratios),
     }
 
 
 def _share(result: SeedResult, kinds: Sequence[str], arm: str) -> Share | None:
-    """Verdicts of an arm; None where the prompt did not fit."""
-    if arm == "prompt" and not result.prompt_fits:
+    """Verdicts of an arm; None where it was not asked for, or its prompt did not fit."""
+    asked = [question for question in result.questions if question.kind in kinds]
+    if any(arm not in question.verdicts for question in asked):
         return None
-    return Share.of(q.verdicts[arm] for q in result.questions if q.kind in kinds)
+    return Share.of(question.verdicts[arm] for question in asked)
 
 
 def _interval(share: Share | None) -> list[float] | None:
@@ -163,22 +200,17 @@ def _tables(results: Sequence[SeedResult], settings: Settings, *, show: bool) ->
     seeds = " ".join(str(result.seed) for result in results)
     rows = []
     for name in ("answers", "completions"):
-        low, high = figures[name]["interval"]
         rates = [per_cent(figures[name][arm]) for arm in ARMS]
-        rows.append([name, *rates, f"{per_cent(low)} to {per_cent(high)}"])
-    frozen, memory = (figures["intrusions_by_arm"][arm] for arm in ("frozen", "memory"))
-    low, high = memory["interval"]
-    rows.append(
-        [
-            "intrusions",
-            per_cent(frozen["pooled"]),
-            "-",
-            per_cent(memory["pooled"]),
-            f"{per_cent(low)} to {per_cent(high)}",
-        ]
-    )
-    for part in ("unseen", "unrelated"):
-        rows.append([f"  {part}", per_cent(frozen[part]), "-", per_cent(memory[part]), ""])
+        rows.append([name, *rates, _range(figures[name]["interval"])])
+    by_arm = figures["intrusions_by_arm"]
+    for title, part in (
+        ("intrusions", "pooled"),
+        ("  unseen", "unseen"),
+        ("  unrelated", "unrelated"),
+    ):
+        rates = [per_cent(by_arm[arm][part]) if arm in by_arm else "-" for arm in ARMS]
+        interval = by_arm[MEMORY]["interval"] if part == "pooled" else None
+        rows.append([title, *rates, _range(interval)])
     title = f"recall: {settings.model}, policy {settings.policy}, seed {seeds}"
     tables = [table(title, ("", *ARMS, f"memory, {INTERVALS}"), rows)]
     heldout = figures["heldout_nats"]
@@ -188,11 +220,10 @@ def _tables(results: Sequence[SeedResult], settings: Settings, *, show: bool) ->
             ("", "base", "adapted", "ratio"),
             [
                 [name, f"{base:.3f}", f"{adapted:.3f}", f"{adapted / base:.3f}"]
-                for name, base in heldout["base"].items()
-                for adapted in [heldout["adapted"][name]]
+                for name, adapted in (heldout["adapted"] or {}).items()
+                for base in [heldout["base"][name]]
             ]
-            + [["mean", "", "", f"{heldout['mean_ratio']:.3f}"]]
-            + [["worst", "", "", f"{heldout['worst_ratio']:.3f}"]],
+            + [[name, "", "", _number(heldout[f"{name}_ratio"], 3)] for name in ("mean", "worst")],
         )
     )
     costs = [
@@ -226,5 +257,9 @@ def _tables(results: Sequence[SeedResult], settings: Settings, *, show: bool) ->
     return tables
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _range(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{per_cent(interval[0])} to {per_cent(interval[1])}"

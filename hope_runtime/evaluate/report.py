@@ -100,7 +100,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return made
 
 
-def print_json(document: dict[str, Any], stream: TextIO) -> None:
+def print_json(document: Any, stream: TextIO) -> None:
     """One JSON document; what is not finite becomes null, since JSON has no word for it."""
     text = json.dumps(_finite(document), ensure_ascii=False, indent=1, allow_nan=False)
     stream.write(text + "\n")

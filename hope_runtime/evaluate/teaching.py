@@ -7,7 +7,8 @@ measures is what a server does. Knows no questions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 from hope_runtime.codec import encode_memory
@@ -17,17 +18,48 @@ from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.scheduler import Ticket
 from hope_runtime.engine.turn import GenerateTurn
+from hope_runtime.evaluate.filler import spans_of
 from hope_runtime.fold import due, observe
 from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.memory.state import SessionMemory
-from hope_runtime.text import SpanReader
+from hope_runtime.tokenizer import Tokenizer
 
 _Result = TypeVar("_Result")
 # What is taught in chat needs no long answers.
 REPLY_TOKENS = 6
 # Learnable tokens after which a piece of a document is observed, so that it is learnt on the way.
 PIECE_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Whole spans of a document, their token ids, and its bytes up to their end."""
+
+    spans: tuple[tuple[int, ...], ...]
+    committed: int
+    ended: bool
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(token for span in self.spans for token in span)
+
+
+def pieces(tokenizer: Tokenizer, text: str | Iterable[str]) -> Iterator[Piece]:
+    """A document, whole or as it arrives, in the pieces in which it is observed.
+
+    The last piece, and only that one, may have no spans.
+    """
+    spans: list[tuple[int, ...]] = []
+    committed = tokens = 0
+    for span in spans_of((text,) if isinstance(text, str) else text):
+        spans.append(tuple(tokenizer.encode(span)))
+        committed += len(span.encode())
+        tokens += len(spans[-1])
+        if tokens >= PIECE_TOKENS:
+            yield Piece(tuple(spans), committed, ended=False)
+            spans, tokens = [], 0
+    yield Piece(tuple(spans), committed, ended=True)
 
 
 class Pupil:
@@ -42,6 +74,8 @@ class Pupil:
     ) -> None:
         self.engine = engine
         self.memory = SessionMemory.fresh(engine.model.fingerprint, policy)
+        # The memory's terms; the same object until a level learns.
+        self.terms = self.memory.terms
         self.consolidations: list[Consolidation] = []
         self._learnt = learnt
 
@@ -69,21 +103,22 @@ class Pupil:
         self._observe(outcome.record)
         return outcome.text
 
-    def ingest(self, conversation: str, document: str, text: str) -> None:
-        """Reads a whole document.
+    def ingest(
+        self,
+        conversation: str,
+        document: str,
+        text: str | Iterable[str],
+        *,
+        before: Callable[[Piece], None] = lambda piece: None,
+    ) -> None:
+        """Reads a whole document, or one that arrives in parts, whose cuts change nothing.
 
         The window's keys and values are not computed: they are a cache that nobody asks here.
+        `before` is called with each piece before the memory sees it.
         """
-        encode = self.engine.model.tokenizer.encode
-        committed = 0
-        piece: list[tuple[int, ...]] = []
-        for span in SpanReader().feed(text.encode(), final=True):
-            piece.append(tuple(encode(span)))
-            committed += len(span.encode())
-            if sum(map(len, piece)) >= PIECE_TOKENS:
-                self._observe(_piece(conversation, document, piece, committed))
-                piece = []
-        self._observe(_piece(conversation, document, piece, committed, ended=True))
+        for piece in pieces(self.engine.model.tokenizer, text):
+            before(piece)
+            self._observe(_record(conversation, document, piece))
 
     def end_conversation(self, conversation: str) -> None:
         """Drops the window; what is not learnt yet is learnt now."""
@@ -93,25 +128,19 @@ class Pupil:
         self.memory = observe(self.memory, record, window_tokens=self.engine.window_tokens)
         while (boundary := due(self.memory)) is not None:
             self.memory, report = _result(self.engine.consolidate(self.memory, boundary))
+            self.terms = self.memory.terms
             self.consolidations.append(report)
             self._learnt(report)
 
 
-def _piece(
-    conversation: str,
-    document: str,
-    spans: Sequence[tuple[int, ...]],
-    committed: int,
-    *,
-    ended: bool = False,
-) -> Record:
+def _record(conversation: str, document: str, piece: Piece) -> Record:
     return Record(
         RecordKind.DOCUMENT,
         conversation,
-        (Segment(Speaker.DOCUMENT, tuple(spans), learnable=True),) if spans else (),
+        (Segment(Speaker.DOCUMENT, piece.spans, learnable=True),) if piece.spans else (),
         document=document,
-        committed_bytes=committed,
-        ended=ended,
+        committed_bytes=piece.committed,
+        ended=piece.ended,
     )
 
 

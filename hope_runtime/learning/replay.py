@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hope_runtime.config import ReplayConfig
+from hope_runtime.learning.common import ConfinedSteps, common_directions
 from hope_runtime.learning.names import Names
 from hope_runtime.learning.packing import Example, pack, share_out
 from hope_runtime.learning.questions import ask
@@ -188,7 +189,18 @@ class ReplayRecipe:
         answered: list[Rehearsed] = []
         ask_at = list(config.answered_at)
         strangers, own = _Deck(len(told), rng, config), _Deck(0, rng, config)
-        optimiser = InPlace(Adam(), trainee.parameters)
+        steps = InPlace(Adam(), trainee.parameters)
+        optimiser: InPlace | ConfinedSteps = steps
+        if told and config.common_directions:
+            directions = common_directions(
+                self._model,
+                self._workers,
+                [contrast.example for contrast in told],
+                config.common_directions,
+                row_tokens=ROW_TOKENS,
+            )
+            optimiser = ConfinedSteps(steps, trainee.terms, directions, fresh=trainee.is_fresh)
+            yield
         examples_new = [*session.replays, *session.plain]
         step = 0
         while trainee.tokens < budget and len(new):
@@ -230,7 +242,7 @@ class ReplayRecipe:
         self,
         trainee: Trainee,
         config: ReplayConfig,
-        optimiser: InPlace,
+        optimiser: InPlace | ConfinedSteps,
         practised: Sequence[Example],
         contrasts: Sequence[Rehearsed],
         held: Sequence[Rehearsed],

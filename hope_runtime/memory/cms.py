@@ -1,8 +1,10 @@
-"""Levels of the Continuum Memory System as low-rank terms beside a frozen MLP.
+"""Levels of the Continuum Memory System, as one session has them.
 
-The effective weight of every MLP matrix is theta_0 + sum over levels of B A, where A and B belong
-to one level of one session. theta_0 is never touched, so a fresh session is the base model bit
-for bit. When and from what a level learns is learning.py's business.
+On a frozen backbone a level is low-rank terms beside its MLPs: the effective weight of every MLP
+matrix is theta_0 + sum over levels of B A, where A and B belong to one level of one session.
+theta_0 is never touched, so a fresh session is the base model bit for bit. In a native model a
+level is MLPs of its own, and a session that has changed them has its own weights of them. When and
+from what a level learns is the business of learning/, and of native/stream.py.
 """
 
 from __future__ import annotations
@@ -67,10 +69,7 @@ class LowRank:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 over the exact bits of the tensors."""
-        sha = hashlib.sha256()
-        for tensor in self.tensors().values():
-            sha.update(tensor.contiguous().view(torch.uint8).numpy().data)
-        return sha.digest()
+        return _digest(self.tensors())
 
     def norm(self) -> float:
         """Frobenius norm of all B A together, without forming one: tr(AᵀBᵀBA) = <BᵀB, AAᵀ>."""
@@ -80,6 +79,39 @@ class LowRank:
             b = getattr(self, f"{matrix}_b").float()
             total += float(((b.mT @ b) * (a @ a.mT)).sum())
         return math.sqrt(max(total, 0.0))
+
+
+@dataclass(frozen=True)
+class FullRank:
+    """A native level's own weights, of every matrix that the level has in the model's order.
+
+    In the dtype of the model. Never changed in place.
+    """
+
+    theta: tuple[Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.theta)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name: "theta.0", "theta.1", ..."""
+        return {f"theta.{index}": tensor for index, tensor in enumerate(self.theta)}
+
+    def is_finite(self) -> bool:
+        return all(bool(tensor.isfinite().all()) for tensor in self.theta)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over the exact bits of the tensors."""
+        return _digest(self.tensors())
+
+
+def _digest(tensors: dict[str, Tensor]) -> bytes:
+    sha = hashlib.sha256()
+    for tensor in tensors.values():
+        sha.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return sha.digest()
 
 
 def shapes(config: ModelConfig, rank: int) -> dict[str, tuple[int, int, int]]:
@@ -123,7 +155,8 @@ def concatenate(terms: Iterable[LowRank | None]) -> LowRank | None:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level of one session. `terms` is None until it first learns (exactly theta_0)."""
+    """One level of one session. `terms` and `weights` are None until it first learns (exactly
+    theta_0); then it has one of them, `weights` in a native model."""
 
     config: LevelConfig
     terms: LowRank | None = None
@@ -135,9 +168,15 @@ class Level:
     # Mean loss of the spans taught last, nats per token.
     surprise_before_nats: float | None = None
     surprise_after_nats: float | None = None
+    weights: FullRank | None = None
+
+    @property
+    def learnt(self) -> LowRank | FullRank | None:
+        """What it has learnt; None while it is at theta_0."""
+        return self.weights if self.terms is None else self.terms
 
     def digest(self) -> bytes:
         """SHA-256 over counters and the exact bits of the stored tensors."""
         counters = f"{self.learnt_through}:{self.updates}:{self.learnt_tokens}:"
-        terms = b"" if self.terms is None else self.terms.digest
-        return hashlib.sha256(counters.encode() + terms).digest()
+        learnt = b"" if self.learnt is None else self.learnt.digest
+        return hashlib.sha256(counters.encode() + learnt).digest()

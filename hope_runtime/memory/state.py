@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from hope_runtime.config import LearningPolicy, ModelConfig
 from hope_runtime.log import Speaker
 from hope_runtime.memory.cms import Level, LowRank, concatenate
@@ -43,10 +45,15 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A named window, and how many turns it has seen."""
+    """A named window, and how many turns it has seen.
+
+    `context` is what a native model carries along the conversation instead of a window of token
+    ids, by name, while another conversation is being read; else empty.
+    """
 
     window: Window
     turns: int = 0
+    context: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,22 @@ class Document:
     committed_bytes: int = 0
     tail: bytes = b""
     ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FastMemory:
+    """What was written forward while tokens were read: named tensors whose meaning is the
+    engine's. Never changed in place.
+
+    `conversation` is the one that was read last, whose context is among them; None once it ended.
+    """
+
+    tensors: Mapping[str, Tensor]
+    conversation: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +100,9 @@ class SessionMemory:
     # Counts at which an event asked for consolidation and none happened yet.
     flushes: tuple[int, ...] = ()
     log_digest: bytes = bytes(32)
+    # None until something was written, and in models that have no fast memory. Not part of the
+    # hash: how tokens were cut into passes changes its rounding, as it does that of logits.
+    fast: FastMemory | None = None
 
     @staticmethod
     def fresh(fingerprint: str, policy: LearningPolicy) -> SessionMemory:
@@ -96,7 +122,14 @@ class SessionMemory:
     @property
     def nbytes(self) -> int:
         """Bytes of the levels' tensors."""
-        return sum(level.terms.nbytes for level in self.levels if level.terms is not None)
+        return sum(level.learnt.nbytes for level in self.levels if level.learnt is not None)
+
+    def learnt_since(self, earlier: SessionMemory) -> bool:
+        """Whether a level has changed since, or a fast memory was written."""
+        levels = zip(earlier.levels, self.levels, strict=True)
+        return any(new.learnt is not old.learnt for old, new in levels) or (
+            self.fast is not None and self.observed_tokens != earlier.observed_tokens
+        )
 
     def levels_digest(self) -> str:
         """Changes when a level does; names the memory that a cached window was read with."""

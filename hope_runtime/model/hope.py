@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hope_runtime.errors import WindowOverflowError
 from hope_runtime.model.attention import AttentionPlan, KVCache
-from hope_runtime.model.block import LowRankTerms, block, rms_norm, split_layers
+from hope_runtime.model.block import LowRankTerms, OnMlp, block, rms_norm, split_layers
 from hope_runtime.model.weights import BaseModel
 
 
@@ -37,6 +37,7 @@ def forward(
     terms: LowRankTerms | None = None,
     mask_BTS: Tensor | None = None,
     branch: Branch | None = None,
+    on_mlp: OnMlp | None = None,
 ) -> Tensor:
     """Hidden states after the final norm, (B, T, D), in the dtype of the weights.
 
@@ -49,7 +50,8 @@ def forward(
 
     With a cache, the new keys and values are appended and `cache.length` grows by T; not
     differentiable then. Without one, differentiable with respect to the terms and to what a branch
-    adds. With terms and branch None, the plain base model bit for bit.
+    adds. With terms and branch None, the plain base model bit for bit. `on_mlp` is shown what the
+    matrices of every MLP read.
 
     Raises WindowOverflowError when the cache or the known positions do not hold the tokens.
     """
@@ -74,6 +76,7 @@ def forward(
             plan=plan,
             cache=cache,
             layer=index,
+            on_mlp=on_mlp,
         )
     if branch is not None:
         x_BTD = branch.at(config.n_layers, x_BTD)

@@ -112,12 +112,13 @@ def forward_rows(model: BaseModel, rows: Sequence[RowInput], stack: TermStack) -
     ).to(device)
     cos_N1K, sin_N1K = (part[0] for part in model.rotary.at(positions_N[None]))
     biases = [_causal_bias(model, row) for row in rows]
+    places = [_Places(row) for row in rows]
     own_terms = [split_layers(row.terms) if row.terms is not None else None for row in rows[B:]]
     x_ND = nnf.embedding(ids_N, weights.embedding)
     for index, layer in enumerate(weights.layers):
         normed_ND = rms_norm(x_ND[None], layer.attn_norm, config.norm_eps)[0]
         qkv_NX = _product(normed_ND, layer.qkv, layer.qkv_bias)
-        mixed_NX = _attend(model, qkv_NX, cos_N1K, sin_N1K, rows, biases, index)
+        mixed_NX = _attend(model, qkv_NX, cos_N1K, sin_N1K, rows, places, biases, index)
         x_ND = x_ND + _product(mixed_NX, layer.out, layer.out_bias)
         normed_ND = rms_norm(x_ND[None], layer.mlp_norm, config.norm_eps)[0]
         gate_NF, up_NF = _product(normed_ND, layer.gate_up).chunk(2, dim=-1)
@@ -173,12 +174,29 @@ def _causal_bias(model: BaseModel, row: RowInput) -> Tensor | None:
     )
 
 
+class _Places:
+    """Where one row's new keys and values go, and all that it then sees, a view a layer.
+
+    Made once a pass, for all layers at once: with many rows of one token, making views is a
+    measurable part of a step.
+    """
+
+    def __init__(self, row: RowInput) -> None:
+        cache, start = row.cache, row.cache.length
+        stop = start + len(row.ids)
+        self.new_k = cache.k[:, 0, :, start:stop].unbind(0)  # (G, T, K) each
+        self.new_v = cache.v[:, 0, :, start:stop].unbind(0)
+        self.all_k = cache.k[:, :, :, :stop].unbind(0)  # (1, G, S, K) each
+        self.all_v = cache.v[:, :, :, :stop].unbind(0)
+
+
 def _attend(
     model: BaseModel,
     qkv_NX: Tensor,
     cos_N1K: Tensor,
     sin_N1K: Tensor,
     rows: Sequence[RowInput],
+    places: Sequence[_Places],
     biases: Sequence[Tensor | None],
     layer: int,
 ) -> Tensor:
@@ -189,26 +207,25 @@ def _attend(
     heads_NXK = qkv_NX.contiguous().view(-1, H + 2 * G, K)
     raw = heads_NXK[:, : H + G]
     turned = torch.addcmul(raw * cos_N1K, raw.roll(K // 2, dims=-1), sin_N1K)
+    lengths = [len(row.ids) for row in rows]
+    q_rows = torch.split(turned[:, :H], lengths)
+    k_rows = torch.split(turned[:, H:], lengths)
+    v_rows = torch.split(heads_NXK[:, H + G :], lengths)
     mixed = []
-    at = 0
-    for row, bias in zip(rows, biases, strict=True):
-        T, start = len(row.ids), row.cache.length
-        k_GSK, v_GSK = row.cache.k_layers[layer][0], row.cache.v_layers[layer][0]
-        k_GSK[:, start : start + T] = turned[at : at + T, H:].transpose(0, 1)
-        v_GSK[:, start : start + T] = heads_NXK[at : at + T, H + G :].transpose(0, 1)
-        k_GSK, v_GSK = k_GSK[None, :, : start + T], v_GSK[None, :, : start + T]
-        if T == 1:
+    for q_THK, k_TGK, v_TGK, at, bias in zip(q_rows, k_rows, v_rows, places, biases, strict=True):
+        at.new_k[layer].copy_(k_TGK.transpose(0, 1))
+        at.new_v[layer].copy_(v_TGK.transpose(0, 1))
+        keys, values = at.all_k[layer], at.all_v[layer]
+        if len(q_THK) == 1:
             # The query heads of a group are the rows of one product with its keys.
-            q = turned[at, :H].reshape(1, G, H // G, K)
-            out = nnf.scaled_dot_product_attention(q, k_GSK, v_GSK).reshape(1, H * K)
+            q = q_THK.reshape(1, G, H // G, K)
+            out = nnf.scaled_dot_product_attention(q, keys, values)
         else:
-            q = turned[at : at + T, :H].transpose(0, 1)[None]
+            q = q_THK.transpose(0, 1)[None]
             out = nnf.scaled_dot_product_attention(
-                q, k_GSK, v_GSK, attn_mask=bias, enable_gqa=G != H
-            )
-            out = out[0].transpose(0, 1).reshape(T, H * K)
-        mixed.append(out)
-        at += T
+                q, keys, values, attn_mask=bias, enable_gqa=G != H
+            )[0].transpose(0, 1)
+        mixed.append(out.reshape(-1, H * K))
     return torch.cat(mixed)
 
 

@@ -34,10 +34,12 @@ def join_rows(trees: Sequence[T]) -> T:
     return map_tensors(lambda *parts: torch.cat(parts), *trees)
 
 
-def align(contexts: Sequence[Context]) -> list[Context]:
-    """The same contexts with windows of one form: no tails, and the longest's length."""
+def align(contexts: Sequence[Context], limit: int | None = None) -> list[Context]:
+    """The same contexts with windows of one form: no tails, and the longest's length, but of at
+    most the `limit` newest tokens."""
     windows = [context.layers[0].window for context in contexts]
     most = max((window.tokens for window in windows if window is not None), default=0)
+    most = most if limit is None else min(most, limit)
     return [_settled(context, most) for context in contexts]
 
 

@@ -165,9 +165,35 @@ def flush(
     """
     if state.segment is None:
         return state
-    flushed = _Reader(config, weights, state, rule or GradientDescent()).flush()
+    flushed = _Reader(config, weights, state, rule or GradientDescent()).flush(learn=True)
     check_bounds(flushed, state)
     return flushed
+
+
+@torch.no_grad()
+def end_segments(config: NativeConfig, weights: NativeWeights, state: NativeState) -> NativeState:
+    """The state with the gradients of its open segments gathered and nothing learnt: each row may
+    go on from another context. The last token of a row never gets its target."""
+    if state.segment is None:
+        return state
+    return _Reader(config, weights, state, GradientDescent()).flush(learn=False)
+
+
+def has_room(config: NativeConfig, state: NativeState) -> bool:
+    """Whether one more token in each row would end no segment, if it is context only."""
+    return state.segment is None or int(state.segment.length_B.max()) < config.segment
+
+
+def with_context(state: NativeState, context: Context, ids_B1: Tensor) -> NativeState:
+    """The state after one token of context in each row, behind which they have `context`.
+
+    For whoever reads such tokens by `forward`, where `has_room` says that nothing else is to do.
+    """
+    segment = state.segment
+    if segment is not None:
+        silent = torch.zeros(ids_B1.shape, dtype=torch.bool)
+        segment = _remembered(segment, ids_B1, silent, torch.ones(state.rows, dtype=torch.int64))
+    return replace(state, context=context, segment=segment)
 
 
 def check_bounds(state: NativeState, before: NativeState | None = None) -> None:
@@ -429,8 +455,8 @@ class _Reader:
             segment = _remembered(segment, ids, learnable, lengths_B)
         self.state = NativeState(context, observed, state.levels, segment)
 
-    def flush(self) -> NativeState:
-        """See the function of this name."""
+    def flush(self, *, learn: bool) -> NativeState:
+        """Ends every segment, and reads its last token again into the next one."""
         segment = self.state.segment
         assert segment is not None
         for held in sorted({int(n) for n in segment.length_B} - {0}):
@@ -439,7 +465,7 @@ class _Reader:
             rows = [row for row, n in enumerate(segment.length_B) if int(n) == held]
             part = take_rows(segment, rows)
             due = torch.zeros(self.state.rows, dtype=torch.bool)
-            due[rows] = True
+            due[rows] = learn
             ids, learnable = part.ids_BN[:, :held], part.learnable_BN[:, :held].cpu()
             self._end_segment(ids, learnable, rows, part.start, self.state.observed_B, due, True)
             # The last token is read again, under the new weights; it was observed before.

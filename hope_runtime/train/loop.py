@@ -208,6 +208,13 @@ class _Run:
     def _save(self, out: Path) -> None:
         tensors, values = optimizer_state(self.optimizer)
         state = checkpoint.Saved(
-            self.step, self.config, self.settings, self.weights, self.readout, tensors, values
+            self.step,
+            self.config,
+            self.settings,
+            self.weights,
+            self.readout,
+            tensors,
+            values,
+            self.task.tokenizer,
         )
         checkpoint.save(out, state)

@@ -9,7 +9,6 @@ from grpc import aio
 from hope.v1 import admin_pb2 as pb
 from hope.v1 import admin_pb2_grpc
 
-from hope_runtime.memory.state import state_bytes_limit
 from server.sessions import Sessions
 
 Context = aio.ServicerContext[Any, Any]
@@ -37,9 +36,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             base_fingerprint=sessions.fingerprint,
             dtype=str(model.dtype).removeprefix("torch."),
             window_tokens=sessions.engine.window_tokens,
-            max_state_bytes=max(
-                state_bytes_limit(model.config, policy) for policy in sessions.policies.values()
-            ),
+            max_state_bytes=max(map(sessions.engine.state_bytes_limit, sessions.policies.values())),
             policies=sorted(sessions.policies),
         )
 

@@ -39,6 +39,7 @@ _TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
     (runtime.InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST", None),
     (runtime.FingerprintMismatchError, code_pb2.FAILED_PRECONDITION, "OTHER_BASE_MODEL", None),
     (runtime.StateVersionError, code_pb2.FAILED_PRECONDITION, "UNKNOWN_STATE_FORMAT", None),
+    (runtime.DivergedStateError, code_pb2.FAILED_PRECONDITION, "MEMORY_WOULD_DIVERGE", None),
     (runtime.CorruptStateError, code_pb2.DATA_LOSS, "CORRUPT_STATE", None),
     (runtime.CancelledTurnError, code_pb2.CANCELLED, "CANCELLED", None),
     (store.NotFoundError, code_pb2.NOT_FOUND, "SESSION_NOT_FOUND", None),

@@ -15,8 +15,9 @@ from hope.v1 import inference_pb2 as pb
 from hope.v1 import inference_pb2_grpc
 
 from hope_runtime.engine.prompt import Message
+from hope_runtime.engine.reply import FinishReason, TextPiece
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.turn import FinishReason, GenerateTurn, TextPiece
+from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.errors import InvalidRequestError
 from server import turns
 from server.names import session_key, short_name

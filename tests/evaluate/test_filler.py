@@ -33,8 +33,9 @@ def test_the_seed_chooses_where_it_begins_and_the_count_where_it_ends(tokenizer:
     assert filler(TEXT, tokenizer, 0, 0) == ""
 
 
-def test_a_short_text_may_be_used_whole_but_not_stretched(tokenizer: Tokenizer) -> None:
+def test_a_short_text_may_be_used_whole_and_once_more_but_no_oftener(tokenizer: Tokenizer) -> None:
     assert filler("One line. And more.", tokenizer, 12, 3) == "One line. And more."
+    assert filler("One line. And more.", tokenizer, 22, 3) == "One line. And more.\nOne line."
     with pytest.raises(FillerError, match="too short for 500 tokens"):
         filler("One line.", tokenizer, 500, 0)
 

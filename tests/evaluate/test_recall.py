@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hope_runtime.evaluate import asking, everyday, heldout, main, recall
+from hope_runtime.config import SUMMED_GRADIENT_POLICY
+from hope_runtime.evaluate import asking, everyday, heldout, main, recall, running
+from hope_runtime.evaluate.contenders import ARMS
 from hope_runtime.evaluate.items import generate
-from hope_runtime.evaluate.recall import Question, SeedResult, questions_about
-from hope_runtime.evaluate.recall_report import Settings, document
+from hope_runtime.evaluate.recall import SeedResult
+from hope_runtime.evaluate.recall_questions import Question, questions_about
+from hope_runtime.evaluate.recall_report import Settings, document, print_report
 from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.weights import BaseModel
 
 SETTINGS = Settings(model="m", policy="p", told="chat", filler=0, dtype="float32")
-RECALLED = {"frozen", "prompt", "memory", "interval"}
+RECALLED = {*ARMS, "interval", "asked"} | {f"{arm}_interval" for arm in set(ARMS) - {"memory"}}
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, base_model: BaseModel) -> None:
     """The real model with little to ask and to score: this is about the course of the task."""
-    monkeypatch.setattr(recall, "load_base_model", lambda source, dtype: base_model)
+    monkeypatch.setattr(running, "load_base_model", lambda source, dtype: base_model)
     monkeypatch.setattr(everyday, "EVERYDAY", everyday.EVERYDAY[:2])
     monkeypatch.setattr(recall, "NEW_TOKENS", 4)
 
@@ -39,13 +44,15 @@ def quick(monkeypatch: pytest.MonkeyPatch, base_model: BaseModel) -> None:
 
 
 def run(*words: str) -> int:
-    shared = ("--policy", "summed_gradient", "--dtype", "float32", "--threads", "1")
+    shared = ["--dtype", "float32", "--threads", "1"]
+    shared += [] if "--policy" in words else ["--policy", "summed_gradient"]
+    shared += [] if "--cache" in words else ["--no-cache"]
     return main(["recall", *shared, *words])
 
 
 def check_keys(found: dict[str, Any]) -> None:
     for name in ("answers", "completions"):
-        assert set(found[name]) >= RECALLED
+        assert set(found[name]) == RECALLED
         assert 0 <= found[name]["interval"][0] <= found[name]["memory"]
         assert found[name]["memory"] <= found[name]["interval"][1] <= 1
     assert 0 <= found["intrusions"] <= 1
@@ -78,7 +85,9 @@ def test_two_facts_told_in_chat_learnt_and_asked(
         assert set(asked["replies"]) >= {"frozen", "memory"}
         if asked["value"]:
             assert asked["value"] not in asked["text"]
-            assert set(asked["correct"]) == {"frozen", "prompt", "memory"}
+            assert set(asked["correct"]) == set(ARMS)
+        else:
+            assert set(asked["intruded"]) == {"frozen", "memory"}
 
 
 @pytest.mark.usefixtures("quick")
@@ -103,7 +112,7 @@ def test_foreign_items_ingested_as_a_document_shown_as_tables(
 
 def result(seed: int, correct: bool, fits: bool = True) -> SeedResult:
     item = generate(1, seed)[0]
-    arms = ("frozen", "prompt", "memory") if fits else ("frozen", "memory")
+    arms = ARMS if fits else tuple(arm for arm in ARMS if arm != "prompt")
     verdicts = {arm: correct and arm == "memory" for arm in arms}
     replies = dict.fromkeys(arms, "x")
     questions = [
@@ -114,7 +123,7 @@ def result(seed: int, correct: bool, fits: bool = True) -> SeedResult:
     ]
     adapted = {"code": 2.0 + seed, "chat": 4.0}
     return SeedResult(
-        seed, questions, fits, {"code": 2.0, "chat": 4.0}, adapted, 100, 400, 2.0, 7 + seed, 0
+        seed, questions, {"code": 2.0, "chat": 4.0}, adapted, 100, 400, 2.0, 7 + seed, 0
     )
 
 
@@ -157,14 +166,58 @@ def test_facts_that_do_not_fit_the_prompt_are_no_result() -> None:
 
 def test_no_question_holds_what_was_taught(base_model: BaseModel) -> None:
     items = generate(30, 3)
-    policy = recall.POLICIES["summed_gradient"]
-    memory = SessionMemory.fresh(base_model.fingerprint, policy)
+    memory = SessionMemory.fresh(base_model.fingerprint, SUMMED_GRADIENT_POLICY)
     for question in questions_about(base_model, memory, items):
         text = base_model.tokenizer.decode(question.ids)
         assert question.text in text
         assert not any(item.told in text for item in items)
         if question.item is not None:
             assert question.item.value.lower() not in text.lower()
+
+
+def test_without_a_memory_there_is_nothing_to_say_of_it() -> None:
+    whole = result(0, True)
+    for question in whole.questions:
+        for arm in ("memory", "memory+retrieval"):
+            question.verdicts.pop(arm, None)
+    found = document([replace(whole, heldout_adapted=None)], SETTINGS)
+    assert found["answers"]["memory"] is found["answers"]["interval"] is None
+    assert found["answers"]["retrieval"] == 0
+    assert found["intrusions"] is None
+    assert found["heldout_nats"]["adapted"] is found["heldout_nats"]["worst_ratio"] is None
+    stream = io.StringIO()
+    print_report([([whole], SETTINGS)], as_json=False, show=False, stream=stream)
+    assert "retrieval" in stream.getvalue()
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_policies_have_a_document_each_and_what_is_known_is_not_asked_again(
+    tmp_path: Path,
+    chat_model: BaseModel,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(running, "load_base_model", lambda source, dtype: chat_model)
+    told = ("--facts", "1", "--filler", "0", "--json", "--cache", str(tmp_path))
+    assert run(*told, "--policy", "summed_gradient", "--arms", "frozen", "memory") == 0
+    first = json.loads(capsys.readouterr().out)
+    asked: list[int] = []
+    original = recall.ask
+
+    def ask(model: BaseModel, prompts: Sequence[Any], **options: Any) -> list[str]:
+        asked.append(len(prompts))
+        return original(model, prompts, **options)
+
+    monkeypatch.setattr(recall, "ask", ask)
+    words = ("--policy", "summed_gradient", "default", "--replay", "statement_price=1")
+    assert run(*told, *words, "--arms", "frozen", "memory") == 0
+    both = json.loads(capsys.readouterr().out)
+    assert [found["policy"] for found in both] == ["summed_gradient", "default"]
+    assert both[0] == first
+    assert both[1]["answers"]["frozen"] == first["answers"]["frozen"]
+    assert both[0]["answers"]["retrieval"] is None
+    # The memory that is new: what is asked in chat, and the one completion.
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from hope_runtime.codec import STATE_FORMAT, encode_level, encode_state
+from hope_runtime.codec import STATE_FORMAT, encode_level, encode_memory, encode_state
 from hope_runtime.config import LearningPolicy, LevelConfig, ModelConfig
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.memory.cms import LowRank, shapes
-from hope_runtime.memory.state import Conversation, Document, SessionMemory, Span
+from hope_runtime.memory.cms import FullRank, LowRank, shapes
+from hope_runtime.memory.state import Conversation, Document, FastMemory, SessionMemory, Span
 from hope_runtime.memory.window import Window
 
 HERE = Path(__file__).resolve().parent
@@ -91,6 +91,25 @@ def memory() -> SessionMemory:
     )
 
 
+def native_memory() -> SessionMemory:
+    """The same as an engine of native models leaves it: with whole weights, and tensors that were
+    written forward."""
+    stored = memory()
+    weights = FullRank((torch.arange(6.0).reshape(2, 3), -torch.arange(4.0)))
+    conversations = dict(stored.conversations)
+    default = conversations["default"]
+    conversations["default"] = replace(default, context={"position_B": torch.tensor([7])})
+    return replace(
+        stored,
+        levels=(replace(stored.levels[0], terms=None, weights=weights), stored.levels[1]),
+        conversations=conversations,
+        fast=FastMemory(
+            {"context.position_B": torch.tensor([3]), "bank": torch.arange(8.0).reshape(1, 2, 4)},
+            "naïve: name",
+        ),
+    )
+
+
 def records() -> list[Record]:
     """One record of every kind."""
     said = (
@@ -125,7 +144,12 @@ def write(directory: Path) -> None:
     base = f"v{STATE_FORMAT}"
     (directory / f"state.{base}.safetensors").write_bytes(encode_state(stored))
     (directory / f"level.0.{base}.safetensors").write_bytes(level)
+    native = native_memory()
+    for name, blob in encode_memory(native).items():
+        kind = name.partition(".")[0]
+        (directory / f"native.{kind}.{base}.safetensors").write_bytes(blob)
     facts = {
+        "native_hash": native.hash(),
         "memory_hash": stored.hash(),
         "levels_digest": stored.levels_digest(),
         "records": [record.encode().hex() for record in records()],

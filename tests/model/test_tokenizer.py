@@ -8,7 +8,7 @@ import pytest
 
 from hope_runtime.errors import CorruptModelError, InvalidRequestError
 from hope_runtime.model.weights import BaseModel
-from hope_runtime.tokenizer import Piece, Tokenizer
+from hope_runtime.tokenizer import Piece, Tokenizer, byte_tokenizer
 
 TEXTS = [
     "",
@@ -186,3 +186,21 @@ def test_sentencepiece_tokens_spell_their_bytes() -> None:
     tokenizer = Tokenizer(json.dumps(description), eos_tokens=["</s>"])
     assert tokenizer.token_bytes(3 + 0xE2) == b"\xe2"
     assert tokenizer.token_bytes(len(vocabulary) - 1) == b" a"
+
+
+def test_a_model_of_bytes_reads_bytes() -> None:
+    tokenizer = byte_tokenizer()
+    text = "Naïve — 日本語\r\n\x00 <|im_end|>"
+    assert tokenizer.encode(text) == list(text.encode())
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.vocab_size == 256
+    assert not tokenizer.eos_ids
+    # A reply goes on where the user's text ends; the next turn begins on a line of its own.
+    said = [{"role": "user", "content": "Once upon "}]
+    first, later = (tokenizer.turn_pieces(said, first=first) for first in (True, False))
+    assert [piece.text for piece in first] == ["Once upon "]
+    assert [(piece.text, piece.is_content) for piece in later] == [
+        ("\n", False),
+        ("Once upon ", True),
+    ]
+    assert Tokenizer.from_json(json.loads(tokenizer.to_json())).to_json() == tokenizer.to_json()

@@ -27,7 +27,8 @@ LEARNERS = ["hope", "hope_attention"]
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("cuts", [[1] * 37, [7, 1, 1, 11, 17], [4, 4, 4, 25], [36, 1]])
 def test_any_cut_of_a_stream_gives_the_same_outputs_and_state(name: str, cuts: list[int]) -> None:
-    """Spec 20. Fails when a counter, a buffer, the conv tail or the window is not carried."""
+    """Spec 20, 21: keys and values of older weights stay as they are. Fails when a counter, a
+    buffer, the conv tail or the window is not carried."""
     config, weights = tiny(name)
     ids = random_ids(2, 37)
     whole, at_once = read(config, weights, ids, [37])

@@ -15,10 +15,11 @@ from memories import POLICY, WINDOW, document, spans_of
 from hope_runtime.engine.engine import Engine
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reader import Reader
+from hope_runtime.engine.reply import FinishReason, TextPiece
 from hope_runtime.engine.runner import Runner
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.scheduler import Ticket
-from hope_runtime.engine.turn import FinishReason, GenerateOutcome, GenerateTurn, TextPiece
+from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.errors import (
     CancelledTurnError,
     InvalidRequestError,

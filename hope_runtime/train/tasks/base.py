@@ -19,6 +19,7 @@ from torch import Tensor
 from hope_runtime.native.config import NativeConfig
 from hope_runtime.native.model import logits
 from hope_runtime.native.weights import NativeWeights
+from hope_runtime.tokenizer import Tokenizer
 
 Readout = Mapping[str, Tensor]
 
@@ -54,6 +55,11 @@ class Task(Protocol):
         """Ids lie in [0, vocab_size)."""
         ...
 
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """How text becomes ids; None when the ids do not stand for text."""
+        ...
+
     def batch(self, rows: int, generator: torch.Generator) -> Batch:
         """Strings to train on; the same for a generator in the same state."""
         ...
@@ -77,6 +83,8 @@ class Task(Protocol):
 
 class LanguageTask:
     """The common case: scores are the model's own logits and nothing else is trained."""
+
+    tokenizer: Tokenizer | None = None
 
     def readout(self, config: NativeConfig, generator: torch.Generator) -> dict[str, Tensor]:
         return {}

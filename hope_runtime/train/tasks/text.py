@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.errors import InvalidRequestError
-from hope_runtime.tokenizer import Tokenizer
+from hope_runtime.tokenizer import PLAIN_TEMPLATE, Tokenizer, byte_tokenizer
 from hope_runtime.train.tasks.base import Batch, LanguageTask
 
 
@@ -40,8 +40,12 @@ class TextTask(LanguageTask):
         if isinstance(files, str) or not files:
             raise InvalidRequestError("files is a list of paths", field="files")
         self.window = window
-        encoder = None if tokenizer is None else Tokenizer(_text(Path(tokenizer)), eos_tokens=())
-        self.vocab_size = 256 if encoder is None else encoder.vocab_size
+        encoder = None
+        if tokenizer is not None:
+            text = _text(Path(tokenizer))
+            encoder = Tokenizer(text, eos_tokens=(), chat_template=PLAIN_TEMPLATE)
+        self.tokenizer = encoder or byte_tokenizer()
+        self.vocab_size = self.tokenizer.vocab_size
         learnt, tested = [], []
         for file in files:
             ids = _ids(Path(file), encoder)

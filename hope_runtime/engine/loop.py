@@ -1,0 +1,168 @@
+"""The two threads of an engine: one serves turns in steps, the other learns beside it.
+
+Turns and consolidations arrive as generators in tickets (scheduler.py). A step of the first thread
+is three verbs: *schedule* chooses which turns go on, *compute*, which is the engine's own, runs
+what they wait for, *finish* puts those that go on at the end of the queue. The second thread runs
+one piece of each consolidation in turn.
+
+Knows queues and threads; computes nothing and knows no model.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from hope_runtime.engine.scheduler import Resolve, Ticket, choose
+from hope_runtime.errors import CancelledTurnError
+
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+# Runs what the tickets want and advances them; of each how to resolve it, or None if it goes on.
+Compute = Callable[[Sequence[Ticket[Any]]], Sequence[Resolve | None]]
+
+
+class Loop:
+    """Serves and teaches until it is closed.
+
+    `threads` is the number of compute threads that both have together. `room` says how many more
+    turns can begin, `widen` is told how many threads learning may use for its next piece.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        threads: int,
+        room: Callable[[], int],
+        widen: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._compute = compute
+        self._threads = threads
+        self._room = room
+        self._widen = widen
+        self._turns: deque[Ticket[Any]] = deque()
+        self._learning: deque[Ticket[Any]] = deque()
+        # What is at work now; in no queue meanwhile.
+        self._served: list[Ticket[Any]] = []
+        self._taught: Ticket[Any] | None = None
+        self._serving = False
+        self._wake = threading.Condition()
+        self._closing = False
+        self._loops = [
+            threading.Thread(target=loop, name=f"hope-{name}", daemon=True)
+            for name, loop in (("turns", self._serve), ("learning", self._teach))
+        ]
+
+    def start(self) -> None:
+        for thread in self._loops:
+            thread.start()
+
+    def close(self) -> None:
+        """Stops after the present pieces; what was not done is cancelled."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        for thread in self._loops:
+            thread.join()
+
+    def serve(self, ticket: Ticket[_Result]) -> Ticket[_Result]:
+        """Takes a turn. Raises CancelledTurnError when it is too late."""
+        return self._submit(ticket, self._turns)
+
+    def teach(self, ticket: Ticket[_Result]) -> Ticket[_Result]:
+        """Takes a consolidation. Raises CancelledTurnError when it is too late."""
+        return self._submit(ticket, self._learning)
+
+    def load(self) -> tuple[int, int, int]:
+        """Turns that have begun, turns that wait, and consolidations."""
+        with self._wake:
+            turns = [*self._served, *self._turns]
+            running = sum(ticket.started for ticket in turns)
+            return running, len(turns) - running, len(self._learning) + (self._taught is not None)
+
+    # One step is three verbs.
+
+    def _step(self) -> None:
+        tickets = self._schedule()
+        self._finish(tickets, self._compute(tickets) if tickets else [])
+
+    def _schedule(self) -> list[Ticket[Any]]:
+        """The turns of the next step, each with tokens to compute; waits until there are some."""
+        chosen: list[Ticket[Any]] = []
+        with self._wake:
+            while not self._closing and not (chosen := choose(self._turns, self._room())):
+                self._serving = bool(self._turns)
+                # Readers that fell behind do not notify, hence the time limit.
+                self._wake.wait(timeout=0.02 if self._turns else None)
+            self._serving = True
+            learning = bool(self._learning or self._taught)
+        # Threads that share a core wait for each other, so who learns and who serves divide them.
+        torch.set_num_threads(max(1, self._threads - 1) if learning else self._threads)
+        going = []
+        for ticket in chosen:
+            if ticket.wanted and not ticket.cancelled:
+                going.append(ticket)
+            elif resolve := ticket.advance(None):
+                resolve()
+            else:
+                going.append(ticket)
+        self._served = going
+        return going
+
+    def _finish(self, tickets: Sequence[Ticket[Any]], resolves: Sequence[Resolve | None]) -> None:
+        """What goes on is put at the end of the queue; then what has ended is told."""
+        going = [ticket for ticket, end in zip(tickets, resolves, strict=True) if end is None]
+        with self._wake:
+            self._served = []
+            self._turns.extend(going)
+        for resolve in resolves:
+            if resolve is not None:
+                resolve()
+
+    def _serve(self) -> None:
+        while not self._closing:
+            try:
+                self._step()
+            except Exception:  # a bug in the engine itself must not stop every session
+                _log.exception("engine step failed")
+        for ticket in self._turns:
+            ticket.fail(CancelledTurnError("The engine has closed."))()
+
+    def _teach(self) -> None:
+        """Learning, one piece of each session in turn."""
+        torch.set_num_threads(1)
+        while not self._closing:
+            with self._wake:
+                while not (self._learning or self._closing):
+                    self._wake.wait()
+                if self._closing:
+                    break
+                ticket = self._taught = self._learning.popleft()
+                serving = self._serving
+            self._widen(self._threads - 1 if serving else self._threads)
+            resolve = ticket.advance(None)
+            with self._wake:
+                self._taught = None
+                if resolve is None:
+                    self._learning.append(ticket)
+            if resolve is not None:
+                resolve()
+        for ticket in self._learning:
+            ticket.fail(CancelledTurnError("The engine has closed."))()
+
+    def _submit(self, ticket: Ticket[_Result], queue: deque[Ticket[Any]]) -> Ticket[_Result]:
+        with self._wake:
+            if self._closing:
+                raise CancelledTurnError("The engine is closing.")
+            # From here on only the engine ends it: a waiting task that goes away cannot.
+            ticket.future.set_running_or_notify_cancel()
+            queue.append(ticket)
+            self._wake.notify_all()
+        return ticket

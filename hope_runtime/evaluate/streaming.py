@@ -1,0 +1,65 @@
+"""Predicts a stream token by token in the engine's window, under whatever terms there are then.
+
+The window is the one that is served (memory/window.py): a pinned prefix, recent tokens, hops at
+fixed places. Gives scores and not only a loss, which the engine does not; a test holds it to the
+engine's figures. Keys and values are kept while window and terms stay what they are.
+
+Shape suffixes: N tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hope_runtime.memory.cms import LowRank
+from hope_runtime.memory.window import Window
+from hope_runtime.model.attention import KVCache
+from hope_runtime.model.hope import forward, logits
+from hope_runtime.model.weights import BaseModel
+
+# Tokens that are predicted together: no more than surely stay in the window when it hops.
+CHUNK_TOKENS = 128
+
+
+class Stream:
+    """A text as far as it was read, in a window of `window_tokens`."""
+
+    def __init__(self, model: BaseModel, window_tokens: int) -> None:
+        self._model = model
+        self._window = Window(window_tokens)
+        self._cache = KVCache(
+            model.config, capacity=window_tokens, dtype=model.dtype, device=model.device
+        )
+        self._terms: LowRank | None = None
+        # Hidden state of the last token that was read.
+        self._last_D: Tensor | None = None
+
+    @torch.no_grad()
+    def predict(self, ids: Sequence[int], terms: LowRank | None) -> tuple[Tensor, Tensor]:
+        """Reads the next tokens, at most CHUNK_TOKENS, and gives the scores (N, V), float32, that
+        predicted them under `terms`, and the tokens (N,).
+
+        The stream's first token is predicted from nothing and left out.
+        """
+        assert 0 < len(ids) <= CHUNK_TOKENS
+        window = self._window.append(tuple(ids))
+        moved = window.dropped != self._window.dropped
+        self._window = window
+        if moved or terms is not self._terms:
+            self._cache.truncate(0)
+            self._last_D, self._terms = None, terms
+        tokens = window.tokens
+        start = self._cache.length
+        model = self._model
+        new_1T = torch.tensor([tokens[start:]], device=model.device)
+        used = None if terms is None else terms.to(model.dtype)
+        hidden_TD = forward(model, new_1T, cache=self._cache, terms=used)[0]
+        if self._last_D is not None:
+            hidden_TD = torch.cat([self._last_D[None], hidden_TD])
+        self._last_D = hidden_TD[-1]
+        count = min(len(ids), len(hidden_TD) - 1)
+        scores_NV = logits(model, hidden_TD[None, -1 - count : -1])[0].float()
+        return scores_NV, torch.tensor(tokens[len(tokens) - count :], device=model.device)
