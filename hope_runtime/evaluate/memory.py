@@ -22,8 +22,9 @@ import torch
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.checkpoints.branch import load_branch, shipped_branch
 from hope_runtime.errors import InvalidRequestError
-from hope_runtime.evaluate.asking import ROWS, is_correct
+from hope_runtime.evaluate.asking import ask, is_correct
 from hope_runtime.evaluate.heldout import heldout_nats
+from hope_runtime.evaluate.learnt import NOTHING, Beside, Learnt
 from hope_runtime.evaluate.options import count
 from hope_runtime.evaluate.progress import progress_bar
 from hope_runtime.evaluate.report import wilson
@@ -35,10 +36,9 @@ from hope_runtime.memory.branch import (
     fresh_state,
     write,
 )
-from hope_runtime.model.attention import KVCache
-from hope_runtime.model.hope import forward, logits
+from hope_runtime.model.hope import forward
 from hope_runtime.model.weights import BaseModel
-from hope_runtime.train.memory.episodes import Ids, Question, Story, Storyteller
+from hope_runtime.train.memory.episodes import Question, Story, Storyteller
 
 NAME = "memory"
 SUMMARY = "what the trained fast memory recalls of facts that it read once"
@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
             )
             found[f"{facts} facts"] = Shares.of(answered[facts])
     assert memory is not None
-    with_memory = heldout_nats(model, None, lambda: BranchPass(branch, memory))
-    without = heldout_nats(model, None)
+    with_memory = heldout_nats(model, Learnt(beside=memory))
+    without = heldout_nats(model, NOTHING)
     plain = {domain: {"base": without[domain], "memory": with_memory[domain]} for domain in without}
     if args.json:
         print(
@@ -136,26 +136,26 @@ def recall(
     questions: int,
     seed: int,
     done: Callable[[int], None] = lambda count: None,
-) -> tuple[list[Answered], BranchState]:
+) -> tuple[list[Answered], Beside]:
     """Asks at least `questions` questions about episodes of `facts` facts; and the last memory."""
     teller = Storyteller(model.tokenizer, held_out=True)
     rng = random.Random(f"recall:{seed}:{facts}")
     answered: list[Answered] = []
-    state = fresh_state(branch.config, 1, model.device)
+    memory = Beside(branch, fresh_state(branch.config, 1).memory)
     while len(answered) < questions:
         stories = _stories(teller, rng, facts)
-        state = read_stories(model, branch, stories)
+        memory = Beside(branch, read_stories(model, branch, stories).memory)
         asked = {question.about: question for story in stories for question in story.questions}
-        prompts = [question.prompt for question in asked.values()]
-        replies = ask(model, branch, state, teller.opening, prompts)
-        base = ask(model, branch, None, teller.opening, prompts)
+        prompts = [teller.opening + question.prompt for question in asked.values()]
+        replies = ask(model, prompts, Learnt(beside=memory), new_tokens=NEW_TOKENS)
+        base = ask(model, prompts, NOTHING, new_tokens=NEW_TOKENS)
         values = {question.text for question in asked.values()}
         for question, reply, base_reply in zip(asked.values(), replies, base, strict=True):
             others = [value for value in values if value not in question.text]
             others = [value for value in others if question.text not in value]
             answered.append(_judge(model, question, reply, base_reply, others))
         done(len(asked))
-    return answered, state
+    return answered, memory
 
 
 @torch.no_grad()
@@ -170,85 +170,6 @@ def read_stories(model: BaseModel, branch: Branch, stories: Sequence[Story]) -> 
         learnable = torch.tensor([story.learnable], device=model.device)
         state = write(config, branch.weights, seen.hidden, state, learnable)
     return replace(state, carry=fresh_carry(config, 1, model.device))
-
-
-@torch.no_grad()
-def ask(
-    model: BaseModel,
-    branch: Branch,
-    state: BranchState | None,
-    opening: Ids,
-    prompts: Sequence[Ids],
-) -> list[str]:
-    """Greedy replies, each in a window of its own behind `opening`; `state` None asks the frozen
-    base.
-
-    Rows of one length run together, so there is no padding that the memory might see.
-    """
-    assert branch.config.target == model.config.n_layers, "keys and values know no memory"
-    shared = _Opening(model, branch, opening)
-    replies = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    start = 0
-    while start < len(order):
-        T = len(prompts[order[start]])
-        members = [i for i in order[start : start + ROWS] if len(prompts[i]) == T]
-        start += len(members)
-        rows = _decode(model, branch, state, shared, [prompts[index] for index in members])
-        for index, ids in zip(members, rows, strict=True):
-            replies[index] = model.tokenizer.decode(ids)
-    return replies
-
-
-class _Opening:
-    """What all windows begin with, read once: its cache and its carry."""
-
-    def __init__(self, model: BaseModel, branch: Branch, ids: Ids) -> None:
-        self.cache = _cache(model, 1, len(ids))
-        reading = BranchPass(branch, fresh_state(branch.config, 1, model.device))
-        ids_1T = torch.tensor([ids], device=model.device)
-        forward(model, ids_1T, cache=self.cache, branch=reading)
-        assert reading.after is not None
-        self.carry = reading.after.carry
-
-
-def _decode(
-    model: BaseModel,
-    branch: Branch,
-    state: BranchState | None,
-    opening: _Opening,
-    prompts: Sequence[Ids],
-) -> list[list[int]]:
-    B, T, P = len(prompts), len(prompts[0]), opening.cache.length
-    cache = _cache(model, B, P + T + NEW_TOKENS)
-    cache.k[:, :, :, :P], cache.v[:, :, :, :P] = opening.cache.k, opening.cache.v
-    cache.length = P
-    if state is not None:
-        memory = state.memory.expand(B, -1, -1, -1)
-        state = BranchState(memory, opening.carry.expand(B, -1, -1))
-    ids_BT = torch.tensor(prompts, device=model.device)
-    replies: list[list[int]] = [[] for _ in prompts]
-    open_rows = set(range(B))
-    for _ in range(NEW_TOKENS):
-        reading = BranchPass(branch, state)
-        hidden_BTD = forward(model, ids_BT, cache=cache, branch=reading)
-        state = reading.after
-        chosen = logits(model, hidden_BTD[:, -1:])[:, 0].float().argmax(-1)
-        for row, token in enumerate(chosen.tolist()):
-            if token in model.tokenizer.eos_ids:
-                open_rows.discard(row)
-            if row in open_rows:
-                replies[row].append(token)
-        if not open_rows:
-            break
-        ids_BT = chosen[:, None]
-    return replies
-
-
-def _cache(model: BaseModel, rows: int, capacity: int) -> KVCache:
-    return KVCache(
-        model.config, rows=rows, capacity=capacity, dtype=model.dtype, device=model.device
-    )
 
 
 def _stories(teller: Storyteller, rng: random.Random, facts: int) -> list[Story]:

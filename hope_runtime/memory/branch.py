@@ -20,9 +20,11 @@ U trunk units, H heads, K key width, V value width, W taps.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -119,12 +121,25 @@ class BranchWeights:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Branch:
     """A trained branch: configuration and weights."""
 
     config: BranchConfig
     weights: BranchWeights
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of both, in hex: what one branch wrote means nothing to another."""
+        digest = hashlib.sha256(repr(self.config).encode())
+        for _, tensor in self.weights.named():
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def shape(self, rows: int = 1) -> tuple[int, int, int, int]:
+        """Of the memories of some rows, (B, H, V, K)."""
+        config = self.config
+        return rows, config.n_heads, config.value_width, config.key_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +172,8 @@ def expected_shapes(config: BranchConfig) -> dict[str, tuple[int, ...]]:
 
 def fresh_state(config: BranchConfig, rows: int, device: torch.device | str = "cpu") -> BranchState:
     """Empty memories at the beginning of a window."""
-    memory = torch.zeros(rows, config.n_heads, config.value_width, config.key_width, device=device)
+    shape = rows, config.n_heads, config.value_width, config.key_width
+    memory = torch.zeros(shape, device=device)
     return BranchState(memory, fresh_carry(config, rows, device))
 
 
@@ -207,16 +223,29 @@ def read(
 
     Nothing is written; an empty memory gives exactly zero.
     """
-    input_BTR, carry = _joined(
+    joined_BTR, carry = _joined(
         config, weights, _scaled(config, hidden_BTX, weights.down.dtype), state.carry
     )
-    u_BTU = _trunk(config, weights, input_BTR[:, 1:])
+    added_BTD = find(config, weights, joined_BTR[:, 1:], state.memory)
+    return added_BTD, BranchState(state.memory, carry)
+
+
+def inputs(config: BranchConfig, weights: BranchWeights, hidden_BTX: Tensor) -> Tensor:
+    """What keys and queries are made of, (B, T, R): of each token for itself."""
+    return nnf.linear(_scaled(config, hidden_BTX, weights.down.dtype), weights.down)
+
+
+def find(
+    config: BranchConfig, weights: BranchWeights, input_BTR: Tensor, memory_BHVK: Tensor
+) -> Tensor:
+    """What the tokens find whose inputs, behind those of the W - 1 tokens before them, are
+    (B, W - 1 + T, R): (B, T, D)."""
+    u_BTU = _trunk(config, weights, input_BTR)
     query_BHTK = unit(_heads(config, nnf.linear(u_BTU, weights.query)))
     gate_BTH = 2 * torch.sigmoid(nnf.linear(u_BTU, weights.gate, weights.gate_bias))
-    found_BHTV = LinearBank().read((state.memory,), query_BHTK)
+    found_BHTV = LinearBank().read((memory_BHVK,), query_BHTK)
     found_BHTV = found_BHTV * gate_BTH.transpose(1, 2)[..., None]
-    added_BTD = nnf.linear(found_BHTV.transpose(1, 2).flatten(2), weights.out)
-    return added_BTD, BranchState(state.memory, carry)
+    return nnf.linear(found_BHTV.transpose(1, 2).flatten(2), weights.out)
 
 
 class BranchPass:

@@ -193,7 +193,7 @@ def test_features_are_what_the_forward_pass_gives(chat_model: BaseModel) -> None
         first = len(teller.opening) + len(question.prompt)
         for place, token in enumerate(question.answer):
             is_value = question.value.start <= place < question.value.stop
-            share = 1.0 if is_value else 0.3
+            share = 1.0 if is_value else 0.5
             total -= share * float(score[first + place - 1, token])
             weight += share
     assert found.answer_nats == pytest.approx(total / weight, rel=2e-3)

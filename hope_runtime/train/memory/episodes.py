@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from hope_runtime.learning.openings import chat_opening, plain_opening
 from hope_runtime.tokenizer import Tokenizer
 from hope_runtime.train.memory import people
 from hope_runtime.train.memory.relations import (
@@ -28,6 +29,8 @@ from hope_runtime.train.memory.relations import (
 FIRST_PERSON_SHARE = 0.25
 CHAT_SHARE = 0.5
 MOST_FACTS_A_STORY = 6
+# Of the questions of training so many stand in a few more words.
+WRAPPED_SHARE = 0.4
 
 _Form = TypeVar("_Form", str, Asked)
 Ids = tuple[int, ...]
@@ -74,14 +77,13 @@ class Storyteller:
         self._held_out = held_out
         pieces = tokenizer.turn_pieces([{"role": "user", "content": "?"}], first=True)
         place = next(index for index, piece in enumerate(pieces) if piece.is_content)
-        self.opening: Ids = self._template("".join(piece.text for piece in pieces[:place]))
+        self.opening: Ids = chat_opening(tokenizer)
         """What every chat begins with, up to the user's first word."""
         self._closing = self._template("".join(piece.text for piece in pieces[place + 1 :]))
         history = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
         ids = tokenizer.encode_template(tokenizer.render(history, add_generation_prompt=False))
         self._end = tuple(token for token in ids if token in tokenizer.eos_ids)[-1:]
-        start = tokenizer.bos_id if tokenizer.bos_id is not None else min(tokenizer.eos_ids)
-        self.document_opening: Ids = (start,)
+        self.document_opening: Ids = plain_opening(tokenizer)
         self._told = [relation for relation in RELATIONS if relation.told]
         self._own = [relation for relation in RELATIONS if relation.told_by_user]
 
@@ -141,7 +143,10 @@ class Storyteller:
         question, answer = self._pick(rng, pairs)
         before, after = answer.split("{v}")
         lead = before.format(n=fact.person)
-        prompt = (*self._tokenizer.encode(question.format(n=fact.person)), *self._closing)
+        question = question.format(n=fact.person)
+        if not self._held_out and rng.random() < WRAPPED_SHARE:
+            question = rng.choice(_WRAPPED).format(q=question)
+        prompt = (*self._tokenizer.encode(question), *self._closing)
         whole = self._tokenizer.encode(lead + fact.value + after)
         first = len(self._tokenizer.encode(lead.rstrip()))
         last = len(self._tokenizer.encode(lead + fact.value))
@@ -171,3 +176,8 @@ class Storyteller:
 
 _ASIDES = ("By the way,", "It is true that", "I heard that", "Remember this:", "As far as I know,",
            "Note:")  # fmt: skip
+_WRAPPED = (
+    "Quick question: {q}", "I have a question. {q}", "{q} Please answer in one sentence.",
+    "Hello! {q}", "{q} I can't recall.", "Tell me this. {q}", "Hi there. {q} Thanks!",
+    "Let's see what you know. {q}", "One more thing: {q}", "{q} You were told.",
+)  # fmt: skip

@@ -40,7 +40,7 @@ PLAIN_STORY = 0.3
 STRANGERS = 2
 RANDOM_CANDIDATES = 768
 # The words around a value come from the question; the base finds most of them alone.
-REST_WEIGHT = 0.3
+REST_WEIGHT = 0.5
 KL_WEIGHT = 1.0
 
 
