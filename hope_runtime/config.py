@@ -156,15 +156,19 @@ class LearningPolicy:
     """What a session's memory does with what it observes.
 
     Part of the fold: to change it is a migration. `recipe` is "replay" (the default one),
-    "summed_gradient" (Eq. 71 over the factors, exactly), or that of native models, "streamed"
-    (Eq. 71 over all weights of a level, while tokens are read).
+    "summed_gradient" (Eq. 71 over the factors, exactly), "none" (levels stay the base model), or
+    that of native models, "streamed" (Eq. 71 over all weights of a level, while tokens are read).
+
+    `writes_forward` says that the trained fast memory beside the model (memory/branch.py) is
+    written at the boundaries of the fastest level.
     """
 
     name: str
     levels: tuple[LevelConfig, ...]
-    recipe: Literal["replay", "summed_gradient", "streamed"] = "replay"
+    recipe: Literal["replay", "summed_gradient", "none", "streamed"] = "replay"
     replay: ReplayConfig = ReplayConfig()
     seed: int = 0
+    writes_forward: bool = False
 
     def __post_init__(self) -> None:
         periods = [level.period_tokens for level in self.levels]
@@ -176,6 +180,8 @@ class LearningPolicy:
         constants = asdict(self)
         if self.recipe != "replay":
             del constants["replay"]
+        if not self.writes_forward:  # older policies did not know the word
+            del constants["writes_forward"]
         return hashlib.sha256(json.dumps(constants, sort_keys=True).encode()).hexdigest()
 
 
@@ -196,4 +202,13 @@ SUMMED_GRADIENT_POLICY = LearningPolicy(
     ),
     recipe="summed_gradient",
 )
-POLICIES = {policy.name: policy for policy in (DEFAULT_POLICY, SUMMED_GRADIENT_POLICY)}
+# The fast memory alone: a forward pass for each token, and nothing that could harm the base.
+FORWARD_POLICY = LearningPolicy(
+    name="forward",
+    levels=(LevelConfig(period_tokens=512, rank=1, learning_rate=0),),
+    recipe="none",
+    writes_forward=True,
+)
+POLICIES = {
+    policy.name: policy for policy in (DEFAULT_POLICY, SUMMED_GRADIENT_POLICY, FORWARD_POLICY)
+}

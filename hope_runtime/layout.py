@@ -13,7 +13,9 @@ import torch
 
 from hope_runtime.config import LevelConfig, ModelConfig
 from hope_runtime.errors import CorruptStateError
+from hope_runtime.memory.branch import Branch
 from hope_runtime.memory.cms import STORED_DTYPE, FullRank, LowRank, shapes
+from hope_runtime.memory.fast import tensor_name
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -42,9 +44,11 @@ class Layout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LowRankLayout:
-    """Sessions of a frozen backbone: levels are low-rank terms, and nothing is written forward."""
+    """Sessions of a frozen backbone: levels are low-rank terms; what is written forward is the
+    memory of the trained branch beside it, if there is one."""
 
     model: ModelConfig
+    branch: Branch | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -55,7 +59,10 @@ class LowRankLayout:
         return LowRank(**tensors)
 
     def check_fast(self, tensors: Tensors) -> None:
-        raise CorruptStateError("The session has a fast memory, and the model has none.")
+        if self.branch is None:
+            raise CorruptStateError("The session has a fast memory, and the model has none.")
+        shape = self.branch.shape()
+        check_tensors("fast memory", tensors, {tensor_name(self.branch): shape}, torch.float32)
 
     def check_context(self, tensors: Tensors) -> None:
         raise CorruptStateError("A conversation has a context, and the model keeps none.")

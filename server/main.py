@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from hope_runtime.checkpoints import load_model
+from hope_runtime.checkpoints.branch import shipped_branch
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.engine import Engine
 from hope_runtime.engine.native import NativeEngine
@@ -98,6 +99,7 @@ def make_engine(settings: Settings, model: BaseModel | NativeModel) -> SessionEn
         return NativeEngine(model)
     return Engine(
         model,
+        branch=shipped_branch(model),
         window_tokens=settings.window_tokens,
         threads=settings.threads,
         window_cache_bytes=settings.window_cache_bytes,

@@ -15,6 +15,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from hope_runtime.memory.cms import LowRank
 from hope_runtime.memory.state import SessionMemory
@@ -32,6 +33,10 @@ class Row:
     # Ids whose keys and values are in `kv`, and how many of them were read in whole chunks.
     tokens: tuple[int, ...] = ()
     aligned: int = 0
+    # Of a model with a trained fast memory: the session's own while the row is in use, (H, V, K),
+    # and what its queries are made of at each place of the window, (capacity, R), as long as `kv`.
+    fast: Tensor | None = None
+    inputs: Tensor | None = None
 
 
 class Arena:
@@ -90,7 +95,8 @@ class Arena:
 
     def give(self, key: Hashable, row: Row, *, keep: bool) -> None:
         """Ends what `take` began; what is not kept is forgotten."""
-        row.terms = None  # the memories below have it; a kept row must not hold on to it
+        # The memory has them; a kept row must not hold on to them.
+        row.terms = row.fast = None
         with self._lock:
             self._held.remove(key)
             if keep:

@@ -30,6 +30,7 @@ from hope_runtime.fold import Boundary, observe, with_window
 from hope_runtime.layout import LowRankLayout
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.log import Record
+from hope_runtime.memory.branch import Branch
 from hope_runtime.memory.state import SessionMemory, state_bytes_limit
 from hope_runtime.model.attention import KVCache
 from hope_runtime.model.weights import BaseModel
@@ -43,7 +44,8 @@ _Result = TypeVar("_Result")
 class Engine:
     """See SessionEngine.
 
-    `threads` is the number of compute threads, which changes no memory. `window_cache_bytes` are
+    `branch` is the trained fast memory beside the model, if it has one. `threads` is the number of
+    compute threads, which changes no memory. `window_cache_bytes` are
     taken at once for keys and values, as many windows as fit, up to MAX_SLOTS: no more turns run at
     a time, the others wait. `memory_cache_bytes` bounds the memories that are kept ready. Use as a
     context manager, or call close().
@@ -59,6 +61,7 @@ class Engine:
         threads: int | None = None,
         window_cache_bytes: int = 2 << 30,
         memory_cache_bytes: int = 1 << 30,
+        branch: Branch | None = None,
         learner: Learner | None = None,
     ) -> None:
         if window_tokens > model.config.max_positions:
@@ -74,7 +77,8 @@ class Engine:
             )
         self.model = model
         self.window_tokens = window_tokens
-        self.learner = learner or Learner(model, threads)
+        self.branch = branch
+        self.learner = learner or Learner(model, threads, branch)
         slots = KVCache.pool(
             model.config,
             min(MAX_SLOTS, window_cache_bytes // slot_bytes),
@@ -83,8 +87,8 @@ class Engine:
             device=model.device,
         )
         self.arena = Arena(slots)
-        self._reader = Reader(model, window_tokens, memory_bytes=memory_cache_bytes)
-        self._runner = Runner(model)
+        self._reader = Reader(model, window_tokens, memory_bytes=memory_cache_bytes, branch=branch)
+        self._runner = Runner(model, branch)
         self._loop = Loop(
             self._compute,
             threads=threads or torch.get_num_threads(),
@@ -105,11 +109,13 @@ class Engine:
 
     @property
     def policies(self) -> Mapping[str, LearningPolicy]:
-        return POLICIES
+        if self.branch is not None:
+            return POLICIES
+        return {name: policy for name, policy in POLICIES.items() if not policy.writes_forward}
 
     @cached_property
     def layout(self) -> LowRankLayout:
-        return LowRankLayout(self.model.config)
+        return LowRankLayout(self.model.config, self.branch)
 
     @cached_property
     def _base_norm(self) -> float:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from hope_runtime.engine.arena import Memories, Row
 from hope_runtime.engine.runner import Output, Pass
+from hope_runtime.memory.branch import Branch
+from hope_runtime.memory.fast import written
 from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.attention import KVCache
 from hope_runtime.model.hope import logits
@@ -41,11 +43,20 @@ class Reading:
 class Reader:
     """Reads and extends windows of `capacity` tokens with one model.
 
-    `memory_bytes` bounds the terms of recently used memories that are kept ready.
+    `memory_bytes` bounds the terms of recently used memories that are kept ready. `branch` is the
+    trained fast memory of the model, if there is one.
     """
 
-    def __init__(self, model: BaseModel, capacity: int, *, memory_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        model: BaseModel,
+        capacity: int,
+        *,
+        memory_bytes: int = 0,
+        branch: Branch | None = None,
+    ) -> None:
         self._model = model
+        self._branch = branch
         self._capacity = capacity
         self.memories = Memories(memory_bytes, model.dtype)
 
@@ -59,11 +70,21 @@ class Reader:
         """Makes `row` serve `memory`; None is the frozen base. Drops what another memory left."""
         digest = "" if memory is None else memory.levels_digest()
         row.terms = None if memory is None else self.memories.terms(memory)
+        if self._branch is not None:
+            self._bind_fast(row, memory, self._branch)
         if row.levels_digest == digest:
             return
         row.levels_digest = digest
         row.tokens, row.aligned = (), 0
         row.kv.truncate(0)
+
+    def _bind_fast(self, row: Row, memory: SessionMemory | None, branch: Branch) -> None:
+        device = self._model.device
+        if row.inputs is None:
+            width = branch.config.input_width
+            row.inputs = torch.zeros(self._capacity, width, device=device)
+        fast = None if memory is None else written(branch, memory)
+        row.fast = None if fast is None else fast[0].to(device)
 
     def read(
         self, row: Row, tokens: tuple[int, ...], *, score: Sequence[int] = ()

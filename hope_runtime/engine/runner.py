@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from hope_runtime.engine.arena import Row
+from hope_runtime.engine.beside import RowsBranch
+from hope_runtime.memory.branch import Branch
 from hope_runtime.memory.cms import LowRank
 from hope_runtime.model.hope import forward
 from hope_runtime.model.rows import RowInput, TermStack, forward_rows, scores_of_rows
@@ -46,8 +48,9 @@ class Output:
 class Runner:
     """Computes passes with one model. One thread at a time."""
 
-    def __init__(self, model: BaseModel) -> None:
+    def __init__(self, model: BaseModel, branch: Branch | None = None) -> None:
         self._model = model
+        self._branch = branch
         # The stack of the last composition of rows; it mostly stays for many steps.
         self._stack = TermStack(model, [])
         self._stacked: list[LowRank | None] = []
@@ -78,7 +81,11 @@ class Runner:
 
     def _alone(self, one: Pass) -> Tensor:
         ids_BT = torch.tensor([one.ids], device=self._model.device)
-        return forward(self._model, ids_BT, cache=one.row.kv, terms=one.row.terms)[0]
+        beside = self._beside([one])
+        hidden_BTD = forward(
+            self._model, ids_BT, cache=one.row.kv, terms=one.row.terms, branch=beside
+        )
+        return hidden_BTD[0]
 
     def _together(self, passes: Sequence[Pass]) -> list[Tensor]:
         # Rows of one token first, as the batched pass wants them.
@@ -92,5 +99,13 @@ class Runner:
             mine is not theirs for mine, theirs in zip(stacked, self._stacked, strict=True)
         ):
             self._stack, self._stacked = TermStack(self._model, stacked), stacked
-        found = forward_rows(self._model, rows, self._stack)
+        beside = self._beside([passes[index] for index in order])
+        found = forward_rows(self._model, rows, self._stack, beside)
         return [found[order.index(index)] for index in range(len(passes))]
+
+    def _beside(self, passes: Sequence[Pass]) -> RowsBranch | None:
+        if self._branch is None:
+            return None
+        return RowsBranch(
+            self._branch, [one.row for one in passes], [len(one.ids) for one in passes]
+        )

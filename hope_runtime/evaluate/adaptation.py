@@ -20,6 +20,7 @@ from hope_runtime.evaluate.calibration import Calibration
 from hope_runtime.evaluate.filler import load_text
 from hope_runtime.evaluate.haystack import Haystack, Prose
 from hope_runtime.evaluate.intervals import mean_interval
+from hope_runtime.evaluate.learnt import NOTHING, Learnt
 from hope_runtime.evaluate.options import add_run_options, count
 from hope_runtime.evaluate.plotting import Curve, plot_curves
 from hope_runtime.evaluate.presenting import name_of, print_result, settings
@@ -27,7 +28,6 @@ from hope_runtime.evaluate.report import mean
 from hope_runtime.evaluate.running import Bench, bench
 from hope_runtime.evaluate.streaming import CHUNK_TOKENS, Stream
 from hope_runtime.evaluate.teaching import Pupil, pieces
-from hope_runtime.memory.cms import LowRank
 
 NAME = "adaptation"
 SUMMARY = "the loss on a long text while it is learnt"
@@ -114,11 +114,11 @@ def read_through(
     blocks: dict[str, list[list[float]]] = {name: [] for name in names}
     read = 0
 
-    def predict(ids: Sequence[int], terms: LowRank | None) -> None:
+    def predict(ids: Sequence[int], learnt: Learnt) -> None:
         nonlocal read
         for at in range(0, len(ids), CHUNK_TOKENS):
             part = ids[at : at + CHUNK_TOKENS]
-            scores_NV, targets_N = stream.predict(part, terms)
+            scores_NV, targets_N = stream.predict(part, learnt)
             if len(targets_N):
                 plain_N = cross_entropy(scores_NV, targets_N, reduction="none").cpu()
                 fitted_N = calibration.read(scores_NV, targets_N)
@@ -131,10 +131,10 @@ def read_through(
     costs: dict[str, Any] = {}
     if policy is None:
         for piece in pieces(model.tokenizer, text):
-            predict(piece.ids, None)
+            predict(piece.ids, NOTHING)
     else:
         pupil = Pupil(ready.engine, policy)
-        pupil.ingest("text", "text", text, before=lambda piece: predict(piece.ids, pupil.terms))
+        pupil.ingest("text", "text", text, before=lambda piece: predict(piece.ids, pupil.learnt))
         costs = {
             "learnt_tokens": pupil.memory.observed_tokens,
             "trained_tokens": pupil.trained_tokens,

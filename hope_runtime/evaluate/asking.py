@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from hope_runtime.engine.prompt import Message, encode_spans, turn_record
 from hope_runtime.evaluate.items import mentions
+from hope_runtime.evaluate.learnt import Beside, Learnt
+from hope_runtime.memory.branch import BranchPass, BranchState
 from hope_runtime.memory.cms import LowRank
 from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.attention import KVCache
@@ -53,32 +56,44 @@ def raw_prompt(tokenizer: Tokenizer, text: str) -> Ids:
 def ask(
     model: BaseModel,
     prompts: Sequence[Ids],
+    learnt: Learnt,
     *,
-    terms: LowRank | None,
     new_tokens: int = NEW_TOKENS,
     done: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
     """Greedy replies to each prompt, of at most `new_tokens` tokens, without the end token.
 
-    `terms` are the memory's, None the frozen base model. What all prompts begin with is read
-    once. `done` is told how many replies were finished since its last call.
+    What all prompts begin with is read once. `done` is told how many replies were finished since
+    its last call.
     """
     if not prompts:
         return []
-    terms = None if terms is None else terms.to(model.dtype)
+    terms = None if learnt.terms is None else learnt.terms.to(model.dtype)
+    beside = learnt.beside
+    reading = None if beside is None else beside.reads()
     shared = _common_prefix(prompts)
     prefix = _cache(model, rows=1, capacity=len(shared))
     if shared:
-        forward(model, _ids(model, [shared]), cache=prefix, terms=terms)
+        forward(model, _ids(model, [shared]), cache=prefix, terms=terms, branch=reading)
     replies = [""] * len(prompts)
     # Rows of like length together, so that little is spent on padding.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     longest = max(map(len, prompts)) + new_tokens
     rows = max(1, min(ROWS, CACHE_TOKENS // longest))
-    for start in range(0, len(order), rows):
+    start = 0
+    while start < len(order):
         members = order[start : start + rows]
+        if beside is not None:
+            # Keys of the fast memory are made of the tokens before; padding is none.
+            length = len(prompts[members[0]])
+            members = [index for index in members if len(prompts[index]) == length]
+        start += len(members)
         suffixes = [prompts[index][len(shared) :] for index in members]
-        decoded = _decode(model, prefix, suffixes, terms, new_tokens)
+        state = None if reading is None else reading.after
+        if beside is not None and state is not None:
+            carry = state.carry.expand(len(members), -1, -1)
+            state = replace(beside.begins(len(members)), carry=carry)
+        decoded = _decode(model, prefix, suffixes, terms, new_tokens, beside, state)
         for index, reply in zip(members, decoded, strict=True):
             replies[index] = model.tokenizer.decode(reply)
         done(len(members))
@@ -110,8 +125,13 @@ def _decode(
     suffixes: Sequence[Ids],
     terms: LowRank | None,
     new_tokens: int,
+    beside: Beside | None,
+    state: BranchState | None,
 ) -> list[list[int]]:
-    """Replies of rows that share `prefix`; shorter rows are padded between it and their own ids."""
+    """Replies of rows that share `prefix`; shorter rows are padded between it and their own ids.
+
+    `state` is that of the branch behind the prefix.
+    """
     B, P, T = len(suffixes), prefix.length, max(map(len, suffixes))
     cache = _cache(model, rows=B, capacity=P + T + new_tokens)
     cache.k[:, :, :, :P] = prefix.k[:, :, :, :P]
@@ -134,9 +154,17 @@ def _decode(
     replies: list[list[int]] = [[] for _ in suffixes]
     open_rows = set(range(B))
     for step in range(new_tokens):
+        reading = None if beside is None else BranchPass(beside.branch, state)
         hidden_BTD = forward(
-            model, ids_BT, positions_BT=positions_BT, cache=cache, terms=terms, mask_BTS=mask_BTS
+            model,
+            ids_BT,
+            positions_BT=positions_BT,
+            cache=cache,
+            terms=terms,
+            mask_BTS=mask_BTS,
+            branch=reading,
         )
+        state = None if reading is None else reading.after
         chosen = logits(model, hidden_BTD[:, -1:])[:, 0].float().argmax(-1)
         for row, token in enumerate(chosen.tolist()):
             if token in model.tokenizer.eos_ids:

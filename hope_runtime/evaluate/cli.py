@@ -20,6 +20,7 @@ from hope_runtime.evaluate import (
     forgetting,
     incremental,
     levels,
+    memory,
     needle,
     recall,
 )
@@ -42,6 +43,7 @@ class Task(Protocol):
 
 TASKS: tuple[Task, ...] = (
     recall,
+    memory,
     needle,
     babilong,
     adaptation,

@@ -18,8 +18,8 @@ from hope_runtime.evaluate.asking import Ids, ask, chat_prompt
 from hope_runtime.evaluate.bm25 import BM25Index, passages
 from hope_runtime.evaluate.course import Course, Lesson
 from hope_runtime.evaluate.filler import spans_of
+from hope_runtime.evaluate.learnt import NOTHING, Learnt
 from hope_runtime.evaluate.teaching import Pupil
-from hope_runtime.memory.cms import LowRank
 from hope_runtime.memory.state import SessionMemory
 
 FROZEN, PROMPT, RETRIEVAL = "frozen", "prompt", "retrieval"
@@ -114,7 +114,7 @@ class _Baseline:
         ]
         if len(texts) < len(questions):
             return {self.ARM: None}
-        return {self.ARM: _answers(self._setting, texts, None, new_tokens, advance)}
+        return {self.ARM: _answers(self._setting, texts, NOTHING, new_tokens, advance)}
 
     def costs(self) -> dict[str, Any]:
         return {}
@@ -167,7 +167,7 @@ class _Remembering:
         self._setting = setting
         self._arms = arms
         self._retrieval = _Retrieval(setting)
-        self._pupil = Pupil(setting.engine, policy, learnt=lambda report: self._advance(1))
+        self._pupil = Pupil(setting.engine, policy, consolidated=lambda report: self._advance(1))
         self._advance: Advance = lambda steps: None
         self._lessons = 0
 
@@ -188,14 +188,14 @@ class _Remembering:
     def ask(
         self, questions: Sequence[str], new_tokens: int, advance: Advance
     ) -> dict[str, Replies]:
-        terms = self._pupil.terms
+        learnt = self._pupil.learnt
         found: dict[str, Replies] = {}
         for arm in self._arms:
             texts = list(questions)
             if arm == BOTH:
                 contexts = [self._retrieval.context(question) or "" for question in questions]
                 texts = list(map(with_context, contexts, questions))
-            found[arm] = _answers(self._setting, texts, terms, new_tokens, advance)
+            found[arm] = _answers(self._setting, texts, learnt, new_tokens, advance)
         return found
 
     def costs(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class _Remembering:
 
 
 def _answers(
-    setting: Setting, texts: Sequence[str], terms: LowRank | None, new_tokens: int, advance: Advance
+    setting: Setting, texts: Sequence[str], learnt: Learnt, new_tokens: int, advance: Advance
 ) -> Replies:
     model = setting.engine.model
     # A new conversation: the memory matters for its window only, which is empty.
@@ -217,7 +217,7 @@ def _answers(
     prompts: list[Ids] = [chat_prompt(model.tokenizer, fresh, text) for text in texts]
     if any(len(prompt) + new_tokens > setting.prompt_tokens for prompt in prompts):
         return None
-    return ask(model, prompts, terms=terms, new_tokens=new_tokens, done=advance)
+    return ask(model, prompts, learnt, new_tokens=new_tokens, done=advance)
 
 
 _NO_LEARNING = LearningPolicy("none", levels=())

@@ -13,7 +13,7 @@ from importlib.resources import files
 import torch
 import torch.nn.functional as nnf
 
-from hope_runtime.memory.cms import LowRank
+from hope_runtime.evaluate.learnt import Learnt
 from hope_runtime.model.hope import forward, logits
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.tokenizer import Tokenizer
@@ -24,13 +24,13 @@ WINDOW_TOKENS = 1024
 
 
 @torch.no_grad()
-def heldout_nats(model: BaseModel, terms: LowRank | None) -> dict[str, float]:
-    """Mean nats per token of each domain; `terms` are a memory's, None the frozen base model.
+def heldout_nats(model: BaseModel, learnt: Learnt) -> dict[str, float]:
+    """Mean nats per token of each domain.
 
     The first token of a window is predicted from nothing and left out. Infinite where a memory
     computes no numbers any more.
     """
-    terms = None if terms is None else terms.to(model.dtype)
+    terms = None if learnt.terms is None else learnt.terms.to(model.dtype)
     size = min(WINDOW_TOKENS, model.config.max_positions)
     means = {}
     for domain in DOMAINS:
@@ -38,7 +38,8 @@ def heldout_nats(model: BaseModel, terms: LowRank | None) -> dict[str, float]:
         nats, scored = 0.0, 0
         for start in range(0, len(ids) - 1, size):
             window_T = torch.tensor(ids[start : start + size], device=model.device)
-            hidden_BTD = forward(model, window_T[None], terms=terms)
+            reading = None if learnt.beside is None else learnt.beside.reads()
+            hidden_BTD = forward(model, window_T[None], terms=terms, branch=reading)
             scores_TV = logits(model, hidden_BTD[:, :-1])[0].float()
             nats += float(nnf.cross_entropy(scores_TV, window_T[1:], reduction="sum"))
             scored += len(window_T) - 1

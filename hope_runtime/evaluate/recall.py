@@ -32,11 +32,11 @@ from hope_runtime.evaluate.contenders import (
 from hope_runtime.evaluate.filler import Filler, load_text
 from hope_runtime.evaluate.heldout import heldout_nats
 from hope_runtime.evaluate.items import Item, generate, mentions, read_items
+from hope_runtime.evaluate.learnt import NOTHING, Learnt
 from hope_runtime.evaluate.options import add_arm_options, add_run_options, count, groups_of
 from hope_runtime.evaluate.recall_questions import Kind, Question, questions_about
 from hope_runtime.evaluate.running import Bench, bench
 from hope_runtime.evaluate.teaching import Pupil
-from hope_runtime.memory.cms import LowRank
 from hope_runtime.memory.state import SessionMemory
 
 NAME = "recall"
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     text = load_text(args.filler_text) if args.filler else ""
     told = [_items(args, seed) for seed in args.seeds]  # before a model is loaded: errors come fast
     with bench(args) as ready:
-        base = ready.once(NAME, None, "held-out texts, frozen", lambda: _heldout(ready, None))
+        base = ready.once(NAME, None, "held-out texts, frozen", lambda: _heldout(ready, NOTHING))
         results = [
             [
                 _Recall(ready, args, items, Filler(text, ready.tokenizer, args.filler, seed)).run(
@@ -125,9 +125,9 @@ def _items(args: argparse.Namespace, seed: int) -> list[Item]:
     return read_items(args.items, args.facts, seed)
 
 
-def _heldout(ready: Bench, terms: LowRank | None) -> dict[str, float]:
+def _heldout(ready: Bench, learnt: Learnt) -> dict[str, float]:
     ready.progress.start("scoring held-out texts", 1)
-    return heldout_nats(ready.model, terms)
+    return heldout_nats(ready.model, learnt)
 
 
 class _Recall:
@@ -189,13 +189,13 @@ class _Recall:
     # The arms
 
     def _baseline(self, arm: str) -> dict[str, Any]:
-        return {"replies": {arm: self._ask(arm, None)}}
+        return {"replies": {arm: self._ask(arm, NOTHING)}}
 
     def _memory(self, arms: Sequence[str], policy: LearningPolicy) -> dict[str, Any]:
         pupil = self._teach(policy)
         return {
-            "replies": {arm: self._ask(arm, pupil.terms) for arm in arms},
-            "heldout": _heldout(self._ready, pupil.terms),
+            "replies": {arm: self._ask(arm, pupil.learnt) for arm in arms},
+            "heldout": _heldout(self._ready, pupil.learnt),
             "learnt_tokens": pupil.memory.observed_tokens,
             "trained_tokens": pupil.trained_tokens,
             "learn_seconds": pupil.learn_seconds,
@@ -204,7 +204,7 @@ class _Recall:
 
     def _teach(self, policy: LearningPolicy) -> Pupil:
         progress = self._ready.progress
-        pupil = Pupil(self._ready.engine, policy, learnt=lambda report: progress.advance(1))
+        pupil = Pupil(self._ready.engine, policy, consolidated=lambda report: progress.advance(1))
         progress.start(f"seed {self._filling.seed}: telling and learning", None)
         if self._args.told == "document":
             pupil.ingest(CONVERSATION, "facts", "\n".join(self._messages()))
@@ -230,7 +230,7 @@ class _Recall:
 
     # Asking and judging
 
-    def _ask(self, arm: str, terms: LowRank | None) -> dict[str, str]:
+    def _ask(self, arm: str, learnt: Learnt) -> dict[str, str]:
         """Replies by the question's place; none at all when a prompt does not fit."""
         context = self._context(arm)
         engine, tokenizer = self._ready.engine, self._ready.tokenizer
@@ -254,7 +254,7 @@ class _Recall:
             if any(len(prompt) + NEW_TOKENS > room for prompt in prompts):
                 return {}
             self._ready.progress.start(f"asking, {arm}", len(asked))
-            found = ask(engine.model, prompts, terms=terms, done=self._ready.progress.advance)
+            found = ask(engine.model, prompts, learnt, done=self._ready.progress.advance)
             places = [str(place) for place, _ in asked]
             replies |= dict(zip(places, found, strict=True))
         return replies

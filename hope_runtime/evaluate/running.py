@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from hope_runtime.checkpoints import load_base_model
+from hope_runtime.checkpoints.branch import shipped_branch
 from hope_runtime.config import LearningPolicy
 from hope_runtime.engine.engine import Engine
+from hope_runtime.errors import InvalidRequestError
 from hope_runtime.evaluate.cache import Result, ResultCache
 from hope_runtime.evaluate.contenders import Replies, Setting, contender, take
 from hope_runtime.evaluate.course import Course
@@ -73,9 +75,16 @@ class Bench:
             "dtype": str(self.model.dtype),
             "window": self.engine.window_tokens,
             "policy": None if policy is None else policy.digest(),
+            **self._branch(policy),
             "key": key,
         }
         return self._cache.get(whole, run)
+
+    def _branch(self, policy: LearningPolicy | None) -> dict[str, str]:
+        """What else a policy's results depend on that writes with the trained fast memory."""
+        if policy is None or not policy.writes_forward or self.engine.branch is None:
+            return {}
+        return {"branch": self.engine.branch.digest}
 
     def take(self, task: str, courses: Sequence[Course], args: argparse.Namespace) -> list[Taken]:
         """Every course by every chosen arm and policy."""
@@ -114,5 +123,11 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
     with progress_bar() as progress:
         progress.start("loading the model", 1)
         model = load_base_model(args.model, dtype=args.dtype)
-        with Engine(model, threads=args.threads) as engine:
+        with Engine(model, threads=args.threads, branch=shipped_branch(model)) as engine:
+            for policy in policies:
+                if policy.name not in engine.policies:
+                    raise InvalidRequestError(
+                        f"Policy '{policy.name}' needs a trained fast memory; this model has none.",
+                        field="policy",
+                    )
             yield Bench(engine, policies, progress, cache)

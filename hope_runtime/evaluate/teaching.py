@@ -19,6 +19,7 @@ from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.scheduler import Ticket
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.evaluate.filler import spans_of
+from hope_runtime.evaluate.learnt import learnt_of
 from hope_runtime.fold import due, observe
 from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
@@ -63,21 +64,21 @@ def pieces(tokenizer: Tokenizer, text: str | Iterable[str]) -> Iterator[Piece]:
 
 
 class Pupil:
-    """One session's memory and what its learning cost. `learnt` is called after consolidations."""
+    """One session's memory and what its learning cost. `consolidated` is called after each."""
 
     def __init__(
         self,
         engine: Engine,
         policy: LearningPolicy,
         *,
-        learnt: Callable[[Consolidation], None] = lambda report: None,
+        consolidated: Callable[[Consolidation], None] = lambda report: None,
     ) -> None:
         self.engine = engine
         self.memory = SessionMemory.fresh(engine.model.fingerprint, policy)
-        # The memory's terms; the same object until a level learns.
-        self.terms = self.memory.terms
+        # The same object until something is learnt.
+        self.learnt = learnt_of(self.memory, engine.branch)
         self.consolidations: list[Consolidation] = []
-        self._learnt = learnt
+        self._consolidated = consolidated
 
     @property
     def learn_seconds(self) -> float:
@@ -128,9 +129,9 @@ class Pupil:
         self.memory = observe(self.memory, record, window_tokens=self.engine.window_tokens)
         while (boundary := due(self.memory)) is not None:
             self.memory, report = _result(self.engine.consolidate(self.memory, boundary))
-            self.terms = self.memory.terms
+            self.learnt = learnt_of(self.memory, self.engine.branch)
             self.consolidations.append(report)
-            self._learnt(report)
+            self._consolidated(report)
 
 
 def _record(conversation: str, document: str, piece: Piece) -> Record:

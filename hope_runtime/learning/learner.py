@@ -18,11 +18,13 @@ from typing import Any
 
 from hope_runtime.config import LearningPolicy
 from hope_runtime.fold import Boundary, stretch
+from hope_runtime.learning.forward import ForwardWriter
 from hope_runtime.learning.rehearsal import Samples, sample
 from hope_runtime.learning.replay import Practised, ReplayRecipe
 from hope_runtime.learning.summed_gradient import summed_gradient
 from hope_runtime.learning.training import Trainee
 from hope_runtime.learning.workers import Workers
+from hope_runtime.memory.branch import Branch
 from hope_runtime.memory.cms import Level
 from hope_runtime.memory.state import SessionMemory, Span
 from hope_runtime.model.weights import BaseModel
@@ -53,12 +55,18 @@ class Consolidation:
 
 
 class Learner:
-    """Consolidates memories of one base model on `threads` threads, whose number changes no bit."""
+    """Consolidates memories of one base model on `threads` threads, whose number changes no bit.
 
-    def __init__(self, model: BaseModel, threads: int | None = None) -> None:
+    `branch` is the trained fast memory beside the model, if there is one.
+    """
+
+    def __init__(
+        self, model: BaseModel, threads: int | None = None, branch: Branch | None = None
+    ) -> None:
         self._model = model
         self._workers = Workers(threads)
         self._recipe = ReplayRecipe(model, self._workers)
+        self._writer = None if branch is None else ForwardWriter(model, branch, self._workers)
         # By seed: the base's own samples are the same for every session of a policy.
         self._samples: dict[int, Samples] = {}
 
@@ -78,7 +86,10 @@ class Learner:
         started = time.monotonic()
         spans = stretch(memory, boundary)
         practised, trained = Practised(spans, 0.0, 0.0), 0
-        if spans:
+        if spans and boundary.level == 0 and memory.policy.writes_forward:
+            assert self._writer is not None, "a policy that writes forward has something to write"
+            memory = yield from self._writer.write(memory, spans)
+        if spans and memory.policy.recipe != "none":
             memory, practised, trained = yield from self._learn(memory, boundary, spans)
         level = replace(memory.levels[boundary.level], learnt_through=boundary.position)
         memory = _with_level(memory, boundary.level, level)

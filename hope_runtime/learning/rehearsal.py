@@ -9,15 +9,17 @@ then kept in memory.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 
 from hope_runtime.learning.decoding import decode
+from hope_runtime.learning.openings import chat_opening, plain_opening
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.reference import Rehearsed, references
 from hope_runtime.learning.workers import Workers
 from hope_runtime.model.weights import BaseModel
+from hope_runtime.tokenizer import Tokenizer
 
 WINDOWS = 48
 WINDOW_TOKENS = 48
@@ -41,7 +43,7 @@ def sample(model: BaseModel, workers: Workers, seed: int) -> Generator[None, Non
     tokenizer = model.tokenizer
     if not tokenizer.has_chat_template:
         return Samples(windows, [])
-    _, chat = _prompts(model)
+    chat = chat_opening(tokenizer)
     rows = [tuple(tokenizer.encode(opening)) for opening in _OPENINGS]
     rows = [rows[index % len(rows)] for index in range(QUESTIONS)]
     ends = decode(
@@ -61,7 +63,7 @@ def sample_windows(
     model: BaseModel, workers: Workers, seed: int
 ) -> Generator[None, None, list[Rehearsed]]:
     """The base's own windows: half plain text, half chat. Deterministic in `seed`."""
-    prompts = _prompts(model)
+    prompts = _prompts(model.tokenizer)
     rows = [prompts[index % len(prompts)] for index in range(WINDOWS)]
     texts = decode(
         model,
@@ -87,14 +89,7 @@ def sample_windows(
     ]
 
 
-def _prompts(model: BaseModel) -> Sequence[tuple[int, ...]]:
+def _prompts(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
     """What the samples begin with: the beginning of a text, and of a user's message."""
-    tokenizer = model.tokenizer
-    start = tokenizer.bos_id if tokenizer.bos_id is not None else min(tokenizer.eos_ids)
-    plain = (start,)
-    if not tokenizer.has_chat_template:
-        return [plain]
-    pieces = tokenizer.turn_pieces([{"role": "user", "content": "?"}], first=True)
-    before = next(index for index, piece in enumerate(pieces) if piece.is_content)
-    text = "".join(piece.text for piece in pieces[:before])
-    return [plain, tuple(tokenizer.encode_template(text))]
+    plain = plain_opening(tokenizer)
+    return [plain, chat_opening(tokenizer)] if tokenizer.has_chat_template else [plain]

@@ -8,6 +8,8 @@ Shape suffixes: B rows, T new tokens, S keys (cached and new), D model width, V 
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
@@ -18,6 +20,14 @@ from hope_runtime.model.block import LowRankTerms, OnMlp, block, rms_norm, split
 from hope_runtime.model.weights import BaseModel
 
 
+class Branch(Protocol):
+    """What stands beside the blocks: it sees the residual stream and may add to it."""
+
+    def at(self, layer: int, x_BTD: Tensor) -> Tensor:
+        """What goes into block `layer`, given what would; n_layers is behind the last block."""
+        ...
+
+
 def forward(
     model: BaseModel,
     ids_BT: Tensor,
@@ -26,6 +36,7 @@ def forward(
     cache: KVCache | None = None,
     terms: LowRankTerms | None = None,
     mask_BTS: Tensor | None = None,
+    branch: Branch | None = None,
     on_mlp: OnMlp | None = None,
 ) -> Tensor:
     """Hidden states after the final norm, (B, T, D), in the dtype of the weights.
@@ -38,8 +49,9 @@ def forward(
     (int64) default to the tokens' place in the window; packs and padded rows give their own.
 
     With a cache, the new keys and values are appended and `cache.length` grows by T; not
-    differentiable then. Without one, differentiable with respect to the terms. With terms None,
-    the plain base model bit for bit. `on_mlp` is shown what the matrices of every MLP read.
+    differentiable then. Without one, differentiable with respect to the terms and to what a branch
+    adds. With terms and branch None, the plain base model bit for bit. `on_mlp` is shown what the
+    matrices of every MLP read.
 
     Raises WindowOverflowError when the cache or the known positions do not hold the tokens.
     """
@@ -54,6 +66,8 @@ def forward(
     layer_terms = None if terms is None else split_layers(terms)
     x_BTD = nnf.embedding(ids_BT, weights.embedding)
     for index, layer in enumerate(weights.layers):
+        if branch is not None:
+            x_BTD = branch.at(index, x_BTD)
         x_BTD = block(
             x_BTD,
             config=config,
@@ -64,6 +78,8 @@ def forward(
             layer=index,
             on_mlp=on_mlp,
         )
+    if branch is not None:
+        x_BTD = branch.at(config.n_layers, x_BTD)
     if cache is not None:
         cache.length = start + T
     return rms_norm(x_BTD, weights.final_norm, config.norm_eps)

@@ -24,6 +24,7 @@ from hope_runtime.errors import WindowOverflowError
 from hope_runtime.memory.cms import LowRank
 from hope_runtime.model.attention import KVCache
 from hope_runtime.model.block import LayerTerms, rms_norm, split_layers
+from hope_runtime.model.hope import Branch
 from hope_runtime.model.weights import BaseModel
 
 # Up to here a product is bound by reading the weights.
@@ -92,12 +93,18 @@ class TermStack:
 
 
 @torch.no_grad()
-def forward_rows(model: BaseModel, rows: Sequence[RowInput], stack: TermStack) -> list[Tensor]:
+def forward_rows(
+    model: BaseModel,
+    rows: Sequence[RowInput],
+    stack: TermStack,
+    branch: Branch | None = None,
+) -> list[Tensor]:
     """Hidden states after the final norm, (T, D) for each row; the caches grow by T.
 
     Rows of one token come first, and `stack` holds their terms in this order; the others bring
-    theirs along. Raises WindowOverflowError, before anything was computed, when a cache or the
-    known positions do not hold a row's tokens.
+    theirs along. `branch` sees the tokens of all rows, (N, D), in the order of the rows. Raises
+    WindowOverflowError, before anything was computed, when a cache or the known positions do not
+    hold a row's tokens.
     """
     config, weights = model.config, model.weights
     for row in rows:
@@ -116,6 +123,8 @@ def forward_rows(model: BaseModel, rows: Sequence[RowInput], stack: TermStack) -
     own_terms = [split_layers(row.terms) if row.terms is not None else None for row in rows[B:]]
     x_ND = nnf.embedding(ids_N, weights.embedding)
     for index, layer in enumerate(weights.layers):
+        if branch is not None:
+            x_ND = branch.at(index, x_ND)
         normed_ND = rms_norm(x_ND[None], layer.attn_norm, config.norm_eps)[0]
         qkv_NX = _product(normed_ND, layer.qkv, layer.qkv_bias)
         mixed_NX = _attend(model, qkv_NX, cos_N1K, sin_N1K, rows, places, biases, index)
@@ -134,6 +143,8 @@ def forward_rows(model: BaseModel, rows: Sequence[RowInput], stack: TermStack) -
             out_ND = torch.cat([stack.down(index, h_NF[:B], out_ND[:B]), out_ND[B:]])
         _add_own_down(terms, lengths, B, h_NF, out_ND)
         x_ND = x_ND + out_ND
+    if branch is not None:
+        x_ND = branch.at(config.n_layers, x_ND)
     for row in rows:
         row.cache.length += len(row.ids)
     hidden_ND = rms_norm(x_ND[None], weights.final_norm, config.norm_eps)[0]

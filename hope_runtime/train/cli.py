@@ -1,5 +1,7 @@
 """The command line of `hope train`: a preset, a task and a directory; everything else by --set.
 
+`hope train memory` is another loop with options of its own (memory/cli.py).
+
 Keys of --set are fields of TrainConfig, `model.X` (sizes and fields of the model), `fast.X` (its
 fast memory) and `task.X` (the task's options). Values are JSON, or text where they are none.
 """
@@ -32,14 +34,19 @@ _SECTIONS = ("train", "model", "fast", "task")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains as `argv` says; returns the exit code. argparse exits for wrong options."""
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(args)
+        if words[:1] == ["memory"]:
+            # Here, because a native model's run needs none of it.
+            from hope_runtime.train.memory import cli as memory
+
+            return memory.run(words[1:])
+        return _run(_parser().parse_args(words))
     except HopeError as error:
         print(f"hope train: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"hope train: {args.out}: {error.strerror}", file=sys.stderr)
+        print(f"hope train: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -48,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hope train",
-        description="Train a native model from scratch. Under torchrun the processes share a step.",
+        description="Train a native model from scratch. Under torchrun the processes share a step. "
+        "`hope train memory` trains the fast memory beside a pretrained model.",
         allow_abbrev=False,
     )
     parser.add_argument(

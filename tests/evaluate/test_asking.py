@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from branches import noise, small_branch
 
 from hope_runtime.config import SUMMED_GRADIENT_POLICY
 from hope_runtime.engine.engine import Engine
@@ -10,43 +11,53 @@ from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.evaluate.asking import ask, chat_prompt, first_sentence, is_correct, raw_prompt
+from hope_runtime.evaluate.learnt import NOTHING, Learnt, learnt_of
 from hope_runtime.memory.cms import initial
+from hope_runtime.memory.fast import with_written
 from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.weights import BaseModel
 
 
-def test_replies_of_a_batch_are_those_of_the_engine_one_at_a_time(base_model: BaseModel) -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_replies_of_a_batch_are_those_of_the_engine_one_at_a_time(
+    base_model: BaseModel, fast: bool
+) -> None:
     texts = ["What is the capital of Norway?", "Who keeps a parrot?", "Hi", "Name two tools."]
+    branch = small_branch(base_model)
     memory = SessionMemory.fresh(base_model.fingerprint, SUMMED_GRADIENT_POLICY)
-    with Engine(base_model, threads=1) as engine:
+    if fast:
+        memory = with_written(branch, memory, noise(branch, 1))
+    with Engine(base_model, threads=1, branch=branch) as engine:
         single = []
         for text in texts:
             turn = GenerateTurn("new", (Message("user", text),), Sampling(max_tokens=10))
             ticket = engine.generate(text, memory, turn, lambda piece: None)
             single.append(ticket.future.result().text)
     prompts = [chat_prompt(base_model.tokenizer, memory, text) for text in texts]
-    assert ask(base_model, prompts, terms=None, new_tokens=10) == single
+    replies = ask(base_model, prompts, learnt_of(memory, branch), new_tokens=10)
+    assert replies == single
+    assert (replies != ask(base_model, prompts, NOTHING, new_tokens=10)) is fast
 
 
 def test_rows_without_a_shared_beginning_do_not_disturb_each_other(tiny_model: BaseModel) -> None:
     prompts = [raw_prompt(tiny_model.tokenizer, text) for text in ("abc", "hello you", "x", "no")]
     terms = initial(tiny_model.config, 2, seed=0)
     terms.down_b.normal_(std=0.5)  # an effect that shows
-    alone = [ask(tiny_model, [ids], terms=terms, new_tokens=8)[0] for ids in prompts]
-    assert ask(tiny_model, prompts, terms=terms, new_tokens=8) == alone
-    assert ask(tiny_model, prompts, terms=None, new_tokens=8) != alone
+    alone = [ask(tiny_model, [ids], Learnt(terms), new_tokens=8)[0] for ids in prompts]
+    assert ask(tiny_model, prompts, Learnt(terms), new_tokens=8) == alone
+    assert ask(tiny_model, prompts, NOTHING, new_tokens=8) != alone
 
 
 def test_batches_keep_the_order_of_the_prompts(
     tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = [raw_prompt(tiny_model.tokenizer, "ab" * size) for size in (5, 1, 4, 2, 3)]
-    whole = ask(tiny_model, prompts, terms=None, new_tokens=4)
+    whole = ask(tiny_model, prompts, NOTHING, new_tokens=4)
     monkeypatch.setattr("hope_runtime.evaluate.asking.ROWS", 2)
     finished: list[int] = []
-    assert ask(tiny_model, prompts, terms=None, new_tokens=4, done=finished.append) == whole
+    assert ask(tiny_model, prompts, NOTHING, new_tokens=4, done=finished.append) == whole
     assert finished == [2, 2, 1]
-    assert ask(tiny_model, [], terms=None) == []
+    assert ask(tiny_model, [], NOTHING) == []
 
 
 @pytest.mark.parametrize(

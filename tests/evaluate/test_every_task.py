@@ -298,5 +298,5 @@ def test_every_task_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     listed = capsys.readouterr().out
     names = [task.NAME for task in TASKS]
     assert names[:2] == ["recall", "needle"]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 12
     assert all(re.search(rf"^    {name}\s", listed, re.MULTILINE) for name in names)

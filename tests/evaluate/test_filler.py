@@ -10,6 +10,7 @@ import pytest
 from hope_runtime.evaluate import filler as module
 from hope_runtime.evaluate.filler import FillerError, filler, load_text
 from hope_runtime.evaluate.heldout import DOMAINS, domain_ids, heldout_nats
+from hope_runtime.evaluate.learnt import NOTHING, Learnt
 from hope_runtime.memory.cms import initial
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.tokenizer import Tokenizer
@@ -76,11 +77,11 @@ def test_held_out_texts_are_long_enough_and_scored_by_domain(base_model: BaseMod
 
 
 def test_held_out_loss_is_a_mean_that_terms_change(tiny_model: BaseModel) -> None:
-    base = heldout_nats(tiny_model, None)
+    base = heldout_nats(tiny_model, NOTHING)
     assert set(base) == set(DOMAINS)
-    assert heldout_nats(tiny_model, initial(tiny_model.config, 2, seed=0)) == pytest.approx(base)
     terms = initial(tiny_model.config, 2, seed=0)
+    assert heldout_nats(tiny_model, Learnt(terms)) == pytest.approx(base)
     terms.down_b.normal_()
-    assert heldout_nats(tiny_model, terms) != pytest.approx(base)
+    assert heldout_nats(tiny_model, Learnt(terms)) != pytest.approx(base)
     terms.down_b.fill_(math.nan)
-    assert set(heldout_nats(tiny_model, terms).values()) == {math.inf}
+    assert set(heldout_nats(tiny_model, Learnt(terms)).values()) == {math.inf}

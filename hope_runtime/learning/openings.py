@@ -1,0 +1,19 @@
+"""What windows that stand alone begin with: a plain text, and the first message of a chat."""
+
+from __future__ import annotations
+
+from hope_runtime.tokenizer import Tokenizer
+
+
+def plain_opening(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Before a text: the beginning-of-text token, or what separates texts."""
+    bos = tokenizer.bos_id
+    return (bos if bos is not None else min(tokenizer.eos_ids),)
+
+
+def chat_opening(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Of a chat, up to the user's first word. Needs a chat template."""
+    pieces = tokenizer.turn_pieces([{"role": "user", "content": "?"}], first=True)
+    before = next(index for index, piece in enumerate(pieces) if piece.is_content)
+    text = "".join(piece.text for piece in pieces[:before])
+    return tuple(tokenizer.encode_template(text))
