@@ -220,7 +220,7 @@ class LevelStatus(_message.Message):
     updates: _builtins.int
     """Consolidations so far."""
     relative_norm: _builtins.float
-    """Frobenius norm of the level's own term over that of the base weights."""
+    """Frobenius norm of what the level has learnt over that of the base weights."""
     learnt_tokens: _builtins.int
     """Learnable tokens taught to it so far."""
     surprise_before_nats: _builtins.float
