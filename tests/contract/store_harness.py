@@ -1,6 +1,7 @@
 """The stores that the suite in this folder runs against, and how to disturb them.
 
-A new store joins by a class like SQLiteHarness and a line in HARNESSES.
+A new store joins by a class like SQLiteHarness and a line in HARNESSES. Redis' protocol is spoken
+by two servers: valkey-server, which comes with the tests, and redis-server where there is one.
 """
 
 import itertools
@@ -8,7 +9,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Protocol
 
+from valkey_process import binaries, shared
+
 from server.store.base import Commit, Head, Record, SessionKey, SessionStore
+from server.store.redis import RedisStore
 from server.store.sqlite import SQLiteStore
 
 KEY = SessionKey("ada", "notes")
@@ -19,6 +23,8 @@ class Harness(Protocol):
     """One store. `now` is its clock, which stands still until a test moves it."""
 
     now: float
+    histories: int
+    """Random histories that are tried: a store on the network takes longer for each."""
 
     def __init__(self, directory: Path) -> None: ...
 
@@ -32,6 +38,8 @@ class Harness(Protocol):
 
 
 class SQLiteHarness:
+    histories = 25
+
     def __init__(self, directory: Path) -> None:
         self.now = 1_000_000.0
         self._path = directory / "store.db"
@@ -45,7 +53,30 @@ class SQLiteHarness:
         connection.close()
 
 
-HARNESSES: dict[str, type[Harness]] = {"sqlite": SQLiteHarness}
+class RedisHarness:
+    """One server for all tests, emptied for each."""
+
+    kind = "valkey"
+    histories = 6
+
+    def __init__(self, directory: Path) -> None:
+        self.now = 1_000_000.0
+        self._server = shared(self.kind)
+        with self._server.client() as client:
+            client.flushall()
+
+    def connect(self) -> SessionStore:
+        return RedisStore(self._server.url, clock=lambda: self.now)
+
+    def damage_blobs(self) -> None:
+        with self._server.client() as client:
+            for key in client.scan_iter("hope:{*:chunk:*"):
+                client.set(key, bytes(client.strlen(key)), keepttl=True)
+
+
+HARNESSES: dict[str, type[Harness]] = {"sqlite": SQLiteHarness} | {
+    kind: type(f"{kind.title()}Harness", (RedisHarness,), {"kind": kind}) for kind in binaries()
+}
 
 
 def change(head: Head, **fields: Any) -> Commit:

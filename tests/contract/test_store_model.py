@@ -326,8 +326,11 @@ class StoreMachine(RuleBasedStateMachine):
             assert await self.store.user_bytes(user) == self.model.user_bytes(user)
             for head in heads:
                 self.compare(head)
-                await self.compare_contents(head.key)
-                await self.compare_job(head)
+            # At once: a store on the network takes a while for each.
+            await asyncio.gather(
+                *(self.compare_contents(head.key) for head in heads),
+                *(self.compare_job(head) for head in heads),
+            )
         working = {key for key, session in self.model.sessions.items() if session.job}
         assert set(await self.store.jobs()) == working
 
@@ -349,21 +352,24 @@ class StoreMachine(RuleBasedStateMachine):
 
     async def compare_contents(self, key: SessionKey) -> None:
         session = self.model.sessions[key]
-        assert await self.store.read_blobs(key) == session.state.blobs
-        log = await self.store.read_log(key)
+        oldest = min(session.versions)
+        present, log, kept, (named, token), past = await asyncio.gather(
+            self.store.read_blobs(key),
+            self.store.read_log(key),
+            self.store.versions(key),
+            self.store.snapshots(key),
+            self.store.read_blobs(key, version=oldest),
+        )
+        assert present == session.state.blobs
         assert log == [(seq, *record) for seq, record in enumerate(session.log, start=1)]
-        kept = await self.store.versions(key)
         assert [described(info) for info in kept] == [
             described(state) for _, state in sorted(session.versions.items())
         ]
-        named, token = await self.store.snapshots(key)
         assert ([(each.name, each.version) for each in named], token) == (
             sorted(session.snapshots.items()),
             "",
         )
-        oldest = min(session.versions)
-        blobs = await self.store.read_blobs(key, version=oldest)
-        assert blobs == session.versions[oldest].blobs
+        assert past == session.versions[oldest].blobs
 
 
 def described(state: Head | VersionInfo | State) -> tuple[Any, ...]:
@@ -382,12 +388,13 @@ def described(state: Head | VersionInfo | State) -> tuple[Any, ...]:
     )
 
 
-def test_random_histories(harness_class: type[Harness]) -> None:
+@pytest.mark.parametrize("more", [1, pytest.param(20, marks=pytest.mark.heavy)])
+def test_random_histories(harness_class: type[Harness], more: int) -> None:
     machine = type("Machine", (StoreMachine,), {"harness_class": harness_class})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
+            max_examples=harness_class.histories * more,
             stateful_step_count=40,
             deadline=None,
             database=None,

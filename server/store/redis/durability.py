@@ -1,0 +1,116 @@
+"""How sure an acknowledged write is, and what is lost in which failure.
+
+Looks at a server before it is trusted with sessions: refuses what would lose them silently, and
+says what remains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.store.errors import StoreUnavailableError, StoreVersionError
+
+OLDEST = (7, 0)
+OLDEST_WITH_WAITAOF = (7, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durability:
+    """What a write waits for before it is acknowledged, beyond the server's own settings."""
+
+    fsync: bool = False
+    """The server's append-only file is on its disk (WAITAOF)."""
+    replicas: int = 0
+    """So many replicas have it: in memory, or on their disks with `fsync`."""
+    timeout_seconds: float = 2.0
+    """After that the write counts as not acknowledged; it may have happened."""
+
+    @property
+    def command(self) -> tuple[str | int, ...] | None:
+        """The command that waits, None when nothing is waited for."""
+        milliseconds = max(1, int(self.timeout_seconds * 1000))
+        if self.fsync:
+            return ("WAITAOF", 1, self.replicas, milliseconds)
+        return ("WAIT", self.replicas, milliseconds) if self.replicas else None
+
+    def reached(self, reply: int | list[int]) -> bool:
+        """Whether the counts that the server answered are what was asked for."""
+        if self.fsync:
+            assert isinstance(reply, list)
+            local, replicas = reply
+            return local >= 1 and replicas >= self.replicas
+        assert isinstance(reply, int)
+        return reply >= self.replicas
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found at start-up, for the log."""
+
+    warnings: list[str]
+    losses: list[str]
+
+
+def examine(info: Mapping[str, str], appendfsync: str | None, wanted: Durability) -> Report:
+    """Looks at what INFO says; `appendfsync` is None when it may not be asked for.
+
+    Raises StoreVersionError for a server that is too old, and StoreUnavailableError for one that
+    would lose sessions silently or cannot do what is wanted."""
+    version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
+    if version < OLDEST:
+        raise StoreVersionError(
+            f"the store runs {info['redis_version']}; Redis 7 or Valkey 8, or newer, is needed"
+        )
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy.startswith("allkeys-"):
+        raise StoreUnavailableError(
+            f"the store evicts sessions when memory is short (maxmemory-policy {policy}); "
+            "set it to noeviction"
+        )
+    has_file = info.get("aof_enabled") == "1"
+    if wanted.fsync and version < OLDEST_WITH_WAITAOF:
+        raise StoreUnavailableError(
+            f"the store runs {info['redis_version']}; waiting for its disk needs 7.2"
+        )
+    if wanted.fsync and not has_file:
+        raise StoreUnavailableError(
+            "waiting for the store's disk needs its append-only file; set appendonly yes"
+        )
+    return Report(_warnings(policy, has_file), _losses(has_file, appendfsync, wanted))
+
+
+def _warnings(policy: str, has_file: bool) -> list[str]:
+    warnings = []
+    if not has_file:
+        warnings.append("the store's append-only file is off: set appendonly yes")
+    if policy != "noeviction":
+        warnings.append(
+            f"maxmemory-policy is {policy}: commits that are under way may be evicted and refused"
+        )
+    return warnings
+
+
+def _losses(has_file: bool, appendfsync: str | None, wanted: Durability) -> list[str]:
+    """What an acknowledged turn survives, failure by failure."""
+    crash = "nothing" if has_file else "everything since the last RDB file"
+    if not has_file:
+        power = crash
+    elif wanted.fsync or appendfsync == "always":
+        power = "nothing"
+    elif appendfsync == "no":
+        power = "what the kernel had not written, often 30 seconds"
+    else:
+        power = "up to 2 seconds"
+    failover = (
+        f"nothing that {wanted.replicas} replica(s) hold, if one of them is promoted"
+        if wanted.replicas
+        else "what had not reached the promoted replica"
+    )
+    return [
+        "a hope server ends: nothing",
+        f"the store's process ends: {crash}",
+        f"the store's machine loses power: {power}",
+        f"a replica of the store is promoted: {failover}",
+        "after the last three every lease is void and sessions are loaded again",
+    ]

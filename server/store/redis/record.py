@@ -1,0 +1,205 @@
+"""The record of a session: what its hash holds besides log, replies and the bytes of blobs.
+
+Knows how it is written: one field for the head, the lease and the job, and one for each version and
+each snapshot, so that a change writes only what changed. Which changes are allowed is said in the
+modules beside this one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from server.store.errors import CorruptStoreError
+from server.store.values import BlobRef, Head, Job, SessionKey, Snapshot, VersionInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What a head and a version have in common."""
+
+    version: int
+    parent_version: int | None
+    log_seq: int
+    log_bytes: int
+    fingerprint: str
+    policy: str
+    summary: bytes
+    blobs: Mapping[str, BlobRef]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease as the session knows it."""
+
+    owner: str
+    fence: int
+    expires_at: float
+    epoch: str
+    """Process of the store that granted it. Another one may have lost later grants, so what this
+    one granted is void there."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldJob:
+    """A job, its blobs, and the name under which the list of all jobs has it."""
+
+    name: str
+    job: Job
+    blobs: Mapping[str, BlobRef]
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionRecord:
+    """One session."""
+
+    key: SessionKey
+    incarnation: int
+    revision: int = 1
+    nonce: str = ""
+    display_name: str
+    create_time: float
+    update_time: float
+    state: State
+    versions: dict[int, tuple[State, float]] = field(default_factory=dict)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    lease: HeldLease | None = None
+    job: HeldJob | None = None
+
+    def keep_version(self, now: float) -> None:
+        """Keeps the present state as a version to go back to."""
+        self.versions[self.state.version] = self.state, now
+
+    def refs(self) -> dict[str, BlobRef]:
+        """Every blob that it refers to, by digest."""
+        holders = [self.state.blobs, *(state.blobs for state, _ in self.versions.values())]
+        if self.job:
+            holders.append(self.job.blobs)
+        return {ref.digest: ref for blobs in holders for ref in blobs.values()}
+
+    def head(self) -> Head:
+        state = self.state
+        return Head(
+            key=self.key,
+            incarnation=self.incarnation,
+            revision=self.revision,
+            version=state.version,
+            parent_version=state.parent_version,
+            log_seq=state.log_seq,
+            fingerprint=state.fingerprint,
+            policy=state.policy,
+            display_name=self.display_name,
+            blobs=dict(sorted(state.blobs.items())),
+            summary=state.summary,
+            create_time=self.create_time,
+            update_time=self.update_time,
+            stored_bytes=state.log_bytes + sum(ref.size_bytes for ref in self.refs().values()),
+            job=self.job.job if self.job else None,
+        )
+
+    def version_infos(self) -> list[VersionInfo]:
+        return [
+            VersionInfo(
+                version=state.version,
+                parent_version=state.parent_version,
+                log_seq=state.log_seq,
+                fingerprint=state.fingerprint,
+                policy=state.policy,
+                blobs=dict(sorted(state.blobs.items())),
+                summary=state.summary,
+                create_time=create_time,
+            )
+            for _, (state, create_time) in sorted(self.versions.items())
+        ]
+
+
+def encode(record: SessionRecord) -> dict[str, bytes]:
+    """Fields of the record's hash."""
+    fields: dict[str, Any] = {
+        "head": {
+            "incarnation": record.incarnation,
+            "revision": record.revision,
+            "nonce": record.nonce,
+            "display_name": record.display_name,
+            "create_time": record.create_time,
+            "update_time": record.update_time,
+            "state": _state_out(record.state),
+        }
+    }
+    for number, (state, create_time) in record.versions.items():
+        fields[f"version:{number}"] = [_state_out(state), create_time]
+    for name, snapshot in record.snapshots.items():
+        fields[f"snapshot:{name}"] = [snapshot.version, snapshot.create_time]
+    if (lease := record.lease) is not None:
+        fields["lease"] = [lease.owner, lease.fence, lease.expires_at, lease.epoch]
+    if (held := record.job) is not None:
+        job = held.job
+        made = [_text(job.request), _text(job.progress), job.create_time]
+        fields["job"] = [held.name, made, held.blobs]
+    return {
+        name: json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+        for name, value in fields.items()
+    }
+
+
+def decode(key: SessionKey, fields: Mapping[str, bytes]) -> SessionRecord:
+    """The record in a hash. Raises CorruptStoreError."""
+    try:
+        return _decode(key, {name: json.loads(value) for name, value in fields.items()})
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise CorruptStoreError(
+            f"the record of {key} cannot be read ({type(error).__name__}: {error}); "
+            "erase the session or restore a backup"
+        ) from error
+
+
+def _decode(key: SessionKey, fields: Mapping[str, Any]) -> SessionRecord:
+    head = dict(fields["head"])
+    record = SessionRecord(key=key, state=_state_in(head.pop("state")), **head)
+    for name, value in fields.items():
+        kind, _, rest = name.partition(":")
+        if kind == "version":
+            record.versions[int(rest)] = _state_in(value[0]), value[1]
+        elif kind == "snapshot":
+            record.snapshots[rest] = Snapshot(name=rest, version=value[0], create_time=value[1])
+        elif kind == "lease":
+            record.lease = HeldLease(*value)
+        elif kind == "job":
+            request, progress, create_time = value[1]
+            job = Job(request=_bytes(request), progress=_bytes(progress), create_time=create_time)
+            record.job = HeldJob(value[0], job, _refs_in(value[2]))
+    return record
+
+
+def _state_out(state: State) -> dict[str, Any]:
+    return {
+        "version": state.version,
+        "parent_version": state.parent_version,
+        "log_seq": state.log_seq,
+        "log_bytes": state.log_bytes,
+        "fingerprint": state.fingerprint,
+        "policy": state.policy,
+        "summary": _text(state.summary),
+        "blobs": state.blobs,
+    }
+
+
+def _state_in(value: Mapping[str, Any]) -> State:
+    made = State(**value)
+    return replace(made, summary=_bytes(value["summary"]), blobs=_refs_in(value["blobs"]))
+
+
+def _refs_in(value: Mapping[str, Any]) -> dict[str, BlobRef]:
+    return {name: BlobRef(*ref) for name, ref in value.items()}
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
