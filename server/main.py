@@ -35,9 +35,11 @@ from hope_runtime.errors import HopeError
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.native.served import NativeModel
 from server.jobs import Jobs
+from server.metrics import Metrics, MetricsPort
 from server.services.admin import AdminService
 from server.services.errors import ErrorInterceptor
 from server.services.inference import InferenceService
+from server.services.measuring import MeasuringInterceptor
 from server.services.sessions import SessionService
 from server.sessions import Sessions
 from server.settings import Settings
@@ -77,6 +79,8 @@ class RunningServer:
     grpc_server: aio.Server
     health: HealthServicer
     drain_seconds: float
+    # Where Prometheus scrapes; None when nobody asked for it.
+    metrics_port: int | None = None
 
     async def stop(self) -> None:
         """Refuses new turns, finishes running ones, releases every session."""
@@ -119,6 +123,7 @@ async def running_server(
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(SQLiteStore(settings.database))
         engine = stack.enter_context(make_engine(settings, model))
+        metrics = Metrics()
         sessions = Sessions(
             store,
             engine,
@@ -128,11 +133,17 @@ async def running_server(
             keep_versions=settings.keep_versions,
             session_quota_bytes=settings.session_quota_bytes,
             user_quota_bytes=settings.user_quota_bytes,
+            metrics=metrics,
         )
+        metrics_port = None
+        if settings.metrics_port is not None:
+            metrics.watch(engine, sessions.residency)
+            scraped = MetricsPort.open(metrics, settings.metrics_port)
+            metrics_port = stack.enter_context(scraped).port
         jobs = Jobs(sessions, checkpoint_seconds=settings.job_checkpoint_seconds)
         health = HealthServicer()
         server = aio.server(
-            interceptors=[ErrorInterceptor()],
+            interceptors=[MeasuringInterceptor(metrics), ErrorInterceptor()],
             options=OPTIONS,
             maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
         )
@@ -166,7 +177,9 @@ async def running_server(
         await server.start()
         for name in ("", *SERVICES):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        running = RunningServer(port, sessions, jobs, server, health, settings.drain_seconds)
+        running = RunningServer(
+            port, sessions, jobs, server, health, settings.drain_seconds, metrics_port
+        )
         try:
             yield running
         finally:
@@ -183,6 +196,8 @@ async def serve(settings: Settings) -> None:
     async with running_server(settings, model) as running:
         host = settings.address.rsplit(":", 1)[0]
         print(f"hope-server listens on {host}:{running.port}", flush=True)
+        if running.metrics_port is not None:
+            print(f"metrics: http://127.0.0.1:{running.metrics_port}/metrics", flush=True)
         await stop.wait()
         print("draining", flush=True)
 

@@ -90,7 +90,14 @@ class Residency:
     @property
     def resident_count(self) -> int:
         """Sessions whose memory is here."""
-        return sum(entry.resident is not None for entry in self.entries.values())
+        # A copy: a scrape asks from a thread of its own.
+        return sum(entry.resident is not None for entry in [*self.entries.values()])
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the levels of the sessions whose memory is here."""
+        residents = [entry.resident for entry in [*self.entries.values()]]
+        return sum(resident.memory.nbytes for resident in residents if resident)
 
     async def idle(self, seconds: float) -> bool:
         """Returns when no call is on any session, or after `seconds`, and whether it had to wait

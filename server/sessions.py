@@ -26,6 +26,7 @@ from hope_runtime.fold import due
 from hope_runtime.learning import Consolidation
 from hope_runtime.log import Record, RecordKind
 from hope_runtime.memory.state import SessionMemory
+from server.metrics import Metrics
 from server.quotas import Quotas
 from server.residency import Entry, JobRunningError, OnStatus, Residency, Resident, Status
 from server.store.base import (
@@ -42,7 +43,7 @@ from server.store.base import (
     StoreUnavailableError,
 )
 from server.store.base import Record as StoredRecord
-from server.summary import encode_summary
+from server.summary import decode_summary, encode_summary
 from server.waiting import complete, result_of
 
 _log = logging.getLogger(__name__)
@@ -70,9 +71,11 @@ class Sessions:
         keep_versions: int = 8,
         session_quota_bytes: int = 0,
         user_quota_bytes: int = 0,
+        metrics: Metrics | None = None,
     ) -> None:
         self.store = store
         self.engine = engine
+        self.metrics = metrics or Metrics()
         self.policies = engine.policies
         self.fingerprint = engine.model.fingerprint
         self.draining = False
@@ -237,7 +240,11 @@ class Sessions:
                 reports.append(report)
             records = [Record(RecordKind.CONSOLIDATION, notes=report.notes()) for report in reports]
             await self._commit(resident, memory, records)
+            self.metrics.learnt(reports, decode_summary(resident.head.summary))
             return reports
+        except Exception:
+            self.metrics.learning_failures.inc()
+            raise
         finally:
             resident.learning = None
 
@@ -264,7 +271,8 @@ class Sessions:
             records=[StoredRecord(record.kind, record.encode()) for record in records],
             reply=reply,
         )
-        resident.head = await self.retried(lambda: self.store.commit(resident.lease, commit))
+        with self.metrics.commit():
+            resident.head = await self.retried(lambda: self.store.commit(resident.lease, commit))
         resident.memory = memory
         if learnt:
             await self.collect(resident.key)
@@ -284,6 +292,7 @@ class Sessions:
             except StoreUnavailableError:
                 if attempt == COMMIT_ATTEMPTS - 1:
                     raise
+                self.metrics.store_retries.inc()
                 await asyncio.sleep(0.05 * 2**attempt)
         raise AssertionError("unreachable")
 

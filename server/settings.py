@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     stalled_stream_seconds: float = Field(
         60, gt=0, description="A reply that nobody reads for so long is given up."
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Loopback port that Prometheus scrapes; 0 picks a free one, unset: none.",
+    )
     drain_seconds: float = Field(30, ge=0, description="Time for running turns at shutdown.")
 
     @model_validator(mode="after")
