@@ -43,13 +43,13 @@ class Task(Protocol):
 
 TASKS: tuple[Task, ...] = (
     recall,
-    memory,
     needle,
     babilong,
     adaptation,
     ctnl,
     incremental,
     forgetting,
+    memory,
     FORMAL,
     MAD,
     ablation,

@@ -16,6 +16,7 @@ from hope_runtime.config import SUMMED_GRADIENT_POLICY
 from hope_runtime.evaluate import asking, everyday, heldout, main, recall, running
 from hope_runtime.evaluate.contenders import ARMS
 from hope_runtime.evaluate.items import generate
+from hope_runtime.evaluate.learnt import Learnt
 from hope_runtime.evaluate.recall import SeedResult
 from hope_runtime.evaluate.recall_questions import Question, questions_about
 from hope_runtime.evaluate.recall_report import Settings, document, print_report
@@ -33,8 +34,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, base_model: BaseModel) -> None:
     monkeypatch.setattr(everyday, "EVERYDAY", everyday.EVERYDAY[:2])
     monkeypatch.setattr(recall, "NEW_TOKENS", 4)
 
-    def ask(model: BaseModel, prompts: Sequence[Any], **options: Any) -> list[str]:
-        return asking.ask(model, prompts, **options, new_tokens=4)
+    def ask(model: BaseModel, prompts: Sequence[Any], learnt: Learnt, **options: Any) -> list[str]:
+        return asking.ask(model, prompts, learnt, **options, new_tokens=4)
 
     monkeypatch.setattr(recall, "ask", ask)
     ids = heldout.domain_ids
@@ -204,9 +205,9 @@ def test_two_policies_have_a_document_each_and_what_is_known_is_not_asked_again(
     asked: list[int] = []
     original = recall.ask
 
-    def ask(model: BaseModel, prompts: Sequence[Any], **options: Any) -> list[str]:
+    def ask(model: BaseModel, prompts: Sequence[Any], learnt: Learnt, **options: Any) -> list[str]:
         asked.append(len(prompts))
-        return original(model, prompts, **options)
+        return original(model, prompts, learnt, **options)
 
     monkeypatch.setattr(recall, "ask", ask)
     words = ("--policy", "summed_gradient", "default", "--replay", "statement_price=1")
