@@ -19,7 +19,7 @@ from hope_runtime.memory.titans import BankState
 from hope_runtime.native.model import Context, LayerContext, Thetas, forward
 from hope_runtime.native.rows import align, join_rows, take_rows
 from hope_runtime.native.served import NativeModel
-from hope_runtime.native.stream import NativeState, with_context
+from hope_runtime.native.state import NativeState, with_context
 
 Banks = tuple[BankState, ...]
 

@@ -32,7 +32,8 @@ from hope_runtime.memory.continuum import LevelState
 from hope_runtime.memory.state import FastMemory, SessionMemory, Span
 from hope_runtime.native.model import Context, fresh_context
 from hope_runtime.native.served import NativeModel
-from hope_runtime.native.stream import NativeState, Segment, end_segments, fresh_state
+from hope_runtime.native.state import NativeState, Segment, fresh_state
+from hope_runtime.native.stream import end_segments
 from hope_runtime.native.tree import named_tensors, with_tensors
 from hope_runtime.native.window import TAIL_TOKENS
 

@@ -13,7 +13,7 @@ ASSOCIATIVE = "hope_runtime/memory/associative.py"
 CONTINUUM = "hope_runtime/memory/continuum.py"
 DELTA = "hope_runtime/memory/delta.py"
 TITANS = "hope_runtime/memory/titans.py"
-STREAM = "hope_runtime/native/stream.py"
+READING = "hope_runtime/native/reading.py"
 
 TEST_ASSOCIATIVE = "tests/native/test_associative.py"
 TEST_CONTINUUM = "tests/native/test_continuum.py"
@@ -133,7 +133,7 @@ MUTANTS = [
     Mutant(
         13,
         "a segment ends one token after the boundary",
-        STREAM,
+        READING,
         "missing = period - int(self.state.observed_B[row]) % period",
         "missing = period - int(self.state.observed_B[row]) % period + 1",
         TEST_CONTINUUM,
@@ -141,7 +141,7 @@ MUTANTS = [
     Mutant(
         14,
         "the loss of a chunk is a mean",
-        STREAM,
+        READING,
         "loss = nats.masked_fill(~chosen, 0.0).sum()",
         "loss = nats.masked_fill(~chosen, 0.0).mean()",
         TEST_CONTINUUM,
@@ -181,7 +181,7 @@ MUTANTS = [
     Mutant(
         19,
         "gradients are taken at theta_0, not at the weights of their time",
-        STREAM,
+        READING,
         "        thetas = self._thetas(rows)\n        learning =",
         "        thetas: Thetas = tuple(None for _ in config.levels)\n        learning =",
         TEST_CONTINUUM,
@@ -230,7 +230,7 @@ MUTANTS = [
     Mutant(
         25,
         "tokens that are only read are counted",
-        STREAM,
+        READING,
         "observed[row] += int(learnable_BT[row, seen[row] : length].sum())",
         "observed[row] += length - seen[row]",
         TEST_STREAM,
@@ -238,8 +238,8 @@ MUTANTS = [
     Mutant(
         26,
         "a text shorter than a chunk is not kept for its boundary",
-        STREAM,
-        "segment = _remembered(segment, ids, learnable, lengths_B)",
+        READING,
+        "segment = segment.with_tokens(ids, learnable, lengths_B)",
         "pass",
         TEST_STREAM,
     ),

@@ -17,7 +17,8 @@ from hope_runtime.model.weights import BaseModel
 from hope_runtime.native.config import NativeConfig, NativeLevel
 from hope_runtime.native.model import Context, forward
 from hope_runtime.native.stacking import stack_levels
-from hope_runtime.native.stream import NativeState, flush, fresh_state, observe
+from hope_runtime.native.state import NativeState, fresh_state
+from hope_runtime.native.stream import flush, observe
 from hope_runtime.native.weights import NativeWeights, init_weights
 
 

@@ -33,12 +33,12 @@ from hope_runtime.errors import (
 )
 from hope_runtime.fold import due
 from hope_runtime.log import Record, RecordKind
-from hope_runtime.native import stream
+from hope_runtime.native import state as states
 from hope_runtime.native.batch import Batch
 from hope_runtime.native.config import PRESETS
 from hope_runtime.native.served import NativeModel
 from hope_runtime.native.session import restore, with_state
-from hope_runtime.native.stream import has_room
+from hope_runtime.native.state import has_room
 from hope_runtime.native.tree import map_tensors
 
 SPANS = ("My dog Rolf is nine.", " He likes rain,", " and cheese.", " So do I!", " Good dog.")
@@ -213,8 +213,8 @@ def test_a_flush_that_would_ruin_a_level_lets_go_of_what_was_gathered(
     memory = engine.observe(fresh(engine), part("seven X")).future.result(WAIT)
     asked = engine.observe(memory, Record(RecordKind.CONSOLIDATE)).future.result(WAIT)
     # Nothing is beyond the bound yet; what a level would be after one step is.
-    monkeypatch.setattr(stream, "STATE_LIMIT", 7.5)
-    stream.check_bounds(restore(engine.model, asked))
+    monkeypatch.setattr(states, "STATE_LIMIT", 7.5)
+    states.check_bounds(restore(engine.model, asked))
     after = caught_up(engine, asked)
     assert all(level.weights is None for level in after.levels)
     assert after.pending_tokens == 0
@@ -259,13 +259,13 @@ def test_windows_stay_bounded_when_replies_are_written_together() -> None:
         assert 60 < most <= 70
 
 
-def _window_tokens(state: stream.NativeState) -> int:
+def _window_tokens(state: states.NativeState) -> int:
     window = state.context.layers[0].window
     assert window is not None
     return window.tokens
 
 
-def _tokens_to_go(model: NativeModel, state: stream.NativeState) -> int:
+def _tokens_to_go(model: NativeModel, state: states.NativeState) -> int:
     """Until a segment ends, of which a batch knows nothing."""
     if state.segment is None:
         return 2

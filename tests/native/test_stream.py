@@ -16,7 +16,8 @@ from hope_runtime.memory.continuum import LevelState
 from hope_runtime.native.config import PRESETS, NativeConfig
 from hope_runtime.native.model import forward
 from hope_runtime.native.rows import align, join_rows, take_rows
-from hope_runtime.native.stream import NativeState, fresh_state, observe
+from hope_runtime.native.state import NativeState, fresh_state
+from hope_runtime.native.stream import observe
 from hope_runtime.native.tree import map_tensors, named_tensors, with_tensors
 from hope_runtime.native.weights import NativeWeights
 

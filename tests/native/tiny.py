@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hope_runtime.native.config import NativeConfig, preset
 from hope_runtime.native.model import Context
-from hope_runtime.native.stream import NativeState, fresh_state, observe
+from hope_runtime.native.state import NativeState, fresh_state
+from hope_runtime.native.stream import observe
 from hope_runtime.native.tree import map_tensors, named_tensors
 from hope_runtime.native.weights import NativeWeights, init_weights
 
