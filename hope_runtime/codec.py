@@ -9,31 +9,35 @@
 Every blob says format, kind and the base model's fingerprint, and is checked for names, shapes,
 dtypes and finiteness against the model before a tensor is used; what it should hold, the engine's
 Layout says. Integrity of the bytes themselves (digest, encryption) is the store's. tests/golden
-holds blobs of every format version: format 1 knew no fast memory and no contexts.
+holds blobs of every format version: format 1 knew no fast memory and no contexts, format 2 no
+guards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, replace
 from itertools import islice
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from hope_runtime.change import UNSEEN, Watched
 from hope_runtime.config import LearningPolicy
 from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, StateVersionError
+from hope_runtime.fields import SpanFields, StateFields
+from hope_runtime.guards import NEVER, Event, GuardState
 from hope_runtime.layout import Layout, Tensors
-from hope_runtime.log import Speaker
 from hope_runtime.memory.cms import Level, LowRank
 from hope_runtime.memory.state import Conversation, Document, FastMemory, SessionMemory, Span
 from hope_runtime.memory.window import Window
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 STATE_BLOB = "state"
 FAST_BLOB = "fast"
 # Tensors of the state blob: token ids of spans and windows.
@@ -144,6 +148,7 @@ def encode_state(memory: SessionMemory) -> bytes:
         ],
         "contexts": [name for name, item in memory.conversations.items() if item.context],
         "fast": None if memory.fast is None else {"conversation": memory.fast.conversation},
+        "guards": _describe_guards(memory),
     }
     header = _header(memory.fingerprint, "state") | {"state": json.dumps(state)}
     return save(ids, metadata=header)
@@ -165,20 +170,26 @@ def decode_memory(
         raise CorruptStateError("The session's state blob is missing.")
     tensors, header = _open(blobs[STATE_BLOB], "state", fingerprint)
     try:
-        state = json.loads(header["state"])
-        policy = policies.get(state["policy"])
-        if policy is None or policy.digest() != state["policy_digest"]:
+        state = StateFields.model_validate_json(header["state"])
+        policy = policies.get(state.policy)
+        if policy is None or policy.digest() != state.policy_digest:
             raise StateVersionError(
-                f"The session learnt under policy '{state['policy']}' with constants that this "
+                f"The session learnt under policy '{state.policy}' with constants that this "
                 "server does not have; migrate it to a present policy."
             )
         return _build(state, tensors, blobs, policy, layout, fingerprint)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise CorruptStateError(
+            f"The session's state cannot be read: {where}: {first['msg']}."
+        ) from None
+    except (KeyError, ValueError) as error:
         raise CorruptStateError(f"The session's state cannot be read: {error}.") from error
 
 
 def _build(
-    state: dict[str, Any],
+    state: StateFields,
     tensors: dict[str, torch.Tensor],
     blobs: Mapping[str, bytes],
     policy: LearningPolicy,
@@ -194,10 +205,24 @@ def _build(
         return found
 
     levels = []
-    for index, (config, entry) in enumerate(zip(policy.levels, state["levels"], strict=True)):
-        through, updates, tokens, before, after, has_learnt = entry
-        level = Level(config, None, through, updates, tokens, before, after)
-        if has_learnt:
+    for index, (config, entry) in enumerate(zip(policy.levels, state.levels, strict=True)):
+        level = Level(
+            config,
+            None,
+            entry.learnt_through,
+            entry.updates,
+            entry.learnt_tokens,
+            entry.surprise_before_nats,
+            entry.surprise_after_nats,
+        )
+        if state.guards:
+            kept = state.guards[index]
+            events = tuple(Event(*event) for event in kept.events)
+            streams = (
+                UNSEEN if each is None else Watched(*each) for each in (kept.surprise, kept.probes)
+            )
+            level = replace(level, guard=GuardState(kept.rejections, kept.frozen, events, *streams))
+        if entry.has_learnt:
             learnt = layout.level(index, config, opened("level", level_blob(index)))
             if isinstance(learnt, LowRank):
                 level = replace(level, terms=learnt)
@@ -210,39 +235,37 @@ def _build(
             raise ValueError(f"tensor {name} is {ids.dtype} {tuple(ids.shape)}")
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < layout.vocab_size:
             raise ValueError(f"tensor {name} holds ids outside of the vocabulary")
-    pinned = _take(tensors["pinned"], [entry[4] for entry in state["conversations"]])
-    recent = _take(tensors["recent"], [entry[5] for entry in state["conversations"]])
+    pinned = _take(tensors["pinned"], [item.pinned for item in state.conversations])
+    recent = _take(tensors["recent"], [item.recent for item in state.conversations])
     contexts: dict[str, Tensors] = {}
-    for name in state.get("contexts", ()):
+    for name in state.contexts:
         contexts[name] = opened("context", context_blob(name))
         layout.check_context(contexts[name])
     fast = None
-    if (known := state.get("fast")) is not None:
-        fast = FastMemory(opened("fast", FAST_BLOB), known["conversation"])
+    if state.fast is not None:
+        fast = FastMemory(opened("fast", FAST_BLOB), state.fast.conversation)
         layout.check_fast(fast.tensors)
     conversations = {
-        name: Conversation(Window(capacity, head, tail, dropped), turns, contexts.get(name, {}))
-        for (name, turns, capacity, dropped, *_), head, tail in zip(
-            state["conversations"], pinned, recent, strict=True
+        item.name: Conversation(
+            Window(item.capacity, head, tail, item.dropped), item.turns, contexts.get(item.name, {})
         )
+        for item, head, tail in zip(state.conversations, pinned, recent, strict=True)
     }
     documents = {
-        name: Document(committed, bytes.fromhex(tail), ended)
-        for name, committed, tail, ended in state["documents"]
+        item.name: Document(item.committed_bytes, bytes.fromhex(item.tail), item.ended)
+        for item in state.documents
     }
     return SessionMemory(
         fingerprint=fingerprint,
         policy=policy,
         levels=tuple(levels),
-        pending=_spans(tensors["pending"], state["pending"]),
-        buffer=_with_cues(
-            _spans(tensors["buffer"], state["buffer"]), tensors["cues"], state["cues"]
-        ),
+        pending=_spans(tensors["pending"], state.pending),
+        buffer=_with_cues(_spans(tensors["buffer"], state.buffer), tensors["cues"], state.cues),
         conversations=conversations,
         documents=documents,
-        observed_tokens=state["observed_tokens"],
-        flushes=tuple(state["flushes"]),
-        log_digest=bytes.fromhex(state["log_digest"]),
+        observed_tokens=state.observed_tokens,
+        flushes=tuple(state.flushes),
+        log_digest=bytes.fromhex(state.log_digest),
         fast=fast,
     )
 
@@ -268,7 +291,7 @@ def _open(
         header = json.loads(data[8 : 8 + size])["__metadata__"]
         tensors = load(data)
         version = int(header["format"])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptStateError(f"A {kind} blob is not readable: {error}.") from error
     if header.get("kind") != kind:
         raise CorruptStateError(f"A blob of kind '{header.get('kind')}' stands where a {kind} is.")
@@ -294,15 +317,34 @@ def _take(flat: torch.Tensor, lengths: list[int]) -> list[tuple[int, ...]]:
     return [tuple(islice(parts, length)) for length in lengths]
 
 
+def _describe_guards(memory: SessionMemory) -> list[Any]:
+    if all(level.guard == NEVER for level in memory.levels):
+        return []
+    return [
+        [
+            level.guard.rejections,
+            level.guard.frozen,
+            [[event.guard, event.value, event.limit] for event in level.guard.events],
+            _describe_watched(level.guard.surprise),
+            _describe_watched(level.guard.probes),
+        ]
+        for level in memory.levels
+    ]
+
+
+def _describe_watched(watched: Watched) -> list[Any] | None:
+    return list(astuple(watched)) if watched.count else None
+
+
 def _describe(span: Span) -> list[Any]:
     return [len(span.ids), span.speaker, span.start, span.surprise_nats]
 
 
-def _spans(flat: torch.Tensor, entries: list[list[Any]]) -> tuple[Span, ...]:
-    ids = _take(flat, [entry[0] for entry in entries])
+def _spans(flat: torch.Tensor, entries: Sequence[SpanFields]) -> tuple[Span, ...]:
+    ids = _take(flat, [entry.tokens for entry in entries])
     return tuple(
-        Span(tokens, Speaker(speaker), start, surprise)
-        for tokens, (_, speaker, start, surprise) in zip(ids, entries, strict=True)
+        Span(tokens, entry.speaker, entry.start, entry.surprise_nats)
+        for tokens, entry in zip(ids, entries, strict=True)
     )
 
 

@@ -10,9 +10,12 @@ HopeError
 |  +- CorruptStateError          bytes that are not what was stored
 |  +- FingerprintMismatchError   it was learnt on another base model
 |  +- StateVersionError          a format newer than this code
+|  +- UnsupportedMemoryError     this engine cannot serve it
 |  +- DivergedStateError         learning would have left numbers that cannot be used; has `rows`
 +- InvalidRequestError           what the caller asked for makes no sense; has `field`
 |  +- WindowOverflowError        longer than the window holds
++- NotFiniteError                a pass of the model computed what is no number
++- EngineLostError               the process that computes was lost; another one starts
 +- CancelledTurnError            the turn was cancelled before its commit
 """
 
@@ -57,6 +60,10 @@ class StateVersionError(StateError):
     """The state was written in a format that this code does not know."""
 
 
+class UnsupportedMemoryError(StateError):
+    """This engine cannot serve such a memory; another one can."""
+
+
 class DivergedStateError(StateError):
     """Learning would have left a memory that is not finite or beyond every bound.
 
@@ -97,6 +104,14 @@ class HyperparameterError(OptimiserError, ValueError):
 
 class GradientError(OptimiserError):
     """A gradient, or a layer's input, is missing, misshapen or not finite."""
+
+
+class NotFiniteError(HopeError):
+    """A pass of the model computed what is no finite number; nothing of it was kept."""
+
+
+class EngineLostError(HopeError):
+    """The process that computes was lost, and another one starts. The turn left no trace."""
 
 
 class CancelledTurnError(HopeError):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from hope_runtime.guards import set_frozen
 from hope_runtime.log import Record, RecordKind, extend_digest
 from hope_runtime.memory.cms import Level
 from hope_runtime.memory.state import (
@@ -61,6 +62,8 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None)
             pass  # what is forgotten was left out before the fold began (`effective`)
         case RecordKind.RESET:
             memory = _reset(memory, record.levels)
+        case RecordKind.FREEZE | RecordKind.UNFREEZE:
+            memory = _set_frozen(memory, record.levels, record.kind is RecordKind.FREEZE)
         case RecordKind.ROLLBACK:
             raise ValueError("a rollback is applied by restoring the version it names")
     memory = _collect_spans(memory, record)
@@ -172,6 +175,14 @@ def _reset(memory: SessionMemory, levels: Sequence[int]) -> SessionMemory:
     )
     rehearsed = memory.buffer if any(level.learnt is not None for level in fresh) else ()
     return replace(memory, levels=fresh, buffer=rehearsed)
+
+
+def _set_frozen(memory: SessionMemory, levels: Sequence[int], frozen: bool) -> SessionMemory:
+    changed = tuple(
+        replace(level, guard=set_frozen(level.guard, frozen)) if index in levels else level
+        for index, level in enumerate(memory.levels)
+    )
+    return replace(memory, levels=changed)
 
 
 def _flush(memory: SessionMemory) -> SessionMemory:

@@ -13,13 +13,19 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from itertools import islice
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hope_runtime.errors import CorruptStateError, StateVersionError
 
 RECORD_FORMAT = 1
+# Of one record before compression: more than the ids of the largest message make.
+MAX_RECORD_BYTES = 32 << 20
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 
 
 class Speaker(StrEnum):
@@ -45,6 +51,9 @@ class RecordKind(StrEnum):
     RESET = "reset"
     # Says that one document does not count any more, whatever it taught.
     FORGET = "forget"
+    # Somebody stops the learning of levels, or lets it go on.
+    FREEZE = "freeze"
+    UNFREEZE = "unfreeze"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ class Record:
     `pinned` counts the leading tokens of a turn that stay in its window (the system prompt).
     `committed_bytes` and `tail` say how far a document was read and which of these bytes no
     span has yet; `ended` that the document is complete. `target_version` and `target_seq` say
-    where memory goes on from after a rollback; `levels` which ones a reset returns to the base.
+    where memory goes on from after a rollback; `levels` which ones a reset, or a freeze, is about.
     """
 
     kind: RecordKind
@@ -120,33 +129,66 @@ class Record:
         """The record that `encode` wrote. Raises CorruptStateError or StateVersionError."""
         try:
             size = int.from_bytes(data[:4], "little")
-            body = zlib.decompress(data[4:])
-            header = json.loads(body[:size])
+            body = _decompressed(data[4:])
+            header = _Header.model_validate_json(body[:size])
             ids = np.frombuffer(body[size:], dtype="<u4").tolist()
-            if header["format"] > RECORD_FORMAT:
-                raise StateVersionError(
-                    f"This log was written in format {header['format']}; "
-                    f"this server reads up to {RECORD_FORMAT}."
-                )
-            segments = []
-            at = 0
-            for speaker, learnable, lengths in header["segments"]:
-                spans = []
-                for length in lengths:
-                    spans.append(tuple(ids[at : at + length]))
-                    at += length
-                segments.append(Segment(Speaker(speaker), tuple(spans), learnable))
-            if at != len(ids):
-                raise ValueError("token counts disagree")
-            return Record(
-                kind=RecordKind(header["kind"]),
-                segments=tuple(segments),
-                tail=bytes.fromhex(header["tail"]),
-                levels=tuple(map(int, header.get("levels", ()))),
-                **{name: header[name] for name in _PLAIN if name in header},
-            )
-        except (zlib.error, ValueError, KeyError, TypeError) as error:
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "it"
+            raise CorruptStateError(
+                f"A log record cannot be read: {where}: {first['msg']}."
+            ) from None
+        except (zlib.error, ValueError) as error:
             raise CorruptStateError(f"A log record cannot be read: {error}.") from error
+        if header.format > RECORD_FORMAT:
+            raise StateVersionError(
+                f"This log was written in format {header.format}; "
+                f"this server reads up to {RECORD_FORMAT}."
+            )
+        if sum(length for _, _, lengths in header.segments for length in lengths) != len(ids):
+            raise CorruptStateError("A log record cannot be read: token counts disagree.")
+        rest = iter(ids)
+        segments = (
+            Segment(speaker, tuple(tuple(islice(rest, length)) for length in lengths), learnable)
+            for speaker, learnable, lengths in header.segments
+        )
+        return Record(
+            kind=header.kind,
+            segments=tuple(segments),
+            tail=bytes.fromhex(header.tail),
+            levels=tuple(header.levels),
+            **{name: getattr(header, name) for name in _PLAIN},
+        )
+
+
+def _decompressed(data: bytes) -> bytes:
+    # A few bytes can say that they hold gigabytes.
+    stream = zlib.decompressobj()
+    body = stream.decompress(data, MAX_RECORD_BYTES)
+    if not stream.eof or stream.unused_data:
+        raise ValueError(f"it is cut off, or has more than {MAX_RECORD_BYTES >> 20} MiB")
+    return body
+
+
+class _Header(BaseModel):
+    """The JSON of a record; defaults are those of Record."""
+
+    # A newer format may have more, and is refused for its number.
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    format: int
+    kind: RecordKind
+    segments: list[tuple[Speaker, bool, list[Count]]]
+    tail: Hex
+    levels: list[Count] = []
+    conversation: str = ""
+    pinned: Count = 0
+    document: str = ""
+    committed_bytes: Count = 0
+    ended: bool = False
+    target_version: Count = 0
+    target_seq: Count = 0
+    notes: dict[str, Any] = {}
 
 
 _PLAIN = (

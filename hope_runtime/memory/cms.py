@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.config import LevelConfig, ModelConfig
+from hope_runtime.guards import NEVER, GuardState
 
 # L layers, R rank, D width of the model, F width of the MLP.
 STORED_DTYPE = torch.bfloat16
@@ -169,6 +170,7 @@ class Level:
     surprise_before_nats: float | None = None
     surprise_after_nats: float | None = None
     weights: FullRank | None = None
+    guard: GuardState = NEVER
 
     @property
     def learnt(self) -> LowRank | FullRank | None:
@@ -178,5 +180,8 @@ class Level:
     def digest(self) -> bytes:
         """SHA-256 over counters and the exact bits of the stored tensors."""
         counters = f"{self.learnt_through}:{self.updates}:{self.learnt_tokens}:"
+        # Only what the future depends on; absent from levels that no guard ever met.
+        if self.guard.rejections or self.guard.frozen:
+            counters += f"{self.guard.rejections}:{self.guard.frozen}:"
         learnt = b"" if self.learnt is None else self.learnt.digest
         return hashlib.sha256(counters.encode() + learnt).digest()

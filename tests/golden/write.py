@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
+from hope_runtime.change import Watched
 from hope_runtime.codec import STATE_FORMAT, encode_level, encode_memory, encode_state
 from hope_runtime.config import LearningPolicy, LevelConfig, ModelConfig
+from hope_runtime.guards import Event, Guard, GuardState
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.memory.cms import FullRank, LowRank, shapes
 from hope_runtime.memory.state import Conversation, Document, FastMemory, SessionMemory, Span
@@ -68,6 +70,11 @@ def memory() -> SessionMemory:
         learnt_tokens=7,
         surprise_before_nats=3.5,
         surprise_after_nats=1.25,
+        # Nothing that enters the hash, which is the same in every format.
+        guard=GuardState(
+            events=(Event(Guard.CLIPPED, 0.25, 0.0625),),
+            surprise=Watched(2, 3.25, -0.5, -0.75, 0.125, 0.5),
+        ),
     )
     return replace(
         fresh,
