@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Literal
+
+from hope_runtime.guards import GuardConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,15 @@ class ReplayConfig:
 
     The prices are the most tokens that are run forward and backward for each learnable token,
     rehearsal and contrasts included: `statement_price` for spans that are practised in every form,
-    `plain_price` for those that are only read again.
+    `plain_price` for those that are only read again. See `budget_tokens` for small stretches.
     """
 
     statement_price: float = 100.0
     plain_price: float = 10.0
+    # A few statements need as many steps as many do: they count as so many tokens, though as no
+    # more than half of it above their own, and steps are made smaller until there are so many.
+    small_stretch_tokens: int = 100
+    least_steps: int = 36
     # Longest span, in tokens, that is practised as a statement and not only read again.
     statement_tokens: int = 40
     # A document's sentences of less surprise, nats per token, are only read again. (What a user
@@ -150,6 +156,32 @@ class ReplayConfig:
         if self.answered_per_step > self.contrasts_per_step:
             raise ValueError("answered_per_step is a part of contrasts_per_step")
 
+    def budget_tokens(self, stated: int, other: int) -> int:
+        """The most tokens that are run forward and backward for a stretch of `stated` tokens in
+        statements and `other` ones."""
+        small = self.small_stretch_tokens
+        counted = max(stated, min(stated + small // 2, small)) if stated else 0
+        return int(self.statement_price * counted + self.plain_price * other)
+
+    def in_steps(self, budget: int, step_tokens: float) -> ReplayConfig:
+        """The same recipe with smaller steps, where a budget would end after too few of them, each
+        of about `step_tokens`."""
+        share = min(1.0, max(1, budget) / (self.least_steps * step_tokens))
+
+        def part(count: int) -> int:
+            return max(1, round(share * count)) if count else 0
+
+        contrasts = part(self.contrasts_per_step)
+        return replace(
+            self,
+            new_per_step=part(self.new_per_step),
+            earlier_per_step=part(self.earlier_per_step),
+            contrasts_per_step=contrasts,
+            answered_per_step=min(part(self.answered_per_step), contrasts),
+            # So few tokens would harm the base most: nothing else holds it.
+            window_every=1 if share < 1 else self.window_every,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LearningPolicy:
@@ -169,6 +201,8 @@ class LearningPolicy:
     replay: ReplayConfig = ReplayConfig()
     seed: int = 0
     writes_forward: bool = False
+    # What a consolidation may do at most (guards.py); None: whatever it does.
+    guards: GuardConfig | None = None
 
     def __post_init__(self) -> None:
         periods = [level.period_tokens for level in self.levels]
@@ -182,6 +216,10 @@ class LearningPolicy:
             del constants["replay"]
         if not self.writes_forward:  # older policies did not know the word
             del constants["writes_forward"]
+        # Nor guards. The default ones decide nothing in honest use, so a memory that was folded
+        # without them goes on under them; other limits make another policy.
+        if self.guards is None or self.guards == GuardConfig():
+            del constants["guards"]
         return hashlib.sha256(json.dumps(constants, sort_keys=True).encode()).hexdigest()
 
 
@@ -192,7 +230,10 @@ DEFAULT_POLICY = LearningPolicy(
         LevelConfig(period_tokens=2048, rank=16, learning_rate=3e-3),
         LevelConfig(period_tokens=8192, rank=8, learning_rate=3e-3),
     ),
+    guards=GuardConfig(),
 )
+# What a guard decided is undone by migrating to this one: the log is learnt again without guards.
+UNGUARDED_POLICY = replace(DEFAULT_POLICY, name="unguarded", guards=None)
 SUMMED_GRADIENT_POLICY = LearningPolicy(
     name="summed_gradient",
     levels=(
@@ -210,5 +251,6 @@ FORWARD_POLICY = LearningPolicy(
     writes_forward=True,
 )
 POLICIES = {
-    policy.name: policy for policy in (DEFAULT_POLICY, SUMMED_GRADIENT_POLICY, FORWARD_POLICY)
+    policy.name: policy
+    for policy in (DEFAULT_POLICY, UNGUARDED_POLICY, SUMMED_GRADIENT_POLICY, FORWARD_POLICY)
 }

@@ -13,6 +13,7 @@ _SECOND = {
     "i'm": "you're", "i've": "you've", "i'll": "you'll", "i'd": "you'd",
     "we": "you", "us": "you", "our": "your", "ours": "yours",
 }  # fmt: skip
+_SUBJECTS = frozenset(_SECOND) - {"me", "us", "myself"}
 # Capitalised words that stand before names without being part of them ("Every Saturday Ann ...").
 CALENDAR = frozenset(
     [
@@ -29,6 +30,11 @@ _VERBS = ((r"\bI am\b", "I are"), (r"\bI was\b", "I were"), (r"\bam I\b", "are I
 def is_first_person(text: str) -> bool:
     """Whether the speaker speaks of themselves."""
     return any(_plain(word) in _SECOND for word in _WORD.findall(text))
+
+
+def speaks_of_himself(text: str) -> bool:
+    """Whether the speaker is whom or whose something is said of: "I", "my"; not "Tell me."."""
+    return any(_plain(word) in _SUBJECTS for word in _WORD.findall(text))
 
 
 def to_second_person(text: str) -> str:

@@ -16,6 +16,7 @@ from functools import partial
 import torch
 
 from hope_runtime.learning.openings import chat_opening, plain_opening
+from hope_runtime.learning.training import finite
 from hope_runtime.learning.workers import Workers
 from hope_runtime.log import Speaker
 from hope_runtime.memory.branch import Branch, BranchPass, BranchState, fresh_carry, fresh_state
@@ -52,7 +53,8 @@ class ForwardWriter:
     def write(
         self, memory: SessionMemory, spans: Sequence[Span]
     ) -> Generator[None, None, SessionMemory]:
-        """The memory once the spans are written in their order; yields after each window."""
+        """The memory once the spans are written in their order; yields after each window. Raises
+        DivergedStateError when the result is not finite."""
         before = written(self._branch, memory)
         state = fresh_state(self._branch.config, 1, self._model.device)
         if before is not None:
@@ -60,7 +62,8 @@ class ForwardWriter:
         for window in self._windows(spans):
             (state,) = self._workers.map(partial(self._read, state), [window])
             yield
-        return with_written(self._branch, memory, state.memory.cpu())
+        kept = finite(state.memory.cpu(), "What was written")
+        return with_written(self._branch, memory, kept)
 
     def _windows(self, spans: Sequence[Span]) -> list[_Window]:
         """Opening and ids of each window. A span that is too long for one has one of its own."""

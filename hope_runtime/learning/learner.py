@@ -9,18 +9,23 @@ served, after a restore, a migration or a crash.
 from __future__ import annotations
 
 import hashlib
-import math
-import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from hope_runtime.config import LearningPolicy
+from hope_runtime.drift import LevelDrift, base_norm, level_drift
+from hope_runtime.errors import DivergedStateError
 from hope_runtime.fold import Boundary, stretch
+from hope_runtime.guards import Event, Guard, GuardState
 from hope_runtime.learning.forward import ForwardWriter
+from hope_runtime.learning.probes import Probed, Probes, write_probes
 from hope_runtime.learning.rehearsal import Samples, sample
 from hope_runtime.learning.replay import Practised, ReplayRecipe
+from hope_runtime.learning.reservoir import keep_sample
+from hope_runtime.learning.shrinking import within
 from hope_runtime.learning.summed_gradient import summed_gradient
 from hope_runtime.learning.training import Trainee
 from hope_runtime.learning.workers import Workers
@@ -36,6 +41,7 @@ class Consolidation:
 
     Surprises are mean nats per token of the spans it taught, before and after; `trained_tokens`
     counts every token run forward and backward, rehearsal included; `seconds` is wall time.
+    `drift` and `probed` are None when the level learnt nothing, and in native models.
     """
 
     level: int
@@ -46,12 +52,37 @@ class Consolidation:
     surprise_after_nats: float
     trained_tokens: int
     seconds: float
+    drift: LevelDrift | None = None
+    probed: Probed | None = None
+    guards: tuple[Event, ...] = ()
 
     def notes(self) -> dict[str, Any]:
         """The figures for the log; without the wall time, which is not a fact of the content."""
         figures = asdict(self)
         del figures["seconds"]
-        return figures
+        if not self.guards:
+            del figures["guards"]
+        return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+NOTHING_PRACTISED = Practised((), 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of a stretch. The figures are None where nothing was learnt."""
+
+    memory: SessionMemory
+    practised: Practised
+    trained_tokens: int = 0
+    drift: LevelDrift | None = None
+    probed: Probed | None = None
+    events: tuple[Event, ...] = ()
+
+    def guarded(self, index: int, state: GuardState) -> _Outcome:
+        """With what the level's guards remember now."""
+        level = replace(self.memory.levels[index], guard=state)
+        return replace(self, memory=_with_level(self.memory, index, level), events=state.events)
 
 
 class Learner:
@@ -69,6 +100,11 @@ class Learner:
         self._writer = None if branch is None else ForwardWriter(model, branch, self._workers)
         # By seed: the base's own samples are the same for every session of a policy.
         self._samples: dict[int, Samples] = {}
+        self._probes: dict[int, Probes] = {}
+
+    @cached_property
+    def _base_norm(self) -> float:
+        return base_norm(self._model)
 
     @property
     def width(self) -> int:
@@ -85,43 +121,100 @@ class Learner:
         """The memory after `boundary`; yields after each bounded piece of work."""
         started = time.monotonic()
         spans = stretch(memory, boundary)
-        practised, trained = Practised(spans, 0.0, 0.0), 0
         if spans and boundary.level == 0 and memory.policy.writes_forward:
             assert self._writer is not None, "a policy that writes forward has something to write"
             memory = yield from self._writer.write(memory, spans)
-        if spans and memory.policy.recipe != "none":
-            memory, practised, trained = yield from self._learn(memory, boundary, spans)
-        level = replace(memory.levels[boundary.level], learnt_through=boundary.position)
-        memory = _with_level(memory, boundary.level, level)
+        found = _Outcome(memory, Practised(spans, 0.0, 0.0))
+        guard = memory.levels[boundary.level].guard
+        if spans and guard.frozen:
+            events = (Event(Guard.PASSED_OVER, len(spans), 0),)
+            found = _Outcome(memory, NOTHING_PRACTISED, events=events)
+            found = found.guarded(boundary.level, replace(guard, events=events))
+        elif spans and memory.policy.recipe != "none":
+            found = yield from self._guarded(memory, boundary, spans)
+        level = replace(found.memory.levels[boundary.level], learnt_through=boundary.position)
+        memory = _with_level(found.memory, boundary.level, level)
         if boundary.level == 0:
+            learnt = (*memory.buffer, *found.practised.spans)
             memory = replace(
                 memory,
                 pending=tuple(span for span in memory.pending if span.end > boundary.position),
                 flushes=tuple(at for at in memory.flushes if at > boundary.position),
-                buffer=keep_sample((*memory.buffer, *practised.spans), memory.policy),
+                buffer=keep_sample(learnt, memory.policy),
             )
         report = Consolidation(
             level=boundary.level,
             position=boundary.position,
             spans=len(spans),
             tokens=sum(len(span.ids) for span in spans),
-            surprise_before_nats=practised.before_nats,
-            surprise_after_nats=practised.after_nats,
-            trained_tokens=trained,
+            surprise_before_nats=found.practised.before_nats,
+            surprise_after_nats=found.practised.after_nats,
+            trained_tokens=found.trained_tokens,
             seconds=time.monotonic() - started,
+            drift=found.drift,
+            probed=found.probed,
+            guards=found.events,
         )
         return memory, report
 
+    def _guarded(
+        self, memory: SessionMemory, boundary: Boundary, spans: tuple[Span, ...]
+    ) -> Generator[None, None, _Outcome]:
+        """What becomes of a stretch under the policy's guards, if it has any."""
+        guards, before = memory.policy.guards, memory.levels[boundary.level]
+        try:
+            found = yield from self._learn(memory, boundary, spans)
+        except DivergedStateError:
+            if guards is None:
+                raise
+            # The same stretch would diverge for ever, and the session would never learn again.
+            found = _Outcome(
+                memory, NOTHING_PRACTISED, events=(Event(Guard.DIVERGED, len(spans), 0),)
+            )
+        if guards is None:
+            return found
+        surprise = found.practised.before_nats if found.practised.spans else None
+        rise = None if found.probed is None else found.probed.rise
+        if rise is not None and rise > guards.probe_rise:
+            # As if nothing had been learnt, what the faster level gave up included.
+            found = replace(
+                found,
+                memory=memory,
+                practised=replace(found.practised, spans=()),
+                events=(*found.events, Event(Guard.REJECTED, rise, guards.probe_rise)),
+            )
+        state = guards.decided(before.guard, found.events, surprise, rise)
+        return found.guarded(boundary.level, state)
+
+    def _probes_of(self, policy: LearningPolicy) -> Generator[None, None, Probes]:
+        if policy.seed not in self._probes:
+            self._probes[policy.seed] = yield from write_probes(
+                self._model, self._workers, policy.seed
+            )
+        return self._probes[policy.seed]
+
     def _learn(
         self, memory: SessionMemory, boundary: Boundary, spans: tuple[Span, ...]
-    ) -> Generator[None, None, tuple[SessionMemory, Practised, int]]:
-        policy, index = memory.policy, boundary.level
+    ) -> Generator[None, None, _Outcome]:
+        """What the recipe makes of a stretch, shrunk and measured. Raises DivergedStateError."""
+        policy, index, untouched = memory.policy, boundary.level, memory
+        untaught = memory.levels[index]
         if index and policy.recipe == "replay":
             # What the faster level knows moves here, so it makes room.
             memory = _decayed(memory, index - 1, policy.replay.fast_decay)
         level = memory.levels[index]
         trainee = Trainee(self._model, memory, index, self._workers)
         rate = level.config.learning_rate
+        events: list[Event] = []
+        if policy.guards is not None:
+            nats = yield from self._recipe.surprises(trainee, spans)
+            limit = policy.guards.surprise_nats
+            if max(nats) > limit:
+                events.append(Event(Guard.SKIPPED, max(nats), limit))
+                kept = zip(spans, nats, strict=True)
+                spans = tuple(span for span, surprise in kept if surprise <= limit)
+                if not spans:
+                    return _Outcome(untouched, NOTHING_PRACTISED, events=tuple(events))
         if policy.recipe == "summed_gradient":
             before, after = yield from summed_gradient(trainee, spans, rate)
             practised = Practised(spans, before, after)
@@ -140,15 +233,29 @@ class Learner:
                 self._samples[policy.seed],
                 seed=_seed(policy, boundary),
             )
+        terms = trainee.stored()
+        if policy.guards is not None:
+            terms, shrunk = within(terms, level.terms, policy.guards, self._base_norm)
+            events += shrunk
+            if shrunk:
+                trainee.load(terms)
         level = replace(
             level,
-            terms=trainee.stored(),
+            terms=terms,
             updates=level.updates + 1,
             learnt_tokens=level.learnt_tokens + sum(len(span.ids) for span in spans),
             surprise_before_nats=practised.before_nats,
             surprise_after_nats=practised.after_nats,
         )
-        return _with_level(memory, index, level), practised, trainee.tokens
+        probes = yield from self._probes_of(policy)
+        return _Outcome(
+            _with_level(memory, index, level),
+            practised,
+            trainee.tokens,
+            level_drift(untaught, level, self._base_norm, trainee.steps),
+            (yield from probes.measure(trainee)) if probes.packs else None,
+            tuple(events),
+        )
 
     def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory:
         """The memory after `boundary`, in one go."""
@@ -159,30 +266,6 @@ class Learner:
             except StopIteration as end:
                 result: tuple[SessionMemory, Consolidation] = end.value
                 return result[0]
-
-
-def keep_sample(spans: Sequence[Span], policy: LearningPolicy) -> tuple[Span, ...]:
-    """A bounded sample of what was learnt, in order: spans with cues, surprising ones likelier.
-
-    Weighted reservoir sampling (Efraimidis and Spirakis, 2006) with keys drawn from the spans'
-    places in the stream, so that the sample is a function of the log and not of when it was cut.
-    """
-    if policy.recipe != "replay":
-        return ()
-    candidates = [span for span in spans if span.cues]
-    ranked = sorted(candidates, key=lambda span: _reservoir_key(span, policy.seed), reverse=True)
-    kept, tokens = [], 0
-    for span in ranked:
-        tokens += len(span.ids)
-        if tokens > policy.replay.buffer_tokens:
-            break
-        kept.append(span)
-    return tuple(sorted(kept, key=lambda span: span.start))
-
-
-def _reservoir_key(span: Span, seed: int) -> float:
-    uniform = random.Random(f"{seed}:{span.start}").random()
-    return math.log(max(uniform, 1e-12)) / max(span.surprise_nats or 0.0, 1e-3)
 
 
 def _seed(policy: LearningPolicy, boundary: Boundary) -> int:

@@ -2,8 +2,9 @@
 answer (Nested Learning, section 3.3: knowledge transfer by generation).
 
 The base is shown a few statements with questions, on topics chosen to be of no use beyond the
-form. A question is kept only when it holds no name and no number that the statement does not, and
-leaves something to be answered; so a replay carries no value that is not in its span.
+form. A question is kept only when it holds no name and no number that the statement does not, does
+not give the answer away, and leaves something to be answered; so a replay carries no value that is
+not in its span.
 """
 
 from __future__ import annotations
@@ -140,7 +141,11 @@ def ask(
         subjects = ["my"] if is_first_person(text) else [f"{n}'s" for n in names.find(text)[:1]]
         plain = [f"What is {subject} {kind}?" for subject in subjects if kind]
         opened, free = asked[index], asked[index + len(statements)]
-        right = [question for question in (opened, free) if answers(names, question, text)]
+        right = [
+            question
+            for question in (opened, free)
+            if answers(names, question, text) and not _gives_away(question, values[index])
+        ]
         found.append(list(dict.fromkeys([*right[:1], *plain, *right[1:]])))
     return found
 
@@ -210,6 +215,12 @@ def answers(names: Names, question: str, statement: str) -> bool:
         return False
     subjects = names.find(statement)
     return subjects[0] in question if subjects else bool(content & set(asked))
+
+
+def _gives_away(question: str, value: str) -> bool:
+    asked = {_bare(word) for word in _WORD.findall(question)}
+    told = {_bare(word) for word in _WORD.findall(value)} - _FUNCTION_WORDS
+    return bool(told) and told <= asked
 
 
 def _bare(word: str) -> str:

@@ -60,11 +60,12 @@ def sample(model: BaseModel, workers: Workers, seed: int) -> Generator[None, Non
 
 
 def sample_windows(
-    model: BaseModel, workers: Workers, seed: int
+    model: BaseModel, workers: Workers, seed: int, count: int = WINDOWS
 ) -> Generator[None, None, list[Rehearsed]]:
-    """The base's own windows: half plain text, half chat. Deterministic in `seed`."""
+    """`count` windows of the base's own, half plain text, half chat; fewer where it says nothing.
+    Deterministic in `seed`."""
     prompts = _prompts(model.tokenizer)
-    rows = [prompts[index % len(prompts)] for index in range(WINDOWS)]
+    rows = [prompts[index % len(prompts)] for index in range(count)]
     texts = decode(
         model,
         workers,

@@ -14,13 +14,15 @@ many small steps at one boundary instead of a single one. Level, period and boun
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hope_runtime.config import ReplayConfig
+from hope_runtime.learning.clauses import clause_starts, standing_alone
 from hope_runtime.learning.common import ConfinedSteps, common_directions
 from hope_runtime.learning.names import Names
 from hope_runtime.learning.packing import Example, pack, share_out
@@ -77,7 +79,8 @@ class ReplayRecipe:
         seed: int,
     ) -> Generator[None, None, Practised]:
         """Trains `trainee` on `spans`, rehearsing `buffer` and `samples`; yields between steps."""
-        before = yield from self._surprises(trainee, spans)
+        spans = [part for span in spans for part in self._clauses(span)]
+        before = yield from self.surprises(trainee, spans)
         spans = tuple(
             replace(span, surprise_nats=nats) if span.surprise_nats is None else span
             for span, nats in zip(spans, before, strict=True)
@@ -92,10 +95,12 @@ class ReplayRecipe:
         )
         stated = sum(len(item.span.ids) for item in statements)
         other = sum(len(span.ids) for span in spans) - stated
-        budget = int(config.statement_price * stated + config.plain_price * other)
+        budget = config.budget_tokens(stated, other)
+        if statements:
+            config = config.in_steps(budget, session.step_tokens(config))
         rate = learning_rate if trainee.is_fresh else learning_rate * config.later_rate
         yield from self._train(trainee, config, rate, session, samples, budget, random.Random(seed))
-        after = yield from self._surprises(trainee, spans)
+        after = yield from self.surprises(trainee, spans)
         kept = {item.span.start: item for item in statements}
         found = tuple(
             replace(span, cues=self._encode_cues(kept[span.start])) if span.start in kept else span
@@ -122,11 +127,11 @@ class ReplayRecipe:
                 plain.append(item.text)
         new = [item for item in statements if not item.questions]
         if new and self._model.tokenizer.has_chat_template:
-            texts = [item.text for item in new]
+            texts = [item.stated for item in new]
             asked = yield from ask(self._model, self._workers, self._names, texts)
             found = {
                 item.span.start: _chosen(
-                    questions_by_word_order(item.text), questions, config.questions
+                    questions_by_word_order(item.stated), questions, config.questions
                 )
                 for item, questions in zip(new, asked, strict=True)
             }
@@ -140,21 +145,36 @@ class ReplayRecipe:
         """What is practised in every form: what the user said, and what a document says in plain
         statements about somebody or something named, where it is news to the base."""
         if item.span.speaker is Speaker.USER:
-            return True
+            return may_be_voiced(item, self._names)
         if (item.span.surprise_nats or 0.0) < config.document_surprise_nats:
             return False
         about = may_be_voiced(item, self._names)
         return about and bool(item.questions or questions_by_word_order(item.text))
 
+    def _clauses(self, span: Span) -> Iterator[Span]:
+        """The statements of what a user said, as spans of their own; anything else as it is."""
+        if span.speaker is not Speaker.USER or span.cues:
+            yield span
+            return
+        decode = self._model.tokenizer.decode
+        starts = clause_starts(decode(span.ids))
+        # A clause begins where a token does, or it is none.
+        cuts = [n for n in range(1, len(span.ids)) if len(decode(span.ids[:n])) in starts[1:]]
+        for begin, end in pairwise((0, *cuts, len(span.ids))):
+            yield replace(span, ids=span.ids[begin:end], start=span.start + begin)
+
     def _restore(self, span: Span) -> Statement:
         decode = self._model.tokenizer.decode
-        return Statement(span, decode(span.ids).strip(), tuple(decode(cue) for cue in span.cues))
+        text = decode(span.ids).strip()
+        if span.speaker is Speaker.USER:
+            text = standing_alone(text)
+        return Statement(span, text, tuple(decode(cue) for cue in span.cues))
 
     def _encode_cues(self, item: Statement) -> tuple[tuple[int, ...], ...]:
         encode = self._model.tokenizer.encode
         return tuple(tuple(encode(question)) for question in item.questions)
 
-    def _surprises(
+    def surprises(
         self, trainee: Trainee, spans: Sequence[Span]
     ) -> Generator[None, None, list[float]]:
         """Mean nats per token of each span's text alone, under the trainee as it is."""
@@ -232,10 +252,15 @@ class ReplayRecipe:
                 held,
                 learning_rate * _schedule(step, trainee.tokens / budget, config),
             )
+            rehearsed = practised[len(drawn_new) :]
+            rehearsed += [anchor.example for anchor in (*contrasts, *held)]
+            trainee.new_tokens += _tokens(practised[: len(drawn_new)])
+            trainee.rehearsed_tokens += _tokens(rehearsed)
             new.report(drawn_new, losses[: len(drawn_new)])
             old.report(drawn_old, losses[len(drawn_new) :])
             yield
-            if new.all_known:
+            # A statement alone is known after a few steps, which are the ones that harm most.
+            if new.all_known and (step >= config.least_steps or not session.replays):
                 break
 
     def _step(
@@ -291,6 +316,10 @@ class ReplayRecipe:
         return found
 
 
+def _tokens(examples: Sequence[Example]) -> int:
+    return sum(len(example.prefix) + len(example.ids) for example in examples)
+
+
 def _targets(example: Example) -> int:
     """How many tokens are predicted; a first one without a predecessor is not."""
     return sum(example.targets) - (example.targets[0] and not example.prefix)
@@ -304,6 +333,15 @@ class _Session:
     plain: list[Example]
     earlier: list[Example]
     contrasted: list[Statement]
+
+    def step_tokens(self, config: ReplayConfig) -> float:
+        """About how many tokens one step runs."""
+        examples = [*self.replays, *self.plain]
+        mean = _tokens(examples) / max(1, len(examples))
+        drawn = min(len(examples), config.new_per_step)
+        drawn += min(len(self.earlier), config.earlier_per_step)
+        drawn += config.contrasts_per_step if self.contrasted else 0
+        return max(1.0, mean * drawn + ROW_TOKENS / config.window_every)
 
 
 class _Deck:

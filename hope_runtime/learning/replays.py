@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from hope_runtime.learning.english import is_first_person, to_second_person
+from hope_runtime.learning.clauses import as_introduction
+from hope_runtime.learning.english import is_first_person, speaks_of_himself, to_second_person
 from hope_runtime.learning.names import Names
 from hope_runtime.learning.packing import Example
+from hope_runtime.learning.word_order import questions_by_word_order
 from hope_runtime.log import Speaker
 from hope_runtime.memory.state import Span
 from hope_runtime.tokenizer import Tokenizer
@@ -34,7 +36,12 @@ class Statement:
 
     @property
     def first_person(self) -> bool:
-        return is_first_person(self.text)
+        return is_first_person(self.stated)
+
+    @property
+    def stated(self) -> str:
+        """What is asked for: the text, or what it comes to when a user says who he is."""
+        return as_introduction(self.text) if self.span.speaker is Speaker.USER else self.text
 
 
 class ReplayWriter:
@@ -50,7 +57,8 @@ class ReplayWriter:
         examples = [self.plain(text)]
         if not self._tokenizer.has_chat_template:
             return examples
-        answer = to_second_person(text) if statement.first_person else text
+        stated = statement.stated
+        answer = to_second_person(stated) if statement.first_person else stated
         if statement.first_person:
             examples.append(self._exchange(text, answer))
         else:
@@ -150,9 +158,12 @@ def _after_last_end(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
 def may_be_voiced(statement: Statement, names: Names) -> bool:
     """Whether the assistant may say this of its own accord later on.
 
-    What the user said, of themselves too. Of a document only what names somebody or something:
-    its "I" is not the user, and its pronouns mean nobody out of context.
+    What the user stated, of themselves too: no question, and no greeting or request, in which
+    nobody is named and no clause says what is. Of a document only what names somebody or
+    something: its "I" is not the user, and its pronouns mean nobody out of context.
     """
     if statement.span.speaker is Speaker.USER:
-        return True
+        text = statement.stated
+        said = bool(questions_by_word_order(text) or names.find(text) or speaks_of_himself(text))
+        return said and not text.endswith("?")
     return bool(names.find(statement.text)) and not statement.first_person

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from hope_runtime.drift import Steps
+from hope_runtime.errors import DivergedStateError
 from hope_runtime.learning.packing import Pack
 from hope_runtime.learning.workers import Workers
 from hope_runtime.memory.cms import STORED_DTYPE, LowRank, concatenate, initial
@@ -21,6 +23,15 @@ from hope_runtime.model.weights import BaseModel
 
 # Packs that are scored before other work may go on.
 PACKS_AT_A_TIME = 4
+
+
+def finite(tensor: Tensor, name: str) -> Tensor:
+    """The tensor itself. Raises DivergedStateError, which names it so, when it is not finite."""
+    if not bool(tensor.isfinite().all()):
+        raise DivergedStateError(
+            f"{name} is not finite, so nothing was learnt; the memory is as it was.", rows=(0,)
+        )
+    return tensor
 
 
 class Trainee:
@@ -48,17 +59,35 @@ class Trainee:
         self.terms = LowRank(**{k: v.requires_grad_() for k, v in tensors.items()})
         self.parameters = list(self.terms.tensors().values())
         self.tokens = 0
+        # Frobenius norm of every gradient so far, in order.
+        self.gradient_norms: list[float] = []
+        # Tokens of examples that stepped: of the stretch that is learnt, and of all others.
+        self.new_tokens = self.rehearsed_tokens = 0
+
+    @property
+    def steps(self) -> Steps:
+        """What the gradients were like so far."""
+        norms = self.gradient_norms
+        return Steps(
+            count=len(norms),
+            gradient_norm=sum(norms) / max(len(norms), 1),
+            largest_gradient_norm=max(norms, default=0.0),
+            rehearsed_share=self.rehearsed_tokens / max(self.new_tokens + self.rehearsed_tokens, 1),
+        )
 
     def nats(self, scores_NV: Tensor, pack: Pack) -> Tensor:
         """Negative log-likelihood of each target, nats, float32 (N,); differentiable."""
         return nnf.cross_entropy(scores_NV, self._to(pack.targets_N), reduction="none")
 
     def surprises(self, packs: Sequence[Pack]) -> Generator[None, None, list[Tensor]]:
-        """Nats of every target of each pack, (N,), without gradients; yields on the way."""
+        """Nats of every target of each pack, (N,), without gradients; yields on the way.
+
+        Raises DivergedStateError when one is not finite.
+        """
 
         def one(pack: Pack) -> Tensor:
             with torch.no_grad():
-                return self.nats(self.scores(pack), pack).cpu()
+                return finite(self.nats(self.scores(pack), pack).cpu(), "A loss")
 
         found: list[Tensor] = []
         for start in range(0, len(packs), PACKS_AT_A_TIME):
@@ -84,7 +113,8 @@ class Trainee:
         """Gradient of the summed losses with respect to `parameters`, in their order.
 
         `loss_of(index, scores_NV)` is the loss of packs[index], from its scores. Packs run side by
-        side and their gradients are added in order.
+        side and their gradients are added in order. Raises DivergedStateError when the sum is not
+        finite.
         """
         self.tokens += sum(pack.tokens for pack in packs)
 
@@ -95,7 +125,14 @@ class Trainee:
         for part in others:
             for mine, more in zip(total, part, strict=True):
                 mine.add_(more)
+        self.gradient_norms.append(self._norm_of(total))
         return list(total)
+
+    def _norm_of(self, gradient: Sequence[Tensor]) -> float:
+        """Frobenius norm of all of it. Raises DivergedStateError when it is not finite: an
+        optimiser would make every parameter so, and nothing was changed yet."""
+        norm = torch.stack([part.float().norm() for part in gradient]).norm()
+        return float(finite(norm, "A gradient"))
 
     def snapshot(self) -> LowRank:
         """All levels' terms as they are now, detached, in the model's dtype."""
@@ -107,11 +144,18 @@ class Trainee:
         assert combined is not None
         return combined.to(self._model.dtype)
 
+    def load(self, terms: LowRank) -> None:
+        """Goes on from these terms of the level."""
+        with torch.no_grad():
+            for name, tensor in self.terms.tensors().items():
+                tensor.copy_(getattr(terms, name))
+
     def stored(self) -> LowRank:
-        """The terms as a memory keeps them: bfloat16, on the CPU, detached."""
+        """The terms as a memory keeps them: bfloat16, on the CPU, detached. Raises
+        DivergedStateError when they are not finite."""
         return LowRank(
             **{
-                name: tensor.detach().to("cpu", STORED_DTYPE)
+                name: finite(tensor.detach().to("cpu", STORED_DTYPE), "What was learnt")
                 for name, tensor in self.terms.tensors().items()
             }
         )

@@ -42,6 +42,7 @@ _PREPOSITIONS = frozenset(
 )
 _PLACES = frozenset(("in", "at", "near"))
 _PEOPLE = frozenset(("by", "to", "with"))
+_MOTION = frozenset(("move", "moved", "go", "gone", "travel", "fly", "drive", "walk", "return"))
 _ADVERBS = frozenset(
     ["always", "often", "usually", "never", "now", "currently", "recently", "still", "also"]
 )
@@ -66,6 +67,15 @@ _PARTICIPLE = re.compile(r"(?:ed|en|een|own|one|ought|aught)$")
 _FRONTING = frozenset(["next", "last", "every", "each", "these", "this", "some", "one"])
 # "By the way, ...": few words before a comma say nothing that could be asked for.
 _LEAD_IN = re.compile(r"^(?:[A-Z][\w']*(?: [a-z][\w']*){0,7}, )+(?=\S)")
+_CONTRACTED = {"m": " am", "ve": " have", "ll": " will"}
+_CONTRACTION = re.compile(r"\b(I|[Ww]e|[Yy]ou|[Tt]hey)['\u2019](m|ve|ll)\b")
+# "... at the moment", "... in the evenings", "... by profession" is not what was told.
+_ASIDE = re.compile(
+    r"(?: (?:at the moment|at present|right now|for now|nowadays)"
+    r"| (?:by (?:profession|trade|training)|for a living)"
+    r"| (?:in|during|on|at) (?:the |my )?(?:morning|afternoon|evening|night|weekend|day|free time"
+    r"|spare time)s?)+$"
+)
 _MAX_WORDS = 24
 _MAX_VALUE_WORDS = 3
 
@@ -100,7 +110,8 @@ def _parse(statement: str) -> _Clause | None:
     text = _LEAD_IN.sub("", statement.strip())
     if not text or text[-1] in "?!:,":
         return None
-    words = text.rstrip(".;").split()
+    text = _CONTRACTION.sub(lambda found: found[1] + _CONTRACTED[found[2]], text)
+    words = _ASIDE.sub("", text.rstrip(".;")).split()
     if not 3 <= len(words) <= _MAX_WORDS:
         return None
     front, words = _fronted(words)
@@ -134,12 +145,18 @@ def _ask(clause: _Clause) -> list[str]:
         rest = [main, *core]
     tail = " ".join((*rest, *front))
     who = "Who" if named and (last in _PEOPLE or not rest) else "What"
-    asked = [f"{who} {helper} {subject} {tail}".rstrip() + "?"]
+    if subject.lower().endswith("name"):
+        who = "What"
+    moved = last == "to" and bool(_MOTION.intersection(rest))
+    asked = [f"{'Where' if moved and named else who} {helper} {subject} {tail}".rstrip() + "?"]
     if last in _PLACES and named:
         place = " ".join((*rest[:-1], *front))
-        asked.insert(0, f"Where {helper} {subject} {place}".rstrip() + "?")
+        where = "When" if clause.value[0] in CALENDAR else "Where"
+        asked.insert(0, f"{where} {helper} {subject} {place}".rstrip() + "?")
     elif who == "Who" and not rest:
         asked.append(f"What {helper} {subject}?")
+    elif subject.lower() == "my name":
+        asked.append("Who am I?")
     return asked[:2]
 
 
@@ -153,7 +170,8 @@ def _do(subject: str, verb: str) -> tuple[str, str]:
 
 
 def _is_past(verb: str) -> bool:
-    return verb.lower() in _PASTS or bool(re.search(r"ed$", verb.lower()))
+    lower = verb.lower()
+    return lower in _PASTS or bool(re.search(r"(?:[^e]|gre|fre|cre|te)ed$", lower))
 
 
 def _present(verb: str) -> str:
@@ -162,7 +180,9 @@ def _present(verb: str) -> str:
         return _PASTS[verb.lower()]
     if verb.endswith("ied"):
         return verb[:-3] + "y"
-    if verb.endswith("eed") or not verb.endswith("ed"):
+    if verb.endswith("eed"):
+        return verb[:-1]
+    if not verb.endswith("ed"):
         return verb
     stem = verb[:-2]
     if stem[-1] in "vcszu":

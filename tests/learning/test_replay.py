@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hope_runtime.config import LearningPolicy, LevelConfig, ReplayConfig
 from hope_runtime.engine.prompt import encode_spans
@@ -240,3 +242,50 @@ def test_shares_hold_every_example_once_and_its_gradient(chat_model):
     for other in gradients[1:]:
         for mine, theirs in zip(gradients[0], other, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_a_sentence_of_two_statements_is_practised_as_two(chat_model):
+    memory = learnt(chat_model, told(chat_model, "I'm Tamsin and my dog is called Pip. Hi!"))
+    decode = chat_model.tokenizer.decode
+    found = {decode(span.ids): [decode(cue) for cue in span.cues] for span in memory.buffer}
+    assert list(found) == ["I'm Tamsin", " and my dog is called Pip."]
+    assert "What is my name?" in found["I'm Tamsin"]
+    assert "What is my dog called?" in found[" and my dog is called Pip."]
+    starts = [span.start for span in memory.buffer]
+    assert starts[1] == starts[0] + len(memory.buffer[0].ids)
+
+
+def test_an_introduction_is_answered_by_name(chat_model):
+    item = statement(chat_model, "I'm Tamsin.", ["What is my name?"])
+    tokenizer = chat_model.tokenizer
+    texts = [tokenizer.decode(example.ids) for example in writer(chat_model).replays(item)]
+    assert texts[0] == "I'm Tamsin."
+    assert all("Your name is Tamsin." in text for text in texts[1:])
+    assert len(texts) == 3
+
+
+@given(st.integers(0, 600), st.integers(0, 600))
+def test_few_statements_cost_more_a_token(stated, other):
+    config = ReplayConfig(statement_price=100, plain_price=10, small_stretch_tokens=100)
+    own = config.budget_tokens(stated, 0)
+    assert 100 * stated <= own <= 100 * (stated + 50)
+    assert own == 100 * stated or own <= 100 * 100
+    assert config.budget_tokens(stated + 1, 0) >= own
+    assert config.budget_tokens(stated, other) == own + 10 * other
+    assert config.budget_tokens(0, other) == 10 * other
+
+
+@given(st.integers(0, 200_000), st.floats(1, 2_000))
+def test_a_small_budget_is_spent_in_smaller_steps(budget, step_tokens):
+    whole = ReplayConfig(least_steps=36)
+    config = whole.in_steps(budget, step_tokens)
+    if budget >= 36 * step_tokens:
+        assert config == whole
+    assert 1 <= config.new_per_step <= whole.new_per_step
+    assert 1 <= config.answered_per_step <= config.contrasts_per_step <= whole.contrasts_per_step
+    assert 1 <= config.window_every <= whole.window_every
+
+
+def test_a_kind_of_example_that_was_left_out_stays_out():
+    config = ReplayConfig(contrasts_per_step=0, answered_per_step=0).in_steps(1, 100.0)
+    assert config.contrasts_per_step == config.answered_per_step == 0
