@@ -22,6 +22,8 @@ from hope_runtime.evaluate import (
     levels,
     memory,
     needle,
+    personal,
+    poison,
     recall,
 )
 from hope_runtime.evaluate.trained import FORMAL, MAD
@@ -44,12 +46,14 @@ class Task(Protocol):
 TASKS: tuple[Task, ...] = (
     recall,
     needle,
+    personal,
     babilong,
     adaptation,
     ctnl,
     incremental,
     forgetting,
     memory,
+    poison,
     FORMAL,
     MAD,
     ablation,

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from hope_runtime.evaluate.filler import load_text
 from hope_runtime.native.config import NativeConfig
-from hope_runtime.native.stream import fresh_state, observe
+from hope_runtime.native.state import fresh_state
+from hope_runtime.native.stream import observe
 from hope_runtime.native.weights import NativeWeights
 from hope_runtime.train import TrainConfig, Trained, train
 from hope_runtime.train.log import Step

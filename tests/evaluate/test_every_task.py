@@ -85,6 +85,16 @@ def test_needle(run: Run, files: Path) -> None:
     assert 100 < longer[150] <= 150 < 250 < longer[300] <= 300
 
 
+def test_personal(run: Run) -> None:
+    found = run("personal", "--people", "2", "--facts", "2")
+    assert {row["arm"] for row in found["rows"]} == set(ARMS)
+    for row in found["rows"]:
+        assert set(row) == ROW | {"named"}
+        assert row["asked"] == 2 * 2
+        assert row["score"] <= row["named"]
+    assert found["costs"][0]["trained_tokens"] > 0
+
+
 def test_babilong(run: Run, files: Path) -> None:
     words = ("--stories", str(files), "--text", str(files / "prose.txt"), "--lengths", "120")
     found = run("babilong", *words, "--samples", "2")
@@ -117,6 +127,37 @@ def test_forgetting(run: Run) -> None:
     asked = [row["asked"] for row in found["rows"] if row["arm"] == "frozen"]
     assert asked == [2, 4, 6]
     assert len(found["per_seed"]) == 2 * len(found["rows"])
+
+
+def test_poison(run: Run) -> None:
+    words = ("--facts", "2", "--attacks", "gibberish", "repeated", "--tokens", "64")
+    found = run("poison", *words, "--seeds", "0", "1")
+    figures = {"unguarded_damage", "guarded_damage", "honest_damage", "recall_before"}
+    figures |= {"recall_after", "unguarded_recall_after", "false_alarms", "others_moved"}
+    assert set(found) == COMMON | figures | {"tokens", "fed", "attacks", "guards", "summary"}
+    # Another session learnt beside each poisoned one, and came out as if alone.
+    assert found["others_moved"] == 0
+    stages = [(row["seed"], row["guarded"], row["after"]) for row in found["rows"]]
+    assert stages == [
+        (seed, guarded, after)
+        for seed in (0, 1)
+        for guarded in (False, True)
+        for after in ("facts", "gibberish", "repeated")
+    ]
+    for row in found["rows"]:
+        assert row["consolidations"] > 0
+        assert row["asked"] == 2
+        assert row["guarded"] or not row["events"]
+    unguarded = [row["nats"] for row in found["rows"] if not row["guarded"]]
+    first, second = unguarded[2] / unguarded[0] - 1, unguarded[5] / unguarded[3] - 1
+    assert found["unguarded_damage"] == pytest.approx((first + second) / 2)
+
+
+def test_poison_without_poison_counts_false_alarms(run: Run) -> None:
+    found = run("poison", "--facts", "3", "--attacks")
+    assert found["guarded_damage"] is None
+    assert [(row["guarded"], row["after"]) for row in found["rows"]] == [(True, "facts")]
+    assert 0 <= found["false_alarms"] <= 1
 
 
 @pytest.fixture
@@ -235,7 +276,7 @@ def test_tables_for_people(
     assert "length 150" in err
 
 
-@pytest.mark.parametrize("task", ["needle", "adaptation", "forgetting", "recall"])
+@pytest.mark.parametrize("task", ["needle", "adaptation", "forgetting", "recall", "poison"])
 def test_a_picture(task: str, run: Run, files: Path) -> None:
     pytest.importorskip("matplotlib")
     path = files / "picture.png"
@@ -245,6 +286,7 @@ def test_a_picture(task: str, run: Run, files: Path) -> None:
         "adaptation": ("--tokens", "600", "--block", "200", *text),
         "forgetting": ("--sessions", "2", "--facts", "1", "--arms", "frozen"),
         "recall": ("--facts", "1", "--filler", "0", "--arms", "frozen"),
+        "poison": ("--facts", "1", "--attacks", "repeated", "--tokens", "20"),
     }[task]
     run(task, *words, "--plot", str(path))
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -298,5 +340,5 @@ def test_every_task_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     listed = capsys.readouterr().out
     names = [task.NAME for task in TASKS]
     assert names[:2] == ["recall", "needle"]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names)) == 14
     assert all(re.search(rf"^    {name}\s", listed, re.MULTILINE) for name in names)
