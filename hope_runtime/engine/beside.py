@@ -4,7 +4,7 @@ A pass reads and never writes; writing is learning's (learning/forward.py). Keys
 window do not depend on what the memory holds, so a row that gets a newer one keeps its cache. What
 queries are made of is kept beside keys and values, for every place of the window.
 
-Shape suffixes: N tokens of all rows, B rows of one token, T tokens of one row, D model width,
+Shape suffixes: N tokens of all rows, B rows, T tokens of one row, S = W - 1 + T, D model width,
 X values a token at the sources, R width of an input, W taps, H heads, V value width, K key width.
 """
 
@@ -52,26 +52,10 @@ class RowsBranch:
 
     def _added(self) -> Tensor:
         """(N, D), float32."""
-        config, weights = self._branch.config, self._branch.weights
-        parts: list[Tensor | None] = [None] * len(self._rows)
-        one_token = [
-            index
-            for index, row in enumerate(self._rows)
-            if row.fast is not None and self._lengths[index] == 1
+        taps = [
+            self._taps(row, length) for row, length in zip(self._rows, self._lengths, strict=True)
         ]
-        if one_token:
-            taps_BWR = torch.stack([self._taps(self._rows[index], 1) for index in one_token])
-            memory_BHVK = torch.stack([_of(self._rows[index]) for index in one_token])
-            found_B1D = find(config, weights, taps_BWR, memory_BHVK)
-            for index, found_1D in zip(one_token, found_B1D, strict=True):
-                parts[index] = found_1D
-        for index, (row, length) in enumerate(zip(self._rows, self._lengths, strict=True)):
-            if row.fast is None:
-                parts[index] = weights.out.new_zeros(length, config.d_model)
-            elif length > 1:
-                taps = self._taps(row, length)[None]
-                parts[index] = find(config, weights, taps, _of(row)[None])[0]
-        return torch.cat([part for part in parts if part is not None])
+        return find_of_rows(self._branch, taps, [row.fast for row in self._rows])
 
     def _taps(self, row: Row, length: int) -> Tensor:
         """The inputs of the new tokens behind those of the W - 1 before them; zeros stand before
@@ -85,6 +69,32 @@ class RowsBranch:
         return torch.cat([taps.new_zeros(-start, taps.shape[1]), taps])
 
 
-def _of(row: Row) -> Tensor:
-    assert row.fast is not None
-    return row.fast
+def find_of_rows(
+    branch: Branch, taps: Sequence[Tensor], memories: Sequence[Tensor | None]
+) -> Tensor:
+    """What the rows' tokens find, one row behind the other: (N, D), float32.
+
+    `taps` are each row's inputs, those of the W - 1 tokens before it included, (W - 1 + T, R);
+    `memories` are (H, V, K). A row without one finds exactly nothing. Rows of one token are one
+    product.
+    """
+    config, weights = branch.config, branch.weights
+    lengths = [len(taps_SR) - (config.taps - 1) for taps_SR in taps]
+    found = [weights.out.new_zeros(length, config.d_model) for length in lengths]
+    held = [index for index, memory in enumerate(memories) if memory is not None]
+    for members in (
+        [index for index in held if lengths[index] == 1],
+        *([index] for index in held if lengths[index] > 1),
+    ):
+        if members:
+            taps_BSR = torch.stack([taps[index] for index in members])
+            memory_BHVK = torch.stack([_there(memories[index]) for index in members])
+            added_BTD = find(config, weights, taps_BSR, memory_BHVK)
+            for index, added_TD in zip(members, added_BTD, strict=True):
+                found[index] = added_TD
+    return torch.cat(found)
+
+
+def _there(memory: Tensor | None) -> Tensor:
+    assert memory is not None
+    return memory

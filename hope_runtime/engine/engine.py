@@ -9,16 +9,14 @@ Knows no users and no stores: callers bring an immutable memory and get back wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import Any, TypeVar
 
 import torch
 
-from hope_runtime.config import POLICIES, LearningPolicy
-from hope_runtime.drift import base_norm, relative_change
 from hope_runtime.engine import turn as turns
 from hope_runtime.engine.arena import Arena, Row
+from hope_runtime.engine.backbone import Backbone
 from hope_runtime.engine.base import EngineLoad
 from hope_runtime.engine.loop import Loop
 from hope_runtime.engine.reader import Reader
@@ -26,12 +24,11 @@ from hope_runtime.engine.reply import OnText
 from hope_runtime.engine.runner import Output, Pass, Runner
 from hope_runtime.engine.scheduler import Resolve, Ticket, slices
 from hope_runtime.errors import ModelError
-from hope_runtime.fold import Boundary, observe, with_window
-from hope_runtime.layout import LowRankLayout
+from hope_runtime.fold import Boundary
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.log import Record
 from hope_runtime.memory.branch import Branch
-from hope_runtime.memory.state import SessionMemory, state_bytes_limit
+from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.attention import KVCache
 from hope_runtime.model.weights import BaseModel
 
@@ -41,7 +38,7 @@ MAX_SLOTS = 1024
 _Result = TypeVar("_Result")
 
 
-class Engine:
+class Engine(Backbone):
     """See SessionEngine.
 
     `branch` is the trained fast memory beside the model, if it has one. `threads` is the number of
@@ -75,10 +72,7 @@ class Engine:
                 f"window_cache_bytes is {window_cache_bytes}; a window of {window_tokens} tokens "
                 f"of this model takes {slot_bytes} bytes."
             )
-        self.model = model
-        self.window_tokens = window_tokens
-        self.branch = branch
-        self.learner = learner or Learner(model, threads, branch)
+        super().__init__(model, window_tokens, branch, learner or Learner(model, threads, branch))
         slots = KVCache.pool(
             model.config,
             min(MAX_SLOTS, window_cache_bytes // slot_bytes),
@@ -106,31 +100,6 @@ class Engine:
     def close(self) -> None:
         """Stops after the present pieces; what was not done is cancelled."""
         self._loop.close()
-
-    @property
-    def policies(self) -> Mapping[str, LearningPolicy]:
-        if self.branch is not None:
-            return POLICIES
-        return {name: policy for name, policy in POLICIES.items() if not policy.writes_forward}
-
-    @cached_property
-    def layout(self) -> LowRankLayout:
-        return LowRankLayout(self.model.config, self.branch)
-
-    @cached_property
-    def _base_norm(self) -> float:
-        return base_norm(self.model)
-
-    def state_bytes_limit(self, policy: LearningPolicy) -> int:
-        return state_bytes_limit(self.model.config, policy)
-
-    def adapt(self, memory: SessionMemory) -> SessionMemory:
-        """A memory that was stored, with windows of this engine's size."""
-        return with_window(memory, self.window_tokens)
-
-    def check(self, memory: SessionMemory, turn: turns.GenerateTurn) -> None:
-        """Raises InvalidRequestError if the turn would be refused. Any thread may call it."""
-        turns.place(self.model.tokenizer, memory, turn, self.window_tokens)
 
     # What can be submitted. `row` names the caches to use; one turn at a time a row.
 
@@ -177,33 +146,12 @@ class Engine:
         )
         return self._loop.serve(Ticket(work))
 
-    def observe(self, memory: SessionMemory, record: Record) -> Ticket[SessionMemory]:
-        """The memory after a record; nothing need be computed for it, so it is there at once."""
-
-        def work() -> Generator[None, None, SessionMemory]:
-            return observe(memory, record, window_tokens=self.window_tokens)
-            yield
-
-        ticket = Ticket(work())
-        resolve = ticket.advance(None)
-        assert resolve is not None
-        resolve()
-        return ticket
-
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
     ) -> Ticket[tuple[SessionMemory, Consolidation]]:
         """Learns at one boundary; a pure function of memory and boundary."""
         work = self.learner.consolidate(memory, boundary)
         return self._loop.teach(Ticket(work))
-
-    def change(self, before: SessionMemory | None, after: SessionMemory) -> list[float]:
-        """Of each level the relative norm of what was added between two memories."""
-        old = [None] * len(after.levels) if before is None else before.levels
-        return [
-            relative_change(one, other, self._base_norm)
-            for one, other in zip(old, after.levels, strict=True)
-        ]
 
     def drop(self, row: Hashable) -> None:
         self.arena.drop(row)

@@ -2,8 +2,8 @@
 
 Turns and consolidations arrive as generators in tickets (scheduler.py). A step of the first thread
 is three verbs: *schedule* chooses which turns go on, *compute*, which is the engine's own, runs
-what they wait for, *finish* puts those that go on at the end of the queue. The second thread runs
-one piece of each consolidation in turn.
+what they wait for, *finish* puts those that go on at the end of the queue. The second thread is
+teaching.py's.
 
 Knows queues and threads; computes nothing and knows no model.
 """
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from hope_runtime.engine.scheduler import Resolve, Ticket, choose
+from hope_runtime.engine.teaching import Teaching
 from hope_runtime.errors import CancelledTurnError
 
 _Result = TypeVar("_Result")
@@ -46,46 +47,48 @@ class Loop:
         self._compute = compute
         self._threads = threads
         self._room = room
-        self._widen = widen
         self._turns: deque[Ticket[Any]] = deque()
-        self._learning: deque[Ticket[Any]] = deque()
         # What is at work now; in no queue meanwhile.
         self._served: list[Ticket[Any]] = []
-        self._taught: Ticket[Any] | None = None
         self._serving = False
         self._wake = threading.Condition()
         self._closing = False
-        self._loops = [
-            threading.Thread(target=loop, name=f"hope-{name}", daemon=True)
-            for name, loop in (("turns", self._serve), ("learning", self._teach))
-        ]
+        self._thread = threading.Thread(target=self._serve, name="hope-turns", daemon=True)
+        self._teaching = Teaching(threads=threads, serving=lambda: self._serving, widen=widen)
 
     def start(self) -> None:
-        for thread in self._loops:
-            thread.start()
+        self._thread.start()
+        self._teaching.start()
 
     def close(self) -> None:
         """Stops after the present pieces; what was not done is cancelled."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
-        for thread in self._loops:
-            thread.join()
+        self._teaching.close()
+        self._thread.join()
 
     def serve(self, ticket: Ticket[_Result]) -> Ticket[_Result]:
         """Takes a turn. Raises CancelledTurnError when it is too late."""
-        return self._submit(ticket, self._turns)
+        with self._wake:
+            if self._closing:
+                raise CancelledTurnError("The engine is closing.")
+            # From here on only the engine ends it: a waiting task that goes away cannot.
+            ticket.future.set_running_or_notify_cancel()
+            self._turns.append(ticket)
+            self._wake.notify_all()
+        return ticket
 
     def teach(self, ticket: Ticket[_Result]) -> Ticket[_Result]:
         """Takes a consolidation. Raises CancelledTurnError when it is too late."""
-        return self._submit(ticket, self._learning)
+        return self._teaching.submit(ticket)
 
     def load(self) -> tuple[int, int, int]:
         """Turns that have begun, turns that wait, and consolidations."""
         with self._wake:
             turns = [*self._served, *self._turns]
             running = sum(ticket.started for ticket in turns)
-            return running, len(turns) - running, len(self._learning) + (self._taught is not None)
+            return running, len(turns) - running, self._teaching.load
 
     # One step is three verbs.
 
@@ -102,7 +105,7 @@ class Loop:
                 # Readers that fell behind do not notify, hence the time limit.
                 self._wake.wait(timeout=0.02 if self._turns else None)
             self._serving = True
-            learning = bool(self._learning or self._taught)
+        learning = self._teaching.load > 0
         # Threads that share a core wait for each other, so who learns and who serves divide them.
         torch.set_num_threads(max(1, self._threads - 1) if learning else self._threads)
         going = []
@@ -134,35 +137,3 @@ class Loop:
                 _log.exception("engine step failed")
         for ticket in self._turns:
             ticket.fail(CancelledTurnError("The engine has closed."))()
-
-    def _teach(self) -> None:
-        """Learning, one piece of each session in turn."""
-        torch.set_num_threads(1)
-        while not self._closing:
-            with self._wake:
-                while not (self._learning or self._closing):
-                    self._wake.wait()
-                if self._closing:
-                    break
-                ticket = self._taught = self._learning.popleft()
-                serving = self._serving
-            self._widen(self._threads - 1 if serving else self._threads)
-            resolve = ticket.advance(None)
-            with self._wake:
-                self._taught = None
-                if resolve is None:
-                    self._learning.append(ticket)
-            if resolve is not None:
-                resolve()
-        for ticket in self._learning:
-            ticket.fail(CancelledTurnError("The engine has closed."))()
-
-    def _submit(self, ticket: Ticket[_Result], queue: deque[Ticket[Any]]) -> Ticket[_Result]:
-        with self._wake:
-            if self._closing:
-                raise CancelledTurnError("The engine is closing.")
-            # From here on only the engine ends it: a waiting task that goes away cannot.
-            ticket.future.set_running_or_notify_cancel()
-            queue.append(ticket)
-            self._wake.notify_all()
-        return ticket

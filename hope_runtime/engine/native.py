@@ -34,7 +34,8 @@ from hope_runtime.native.batch import Batch
 from hope_runtime.native.model import forward
 from hope_runtime.native.served import NativeModel
 from hope_runtime.native.session import NativeLayout, flushed, restore
-from hope_runtime.native.stream import NativeState, Segment, end_segments, flush
+from hope_runtime.native.state import NativeState, Segment
+from hope_runtime.native.stream import end_segments, flush
 
 
 class NativeEngine:

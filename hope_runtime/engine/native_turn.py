@@ -30,7 +30,7 @@ from hope_runtime.native.batch import Batch
 from hope_runtime.native.model import fresh_context
 from hope_runtime.native.served import NativeModel
 from hope_runtime.native.session import enter, remember, restore
-from hope_runtime.native.stream import NativeState, fresh_state, has_room
+from hope_runtime.native.state import NativeState, fresh_state, has_room
 from hope_runtime.native.stream import observe as stream
 
 _Result = TypeVar("_Result")

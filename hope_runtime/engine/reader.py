@@ -9,6 +9,7 @@ are those of the batch, up to rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from hope_runtime.engine.arena import Memories, Row
 from hope_runtime.engine.runner import Output, Pass
+from hope_runtime.errors import NotFiniteError
 from hope_runtime.memory.branch import Branch
 from hope_runtime.memory.fast import written
 from hope_runtime.memory.state import SessionMemory
@@ -92,7 +94,8 @@ class Reader:
         """Reads `tokens`, reusing what the row holds of them, chunk by chunk.
 
         Also scores the tokens at the ascending indices `score`, but for index 0, which nothing
-        predicts. What comes before them is read again as far as that takes.
+        predicts. What comes before them is read again as far as that takes. Raises NotFiniteError
+        when scores or nats are no numbers.
         """
         start = self._reusable(row, tokens, before=max(score[0] - 1, 0) if score else len(tokens))
         row.kv.truncate(start)
@@ -118,15 +121,13 @@ class Reader:
             start = end
             row.tokens = tokens[:start]
         assert output is not None, "a window holds at least one token"
-        assert output.scores_V is not None
-        return Reading(output.scores_V, nats, scored)
+        return Reading(_finite(row, output, nats), nats, scored)
 
     def extend(self, row: Row, token: int) -> Generator[Pass, Output, Tensor]:
-        """Appends one token and returns the scores of the next one, (V,)."""
+        """Appends one token and returns the scores of the next one, (V,). Raises NotFiniteError."""
         output = yield Pass(row, (token,))
         row.tokens += (token,)
-        assert output.scores_V is not None
-        return output.scores_V
+        return _finite(row, output)
 
     def _reusable(self, row: Row, tokens: tuple[int, ...], *, before: int) -> int:
         """Tokens in whole chunks that the row holds, none of them at or behind index `before`.
@@ -143,3 +144,20 @@ class Reader:
         scores_TV = logits(self._model, states_TD[None])[0].float()
         wanted = torch.tensor(targets, device=scores_TV.device)
         return float(torch.nn.functional.cross_entropy(scores_TV, wanted, reduction="sum"))
+
+
+def _finite(row: Row, output: Output, nats: float = 0.0) -> Tensor:
+    """The scores of a pass. What is no number came from the cache or went into it, so then the row
+    forgets all it holds."""
+    scores_V = output.scores_V
+    assert scores_V is not None
+    # The largest is NaN where any is.
+    if math.isfinite(scores_V.max()) and math.isfinite(nats):
+        return scores_V
+    row.tokens, row.aligned = (), 0
+    row.kv.truncate(0)
+    for cache in (row.kv.k, row.kv.v):
+        cache.zero_()  # a mask times NaN is NaN
+    raise NotFiniteError(
+        "The model computed no finite number for the next token; nothing of the turn was kept."
+    )

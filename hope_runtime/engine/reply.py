@@ -61,6 +61,65 @@ class Reply:
         return replace(record, segments=(*record.segments, answer))
 
 
+class Writing:
+    """A reply on its way: takes tokens one by one, and hands out text as it becomes certain.
+
+    At most `limit` tokens. Where they come from is the engine's business.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, sampling: Sampling, limit: int, on_text: OnText
+    ) -> None:
+        self.tokens: list[int] = []
+        self._eos_ids = tokenizer.eos_ids
+        self._stream = TextStream(tokenizer.token_bytes, sampling.stop)
+        self._limit = limit
+        self._on_text = on_text
+        self._told: list[TextPiece] = []
+        # Of the tokens whose text was not handed out yet.
+        self._held: list[TokenLogprobs | None] = []
+        self._reason: FinishReason | None = None
+
+    @property
+    def room(self) -> int:
+        """Tokens that it still takes; none once it has ended."""
+        return 0 if self._reason else self._limit - len(self.tokens)
+
+    def push(self, token: int, logprobs: TokenLogprobs | None = None) -> bool:
+        """Takes the next token; whether it was the last one."""
+        assert self.room, "the reply has ended"
+        self.tokens.append(token)
+        if token in self._eos_ids:
+            self._reason = FinishReason.STOP
+            return True
+        self._held.append(logprobs)
+        if text := self._stream.push(token):
+            self._hand_out(text)
+        if self._stream.stopped:
+            self._reason = FinishReason.STOP_STRING
+        elif len(self.tokens) == self._limit:
+            self._reason = FinishReason.LENGTH
+        return self._reason is not None
+
+    def finish(self) -> Reply:
+        """The reply, after its last token. Hands out what was held back."""
+        assert self._reason is not None
+        if text := self._stream.finish():
+            self._hand_out(text)
+        whole = TextPiece(
+            "".join(piece.text for piece in self._told),
+            sum(piece.tokens for piece in self._told),
+            tuple(each for piece in self._told for each in piece.logprobs),
+        )
+        return Reply(tuple(self.tokens), whole, self._reason)
+
+    def _hand_out(self, text: str) -> None:
+        logprobs = tuple(each for each in self._held if each is not None)
+        self._told.append(TextPiece(text, len(self._held), logprobs))
+        self._on_text(self._told[-1])
+        self._held.clear()
+
+
 def write(
     tokenizer: Tokenizer,
     sampling: Sampling,
@@ -73,39 +132,11 @@ def write(
 
     `extend` reads one token and returns the scores of the one after it.
     """
-    stream = TextStream(tokenizer.token_bytes, sampling.stop)
+    writing = Writing(tokenizer, sampling, limit, on_text)
     sampler = Sampler(sampling)
     asked = sampling.logprobs
-    reply: list[int] = []
-    reason = FinishReason.LENGTH
-    told: list[TextPiece] = []
-    held: list[TokenLogprobs | None] = []  # of the tokens whose text was not handed out yet
-
-    def hand_out(text: str) -> None:
-        logprobs = tuple(each for each in held if each is not None)
-        told.append(TextPiece(text, len(held), logprobs))
-        on_text(told[-1])
-        held.clear()
-
-    while len(reply) < limit:
-        token = sampler.choose(logits_V, reply)
-        reply.append(token)
-        if token in tokenizer.eos_ids:
-            reason = FinishReason.STOP
-            break
-        held.append(None if asked is None else token_logprobs(logits_V, token, asked))
-        if text := stream.push(token):
-            hand_out(text)
-        if stream.stopped:
-            reason = FinishReason.STOP_STRING
-            break
-        if len(reply) < limit:
-            logits_V = yield from extend(token)
-    if text := stream.finish():
-        hand_out(text)
-    whole = TextPiece(
-        "".join(piece.text for piece in told),
-        sum(piece.tokens for piece in told),
-        tuple(each for piece in told for each in piece.logprobs),
-    )
-    return Reply(tuple(reply), whole, reason)
+    while True:
+        token = sampler.choose(logits_V, writing.tokens)
+        if writing.push(token, None if asked is None else token_logprobs(logits_V, token, asked)):
+            return writing.finish()
+        logits_V = yield from extend(token)

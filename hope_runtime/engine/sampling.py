@@ -79,7 +79,7 @@ class Sampler:
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
         # On the CPU whatever the device, so that a seed means the same everywhere.
-        self._generator = torch.Generator().manual_seed(sampling.seed % (1 << 63))
+        self.generator = torch.Generator().manual_seed(sampling.seed % (1 << 63))
 
     def choose(self, logits_V: Tensor, reply: Sequence[int]) -> int:
         """The next token id. `logits_V` is (V,), any float dtype; `reply` is what came before."""
@@ -106,5 +106,5 @@ class Sampler:
         keep_V &= weights_V.cumsum(-1) - weights_V < options.top_p
         if options.top_k:
             keep_V[options.top_k :] = False
-        pick = torch.multinomial(weights_V * keep_V, 1, generator=self._generator)
+        pick = torch.multinomial(weights_V * keep_V, 1, generator=self.generator)
         return int(order_V[pick])

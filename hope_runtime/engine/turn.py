@@ -16,7 +16,7 @@ from torch import Tensor
 from hope_runtime.engine.arena import Row
 from hope_runtime.engine.prompt import Message, check_messages, encode_spans, turn_record
 from hope_runtime.engine.reader import Reader
-from hope_runtime.engine.reply import FinishReason, OnText, TextPiece, write
+from hope_runtime.engine.reply import FinishReason, OnText, Reply, TextPiece, write
 from hope_runtime.engine.runner import Output, Pass
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.errors import InvalidRequestError
@@ -101,9 +101,8 @@ def generate(
     started = time.monotonic()
     record, window = place(tokenizer, memory, turn, window_tokens)
     reader.bind(row, memory)
-    reading = yield from reader.read(row, window.tokens, score=_learnable_indices(window, record))
+    reading = yield from reader.read(row, window.tokens, score=learnable_indices(window, record))
     prefilled = time.monotonic()
-    input_tokens = len(record.tokens)
 
     def extend(token: int) -> Generator[Pass, Output, Tensor]:
         nonlocal window
@@ -113,19 +112,48 @@ def generate(
             return (yield from reader.read(row, longer.tokens)).logits
         return (yield from reader.extend(row, token))
 
-    limit = turn.sampling.max_tokens or max(1, min(DEFAULT_MAX_TOKENS, window.room))
+    limit = reply_limit(turn, window)
     reply = yield from write(tokenizer, turn.sampling, limit, reading.logits, extend, on_text)
-    record = reply.ends(record, tokenizer)
+    return outcome_of(
+        memory,
+        record,
+        reply,
+        tokenizer,
+        window_tokens,
+        surprise_nats=reading.nats / reading.scored if reading.scored else None,
+        prefill_seconds=prefilled - started,
+        decode_seconds=time.monotonic() - prefilled,
+    )
+
+
+def reply_limit(turn: GenerateTurn, window: Window) -> int:
+    """The most tokens that the turn's reply may have; `window` is the one it begins behind."""
+    return turn.sampling.max_tokens or max(1, min(DEFAULT_MAX_TOKENS, window.room))
+
+
+def outcome_of(
+    memory: SessionMemory,
+    prompt: Record,
+    reply: Reply,
+    tokenizer: Tokenizer,
+    window_tokens: int,
+    *,
+    surprise_nats: float | None,
+    prefill_seconds: float,
+    decode_seconds: float,
+) -> GenerateOutcome:
+    """What became of a turn whose record ended where the model answered."""
+    record = reply.ends(prompt, tokenizer)
     return GenerateOutcome(
         record=record,
         memory=observe(memory, record, window_tokens=window_tokens),
         reply=reply.piece,
         finish_reason=reply.reason,
-        input_tokens=input_tokens,
+        input_tokens=len(prompt.tokens),
         output_tokens=len(reply.tokens),
-        surprise_nats=reading.nats / reading.scored if reading.scored else None,
-        prefill_seconds=prefilled - started,
-        decode_seconds=time.monotonic() - prefilled,
+        surprise_nats=surprise_nats,
+        prefill_seconds=prefill_seconds,
+        decode_seconds=decode_seconds,
     )
 
 
@@ -142,7 +170,9 @@ def read_record(
     window = after.conversations[record.conversation].window
     if not window.tokens:
         return ReadOutcome(0.0, 0, after)
-    reading = yield from reader.read(row, window.tokens, score=_indices(window, len(record.tokens)))
+    reading = yield from reader.read(
+        row, window.tokens, score=last_indices(window, len(record.tokens))
+    )
     return ReadOutcome(reading.nats, reading.scored, after)
 
 
@@ -160,6 +190,19 @@ def score(
     Every token of the text is scored. Without a context, the first is predicted from the
     beginning-of-text token; where a model has none, it is left out.
     """
+    before, ids = score_tokens(tokenizer, context, text, window_tokens)
+    reader.bind(row, memory)
+    reading = yield from reader.read(row, before + ids, score=range(len(before), len(before + ids)))
+    return ReadOutcome(reading.nats, reading.scored)
+
+
+def score_tokens(
+    tokenizer: Tokenizer, context: str, text: str, window_tokens: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of the context, or what stands for none, and of the text that is scored.
+
+    Raises InvalidRequestError when there is no text, or when the window does not hold both.
+    """
     if not text:
         raise InvalidRequestError("There is no text to score.", field="text")
     before = tuple(t for span in encode_spans(tokenizer, context) for t in span)
@@ -172,18 +215,18 @@ def score(
             f"the window holds {window_tokens}.",
             field="text",
         )
-    reader.bind(row, memory)
-    reading = yield from reader.read(row, before + ids, score=range(len(before), len(before + ids)))
-    return ReadOutcome(reading.nats, reading.scored)
+    return before, ids
 
 
-def _indices(window: Window, count: int) -> range:
+def last_indices(window: Window, count: int) -> range:
     """Where the last `count` tokens of the stream stand in the window, as far as they are there."""
     size = len(window.tokens)
     return range(max(0, size - count), size)
 
 
-def _learnable_indices(window: Window, record: Record) -> list[int]:
+def learnable_indices(window: Window, record: Record) -> list[int]:
     """Where the learnable tokens of the record that was appended last stand in the window."""
     flags = [segment.learnable for segment in record.segments for _ in segment.tokens]
-    return [index for index in _indices(window, len(flags)) if flags[index - len(window.tokens)]]
+    return [
+        index for index in last_indices(window, len(flags)) if flags[index - len(window.tokens)]
+    ]

@@ -1,0 +1,200 @@
+"""The engine whose turns vLLM decodes, in a process of its own (supervisor.py).
+
+Turns are generators (turns.py) on one thread here (front.py), and learning on another, on the same
+base weights: a memory is the same whoever decodes.
+
+A process that is lost takes no memory with it: the turns in it fail with EngineLostError and leave
+no trace, and another one starts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Hashable
+
+import safetensors.torch
+import torch
+
+from hope_runtime.engine.backbone import Backbone
+from hope_runtime.engine.base import EngineLoad
+from hope_runtime.engine.reply import OnText
+from hope_runtime.engine.scheduler import Ticket
+from hope_runtime.engine.teaching import Teaching
+from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
+from hope_runtime.engine.vllm import turns
+from hope_runtime.engine.vllm.adapters import Adapters
+from hope_runtime.engine.vllm.export import exported
+from hope_runtime.engine.vllm.front import Front
+from hope_runtime.engine.vllm.messages import Options
+from hope_runtime.engine.vllm.supervisor import Supervisor
+from hope_runtime.errors import ModelError
+from hope_runtime.fold import Boundary
+from hope_runtime.learning import Consolidation, Learner
+from hope_runtime.log import Record
+from hope_runtime.memory.branch import Branch
+from hope_runtime.memory.state import SessionMemory
+from hope_runtime.model.attention import KVCache
+from hope_runtime.model.weights import BaseModel
+
+MAX_ROWS = 32
+# Ranks that vLLM has places for; smaller ones are filled up with zeros.
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+class VLLMEngine(Backbone):
+    """See SessionEngine.
+
+    `threads` compute threads serve, and learn when nobody is served. `window_cache_bytes` are
+    taken at once for keys and values, and say how many turns run at a time, up to MAX_ROWS.
+    `branch` is the trained fast memory beside the model, if it has one.
+    Use as a context manager, or call close().
+    Raises ModelError for a model or a window that vLLM cannot serve, and when it does not start.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        *,
+        window_tokens: int = 1024,
+        threads: int | None = None,
+        window_cache_bytes: int = 2 << 30,
+        rows: int = MAX_ROWS,
+        learner: Learner | None = None,
+        branch: Branch | None = None,
+    ) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise ModelError("vLLM is not installed here; run: make setup-vllm")
+        if window_tokens > model.config.max_positions:
+            raise ModelError(
+                f"The model knows {model.config.max_positions} positions; "
+                f"a window of {window_tokens} tokens is too long for it."
+            )
+        window_bytes = KVCache.bytes_of(model.config, window_tokens + 1, model.dtype)
+        rows = min(rows, window_cache_bytes // window_bytes)
+        if not rows:
+            raise ModelError(
+                f"window_cache_bytes is {window_cache_bytes}; a window of {window_tokens} tokens "
+                f"of this model takes {window_bytes} bytes."
+            )
+        threads = threads or torch.get_num_threads()
+        if branch is not None and branch.config.target != model.config.n_layers:
+            # Else keys and values would depend on it, and vLLM looks them up without it.
+            raise ModelError("vLLM reads a trained branch behind the last layer only.")
+        super().__init__(model, window_tokens, branch, learner or Learner(model, threads, branch))
+        rank = rank_for(
+            max(sum(level.rank for level in policy.levels) for policy in self.policies.values())
+        )
+        config = model.config
+        self._adapters = Adapters(rows, rank, model.dtype, branch)
+        self._front = Front(
+            self._adapters,
+            rows=rows,
+            stop_ids=lambda: model.tokenizer.eos_ids,
+            send=lambda message: self._supervisor.send(message),
+        )
+        self._supervisor = Supervisor(
+            Options(
+                model=str(exported(model)),
+                dtype=str(model.dtype).removeprefix("torch."),
+                window_tokens=window_tokens,
+                rows=rows,
+                rank=rank,
+                kv_bytes=window_cache_bytes,
+                layers=config.n_layers,
+                d_model=config.d_model,
+                d_ff=config.d_ff,
+                vocab_size=config.vocab_size,
+                branch=None if branch is None else (branch.config, _weights_of(branch)),
+            ),
+            threads=threads,
+            on_message=self._front.receive,
+            on_lost=self._front.lost,
+            owes=lambda: self._front.owed,
+        )
+        self._supervisor.start()
+        self._front.start()
+        self._teaching = Teaching(
+            threads=threads, serving=lambda: self._front.load[0] > 0, widen=self._widen
+        )
+        self._teaching.start()
+
+    def __enter__(self) -> VLLMEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops after the present pieces; what was not done is cancelled."""
+        self._front.close()
+        self._teaching.close()
+        self._supervisor.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that decodes now; None while there is none."""
+        return self._supervisor.pid
+
+    # What can be submitted. `row` names the keys and values to use; one turn at a time a row.
+
+    def generate(
+        self,
+        row: Hashable,
+        memory: SessionMemory,
+        turn: GenerateTurn,
+        on_text: OnText,
+        *,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> Ticket[GenerateOutcome]:
+        """Answers. `on_text` is called on the engine's thread and must not block."""
+        work = turns.generate(self.model.tokenizer, memory, turn, self.window_tokens, on_text)
+        return self._front.submit(row, memory, Ticket(work, ready=ready))
+
+    def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Ticket[ReadOutcome]:
+        """Reads a document's record, scoring it."""
+        work = turns.read_record(memory, record, self.window_tokens)
+        return self._front.submit(row, memory, Ticket(work))
+
+    def score(self, memory: SessionMemory | None, context: str, text: str) -> Ticket[ReadOutcome]:
+        """Scores a text on a row of its own."""
+        work = turns.score(self.model.tokenizer, context, text, self.window_tokens)
+        return self._front.submit(object(), memory, Ticket(work))
+
+    def consolidate(
+        self, memory: SessionMemory, boundary: Boundary
+    ) -> Ticket[tuple[SessionMemory, Consolidation]]:
+        """Learns at one boundary; a pure function of memory and boundary."""
+        return self._teaching.submit(Ticket(self.learner.consolidate(memory, boundary)))
+
+    def drop(self, row: Hashable) -> None:
+        """What was computed for the row cannot be found again."""
+        self._front.drop(row)
+
+    def load(self) -> EngineLoad:
+        running, waiting, rows = self._front.load
+        return EngineLoad(
+            running=running,
+            waiting=waiting,
+            learning=self._teaching.load,
+            resident_rows=rows,
+            resident_bytes=self._adapters.nbytes,
+        )
+
+    def _widen(self, threads: int) -> None:
+        self.learner.width = threads
+
+
+def _weights_of(branch: Branch) -> bytes:
+    named = {name: tensor.cpu().contiguous() for name, tensor in branch.weights.named()}
+    return safetensors.torch.save(named)
+
+
+def rank_for(rank: int) -> int:
+    """The least rank that vLLM has places for and that holds `rank`. Raises ModelError if none."""
+    for known in RANKS:
+        if rank <= known:
+            return known
+    raise ModelError(
+        f"A policy's levels have rank {rank} together; vLLM holds at most {RANKS[-1]}. "
+        "Serve it with --engine native."
+    )

@@ -1,0 +1,131 @@
+"""Base weights as vLLM reads them: a directory in Hugging Face's layout, written once.
+
+The exact inverse of what checkpoints/huggingface.py does to names and fused matrices. Without a
+tokenizer: token ids go in and come out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hope_runtime.checkpoints import cache_root
+from hope_runtime.config import ModelConfig
+from hope_runtime.errors import ModelError, UnsupportedModelError
+from hope_runtime.model.weights import BaseModel
+
+# Raised when what is written changes.
+VERSION = 1
+
+
+def exported(model: BaseModel, cache_dir: str | Path | None = None) -> Path:
+    """The directory of this model in its present precision, which is written if it is not there.
+
+    It appears whole, by one rename. Raises UnsupportedModelError for what the layout cannot say,
+    ModelError when it cannot be written.
+    """
+    config = _config(model.config, model.dtype)
+    kind = str(model.dtype).removeprefix("torch.")
+    directory = cache_root(cache_dir) / "vllm" / f"{model.fingerprint[:16]}-{kind}-{VERSION}"
+    if directory.is_dir():
+        return directory
+    building = directory.with_name(f".{directory.name}-{secrets.token_hex(6)}")
+    try:
+        building.mkdir(parents=True)
+        tensors = {name: tensor.contiguous() for name, tensor in _named(model)}
+        weights = building / "model.safetensors"
+        safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
+        (building / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        for file in building.iterdir():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        try:
+            building.rename(directory)
+        except OSError:  # another server was faster
+            if not directory.is_dir():
+                raise
+    except OSError as error:
+        raise ModelError(
+            f"The model cannot be stored for vLLM in {directory.parent} ({error.strerror}); "
+            "choose another place with HOPE_CACHE_DIR."
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return directory
+
+
+def _config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+    if config.rope_factors is not None:
+        raise UnsupportedModelError(
+            "The model's rotary frequencies are those of a GGUF file, which vLLM cannot be told; "
+            "serve it with --engine native, or from its Hugging Face directory."
+        )
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if (scaling := config.rope_scaling) is not None:
+        rope |= {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_max_positions,
+        }
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.d_ff,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": rope,
+        # One more than the model knows: vLLM counts the token that is written last, which is
+        # never read.
+        "max_position_embeddings": config.max_positions + 1,
+        "tie_word_embeddings": config.tie_embeddings,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": False,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _named(model: BaseModel) -> Iterator[tuple[str, Tensor]]:
+    config, weights = model.config, model.weights
+    queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    yield "model.embed_tokens.weight", weights.embedding
+    for index, layer in enumerate(weights.layers):
+        at = f"model.layers.{index}"
+        yield f"{at}.input_layernorm.weight", layer.attn_norm
+        yield f"{at}.post_attention_layernorm.weight", layer.mlp_norm
+        projections = ("q_proj", "k_proj", "v_proj")
+        for name, part in zip(
+            projections, layer.qkv.split_with_sizes((queries, keys, keys)), strict=True
+        ):
+            yield f"{at}.self_attn.{name}.weight", part
+        yield f"{at}.self_attn.o_proj.weight", layer.out
+        if layer.qkv_bias is not None and layer.out_bias is not None:
+            biases = layer.qkv_bias.split_with_sizes((queries, keys, keys))
+            for name, part in zip(projections, biases, strict=True):
+                yield f"{at}.self_attn.{name}.bias", part
+            yield f"{at}.self_attn.o_proj.bias", layer.out_bias
+        gate, up = layer.gate_up.chunk(2)
+        yield f"{at}.mlp.gate_proj.weight", gate
+        yield f"{at}.mlp.up_proj.weight", up
+        yield f"{at}.mlp.down_proj.weight", layer.down
+    yield "model.norm.weight", weights.final_norm
+    if weights.lm_head is not weights.embedding:
+        yield "lm_head.weight", weights.lm_head

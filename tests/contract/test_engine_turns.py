@@ -1,0 +1,260 @@
+"""What every engine promises of turns: text, stops, sampling, scores, windows, errors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from engines import WAIT, WINDOW, Make, answer, ask, fresh, taught
+
+from hope_runtime.engine.base import SessionEngine
+from hope_runtime.engine.reply import FinishReason, TextPiece
+from hope_runtime.engine.sampling import Sampler
+from hope_runtime.errors import InvalidRequestError, ModelError, WindowOverflowError
+from hope_runtime.fold import observe
+from hope_runtime.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.memory.window import Window
+from hope_runtime.model.hope import forward, logits
+from hope_runtime.model.weights import BaseModel
+
+
+def test_a_reply_is_a_record_and_its_text(engine: SessionEngine, small_model: BaseModel) -> None:
+    parts: list[TextPiece] = []
+    ticket = engine.generate("row", fresh(small_model), ask(tokens=8), parts.append)
+    outcome = ticket.future.result(WAIT)
+    assert outcome.finish_reason is FinishReason.LENGTH
+    assert outcome.output_tokens == 8
+    assert "".join(part.text for part in parts) == outcome.text
+    assert sum(part.tokens for part in parts) == outcome.reply.tokens == 8
+    assert not outcome.reply.logprobs  # nobody asked
+    reply = outcome.record.segments[-1]
+    assert reply.speaker is Speaker.ASSISTANT
+    assert not reply.learnable
+    # A reply that was cut is closed as the template would have closed it.
+    assert len(reply.tokens) == 9
+    assert reply.tokens[-1] in small_model.tokenizer.eos_ids
+    assert outcome.input_tokens == len(outcome.record.tokens) - 9
+    assert outcome.surprise_nats is not None
+    after = observe(fresh(small_model), outcome.record, window_tokens=WINDOW)
+    assert outcome.memory.hash() == after.hash()
+
+
+def test_no_piece_of_text_splits_a_character(engine: SessionEngine, small_model: BaseModel) -> None:
+    parts: list[TextPiece] = []
+    turn = ask(
+        tokens=60, temperature=2.0, seed=3
+    )  # noise: characters of many bytes, and broken ones
+    ticket = engine.generate("row", fresh(small_model), turn, parts.append)
+    reply = ticket.future.result(WAIT).record.segments[-1].tokens[:60]
+    whole = b"".join(map(small_model.tokenizer.token_bytes, reply))
+    assert "".join(part.text for part in parts) == whole.decode("utf-8", "replace")
+    assert any(ord(letter) > 127 for letter in whole.decode("utf-8", "replace"))
+    assert sum(part.tokens for part in parts) == 60
+
+
+def test_a_stop_string_ends_a_reply_wherever_tokens_are_cut(
+    engine: SessionEngine, small_model: BaseModel
+) -> None:
+    memory = fresh(small_model)
+    whole = answer(engine, memory, ask(tokens=12)).text
+    stop = whole[len(whole) // 2 :][:5]
+    parts: list[TextPiece] = []
+    ticket = engine.generate("row", memory, ask(tokens=12, stop=(stop,)), parts.append)
+    cut = ticket.future.result(WAIT)
+    assert cut.finish_reason is FinishReason.STOP_STRING
+    assert cut.text == whole[: whole.index(stop)] == "".join(part.text for part in parts)
+
+
+def test_the_models_end_token_ends_a_reply(
+    engine: SessionEngine, small_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = answer(engine, fresh(small_model), ask(tokens=12)).record.segments[-1].tokens
+    # The fifth token of the reply is one of the model's end tokens from now on.
+    ends = small_model.tokenizer.eos_ids | {whole[4]}
+    monkeypatch.setattr(small_model.tokenizer, "eos_ids", ends)
+    outcome = answer(engine, fresh(small_model), ask(tokens=12))
+    assert outcome.finish_reason is FinishReason.STOP
+    assert outcome.record.segments[-1].tokens == whole[:5]
+    assert outcome.reply.tokens == 4  # an end has no text
+
+
+@torch.no_grad()
+def test_logprobs_are_the_models_own_whatever_the_sampling(
+    engine: SessionEngine, small_model: BaseModel
+) -> None:
+    turn = ask(tokens=8, temperature=1.5, repetition_penalty=2.0, seed=4, logprobs=3)
+    outcome = answer(engine, fresh(small_model), turn)
+    reply = outcome.record.segments[-1].tokens[:8]
+    stream = torch.tensor([outcome.record.tokens])
+    expected_TV = logits(small_model, forward(small_model, stream))[0].log_softmax(-1)
+    at = stream.shape[1] - len(outcome.record.segments[-1].tokens) - 1
+    assert tuple(each.token for each in outcome.reply.logprobs) == reply
+    for offset, each in enumerate(outcome.reply.logprobs):
+        expected_V = expected_TV[at + offset]
+        assert each.logprob == pytest.approx(float(expected_V[each.token]), abs=1e-4)
+        best = expected_V.topk(3)
+        assert [token for token, _ in each.top] == best.indices.tolist()
+        assert [value for _, value in each.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+def test_a_seed_repeats_a_reply_and_another_one_does_not(
+    engine: SessionEngine, small_model: BaseModel
+) -> None:
+    memory = fresh(small_model)
+
+    def reply(seed: int, row: object) -> Record:
+        options = {"temperature": 1.0, "top_k": 50, "repetition_penalty": 1.3, "seed": seed}
+        return answer(engine, memory, ask(tokens=30, **options), row).record
+
+    first = reply(7, "one")
+    assert reply(7, "two") == first == reply(7, "one")
+    assert reply(8, "one") != first
+
+
+def test_nothing_is_drawn_while_a_prompt_is_read(make_engine: Make, small_model: BaseModel) -> None:
+    """The reply is the one that plain sampling gives, behind prompts of one step and of several."""
+    with make_engine(small_model, window=1024) as engine:
+        for length in (5, 600):
+            turn = ask("word " * length, tokens=6, temperature=1.0, seed=11)
+            outcome = answer(engine, fresh(small_model), turn)
+            reply = outcome.record.segments[-1].tokens[:6]
+            sampler = Sampler(turn.sampling)
+            stream = list(outcome.record.tokens[: outcome.input_tokens])
+            for index, token in enumerate(reply):
+                with torch.no_grad():
+                    hidden = forward(small_model, torch.tensor([stream]))
+                    scores_V = logits(small_model, hidden)[0, -1]
+                assert sampler.choose(scores_V, list(reply[:index])) == token
+                stream.append(token)
+
+
+@torch.no_grad()
+def test_a_reply_goes_on_when_the_window_hops_under_it(
+    make_engine: Make, small_model: BaseModel
+) -> None:
+    small = 96
+    with make_engine(small_model, window=small) as engine:
+        outcome = answer(engine, fresh(small_model), ask(tokens=150))
+    assert outcome.output_tokens == 150
+    prompt = outcome.record.tokens[: outcome.input_tokens]
+    reply = outcome.record.tokens[outcome.input_tokens :][:150]
+    pinned = outcome.record.pinned
+    window = Window(small).pin(prompt[:pinned]).append(prompt[pinned:])
+    for token in reply:
+        scores = logits(small_model, forward(small_model, torch.tensor([window.tokens])))[0, -1]
+        assert scores[token] == pytest.approx(float(scores.max()), abs=1e-3)
+        window = window.append((token,))
+    assert window.dropped > 0
+
+
+def test_a_conversation_is_the_same_whether_rows_are_kept_or_dropped(
+    engine: SessionEngine, small_model: BaseModel
+) -> None:
+    """Pieces of a conversation: the memory after them and each reply are a function of the log."""
+
+    def chat(*, forget: bool) -> tuple[list[Record], list[float | None], str]:
+        memory = taught(small_model, 1)
+        records, surprises = [], []
+        for number in range(5):
+            outcome = answer(engine, memory, ask(f"Question {number}?", tokens=20), "chat")
+            if forget:
+                engine.drop("chat")
+            memory = outcome.memory
+            records.append(outcome.record)
+            surprises.append(outcome.surprise_nats)
+        return records, surprises, memory.hash()
+
+    kept, dropped = chat(forget=False), chat(forget=True)
+    assert kept[0] == dropped[0]
+    assert kept[1] == pytest.approx(dropped[1], rel=1e-4)
+    assert kept[2] == dropped[2]
+
+
+# Scores
+
+
+@torch.no_grad()
+def test_a_score_is_that_of_a_plain_forward(engine: SessionEngine, small_model: BaseModel) -> None:
+    context, text = "The river was wide.", " The boat was small, and old."
+    encode = small_model.tokenizer.encode
+    before, wanted = encode(context), encode(text)
+    for memory in (fresh(small_model), None, taught(small_model, 2)):
+        terms = memory.terms.to(torch.float32) if memory and memory.terms else None
+        ids = torch.tensor([before + wanted])
+        scores = logits(small_model, forward(small_model, ids, terms=terms))[0]
+        expected = torch.nn.functional.cross_entropy(
+            scores[len(before) - 1 : -1], torch.tensor(wanted), reduction="sum"
+        )
+        outcome = engine.score(memory, context, text).future.result(WAIT)
+        assert outcome.scored == len(wanted)
+        assert outcome.nats == pytest.approx(float(expected), rel=1e-5)
+    alone = engine.score(None, "", text).future.result(WAIT)
+    assert alone.scored == len(wanted)  # the first is predicted from the start of a text
+
+
+def test_texts_of_several_sessions_are_scored_at_once(
+    engine: SessionEngine, small_model: BaseModel
+) -> None:
+    memories = [taught(small_model, 20 + seed) if seed else None for seed in range(4)]
+    text = "The boat was small, and old. It leaked."
+    alone = [engine.score(memory, "", text).future.result(WAIT).nats for memory in memories]
+    tickets = [engine.score(memory, "", text) for memory in memories]
+    together = [ticket.future.result(WAIT).nats for ticket in tickets]
+    assert together == pytest.approx(alone, rel=1e-5)
+    assert len({round(nats, 2) for nats in alone}) == 4
+
+
+def test_reading_scores_what_is_new_and_changes_the_window(
+    engine: SessionEngine, small_model: BaseModel
+) -> None:
+    memory = taught(small_model, 3)
+    spans = tuple(tuple(range(300 + 10 * n, 310 + 10 * n)) for n in range(8))
+    found = []
+    for first, last in pairwise((0, 5, 8)):
+        segment = Segment(Speaker.DOCUMENT, spans[first:last], True)
+        record = Record(RecordKind.DOCUMENT, "reading", (segment,), document="x")
+        outcome = engine.read("reading", memory, record).future.result(WAIT)
+        assert outcome.memory is not None
+        memory = outcome.memory
+        found.append(outcome)
+    assert [outcome.scored for outcome in found] == [49, 30]
+    assert memory.conversations["reading"].window.tokens == tuple(range(300, 380))
+    terms = taught(small_model, 3).terms
+    assert terms is not None
+    ids = torch.tensor([list(range(300, 380))])
+    with torch.no_grad():
+        scores = logits(small_model, forward(small_model, ids, terms=terms.to(torch.float32)))[0]
+    nats = torch.nn.functional.cross_entropy(scores[:-1], ids[0, 1:], reduction="none")
+    assert found[0].nats == pytest.approx(float(nats[:49].sum()), rel=1e-5)
+    assert found[1].nats == pytest.approx(float(nats[49:].sum()), rel=1e-5)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("text", ["", "word " * 300])
+def test_a_text_that_cannot_be_scored_is_refused(engine: SessionEngine, text: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        engine.score(None, "", text).future.result(WAIT)
+    assert caught.value.field == "text"
+
+
+def test_a_turn_that_cannot_be_read_whole_is_refused(
+    engine: SessionEngine, small_model: BaseModel
+) -> None:
+    memory, long = fresh(small_model), ask("word " * 400)
+    with pytest.raises(WindowOverflowError, match="room for"):
+        engine.check(memory, long)
+    with pytest.raises(WindowOverflowError, match="room for") as caught:
+        answer(engine, memory, long)
+    assert caught.value.field == "messages"
+
+
+def test_a_window_longer_than_the_model_knows_is_refused(
+    make_engine: Make, small_model: BaseModel
+) -> None:
+    model = replace(small_model, config=replace(small_model.config, max_positions=128))
+    with pytest.raises(ModelError, match="128 positions"):
+        make_engine(model)

@@ -1,0 +1,75 @@
+"""Base weights in the layout that vLLM reads are those of the checkpoint they came from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hope_runtime.checkpoints import load_base_model
+from hope_runtime.engine.vllm.export import exported
+from hope_runtime.errors import ModelError, UnsupportedModelError
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tie_word_embeddings": False, "attention_bias": True},
+        {"rope_parameters": LLAMA3},
+        {"head_dim": 16},
+    ],
+)
+@torch.no_grad()
+def test_a_model_that_was_written_is_the_one_that_was_read(
+    tiny_llama: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    reference, source = tiny_llama(**options)
+    model = load_base_model(source, dtype="float32", cache_dir=tmp_path)
+    directory = exported(model, tmp_path)
+    again = LlamaForCausalLM.from_pretrained(directory).eval()
+    ids = torch.arange(100)[None] % 260
+    assert torch.equal(again(ids).logits, reference(ids).logits)
+    written = (directory / "model.safetensors").stat().st_mtime_ns
+    assert exported(model, tmp_path) == directory
+    assert (directory / "model.safetensors").stat().st_mtime_ns == written, "written once"
+    assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+
+
+def test_precisions_do_not_share_a_directory(tiny_llama: Any, tmp_path: Path) -> None:
+    _, source = tiny_llama()
+    model = load_base_model(source, dtype="float32", cache_dir=tmp_path)
+    half = model.to(torch.bfloat16, "cpu")
+    assert exported(model, tmp_path) != exported(half, tmp_path)
+
+
+def test_frequencies_that_the_layout_cannot_say_are_refused(
+    tiny_llama: Any, tmp_path: Path
+) -> None:
+    _, source = tiny_llama()
+    model = load_base_model(source, dtype="float32", cache_dir=tmp_path)
+    model = replace(model, config=replace(model.config, rope_factors=(1.0,) * 4))
+    with pytest.raises(UnsupportedModelError, match="--engine native"):
+        exported(model, tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tiny_llama: Any, tmp_path: Path) -> None:
+    _, source = tiny_llama()
+    model = load_base_model(source, dtype="float32", cache_dir=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="HOPE_CACHE_DIR"):
+        exported(model, tmp_path / "file")

@@ -1,0 +1,115 @@
+"""The engines that the suite in this folder runs against, and memories to run them with.
+
+Everything that decodes turns of a frozen backbone is held to one suite. vLLM needs an environment
+of its own: its tests are marked, and `make test-vllm` runs them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from hope_runtime.config import LearningPolicy, LevelConfig
+from hope_runtime.engine.base import SessionEngine
+from hope_runtime.engine.engine import Engine
+from hope_runtime.engine.prompt import Message
+from hope_runtime.engine.reply import TextPiece
+from hope_runtime.engine.sampling import Sampling
+from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
+from hope_runtime.engine.vllm.engine import VLLMEngine
+from hope_runtime.memory.cms import Level, LowRank, initial
+from hope_runtime.memory.state import SessionMemory
+from hope_runtime.model.attention import KVCache
+from hope_runtime.model.weights import BaseModel
+
+WAIT = 120.0
+WINDOW = 256
+# Turns that run at a time. Tests fill all of them.
+ROWS = 4
+
+POLICY = LearningPolicy(
+    name="quick",
+    levels=(
+        LevelConfig(period_tokens=32, rank=4, learning_rate=1e-2),
+        LevelConfig(period_tokens=64, rank=2, learning_rate=1e-2),
+        LevelConfig(period_tokens=128, rank=1, learning_rate=1e-2),
+    ),
+    recipe="summed_gradient",
+)
+
+Make = Callable[..., SessionEngine]
+
+
+def window_bytes(model: BaseModel, windows: int, window: int = WINDOW) -> int:
+    return windows * KVCache.bytes_of(model.config, window + 32, model.dtype)
+
+
+def make_native(model: BaseModel, window: int = WINDOW) -> SessionEngine:
+    room = ROWS * KVCache.bytes_of(model.config, window, model.dtype)
+    return Engine(model, window_tokens=window, threads=1, window_cache_bytes=room)
+
+
+def make_vllm(model: BaseModel, window: int = WINDOW) -> SessionEngine:
+    room = window_bytes(model, 4 * ROWS, window)
+    return VLLMEngine(model, window_tokens=window, threads=1, window_cache_bytes=room, rows=ROWS)
+
+
+ENGINES: dict[str, Make] = {"native": make_native, "vllm": make_vllm}
+
+
+def fresh(model: BaseModel) -> SessionMemory:
+    return SessionMemory.fresh(model.fingerprint, POLICY)
+
+
+def taught(
+    model: BaseModel, seed: int, *, policy: LearningPolicy = POLICY, strength: float = 0.1
+) -> SessionMemory:
+    """A memory whose levels are random, and change every score."""
+    memory = SessionMemory.fresh(model.fingerprint, policy)
+    generator = torch.Generator().manual_seed(seed)
+
+    def learnt(level: Level, number: int) -> Level:
+        terms = initial(model.config, level.config.rank, seed=100 * seed + number)
+        tensors = {
+            name: tensor
+            if name.endswith("_a")
+            else torch.randn(tensor.shape, generator=generator) * strength
+            for name, tensor in terms.tensors().items()
+        }
+        return replace(level, terms=LowRank(**tensors).to(torch.bfloat16), updates=1)
+
+    levels = tuple(learnt(level, number) for number, level in enumerate(memory.levels))
+    return replace(memory, levels=levels)
+
+
+def ask(text: str = "Who are you?", tokens: int = 8, **options: Any) -> GenerateTurn:
+    sampling = Sampling(max_tokens=tokens, **options)
+    return GenerateTurn("default", (Message("user", text),), sampling)
+
+
+def answer(
+    engine: SessionEngine, memory: SessionMemory, turn: GenerateTurn, row: object = None
+) -> GenerateOutcome:
+    """The turn alone, on a row of its own if none is given."""
+    ticket = engine.generate(row or object(), memory, turn, lambda _: None)
+    return ticket.future.result(WAIT)
+
+
+@dataclass
+class Gate:
+    """A reader that is behind from the first text until it is opened."""
+
+    is_open: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Event = field(default_factory=threading.Event)
+    pieces: list[TextPiece] = field(default_factory=list)
+
+    def on_text(self, piece: TextPiece) -> None:
+        self.pieces.append(piece)
+        self.begun.set()
+
+    def ready(self) -> bool:
+        return not self.begun.is_set() or self.is_open.is_set()
