@@ -181,6 +181,18 @@ class SessionStore(ABC):
         """Bytes stored for a user: of every blob, counted once, and of every log. Replies do
         not count, here and in `Head.stored_bytes`: they go by themselves. 0 for an unknown user."""
 
+    @abstractmethod
+    async def user_sessions(self, user: str) -> int:
+        """How many sessions a user has."""
+
+    @abstractmethod
+    async def draw(self, user: str, amount: float, *, capacity: float, per_second: float) -> float:
+        """Takes `amount` from the user's bucket and returns what is left, which may be below zero.
+
+        The bucket begins with `capacity`, and gets `per_second` (above zero) up to that. It stays
+        when the user is erased, or erasing would fill it, and is forgotten a day after it was last
+        drawn from at the latest. Without an answer it may have been drawn from, once."""
+
     # Leases
 
     @abstractmethod
@@ -271,14 +283,20 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def fork(
-        self, source: SessionKey, target: SessionKey, *, version: int | None = None
+        self,
+        source: SessionKey,
+        target: SessionKey,
+        *,
+        version: int | None = None,
+        summary: bytes | None = None,
     ) -> Head:
         """Make a session that begins where another one is, or was at `version`.
 
         Blobs are shared and log records up to that state are copied. The new head is
         at revision 1 and keeps the version number, for the log speaks of it; the
-        state it starts from is its only kept version. The display name is the
-        source's; replies, lease and job are not taken along. Needs no lease on the source.
+        state it starts from is its only kept version. Unless given, the summary is that
+        state's. The display name is the source's; replies, lease and job are not taken
+        along. Needs no lease on the source.
 
         Raises NotFoundError, AlreadyExistsError; ValueError when the users differ."""
 

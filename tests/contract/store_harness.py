@@ -1,7 +1,8 @@
 """The stores that the suite in this folder runs against, and how to disturb them.
 
-A new store joins by a class like SQLiteHarness and a line in HARNESSES. Redis' protocol is spoken
-by two servers: valkey-server, which comes with the tests, and redis-server where there is one.
+A new store joins by a class like SQLiteHarness and a line in PLAIN. Each is tried as it is, and
+with encryption around it. Redis' protocol is spoken by two servers: valkey-server, which comes with
+the tests, and redis-server where there is one.
 """
 
 import itertools
@@ -11,7 +12,10 @@ from typing import Any, Protocol
 
 from valkey_process import binaries, shared
 
+from server.crypto.cipher import KEY_BYTES, OVERHEAD_BYTES
+from server.crypto.keys import KeyStore
 from server.store.base import Commit, Head, Record, SessionKey, SessionStore
+from server.store.encrypted import EncryptedStore
 from server.store.redis import RedisStore
 from server.store.sqlite import SQLiteStore
 
@@ -23,6 +27,8 @@ class Harness(Protocol):
     """One store. `now` is its clock, which stands still until a test moves it."""
 
     now: float
+    overhead_bytes: int
+    """What each blob and log record takes in the store beside its content."""
     histories: int
     """Random histories that are tried: a store on the network takes longer for each."""
 
@@ -38,6 +44,7 @@ class Harness(Protocol):
 
 
 class SQLiteHarness:
+    overhead_bytes = 0
     histories = 25
 
     def __init__(self, directory: Path) -> None:
@@ -57,6 +64,7 @@ class RedisHarness:
     """One server for all tests, emptied for each."""
 
     kind = "valkey"
+    overhead_bytes = 0
     histories = 6
 
     def __init__(self, directory: Path) -> None:
@@ -74,9 +82,26 @@ class RedisHarness:
                 client.set(key, bytes(client.strlen(key)), keepttl=True)
 
 
-HARNESSES: dict[str, type[Harness]] = {"sqlite": SQLiteHarness} | {
+def encrypted(plain: type[Harness]) -> type[Harness]:
+    """The same store with encryption around it. Its users' keys lie in a file."""
+
+    class EncryptedHarness(plain):  # type: ignore[misc, valid-type]
+        overhead_bytes = OVERHEAD_BYTES
+
+        def __init__(self, directory: Path) -> None:
+            super().__init__(directory)
+            self._keys = directory / "keys.db"
+
+        def connect(self) -> SessionStore:
+            return EncryptedStore(super().connect(), KeyStore(self._keys, (b"m" * KEY_BYTES,)))
+
+    return EncryptedHarness
+
+
+PLAIN: dict[str, type[Harness]] = {"sqlite": SQLiteHarness} | {
     kind: type(f"{kind.title()}Harness", (RedisHarness,), {"kind": kind}) for kind in binaries()
 }
+HARNESSES = PLAIN | {f"encrypted-{name}": encrypted(plain) for name, plain in PLAIN.items()}
 
 
 def change(head: Head, **fields: Any) -> Commit:

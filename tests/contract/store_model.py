@@ -68,8 +68,9 @@ class Session:
         holders = [self.state.blobs, *(state.blobs for state in self.versions.values()), made]
         return {data for blobs in holders for data in blobs.values()}
 
-    def stored_bytes(self) -> int:
-        return sum(map(len, self.blobs())) + sum(len(record.payload) for record in self.log)
+    def stored_bytes(self, overhead: int) -> int:
+        contents = [*self.blobs(), *(record.payload for record in self.log)]
+        return sum(len(data) + overhead for data in contents)
 
     def live_reply(self, request_id: str, now: float) -> StoredReply | None:
         reply = self.replies.get(request_id)
@@ -83,11 +84,11 @@ class Model:
     def of(self, user: str) -> list[SessionKey]:
         return sorted(key for key in self.sessions if key.user == user)
 
-    def user_bytes(self, user: str) -> int:
+    def user_bytes(self, user: str, overhead: int) -> int:
         mine = [self.sessions[key] for key in self.of(user)]
         shared = {data for session in mine for data in session.blobs()}
-        logs = sum(len(record.payload) for session in mine for record in session.log)
-        return sum(map(len, shared)) + logs
+        logs = [record.payload for session in mine for record in session.log]
+        return sum(len(data) + overhead for data in [*shared, *logs])
 
     def missing(self, key: SessionKey) -> Refusal:
         return None if key in self.sessions else NotFoundError

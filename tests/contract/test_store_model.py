@@ -323,7 +323,8 @@ class StoreMachine(RuleBasedStateMachine):
         for user in ("ada", "bob"):
             heads, _ = await self.store.list_sessions(user)
             assert [head.key for head in heads] == self.model.of(user)
-            assert await self.store.user_bytes(user) == self.model.user_bytes(user)
+            expected = self.model.user_bytes(user, self.harness.overhead_bytes)
+            assert await self.store.user_bytes(user) == expected
             for head in heads:
                 self.compare(head)
             # At once: a store on the network takes a while for each.
@@ -338,7 +339,7 @@ class StoreMachine(RuleBasedStateMachine):
         session = self.model.sessions[head.key]
         assert self.incarnations.setdefault(head.incarnation, head.key) == head.key
         assert head.revision == session.revision
-        assert head.stored_bytes == session.stored_bytes()
+        assert head.stored_bytes == session.stored_bytes(self.harness.overhead_bytes)
         assert described(head) == described(session.state)
 
     async def compare_job(self, head: Head) -> None:

@@ -1,5 +1,6 @@
 """Sessions as a whole: create, head, list, delete."""
 
+import asyncio
 import hashlib
 
 import pytest
@@ -165,25 +166,65 @@ async def test_a_closed_store_says_so(harness: Harness) -> None:
         await store.head(KEY)
 
 
-async def test_bytes_are_those_of_blobs_and_logs(store: SessionStore) -> None:
+async def test_bytes_are_those_of_blobs_and_logs(harness: Harness, store: SessionStore) -> None:
+    each = harness.overhead_bytes
     made = await make(store, blobs={"a": b"12345", "b": b"12345", "c": b"1"})
-    assert (made.stored_bytes, made.state_bytes) == (6, 11)
-    assert await store.user_bytes("ada") == 6
+    assert (made.stored_bytes, made.state_bytes) == (6 + 2 * each, 11)
+    assert await store.user_bytes("ada") == 6 + 2 * each
     lease = await store.acquire(KEY, "a", 10)
     records = [Record("turn", b"xyz"), Record("turn", b"")]
     head = await store.commit(
         lease, change(made, version=1, put_blobs={"c": b"22"}, records=records)
     )
-    assert head.stored_bytes == await store.user_bytes("ada") == 5 + 1 + 2 + 3
+    assert head.stored_bytes == await store.user_bytes("ada") == 5 + 1 + 2 + 3 + 5 * each
     # A fork shares its blobs and has a log of its own.
     fork = await store.fork(KEY, SessionKey("ada", "copy"))
-    assert fork.stored_bytes == 5 + 2 + 3
-    assert await store.user_bytes("ada") == 11 + 3
+    assert fork.stored_bytes == 5 + 2 + 3 + 4 * each
+    assert await store.user_bytes("ada") == 11 + 3 + 7 * each
     await store.save_job(lease, request=b"r", progress=b"p", put_blobs={"a": b"1234567", "b": b"1"})
-    assert (await store.head(KEY)).stored_bytes == 11 + 7
+    assert (await store.head(KEY)).stored_bytes == 11 + 7 + 6 * each
     await store.end_job(lease)
     await store.collect(KEY, 1)
-    assert (await store.head(KEY)).stored_bytes == 11  # the parent is kept
+    assert (await store.head(KEY)).stored_bytes == 11 + 5 * each  # the parent is kept
     await store.delete(KEY)
-    assert await store.user_bytes("ada") == 10
+    assert await store.user_bytes("ada") == 10 + 4 * each
     assert await store.user_bytes("nobody") == 0
+
+
+async def test_a_users_sessions_are_counted(store: SessionStore) -> None:
+    assert await store.user_sessions("ada") == 0
+    for name in ("one", "two"):
+        await make(store, SessionKey("ada", name))
+    await make(store, SessionKey("bob", "one"))
+    assert await store.user_sessions("ada") == 2
+    await store.delete(SessionKey("ada", "one"))
+    assert await store.user_sessions("ada") == 1
+    await store.delete_user("ada")
+    assert (await store.user_sessions("ada"), await store.user_sessions("bob")) == (0, 1)
+
+
+async def test_a_bucket_empties_and_fills(harness: Harness, store: SessionStore) -> None:
+    async def draw(amount: float, user: str = "ada") -> float:
+        return await store.draw(user, amount, capacity=60, per_second=0.5)
+
+    assert await draw(0) == 60
+    assert await draw(20.5) == 39.5
+    assert await draw(100) == -60.5  # what was not known before is owed
+    assert await draw(0, "bob") == 60
+    harness.now += 121
+    assert await draw(0) == 0
+    harness.now -= 50  # a clock that was set back refills nothing, and takes nothing away
+    assert await draw(0) == 0
+    harness.now += 1000
+    assert await draw(1) == 59
+    await make(store)
+    await store.delete_user("ada")
+    assert await draw(0) == 59
+
+
+async def test_no_draw_is_lost_among_many_at_once(store: SessionStore) -> None:
+    left = await asyncio.gather(
+        *(store.draw("ada", 1, capacity=100, per_second=1e-9) for _ in range(50))
+    )
+    assert min(left) == pytest.approx(50)
+    assert len({round(each) for each in left}) == 50

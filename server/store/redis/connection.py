@@ -24,7 +24,16 @@ from server.store.redis.durability import Durability, examine
 from server.store.redis.faults import translated
 from server.store.redis.keys import NUMBER as NUMBER_KEY
 from server.store.redis.keys import UserKeys
-from server.store.redis.scripts import NUMBER, READ, WRITE, WRITE_WHEN_FULL, Command, Part, flat
+from server.store.redis.scripts import (
+    DRAW,
+    NUMBER,
+    READ,
+    WRITE,
+    WRITE_WHEN_FULL,
+    Command,
+    Part,
+    flat,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +61,14 @@ class Connection:
     """A pool of connections to the server at `url`."""
 
     def __init__(
-        self, url: str, durability: Durability, clock: Callable[[], float] | None = None
+        self,
+        url: str,
+        password: str | None,
+        durability: Durability,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._url = url
+        self._password = password
         self._durability = durability
         self._clock = clock
         self.where = redacted(url)
@@ -67,6 +81,7 @@ class Connection:
         try:
             client = aioredis.Redis.from_url(
                 self._url,
+                password=self._password,
                 protocol=2,
                 socket_timeout=SOCKET_SECONDS + self._durability.timeout_seconds,
                 socket_connect_timeout=SOCKET_SECONDS,
@@ -135,6 +150,15 @@ class Connection:
         """A number that was never given before and is higher than all of them."""
         (reply,) = await self._script(NUMBER, [NUMBER_KEY], [])
         return int(reply)
+
+    async def draw(
+        self, keys: UserKeys, amount: float, capacity: float, per_second: float
+    ) -> float:
+        """What is left in a user's bucket; see `SessionStore.draw`."""
+        now = repr(self._clock()) if self._clock else ""
+        names = [keys.bucket, keys.done(uuid.uuid4().hex)]
+        (left,) = await self._script(DRAW, names, [amount, capacity, per_second, now])
+        return float(left)
 
     async def write(
         self,

@@ -85,7 +85,11 @@ def rollback(
 
 
 async def fork(
-    draft: Draft, transactions: Transactions, source: SessionKey, version: int | None
+    draft: Draft,
+    transactions: Transactions,
+    source: SessionKey,
+    version: int | None,
+    summary: bytes | None,
 ) -> Head:
     keys, target = draft.keys, draft.key
     origin = await transactions.read(source)
@@ -93,6 +97,8 @@ async def fork(
     state = record.state if version is None else state_at(record, version)
     if draft.record is not None:
         raise AlreadyExistsError(f"{target} exists already")
+    if summary is not None:
+        state = replace(state, summary=summary)
     made = SessionRecord(
         key=target,
         incarnation=await transactions.connection.number(),

@@ -5,13 +5,14 @@ script may touch them together. Names are quoted: whatever a user is called, it 
 
     hope:{user}:names            sorted set   names of sessions, for paging
     hope:{user}:sizes            hash         bytes of each referenced blob and of each log
+    hope:{user}:bucket           hash         what the user may still use of a rate, for a while
     hope:{user}:head:session     hash         the record of a session (record.py)
     hope:{user}:log:session      list         its log
     hope:{user}:replies:session  hash         its replies, and when they expire:
     hope:{user}:expiry:session   sorted set
     hope:{user}:holders:digest   set          sessions that refer to a blob
     hope:{user}:chunk:digest:n   string       a piece of a blob
-    hope:{user}:done:operation   string       an operation that was applied, for a while
+    hope:{user}:done:operation   string       an operation or draw that was applied, for a while
     hope:format, hope:number, hope:jobs       what all users share
 """
 
@@ -50,6 +51,7 @@ class UserKeys:
         self._prefix = f"hope:{{{quote(user, safe='')}}}"
         self.names = f"{self._prefix}:names"
         self.sizes = f"{self._prefix}:sizes"
+        self.bucket = f"{self._prefix}:bucket"
 
     def head(self, session: str) -> str:
         return self._of("head", session)

@@ -8,11 +8,12 @@ modules beside this one.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from server.store.errors import CorruptStoreError
 from server.store.values import BlobRef, Head, Job, SessionKey, Snapshot, VersionInfo
@@ -149,30 +150,69 @@ def encode(record: SessionRecord) -> dict[str, bytes]:
 def decode(key: SessionKey, fields: Mapping[str, bytes]) -> SessionRecord:
     """The record in a hash. Raises CorruptStoreError."""
     try:
-        return _decode(key, {name: json.loads(value) for name, value in fields.items()})
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        return _decode(key, fields)
+    except (KeyError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise CorruptStoreError(
-            f"the record of {key} cannot be read ({type(error).__name__}: {error}); "
-            "erase the session or restore a backup"
+            f"the record of {key} cannot be read ({reason}); erase the session or restore a backup"
         ) from error
 
 
-def _decode(key: SessionKey, fields: Mapping[str, Any]) -> SessionRecord:
-    head = dict(fields["head"])
-    record = SessionRecord(key=key, state=_state_in(head.pop("state")), **head)
-    for name, value in fields.items():
+def _decode(key: SessionKey, fields: Mapping[str, bytes]) -> SessionRecord:
+    head = _HEAD.validate_json(fields["head"], strict=True)
+    plain = head.model_dump(exclude={"state"})
+    record = SessionRecord(key=key, state=head.state.value(), **plain)
+    for name, data in fields.items():
         kind, _, rest = name.partition(":")
         if kind == "version":
-            record.versions[int(rest)] = _state_in(value[0]), value[1]
+            stored, create_time = _VERSION.validate_json(data, strict=True)
+            record.versions[int(rest)] = stored.value(), create_time
         elif kind == "snapshot":
-            record.snapshots[rest] = Snapshot(name=rest, version=value[0], create_time=value[1])
+            version, create_time = _SNAPSHOT.validate_json(data, strict=True)
+            record.snapshots[rest] = Snapshot(name=rest, version=version, create_time=create_time)
         elif kind == "lease":
-            record.lease = HeldLease(*value)
+            record.lease = HeldLease(*_LEASE.validate_json(data, strict=True))
         elif kind == "job":
-            request, progress, create_time = value[1]
+            known, (request, progress, create_time), blobs = _JOB.validate_json(data, strict=True)
             job = Job(request=_bytes(request), progress=_bytes(progress), create_time=create_time)
-            record.job = HeldJob(value[0], job, _refs_in(value[2]))
+            record.job = HeldJob(known, job, blobs)
     return record
+
+
+_Count = Annotated[int, Field(ge=0)]
+_Blobs = dict[str, BlobRef]
+
+
+class _State(BaseModel):
+    version: _Count
+    parent_version: _Count | None
+    log_seq: _Count
+    log_bytes: _Count
+    fingerprint: str
+    policy: str
+    summary: str
+    blobs: _Blobs
+
+    def value(self) -> State:
+        known = {name: getattr(self, name) for name in type(self).model_fields}
+        return State(**known | {"summary": _bytes(self.summary)})
+
+
+class _Head(BaseModel):
+    incarnation: _Count
+    revision: _Count
+    nonce: str
+    display_name: str
+    create_time: FiniteFloat
+    update_time: FiniteFloat
+    state: _State
+
+
+_HEAD = TypeAdapter(_Head)
+_VERSION = TypeAdapter(tuple[_State, FiniteFloat])
+_SNAPSHOT = TypeAdapter(tuple[_Count, FiniteFloat])
+_LEASE = TypeAdapter(tuple[str, _Count, FiniteFloat, str])
+_JOB = TypeAdapter(tuple[str, tuple[str, str, FiniteFloat], _Blobs])
 
 
 def _state_out(state: State) -> dict[str, Any]:
@@ -186,15 +226,6 @@ def _state_out(state: State) -> dict[str, Any]:
         "summary": _text(state.summary),
         "blobs": state.blobs,
     }
-
-
-def _state_in(value: Mapping[str, Any]) -> State:
-    made = State(**value)
-    return replace(made, summary=_bytes(value["summary"]), blobs=_refs_in(value["blobs"]))
-
-
-def _refs_in(value: Mapping[str, Any]) -> dict[str, BlobRef]:
-    return {name: BlobRef(*ref) for name, ref in value.items()}
 
 
 def _text(data: bytes) -> str:

@@ -83,6 +83,33 @@ redis.call('SET', KEYS[1], string.format('%.0f', number))
 return number
 """
 
+# Takes ARGV[1] from a bucket that holds ARGV[2] at most and gets ARGV[3] a second; ARGV[4] is the
+# time in seconds, or empty for the server's. What is left comes back as text, for Lua's numbers
+# would be cut to whole ones. A bucket that is full by itself needs no key. KEYS[2] is this draw's:
+# tried again, it takes nothing and answers as before. A draw of nothing only looks, as often as it
+# likes.
+DRAW = f"""#!lua flags=allow-oom
+local known = redis.call('GET', KEYS[2])
+if known then return known end
+local amount, capacity, rate = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now = tonumber(ARGV[4])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] + time[2] / 1000000
+end
+local level = capacity
+local bucket = redis.call('HMGET', KEYS[1], 'level', 'time')
+if bucket[1] then
+  level = math.min(capacity, bucket[1] + math.max(0, now - bucket[2]) * rate)
+end
+local left = level - amount
+local level_text, time_text = string.format('%.17g', left), string.format('%.17g', now)
+redis.call('HSET', KEYS[1], 'level', level_text, 'time', time_text)
+redis.call('EXPIRE', KEYS[1], math.min(86400, math.ceil((capacity - left) / rate) + 1))
+if amount ~= 0 then redis.call('SET', KEYS[2], level_text, 'EX', {_KNOWN_SECONDS}) end
+return level_text
+"""
+
 
 def flat(commands: Iterable[Command]) -> list[Part]:
     """Commands as the scripts take them."""

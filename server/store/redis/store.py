@@ -47,7 +47,8 @@ SWEEP_SECONDS = 3600.0
 
 
 class RedisStore(SessionStore):
-    """Sessions in the Redis or Valkey at `url`: redis://, rediss:// or unix://.
+    """Sessions in the Redis or Valkey at `url`: redis://, rediss:// or unix://, with `password` if
+    the address has none.
 
     `idle_seconds`: sessions that nobody changed for so long are erased; None keeps them."""
 
@@ -55,11 +56,12 @@ class RedisStore(SessionStore):
         self,
         url: str,
         *,
+        password: str | None = None,
         durability: Durability | None = None,
         idle_seconds: float | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._connection = Connection(url, durability or Durability(), clock)
+        self._connection = Connection(url, password, durability or Durability(), clock)
         self._transactions = Transactions(self._connection)
         self._idle_seconds = idle_seconds
         self._sweeper: asyncio.Task[None] | None = None
@@ -158,6 +160,12 @@ class RedisStore(SessionStore):
     async def user_bytes(self, user: str) -> int:
         return await sessions.user_bytes(self._transactions, user)
 
+    async def user_sessions(self, user: str) -> int:
+        return int(await self._connection.call("ZCARD", UserKeys(user).names))
+
+    async def draw(self, user: str, amount: float, *, capacity: float, per_second: float) -> float:
+        return await self._connection.draw(UserKeys(user), amount, capacity, per_second)
+
     # Leases
 
     async def acquire(self, key: SessionKey, owner: str, ttl_seconds: float) -> Lease:
@@ -250,13 +258,18 @@ class RedisStore(SessionStore):
         return (await self._transactions.read(key)).require().version_infos()
 
     async def fork(
-        self, source: SessionKey, target: SessionKey, *, version: int | None = None
+        self,
+        source: SessionKey,
+        target: SessionKey,
+        *,
+        version: int | None = None,
+        summary: bytes | None = None,
     ) -> Head:
         if source.user != target.user:
             raise ValueError("a fork stays with its user")
 
         async def operation(draft: Draft) -> Head:
-            return await history.fork(draft, self._transactions, source, version)
+            return await history.fork(draft, self._transactions, source, version, summary)
 
         return await self._transactions.change(target, operation)
 

@@ -111,7 +111,9 @@ def rollback(
     return head(tx, lease.key)
 
 
-def fork(tx: Tx, source: SessionKey, target: SessionKey, version: int | None) -> Head:
+def fork(
+    tx: Tx, source: SessionKey, target: SessionKey, version: int | None, summary: bytes | None
+) -> Head:
     row = session_row(tx, source)
     # Either row has the columns that make up the state to start from.
     origin = row if version is None else require_version(tx, source, row["id"], version)
@@ -121,7 +123,7 @@ def fork(tx: Tx, source: SessionKey, target: SessionKey, version: int | None) ->
         fingerprint=origin["fingerprint"],
         policy=origin["policy"],
         display_name=row["display_name"],
-        summary=origin["summary"],
+        summary=origin["summary"] if summary is None else summary,
         version=origin["version"],
         parent_version=origin["parent_version"],
         log_seq=origin["log_seq"],

@@ -136,8 +136,13 @@ _BYTES = (
     "CREATE INDEX blobs_by_size ON blobs (user, size)",
 )
 
+_BUCKETS = (
+    "CREATE TABLE buckets (user TEXT PRIMARY KEY, level REAL NOT NULL, time REAL NOT NULL)"
+    " WITHOUT ROWID",
+)
+
 # Statements that lead from version i to version i + 1. Never change one that was released.
-STEPS: tuple[tuple[str, ...], ...] = (_TABLES, _SNAPSHOTS, _JOBS, _BYTES)
+STEPS: tuple[tuple[str, ...], ...] = (_TABLES, _SNAPSHOTS, _JOBS, _BYTES, _BUCKETS)
 SCHEMA_VERSION = len(STEPS)
 
 

@@ -19,6 +19,9 @@ from server.store.sqlite.rows import (
 )
 from server.store.values import Head, SessionKey
 
+# How long a bucket is known that nobody draws from.
+_BUCKET_SECONDS = 86_400
+
 
 def create(
     tx: Tx,
@@ -120,6 +123,23 @@ def user_bytes(tx: Tx, user: str) -> int:
         user,
     )
     return size
+
+
+def user_sessions(tx: Tx, user: str) -> int:
+    count: int = tx.value("SELECT count(*) FROM sessions WHERE user = ?", user)
+    return count
+
+
+def draw(tx: Tx, user: str, amount: float, capacity: float, per_second: float) -> float:
+    row = tx.one("SELECT level, time FROM buckets WHERE user = ?", user)
+    level = capacity
+    if row is not None:
+        # A clock that was set back refills nothing.
+        level = min(capacity, row["level"] + max(0.0, tx.now - row["time"]) * per_second)
+    left = level - amount
+    tx.execute("DELETE FROM buckets WHERE time < ?", tx.now - _BUCKET_SECONDS)
+    tx.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?, ?)", user, left, tx.now)
+    return left
 
 
 def delete(tx: Tx, key: SessionKey, etag: str | None) -> None:

@@ -77,6 +77,12 @@ class SQLiteStore(Database, SessionStore):
     async def user_bytes(self, user: str) -> int:
         return await self._read(sessions.user_bytes, user)
 
+    async def user_sessions(self, user: str) -> int:
+        return await self._read(sessions.user_sessions, user)
+
+    async def draw(self, user: str, amount: float, *, capacity: float, per_second: float) -> float:
+        return await self._write(sessions.draw, user, amount, capacity, per_second)
+
     # Leases
 
     async def acquire(self, key: SessionKey, owner: str, ttl_seconds: float) -> Lease:
@@ -142,11 +148,16 @@ class SQLiteStore(Database, SessionStore):
         return await self._read(history.versions, key)
 
     async def fork(
-        self, source: SessionKey, target: SessionKey, *, version: int | None = None
+        self,
+        source: SessionKey,
+        target: SessionKey,
+        *,
+        version: int | None = None,
+        summary: bytes | None = None,
     ) -> Head:
         if source.user != target.user:
             raise ValueError("a fork stays with its user")
-        return await self._write(history.fork, source, target, version)
+        return await self._write(history.fork, source, target, version, summary)
 
     async def collect(self, key: SessionKey, keep_recent: int) -> int:
         if keep_recent < 1:

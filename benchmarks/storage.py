@@ -1,0 +1,269 @@
+"""Benchmarks of the stores: what it takes to commit a session and to take one up again.
+
+A real store each time: SQLite's file, a valkey-server with its append-only file (everysec), and
+SQLite with encryption around it. What was written lies in the machine's own cache when it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from grpc import aio
+from hope.v1 import inference_pb2, inference_pb2_grpc
+
+from benchmarks.common import (
+    PAIRS,
+    WINDOW_TOKENS,
+    Entry,
+    observed_all,
+    some_memory,
+    text_spans,
+)
+from hope_runtime.codec import STATE_BLOB, decode_memory, encode_memory, encode_state
+from hope_runtime.config import DEFAULT_POLICY, POLICIES
+from hope_runtime.layout import LowRankLayout
+from hope_runtime.memory.cms import LowRank
+from hope_runtime.memory.state import SessionMemory
+from hope_runtime.model.weights import BaseModel
+from server.main import running_server
+from server.settings import Settings
+from server.store.base import Commit, Record, SessionKey, SessionStore, StoredReply
+from server.stores import make_store
+from server.summary import encode_summary
+from tests.valkey_process import StoreProcess, binaries
+
+KINDS = ("sqlite", "redis", "encrypted")
+SESSIONS = 200
+USER = "ada"
+CONVERSATION = "reading"
+LEASE_SECONDS = 600
+# A short window flatters nobody: the more there is to read again, the less does loading matter.
+RESUMED_TOKENS = 250
+# About what a turn of some sentences commits beside the state (docs/storage.md).
+LOG_BYTES, REPLY_BYTES = 300, 200
+
+
+@contextlib.contextmanager
+def place_of(kind: str) -> Iterator[dict[str, Any]]:
+    """Settings of an empty store, which is one of KINDS."""
+    with tempfile.TemporaryDirectory(prefix="hope-bench-") as name, contextlib.ExitStack() as stack:
+        directory = Path(name)
+        if kind == "redis":
+            process = StoreProcess(binaries()["valkey"], directory).start()
+            stack.callback(process.kill)
+            yield {"store": process.url}
+            return
+        options: dict[str, Any] = {"database": directory / "sessions.db"}
+        if kind == "encrypted":
+            (directory / "master.key").write_text("5a" * 32)
+            options["master_key_file"] = directory / "master.key"
+            options["key_database"] = directory / "keys.db"
+        yield options
+
+
+@dataclass
+class Times:
+    """Seconds that calls took."""
+
+    seconds: list[float] = field(default_factory=list)
+
+    async def of(self, call: Awaitable[Any]) -> Any:
+        started = time.perf_counter()
+        result = await call
+        self.seconds.append(time.perf_counter() - started)
+        return result
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def milliseconds(self) -> dict[str, float]:
+        """Percentiles."""
+        cuts = statistics.quantiles(self.seconds, n=100)
+        return {f"p{at}": round(cuts[at - 1] * 1000, 1) for at in (50, 95, 99)}
+
+
+def store(kind: str) -> Callable[[BaseModel], Entry]:
+    """Megabytes per second of loading a session whose every level has learnt, from a store that
+    holds 200 of them: its median, and percentiles of all that is done with a store.
+
+    `commit_ms` writes all levels, `turn_ms` what a turn without a boundary does; `load_ms` takes
+    the lease and reads, `decode_ms` checks what was read and makes tensors of it."""
+
+    def run(model: BaseModel) -> Entry:
+        with place_of(kind) as place:
+            return asyncio.run(_store(f"store.{kind}", model, Settings(**place)))
+
+    return run
+
+
+async def _store(name: str, model: BaseModel, settings: Settings) -> Entry:
+    memory = observed_all(some_memory(model), text_spans(model, 1000), learnable=False)
+    later = encode_state(observed_all(memory, text_spans(model, 40), learnable=False))
+    keys = [SessionKey(USER, f"s{number}") for number in range(SESSIONS)]
+    commits, turns, loads, decodes = Times(), Times(), Times(), Times()
+    size_bytes = 0
+    async with make_store(settings) as opened:
+        for number, key in enumerate(keys):
+            blobs = encode_memory(_marked(memory, number))
+            size_bytes = sum(map(len, blobs.values()))
+            await _commit(opened, key, blobs, memory, later, commits, turns)
+    layout = LowRankLayout(model.config)
+    random.Random(0).shuffle(keys)
+    async with make_store(settings) as opened:
+        for key in keys:
+            found = await loads.of(_load(opened, key))
+            started = time.perf_counter()
+            decode_memory(found, policies=POLICIES, layout=layout, fingerprint=model.fingerprint)
+            decodes.seconds.append(time.perf_counter() - started)
+    return {
+        "name": name,
+        "value": size_bytes / 1e6 / loads.median,
+        "unit": "MB/s loaded",
+        "commit_mb_per_s": size_bytes / 1e6 / commits.median,
+        "session_mb": size_bytes / 1e6,
+        "sessions": SESSIONS,
+        "load_ms": loads.milliseconds(),
+        "decode_ms": decodes.milliseconds(),
+        "commit_ms": commits.milliseconds(),
+        "turn_ms": turns.milliseconds(),
+    }
+
+
+async def _commit(
+    opened: SessionStore,
+    key: SessionKey,
+    blobs: dict[str, bytes],
+    memory: SessionMemory,
+    later: bytes,
+    commits: Times,
+    turns: Times,
+) -> None:
+    """A new session, its levels, and one turn, after which its state is `later`."""
+    await opened.create(
+        key,
+        fingerprint=memory.fingerprint,
+        policy=DEFAULT_POLICY.name,
+        blobs={STATE_BLOB: blobs[STATE_BLOB]},
+        summary=encode_summary(memory, [0.0] * len(memory.levels)),
+    )
+    lease = await opened.acquire(key, "benchmark", LEASE_SECONDS)
+    head = await opened.head(key)
+    learnt = Commit(
+        expected_revision=head.revision,
+        nonce="learnt",
+        version=1,
+        summary=head.summary,
+        put_blobs=blobs,
+        records=[Record("learn", bytes(LOG_BYTES))],
+    )
+    head = await commits.of(opened.commit(lease, learnt))
+    said = Commit(
+        expected_revision=head.revision,
+        nonce="said",
+        version=1,
+        summary=head.summary,
+        put_blobs={STATE_BLOB: later},
+        records=[Record("turn", bytes(LOG_BYTES))],
+        reply=StoredReply(
+            request_id="said",
+            body_digest=b"",
+            payload=bytes(REPLY_BYTES),
+            expires_at=time.time() + 86400,
+        ),
+    )
+    await turns.of(opened.commit(lease, said))
+    await opened.release(lease)
+
+
+async def _load(opened: SessionStore, key: SessionKey) -> dict[str, bytes]:
+    """What a server does before a session's first turn on it."""
+    await opened.acquire(key, "another", LEASE_SECONDS)
+    await opened.head(key)
+    return await opened.read_blobs(key)
+
+
+def _marked(memory: SessionMemory, number: int) -> SessionMemory:
+    """The same with one element of each level changed, so that no two sessions share a blob."""
+    levels = []
+    for level in memory.levels:
+        assert level.terms is not None
+        tensors = level.terms.tensors()
+        name = min(tensors)
+        changed = tensors[name].clone()
+        changed.view(-1)[0] = number
+        levels.append(replace(level, terms=LowRank(**tensors | {name: changed})))
+    return replace(memory, levels=tuple(levels))
+
+
+def resume(kind: str) -> Callable[[BaseModel], Entry]:
+    """Milliseconds to the first token of a session that only the store holds, against one whose
+    memory is here and whose window has left the cache. Both read a window of 250 tokens again; the
+    difference is lease, load and check."""
+
+    def run(model: BaseModel) -> Entry:
+        with place_of(kind) as place:
+            settings = Settings(
+                port=0, window_tokens=WINDOW_TOKENS, lease_seconds=LEASE_SECONDS, **place
+            )
+            return asyncio.run(_resume(f"resume.{kind}", model, settings))
+
+    return run
+
+
+async def _resume(name: str, model: BaseModel, settings: Settings) -> Entry:
+    memory = observed_all(some_memory(model), text_spans(model, RESUMED_TOKENS), learnable=False)
+    key = SessionKey(USER, "notes")
+    resident, resumed = Times(), Times()
+    async with (
+        running_server(settings, model) as running,
+        aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
+    ):
+        sessions = running.sessions
+        await sessions.store.create(
+            key,
+            fingerprint=model.fingerprint,
+            policy=DEFAULT_POLICY.name,
+            blobs=encode_memory(memory),
+            summary=sessions.summary(memory),
+        )
+        for _ in range(PAIRS + 1):
+            await sessions.residency.evict(0)
+            assert not sessions.residency.resident_count
+            await resumed.of(_first_token(channel, key))
+            sessions.engine.drop((key, CONVERSATION))
+            await resident.of(_first_token(channel, key))
+    for times in (resident, resumed):
+        del times.seconds[0]  # to warm up
+    pairs = zip(resumed.seconds, resident.seconds, strict=True)
+    return {
+        "name": name,
+        "value": resumed.median * 1000,
+        "unit": "ms to the first token",
+        "against": resident.median * 1000,
+        "ratio": statistics.median(a / b for a, b in pairs),
+    }
+
+
+async def _first_token(channel: aio.Channel, key: SessionKey) -> None:
+    """Asks for one token; nothing is kept of it."""
+    request = inference_pb2.GenerateRequest(
+        session=f"users/{key.user}/sessions/{key.session}",
+        conversation=CONVERSATION,
+        messages=[inference_pb2.Message(role=inference_pb2.ROLE_USER, content="And then?")],
+        sampling=inference_pb2.Sampling(max_tokens=1),
+        learn_options=inference_pb2.LearnOptions(learn=False, ephemeral=True),
+    )
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    async for event in stub.Generate(request):
+        last = event
+    assert last.WhichOneof("event") == "result"

@@ -1,0 +1,1 @@
+"""Secrets at rest: keys, and the sealing of bytes with them."""

@@ -1,0 +1,60 @@
+"""Settings to the store that keeps the sessions."""
+
+from __future__ import annotations
+
+import os
+
+from server.auth.tokens import KeyFileError, read_key_file
+from server.crypto.keys import KeyStore, parse_master_keys
+from server.settings import Settings
+from server.store.base import SessionStore
+from server.store.encrypted import EncryptedStore
+from server.store.errors import StoreUnavailableError
+from server.store.sqlite import SQLiteStore
+
+MASTER_KEYS_VARIABLE = "HOPE_MASTER_KEYS"
+"""Holds what `master_key_file` would; not a setting, since everybody can read a command line."""
+
+
+def make_store(settings: Settings) -> SessionStore:
+    """The store, not yet opened; with master keys, everything in it is sealed.
+
+    Raises KeyFileError for a file that cannot be read, or keys that are said twice,
+    MasterKeyError for keys in another form, and StoreUnavailableError without the package that
+    the store needs.
+    """
+    store = _sqlite(settings) if settings.store is None else _redis(settings, settings.store)
+    keys = _master_keys(settings)
+    return EncryptedStore(store, KeyStore(settings.key_database, keys)) if keys else store
+
+
+def _sqlite(settings: Settings) -> SessionStore:
+    settings.database.parent.mkdir(parents=True, exist_ok=True)
+    return SQLiteStore(settings.database)
+
+
+def _redis(settings: Settings, address: str) -> SessionStore:
+    try:
+        from server.store.redis import Durability, RedisStore
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise StoreUnavailableError(
+            "a store in Redis needs its package: pip install 'hope-server[redis]'"
+        ) from None
+    path = settings.store_password_file
+    return RedisStore(
+        address,
+        password=read_key_file(path).decode().strip() if path else None,
+        durability=Durability(fsync=settings.store_fsync, replicas=settings.store_replicas),
+        idle_seconds=settings.store_idle_seconds,
+    )
+
+
+def _master_keys(settings: Settings) -> tuple[bytes, ...]:
+    path, text = settings.master_key_file, os.environ.get(MASTER_KEYS_VARIABLE)
+    if path is None:
+        return parse_master_keys(text, MASTER_KEYS_VARIABLE) if text is not None else ()
+    if text is not None:
+        raise KeyFileError(f"give master_key_file or {MASTER_KEYS_VARIABLE}, not both")
+    return parse_master_keys(read_key_file(path).decode("utf-8", "replace"), str(path))
