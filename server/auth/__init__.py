@@ -1,0 +1,1 @@
+"""Who calls: credentials in, a user out. Nothing a request says has a part in it."""

@@ -1,0 +1,198 @@
+"""Who callers are, on real connections: tokens, certificates, what is refused and never logged."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from api import Api, refusal_of
+from credentials import Authority, bearer, shared_key_file, token
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hope.v1 import sessions_pb2 as pb
+from hope_client import HopeClient, NotFoundError, UnauthenticatedError
+from serving import Serve
+
+from server.auth.access import server_credentials
+from server.auth.tokens import KeyFileError
+from server.main import main
+from server.settings import Settings
+
+MINE = pb.ListSessionsRequest(parent="users/ada")
+
+
+async def unauthenticated(api: Api, metadata: Any) -> str:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await api.sessions.ListSessions(MINE, metadata=metadata)
+    refusal = refusal_of(caught.value)
+    assert (refusal.code, refusal.reason) == (
+        grpc.StatusCode.UNAUTHENTICATED,
+        "UNAUTHENTICATED",
+    )
+    return refusal.message
+
+
+async def test_only_a_valid_token_comes_in_and_none_is_logged(
+    serve: Serve,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    refused = {
+        "expired": token(exp=int(time.time()) - 60),
+        "audience": token(aud="another"),
+        "not valid": token(key=b"x" * 32),
+        "longer": token(padding="x" * 5000),
+    }
+    async with serve(token_key_file=shared_key_file(tmp_path)) as served:
+        api = served.api
+        for words, value in refused.items():
+            assert words in await unauthenticated(api, bearer(value))
+        good = token()
+        for metadata in ((), (("authorization", good),), (("authorization", f"Basic {good}"),)):
+            await unauthenticated(api, metadata)
+        await unauthenticated(api, bearer(good) + bearer(good))
+        assert not (await api.sessions.ListSessions(MINE, metadata=bearer(good))).sessions
+        # Probes have no token.
+        health = health_pb2_grpc.HealthStub(api.channel)
+        status = (await health.Check(health_pb2.HealthCheckRequest())).status
+        assert status == health_pb2.HealthCheckResponse.SERVING
+    output = caplog.text + "".join(capfd.readouterr())
+    for value in (*refused.values(), good):
+        assert value not in output
+        assert value.rpartition(".")[2] not in output
+
+
+async def test_the_client_carries_tokens_and_reads_them_anew(serve: Serve, tmp_path: Path) -> None:
+    async with serve(token_key_file=shared_key_file(tmp_path)) as served:
+        target = f"127.0.0.1:{served.running.port}"
+        tokens = [token(exp=int(time.time()) - 60), token()]
+        async with HopeClient(target, user="ada", token=lambda: tokens[-1]) as client:
+            await client.sessions.create("diary", policy="quick")
+            assert (await client.say("diary", "Hello.")).usage.output_tokens
+            await client.ingest("diary", "A text.", document="book")
+            tokens.pop()
+            with pytest.raises(UnauthenticatedError, match="expired"):
+                await client.say("diary", "Hello.")
+        async with HopeClient(target, user="ada") as client:
+            with pytest.raises(UnauthenticatedError, match="bearer token"):
+                await client.sessions.get("diary")
+
+
+@pytest.mark.parametrize(
+    "target", ["example.org:50051", "10.0.0.1:1", "127.example.org:1", "[::2]:1"]
+)
+async def test_the_client_sends_no_token_in_clear_text_to_others(target: str) -> None:
+    with pytest.raises(ValueError, match="TLS"):
+        HopeClient(target, token="secret")
+    client = HopeClient(target, token="secret", credentials=grpc.ssl_channel_credentials())
+    await client.close()
+
+
+async def test_the_certificate_names_the_user(serve: Serve, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    (tmp_path / "other").mkdir()
+    stranger = Authority(tmp_path / "other")
+    async with serve(**authority.settings, tls_client_ca_file=authority.ca_file) as served:
+        target = f"127.0.0.1:{served.running.port}"
+
+        def client(leaf: Any, user: str) -> HopeClient:
+            chain = b"".join(each.bytes() for each in leaf.cert_chain_pems)
+            key = leaf.private_key_pem.bytes()
+            credentials = grpc.ssl_channel_credentials(authority.root, key, chain)
+            return HopeClient(target, user=user, credentials=credentials, timeout_seconds=30)
+
+        async with client(authority.client("ada"), "ada") as ada:
+            await ada.sessions.create("diary", policy="quick")
+        async with client(authority.client("bob"), "ada") as bob:
+            with pytest.raises(NotFoundError, match="No session users/ada/sessions/diary"):
+                await bob.sessions.get("diary")
+        async with client(authority.client("no user id"), "ada") as odd:
+            with pytest.raises(UnauthenticatedError, match="common name"):
+                await odd.sessions.get("diary")
+        # Another authority's certificate, or none, does not even get a connection.
+        anonymous = grpc.ssl_channel_credentials(authority.root)
+        own = stranger.client("ada")
+        for channel_credentials in (
+            anonymous,
+            grpc.ssl_channel_credentials(
+                authority.root, own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes()
+            ),
+        ):
+            async with aio.secure_channel(target, channel_credentials) as channel:
+                with pytest.raises(aio.AioRpcError) as caught:
+                    await Api(channel).sessions.ListSessions(MINE, timeout=10)
+                assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_tokens_travel_by_tls_from_everywhere(serve: Serve, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    settings = authority.settings | {"token_key_file": shared_key_file(tmp_path)}
+    async with serve(host="0.0.0.0", **settings) as served:
+        credentials = grpc.ssl_channel_credentials(authority.root)
+        target = f"127.0.0.1:{served.running.port}"
+        async with HopeClient(target, user="ada", credentials=credentials, token=token()) as client:
+            assert [each async for each in client.sessions.list()] == []
+
+
+FILES = {
+    "cert": ("--tls-cert-file", "cert.pem"),
+    "key": ("--tls-key-file", "key.pem"),
+    "ca": ("--tls-client-ca-file", "ca.pem"),
+    "shared": ("--token-key-file", "token.key"),
+    "jwks": ("--token-jwks-file", "jwks.json"),
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "words"),
+    [
+        ("", ["--host", "0.0.0.0"], "without TLS"),
+        ("cert key", ["--host", "0.0.0.0"], "without authentication"),
+        ("shared", ["--host", "192.168.1.1"], "without TLS"),
+        ("jwks", ["--host", "::"], "without TLS"),
+        ("cert", [], "together"),
+        ("key", [], "together"),
+        ("ca", [], "tls_client_ca_file needs"),
+        ("shared jwks", [], "exclude"),
+        ("", ["--token-issuer", "us"], "token_issuer needs"),
+        ("", ["--admin-port", "1"], "together"),
+        ("", ["--admin-token-file", "x"], "together"),
+        ("", ["--port", "7", "--admin-port", "7", "--admin-token-file", "x"], "another port"),
+        ("", ["--admin-host", "0.0.0.0"], "admin_host"),
+    ],
+)
+def test_what_is_said_by_half_is_refused(
+    given: str, more: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [part for name in given.split() for part in FILES[name]]
+    assert main([*arguments, *more]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    other_chain, other_key = authority.write("other", authority.ca.issue_cert("localhost"))
+    text = tmp_path / "text"
+    text.write_text("no PEM")
+
+    def refusal(**files: Path) -> str:
+        with pytest.raises(KeyFileError) as caught:
+            server_credentials(Settings(**authority.settings | files))
+        return str(caught.value)
+
+    assert server_credentials(Settings(**authority.settings)) is not None
+    assert server_credentials(Settings()) is None
+    assert "is not the key of" in refusal(tls_key_file=other_key)
+    assert "is not the key of" in refusal(tls_cert_file=other_chain)
+    assert str(text) in refusal(tls_cert_file=text)
+    assert str(text) in refusal(tls_key_file=text)
+    assert str(text) in refusal(tls_client_ca_file=text)
+    assert "cannot read" in refusal(tls_key_file=tmp_path / "absent")
