@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.log import Record, RecordKind
-from server.refold import read_log
+from server.refold import LOG_PAGE, read_log
 from server.residency import Resident
 from server.sessions import Sessions
 from server.store.base import Head, SessionKey, Snapshot, StaleRevisionError, VersionInfo
@@ -73,6 +73,19 @@ async def reset(
         return resident.head
 
 
+async def set_frozen(sessions: Sessions, key: SessionKey, frozen: bool) -> None:
+    """Stops the learning of all levels, or lets it go on. An event of the log, as a reset is."""
+    async with sessions.exclusive(key) as resident:
+        if resident.memory.policy.recipe == "streamed":
+            raise InvalidRequestError(
+                "A native model learns while it reads and cannot be frozen.", field="session"
+            )
+        kind = RecordKind.FREEZE if frozen else RecordKind.UNFREEZE
+        levels = tuple(range(len(resident.memory.levels)))
+        if any(level.guard.frozen != frozen for level in resident.memory.levels):
+            await sessions.commit_event(resident, Record(kind, levels=levels))
+
+
 async def rename(sessions: Sessions, key: SessionKey, name: str, etag: str | None) -> Head:
     """Changes a session's display name."""
     async with sessions.exclusive(key) as resident:
@@ -103,6 +116,24 @@ async def changes(
     norms = await asyncio.to_thread(sessions.engine.change, *(each.memory for each in versions))
     log = await read_log(sessions, key)
     return norms, await asyncio.to_thread(between, log, *versions)
+
+
+async def consolidations(
+    sessions: Sessions, key: SessionKey, after_seq: int, size: int
+) -> tuple[list[Record], int]:
+    """Up to `size` records of consolidations behind a place in the log, and the place behind the
+    last of them, 0 when the log ends there. Needs no lock: a log only grows."""
+    found: list[Record] = []
+    while True:
+        page = await sessions.store.read_log(key, after_seq=after_seq, limit=LOG_PAGE)
+        for each in page:
+            if each.kind == RecordKind.CONSOLIDATION:
+                if len(found) == size:
+                    return found, after_seq
+                found.append(Record.decode(each.payload))
+            after_seq = each.seq
+        if len(page) < LOG_PAGE:
+            return found, 0
 
 
 def check_etag(resident: Resident, etag: str | None) -> None:

@@ -8,9 +8,11 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
@@ -31,31 +33,37 @@ from hope_runtime.checkpoints.branch import shipped_branch
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.engine import Engine
 from hope_runtime.engine.native import NativeEngine
-from hope_runtime.errors import HopeError
+from hope_runtime.engine.vllm.engine import VLLMEngine
+from hope_runtime.errors import HopeError, UnsupportedModelError
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.native.served import NativeModel
+from server.auth.access import operator_authenticator, server_credentials, user_authenticator
+from server.auth.interceptor import Authenticator, AuthInterceptor
+from server.auth.tokens import KeyFileError
+from server.crypto.keys import MasterKeyError
 from server.jobs import Jobs
+from server.logs import configure
 from server.metrics import Metrics, MetricsPort
 from server.services.admin import AdminService
 from server.services.errors import ErrorInterceptor
 from server.services.inference import InferenceService
 from server.services.measuring import MeasuringInterceptor
+from server.services.request_log import RequestLogInterceptor
 from server.services.sessions import SessionService
 from server.sessions import Sessions
 from server.settings import Settings
 from server.store.base import StoreError
-from server.store.sqlite import SQLiteStore
+from server.stores import make_store
+from server.tracing import NO_TRACES, OtelTracer, sent_to
 
 _log = logging.getLogger(__name__)
 
-SERVICES = tuple(
+USER_SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in (
-        (inference_pb2, "InferenceService"),
-        (sessions_pb2, "SessionService"),
-        (admin_pb2, "AdminService"),
-    )
+    for module, name in ((inference_pb2, "InferenceService"), (sessions_pb2, "SessionService"))
 )
+ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
+SERVICES = (*USER_SERVICES, ADMIN_SERVICE)
 # The largest chunk of an ingest is 1 MiB; gRPC's own limit leaves room around it.
 MAX_MESSAGE_BYTES = 4 << 20
 # How long a server that was busy goes on saying why it refuses before it closes its port.
@@ -71,12 +79,13 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that listens on `port` until `stop` is called."""
+    """A server that listens on `port`, for operators on `admin_port`, until `stop` is called."""
 
     port: int
+    admin_port: int | None
     sessions: Sessions
     jobs: Jobs
-    grpc_server: aio.Server
+    grpc_servers: Sequence[aio.Server]
     health: HealthServicer
     drain_seconds: float
     # Where Prometheus scrapes; None when nobody asked for it.
@@ -93,14 +102,28 @@ class RunningServer:
         )
         if was_busy:  # then calls may be on their way
             await asyncio.sleep(min(LINGER_SECONDS, max(0.0, ends - time.monotonic())))
-        await self.grpc_server.stop(max(0.0, ends - time.monotonic()))
+        grace = max(0.0, ends - time.monotonic())
+        await asyncio.gather(*(server.stop(grace) for server in self.grpc_servers))
         await self.sessions.stop()
 
 
 def make_engine(settings: Settings, model: BaseModel | NativeModel) -> SessionEngine:
     """The engine that runs this kind of model. Raises ModelError."""
     if isinstance(model, NativeModel):
+        if settings.engine == "vllm":
+            raise UnsupportedModelError(
+                "a native model writes its memories while it reads, which vLLM does not compute; "
+                "serve it with --engine native"
+            )
         return NativeEngine(model)
+    if settings.engine == "vllm":
+        return VLLMEngine(
+            model,
+            branch=shipped_branch(model),
+            window_tokens=settings.window_tokens,
+            threads=settings.threads,
+            window_cache_bytes=settings.window_cache_bytes,
+        )
     return Engine(
         model,
         branch=shipped_branch(model),
@@ -113,17 +136,30 @@ def make_engine(settings: Settings, model: BaseModel | NativeModel) -> SessionEn
 
 @contextlib.asynccontextmanager
 async def running_server(
-    settings: Settings, model: BaseModel | NativeModel
+    settings: Settings,
+    model: BaseModel | NativeModel,
+    on_drain: Callable[[], None] = lambda: None,
+    tracer: OtelTracer | None = None,
 ) -> AsyncIterator[RunningServer]:
-    """Serves `model` as `settings` say; stops gracefully at the end of the block.
+    """Serves `model` as `settings` say; stops gracefully at the end of the block, which an operator
+    asks for by `on_drain`. Spans go to `tracer`, by default where the settings say.
 
-    Raises StoreError when the store cannot be opened and OSError when the port is taken.
+    Raises StoreError when the store cannot be opened, OSError when a port is taken or the packages
+    for traces are missing, and KeyFileError or MasterKeyError for keys and certificates that cannot
+    be used.
     """
-    settings.database.parent.mkdir(parents=True, exist_ok=True)
+    credentials, authenticate = server_credentials(settings), user_authenticator(settings)
     async with contextlib.AsyncExitStack() as stack:
-        store = await stack.enter_async_context(SQLiteStore(settings.database))
+        store = await stack.enter_async_context(make_store(settings))
         engine = stack.enter_context(make_engine(settings, model))
         metrics = Metrics()
+        outer: list[aio.ServerInterceptor[Any, Any]] = [MeasuringInterceptor(metrics)]
+        if tracer is None and settings.otlp_endpoint is not None:
+            tracer = stack.enter_context(sent_to(settings.otlp_endpoint))
+        if tracer is not None:
+            from server.services.tracing import TracingInterceptor
+
+            outer.insert(0, TracingInterceptor(tracer))
         sessions = Sessions(
             store,
             engine,
@@ -133,20 +169,19 @@ async def running_server(
             keep_versions=settings.keep_versions,
             session_quota_bytes=settings.session_quota_bytes,
             user_quota_bytes=settings.user_quota_bytes,
+            user_quota_sessions=settings.user_quota_sessions,
+            user_quota_tokens_per_minute=settings.user_quota_tokens_per_minute,
             metrics=metrics,
+            tracer=tracer or NO_TRACES,
         )
         metrics_port = None
         if settings.metrics_port is not None:
             metrics.watch(engine, sessions.residency)
-            scraped = MetricsPort.open(metrics, settings.metrics_port)
+            scraped = MetricsPort.open(metrics, settings.metrics_port, settings.metrics_host)
             metrics_port = stack.enter_context(scraped).port
         jobs = Jobs(sessions, checkpoint_seconds=settings.job_checkpoint_seconds)
         health = HealthServicer()
-        server = aio.server(
-            interceptors=[MeasuringInterceptor(metrics), ErrorInterceptor()],
-            options=OPTIONS,
-            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
-        )
+        server = _grpc_server(settings, authenticate, *outer)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(sessions, stalled_stream_seconds=settings.stalled_stream_seconds),
             server,
@@ -154,31 +189,33 @@ async def running_server(
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(
             SessionService(sessions, jobs), server
         )
-        # What it leaves out is answered UNIMPLEMENTED by its generated base.
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminService(sessions, settings.model),  # type: ignore[abstract]
-            server,
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        reflection.enable_server_reflection(
-            (
-                *SERVICES,
-                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-                reflection.SERVICE_NAME,
-            ),
-            server,
-        )
-        try:
-            port = server.add_insecure_port(settings.address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {settings.address}: {error}") from error
+        servers, admin_server, admin_port = [server], None, None
+        if settings.admin_token_file is not None:
+            operators = operator_authenticator(settings.admin_token_file)
+            admin_server = _grpc_server(settings, operators)
+            servers.append(admin_server)
+        # Users who must say who they are never reach it; whoever may be anybody may be an operator.
+        host_of_admin = admin_server or (None if settings.authenticates else server)
+        if host_of_admin is not None:
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(
+                AdminService(sessions, settings.model, on_drain), host_of_admin
+            )
+        for each in servers:
+            names = (() if each is admin_server else USER_SERVICES) + (
+                (ADMIN_SERVICE,) if each is host_of_admin else ()
+            )
+            _add_health_and_reflection(each, health, names)
+        port = _listen(server, settings.address, credentials)
+        if admin_server is not None:
+            admin_port = _listen(admin_server, settings.admin_address, credentials)
         await sessions.start()
         await jobs.start()
-        await server.start()
+        for each in servers:
+            await each.start()
         for name in ("", *SERVICES):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
         running = RunningServer(
-            port, sessions, jobs, server, health, settings.drain_seconds, metrics_port
+            port, admin_port, sessions, jobs, servers, health, settings.drain_seconds, metrics_port
         )
         try:
             yield running
@@ -186,35 +223,74 @@ async def running_server(
             await running.stop()
 
 
+def _grpc_server(
+    settings: Settings, authenticate: Authenticator, *outer: aio.ServerInterceptor[Any, Any]
+) -> aio.Server:
+    return aio.server(
+        interceptors=[
+            *([RequestLogInterceptor()] if settings.log_format == "json" else ()),
+            *outer,
+            ErrorInterceptor(),
+            AuthInterceptor(authenticate),
+        ],
+        options=OPTIONS,
+        maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+    )
+
+
+def _add_health_and_reflection(
+    server: aio.Server, health: HealthServicer, services: Sequence[str]
+) -> None:
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection((*services, *names), server)
+
+
+def _listen(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}") from error
+
+
 async def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then drains."""
+    """Serves until SIGTERM, SIGINT or an operator's Drain, then drains."""
     model = load_model(settings.model, dtype=settings.dtype, progress=_show_progress)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running_server(settings, model) as running:
+    async with running_server(settings, model, stop.set) as running:
         host = settings.address.rsplit(":", 1)[0]
+        if running.admin_port is not None:
+            admin_host = settings.admin_address.rsplit(":", 1)[0]
+            print(f"operators: {admin_host}:{running.admin_port}", flush=True)
         print(f"hope-server listens on {host}:{running.port}", flush=True)
         if running.metrics_port is not None:
-            print(f"metrics: http://127.0.0.1:{running.metrics_port}/metrics", flush=True)
+            print(
+                f"metrics: http://{settings.metrics_host}:{running.metrics_port}/metrics",
+                flush=True,
+            )
         await stop.wait()
         print("draining", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of `hope serve`. Returns the exit status; expected errors are one line."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure("text")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
+        configure(settings.log_format)
         asyncio.run(serve(settings))
     except ValidationError as error:
         for item in error.errors():
             where = "".join(f"{part}: " for part in item["loc"])
             print(f"hope serve: {where}{item['msg']}", file=sys.stderr)
         return 2
-    except (HopeError, StoreError, OSError) as error:
+    except (HopeError, StoreError, KeyFileError, MasterKeyError, OSError) as error:
         print(f"hope serve: {error}", file=sys.stderr)
         return 1
     return 0

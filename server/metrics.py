@@ -26,6 +26,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from hope_runtime.engine.base import EngineLoad
+from hope_runtime.guards import Guard
 from hope_runtime.learning import Consolidation
 from server.store.base import (
     LeaseLostError,
@@ -44,6 +45,9 @@ LEARN_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 SURPRISE_NATS = (0.1, 0.3, 1, 2, 3, 5, 7, 10)
 # Norms over that of the base weights.
 RELATIVE_NORMS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
+GRADIENT_NORMS = (0.03, 0.1, 0.3, 1, 3, 10, 30)
+RANKS = (1, 2, 4, 8, 16, 32)
+PROBE_NATS = (-0.1, -0.03, 0, 0.01, 0.03, 0.1, 0.3, 1)
 REQUEST_KINDS = ("generate", "ingest", "score")
 OUTCOMES = ("ok", "refused", "cancelled", "failed")
 FINISH_REASONS = ("stop", "length", "stop_string")
@@ -132,6 +136,29 @@ class Metrics:
             RELATIVE_NORMS,
             "level",
         )
+        self.update_ratio = self._histogram(
+            "level_update_ratio",
+            "Norm of what a consolidation changed over that of the base.",
+            RELATIVE_NORMS,
+            "level",
+        )
+        self.gradient_norm = self._histogram(
+            "gradient_norm", "Mean norm of a consolidation's gradients.", GRADIENT_NORMS, "level"
+        )
+        self.effective_rank = self._histogram(
+            "level_effective_rank", "Effective rank of what a level adds.", RANKS, "level"
+        )
+        self.probe_change = self._histogram(
+            "probe_loss_change_nats",
+            "Adapted minus frozen loss on the base's own samples; above 0 is damage.",
+            PROBE_NATS,
+        )
+        self.probe_divergence = self._histogram(
+            "probe_divergence_nats",
+            "KL(base || adapted) on the base's own samples.",
+            PROBE_NATS,
+        )
+        self.guards = self._counter("guard_events", "What guards decided.", "guard")
         # What never happened is 0, not absent: a rule on it must hold from the start.
         for kind in REQUEST_KINDS:
             for outcome in OUTCOMES:
@@ -140,6 +167,8 @@ class Metrics:
             self.finished.labels(reason)
         for error in STORE_ERRORS:
             self.store_errors.labels(error)
+        for guard in Guard:
+            self.guards.labels(guard)
 
     def watch(self, engine: _Engine, residency: _Residency) -> None:
         """Adds what both carry, asked for at each scrape on a thread of its own."""
@@ -161,6 +190,8 @@ class Metrics:
         for report in reports:
             level = str(report.level)
             self.learn.labels(level).observe(report.seconds)
+            for event in report.guards:
+                self.guards.labels(event.guard).inc()
             if not report.tokens:
                 continue
             self.learnt_tokens.labels(level).inc(report.tokens)
@@ -169,6 +200,13 @@ class Metrics:
             self.surprise_after.labels(level).observe(report.surprise_after_nats)
             norm = summary.levels[report.level].relative_norm
             self.relative_norm.labels(level).observe(norm)
+            if report.drift is not None:
+                self.update_ratio.labels(level).observe(report.drift.update_ratio)
+                self.gradient_norm.labels(level).observe(report.drift.steps.gradient_norm)
+                self.effective_rank.labels(level).observe(report.drift.effective_rank)
+            if report.probed is not None:
+                self.probe_change.observe(report.probed.change_nats)
+                self.probe_divergence.observe(report.probed.divergence_nats)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"hope_{name}", text, labels, registry=self.registry)
@@ -179,7 +217,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class MetricsPort:
-    """Serves a registry over HTTP on the loopback interface, on threads of its own, until closed.
+    """Serves a registry over HTTP, on threads of its own, until closed.
 
     Raises OSError when the port is taken. `port` 0 picks a free one.
     """
@@ -188,8 +226,8 @@ class MetricsPort:
     _close: contextlib.ExitStack
 
     @staticmethod
-    def open(metrics: Metrics, port: int) -> MetricsPort:
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=metrics.registry)
+    def open(metrics: Metrics, port: int, host: str = "127.0.0.1") -> MetricsPort:
+        server, thread = start_http_server(port, addr=host, registry=metrics.registry)
         stack = contextlib.ExitStack()
         stack.callback(thread.join)
         stack.callback(server.server_close)

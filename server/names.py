@@ -1,4 +1,8 @@
-"""Resource names: users/{user}/sessions/{session}, checked where they enter."""
+"""Resource names: users/{user}/sessions/{session}, checked where they enter.
+
+A name of somebody else's is answered like one that never existed, before anything is looked up,
+so that neither the answer nor its time tells what others have.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,18 @@ import re
 import secrets
 
 from hope_runtime.errors import InvalidRequestError
-from server.store.base import SessionKey
+from server.auth.caller import USER_ID as _ID
+from server.auth.caller import present_caller
+from server.store.base import NotFoundError, SessionKey
 
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SESSION = re.compile(r"users/([^/]*)/sessions/([^/]*)")
 _SNAPSHOT = re.compile(r"(.*)/snapshots/([^/]*)")
 _USER = re.compile(r"users/([^/]*)")
 
 
 def session_key(name: str, *, field: str) -> SessionKey:
-    """Key of a session's full name. Raises InvalidRequestError naming `field`."""
+    """Key of a session's full name. Raises InvalidRequestError naming `field`, and NotFoundError
+    for a session of somebody else's."""
     match = _SESSION.fullmatch(name)
     if not match or not all(_ID.fullmatch(part) for part in match.groups()):
         raise InvalidRequestError(
@@ -23,11 +29,15 @@ def session_key(name: str, *, field: str) -> SessionKey:
             "with up to 64 letters, digits, '-', '_' or '.' each.",
             field=field,
         )
-    return SessionKey(*match.groups())
+    key = SessionKey(*match.groups())
+    if not present_caller().may_be(key.user):
+        raise NotFoundError(f"no session {key}")
+    return key
 
 
 def snapshot_key(name: str, *, field: str) -> tuple[SessionKey, str]:
-    """Session and last part of a snapshot's full name. Raises InvalidRequestError."""
+    """Session and last part of a snapshot's full name. Raises as
+    `session_key` does."""
     match = _SNAPSHOT.fullmatch(name)
     if not match or not _ID.fullmatch(match[2]):
         raise InvalidRequestError(
@@ -39,12 +49,15 @@ def snapshot_key(name: str, *, field: str) -> tuple[SessionKey, str]:
 
 
 def user_id(parent: str, *, field: str) -> str:
-    """User of users/{user}. Raises InvalidRequestError naming `field`."""
+    """User of users/{user}. Raises InvalidRequestError naming `field`, and NotFoundError for
+    anybody but the caller."""
     match = _USER.fullmatch(parent)
     if not match or not _ID.fullmatch(match[1]):
         raise InvalidRequestError(
             f"{parent[:80]!r} is no user; the form is users/USER.", field=field
         )
+    if not present_caller().may_be(match[1]):
+        raise NotFoundError(f"no user {parent}")
     return match[1]
 
 

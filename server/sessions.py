@@ -43,7 +43,8 @@ from server.store.base import (
     StoreUnavailableError,
 )
 from server.store.base import Record as StoredRecord
-from server.summary import decode_summary, encode_summary
+from server.summary import Summary, decode_summary, encode_summary
+from server.tracing import NO_TRACES, Tracer
 from server.waiting import complete, result_of
 
 _log = logging.getLogger(__name__)
@@ -71,16 +72,26 @@ class Sessions:
         keep_versions: int = 8,
         session_quota_bytes: int = 0,
         user_quota_bytes: int = 0,
+        user_quota_sessions: int = 0,
+        user_quota_tokens_per_minute: int = 0,
         metrics: Metrics | None = None,
+        tracer: Tracer = NO_TRACES,
     ) -> None:
         self.store = store
         self.engine = engine
         self.metrics = metrics or Metrics()
+        self.tracer = tracer
         self.policies = engine.policies
         self.fingerprint = engine.model.fingerprint
         self.draining = False
         self._keep_versions = keep_versions
-        self.quotas = Quotas(store, session_quota_bytes, user_quota_bytes)
+        self.quotas = Quotas(
+            store,
+            session_quota_bytes,
+            user_quota_bytes,
+            user_quota_sessions,
+            user_quota_tokens_per_minute,
+        )
         self.residency = Residency(store, engine, lease_seconds=lease_seconds)
         self._idle_seconds = idle_learning_seconds
         self._max_resident = resident_sessions
@@ -123,6 +134,11 @@ class Sessions:
     def summary(self, memory: SessionMemory) -> bytes:
         """What a store keeps beside a memory."""
         return encode_summary(memory, self.engine.change(None, memory))
+
+    def resident_summaries(self) -> list[tuple[SessionKey, Summary]]:
+        """Summaries of the sessions whose memory is here."""
+        residents = [entry.resident for entry in self.residency.entries.values()]
+        return [(each.key, decode_summary(each.head.summary)) for each in residents if each]
 
     def policy(self, name: str) -> LearningPolicy:
         """A policy by its name. Raises InvalidRequestError when there is none."""
@@ -207,7 +223,15 @@ class Sessions:
         reply: StoredReply | None = None,
     ) -> None:
         """Commit 1: the record becomes part of the log, and `memory` is what is known after it."""
-        await complete(self._commit(resident, memory, [record], reply))
+
+        async def commit() -> None:
+            await self._commit(resident, memory, [record], reply)
+            try:
+                await self.quotas.charge(resident.head.key.user, record.learnable_tokens)
+            except StoreError as error:  # the turn is durable all the same
+                _log.warning("tokens were not counted: %s", error)
+
+        await complete(commit())
 
     async def commit_event(self, resident: Resident, record: Record) -> None:
         """Commit 1 of what nobody waits for an answer to."""
@@ -235,10 +259,15 @@ class Sessions:
             memory = resident.memory
             reports = []
             while (boundary := due(memory)) is not None:
-                ticket = self.engine.consolidate(memory, boundary)
-                memory, report = await result_of(ticket)
+                with self.tracer.span("learn", level=boundary.level):
+                    ticket = self.engine.consolidate(memory, boundary)
+                    memory, report = await result_of(ticket)
                 reports.append(report)
-            records = [Record(RecordKind.CONSOLIDATION, notes=report.notes()) for report in reports]
+            version = resident.head.version + memory.learnt_since(resident.memory)
+            records = [
+                Record(RecordKind.CONSOLIDATION, notes=report.notes() | {"version": version})
+                for report in reports
+            ]
             await self._commit(resident, memory, records)
             self.metrics.learnt(reports, decode_summary(resident.head.summary))
             return reports
@@ -271,7 +300,7 @@ class Sessions:
             records=[StoredRecord(record.kind, record.encode()) for record in records],
             reply=reply,
         )
-        with self.metrics.commit():
+        with self.tracer.span("commit", version=commit.version), self.metrics.commit():
             resident.head = await self.retried(lambda: self.store.commit(resident.lease, commit))
         resident.memory = memory
         if learnt:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from server.auth.settings import AccessSettings
+from server.logs import LogFormat
 
 
 def _state_directory() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state")) / "hope-server"
 
 
-class Settings(BaseSettings):
+class Settings(AccessSettings):
     """Each field is `HOPE_<NAME>` in the environment and `--<name>` on the command line."""
 
     model_config = SettingsConfigDict(
@@ -26,11 +28,12 @@ class Settings(BaseSettings):
         extra="forbid",
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on; loopback only for now.")
-    port: int = Field(50051, ge=0, le=65535, description="Port; 0 picks a free one.")
     model: str = Field(
         "default",
         description='"default", a .gguf file, a directory of a model or a run, or a hub id.',
+    )
+    engine: Literal["native", "vllm"] = Field(
+        "native", description="What decodes: our own engine, or vLLM in a process of its own."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of weights and activations; auto looks at the hardware."
@@ -53,12 +56,47 @@ class Settings(BaseSettings):
         default_factory=lambda: _state_directory() / "sessions.db",
         description="SQLite file that keeps the sessions.",
     )
+    store: str | None = Field(
+        None,
+        pattern=r"^(rediss?|unix)://",
+        description="Redis or Valkey that keeps the sessions instead, for many servers: "
+        "redis://HOST:PORT/DB, or rediss:// over TLS.",
+    )
+    store_password_file: Path | None = Field(
+        None, description="Its password, so that no address needs to hold it."
+    )
+    store_fsync: bool = Field(
+        False, description="A turn is answered when the store's disk has it (WAITAOF)."
+    )
+    store_replicas: int = Field(
+        0, ge=0, description="A turn is answered when so many replicas of the store have it."
+    )
+    store_idle_seconds: float | None = Field(
+        None, gt=0, description="Sessions that nobody changed for so long are erased; unset: none."
+    )
+    master_key_file: Path | None = Field(
+        None,
+        description="Everything stored is sealed (AES-256-GCM) with a key of each user, which the "
+        "master keys in this file wrap: lines of 64 hexadecimal digits, the newest first. "
+        "HOPE_MASTER_KEYS in the environment holds the same.",
+    )
+    key_database: Path = Field(
+        default_factory=lambda: _state_directory() / "keys.db",
+        description="SQLite file of the users' wrapped keys; keep it out of the other's backups.",
+    )
     keep_versions: int = Field(8, ge=1, description="Recent versions of a memory that are kept.")
     session_quota_bytes: int = Field(
         0, ge=0, description="Bytes of a session in the store before it takes no more; 0: any."
     )
     user_quota_bytes: int = Field(
         0, ge=0, description="Bytes of all sessions of a user together, likewise."
+    )
+    user_quota_sessions: int = Field(0, ge=0, description="Sessions of a user; 0: any number.")
+    user_quota_tokens_per_minute: int = Field(
+        0,
+        ge=0,
+        description="Tokens that all sessions of a user may learn in a minute; an ingest waits, a "
+        "turn beyond it is refused unless it teaches nothing. 0: any number.",
     )
     lease_seconds: float = Field(30, gt=0, description="How long a crashed server holds sessions.")
     idle_learning_seconds: float = Field(
@@ -76,18 +114,26 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="Loopback port that Prometheus scrapes; 0 picks a free one, unset: none.",
+        description="Port that Prometheus scrapes; 0 picks a free one, unset: none.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Interface of the metrics port; metrics name no user."
+    )
+    log_format: LogFormat = Field(
+        "text", description="json also has a line for each request. No form names a user."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where traces go, such as http://127.0.0.1:4317 (the extra otel).",
     )
     drain_seconds: float = Field(30, ge=0, description="Time for running turns at shutdown.")
 
     @model_validator(mode="after")
-    def _loopback_only(self) -> Self:
-        # Nobody proves who they are yet, so nobody from elsewhere may come in.
-        if self.host != "localhost" and not ipaddress.ip_address(self.host).is_loopback:
-            raise ValueError("host must be a loopback address while there is no authentication")
+    def _says_which_store(self) -> Self:
+        of_redis = {"store_password_file", "store_fsync", "store_replicas", "store_idle_seconds"}
+        if self.store is None and (alone := of_redis & self.model_fields_set):
+            raise ValueError(f"{min(alone)} needs store")
+        if self.store is not None and "database" in self.model_fields_set:
+            raise ValueError("store and database exclude each other")
         return self
-
-    @property
-    def address(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hope_runtime.errors import CorruptStateError
+from hope_runtime.guards import NEVER, GuardState
 from hope_runtime.memory.state import SessionMemory
 
 
@@ -21,6 +23,11 @@ class LevelSummary:
     learnt_tokens: int
     surprise_before_nats: float | None
     surprise_after_nats: float | None
+    # Absent from summaries of levels that no guard ever met.
+    frozen: bool = False
+    rejections: int = 0
+    # Guard, value, limit.
+    guards: Sequence[tuple[str, float, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
             "learnt_tokens": level.learnt_tokens,
             "surprise_before_nats": level.surprise_before_nats,
             "surprise_after_nats": level.surprise_after_nats,
+            **_guarded(level.guard),
         }
         for level, norm in zip(memory.levels, norms, strict=True)
     ]
@@ -63,9 +71,26 @@ def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
     return json.dumps(summary).encode()
 
 
+def _guarded(state: GuardState) -> dict[str, Any]:
+    if state == NEVER:
+        return {}
+    return {
+        "frozen": state.frozen,
+        "rejections": state.rejections,
+        "guards": [[event.guard, event.value, event.limit] for event in state.events],
+    }
+
+
 def decode_summary(data: bytes) -> Summary:
-    """The Summary that `encode_summary` wrote."""
-    fields: dict[str, Any] = json.loads(data)
+    """The Summary that `encode_summary` wrote. Raises CorruptStateError when it is no JSON, as when
+    it was sealed and this server has no keys."""
+    try:
+        fields: dict[str, Any] = json.loads(data)
+    except ValueError:
+        raise CorruptStateError(
+            "The session's summary cannot be read; it may have been stored with keys that this "
+            "server does not have."
+        ) from None
     return Summary(
         learnable_tokens=fields["learnable_tokens"],
         pending_tokens=fields["pending_tokens"],

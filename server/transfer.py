@@ -131,7 +131,11 @@ async def _store(
 def _checked_memory(sessions: Sessions, contents: _Contents) -> SessionMemory:
     memory = sessions.decode(contents.blobs)
     digest = bytes(32)
-    for record in effective([Record.decode(each.payload) for each in contents.records]):
+    records = [Record.decode(each.payload) for each in contents.records]
+    vocab_size = sessions.engine.layout.vocab_size
+    if any(token >= vocab_size for record in records for token in record.tokens):
+        raise _broken("its log has tokens that the model does not know")
+    for record in effective(records):
         digest = extend_digest(digest, record)
     if digest != memory.log_digest:
         raise _broken("its memory did not come from its log")

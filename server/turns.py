@@ -73,6 +73,8 @@ async def generate(
             await _check_repeat(sessions, key, request)
         if not ephemeral:
             await sessions.quotas.check(key)
+        if turn.learn and not ephemeral:
+            await sessions.quotas.check_rate(key.user)
         if not ephemeral and turn.conversation not in resident.memory.conversations:
             # A new conversation: what the others taught is learnt before it begins, which a turn
             # that is refused must not bring about.
@@ -165,6 +167,9 @@ async def ingest(
             tail=now.tail,
             ended=now.ended,
         )
+        while learn and (seconds := await sessions.quotas.wait_seconds(key.user)):
+            on_status(Status.QUEUED)
+            await asyncio.sleep(seconds)
         async with sessions.exclusive(key, on_status) as resident:
             if resident.memory.documents.get(document, Document()) != expected:
                 raise InvalidRequestError(

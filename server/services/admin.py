@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -9,19 +10,27 @@ from grpc import aio
 from hope.v1 import admin_pb2 as pb
 from hope.v1 import admin_pb2_grpc
 
+from hope_runtime.errors import InvalidRequestError
+from server import lineage
+from server.names import session_key
 from server.sessions import Sessions
+from server.store.base import MAX_PAGE_SIZE
 
 Context = aio.ServicerContext[Any, Any]
 
 # Raised with every addition to the protos.
-SCHEMA_REVISION = 2
+SCHEMA_REVISION = 3
+DEFAULT_TOP = 10
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """See admin.proto. What is not here yet answers UNIMPLEMENTED by the generated base."""
+    """See admin.proto. `drain` begins to stop the server, and returns at once."""
 
-    def __init__(self, sessions: Sessions, model_name: str) -> None:
+    def __init__(
+        self, sessions: Sessions, model_name: str, drain: Callable[[], None] = lambda: None
+    ) -> None:
         self._sessions = sessions
+        self._drain = drain
         self._model_name = model_name
 
     async def GetServerInfo(  # noqa: N802 - the name is gRPC's
@@ -51,3 +60,34 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             resident_sessions=self._sessions.residency.resident_count,
             resident_bytes=load.resident_bytes,
         )
+
+    async def ListTopDrift(  # noqa: N802
+        self, request: pb.ListTopDriftRequest, context: Context
+    ) -> pb.ListTopDriftResponse:
+        limit = request.limit or DEFAULT_TOP
+        if limit > MAX_PAGE_SIZE:
+            raise InvalidRequestError(
+                f"limit is {limit}; allowed: 1 to {MAX_PAGE_SIZE}.", field="limit"
+            )
+        norms = {
+            str(key): max((level.relative_norm for level in summary.levels), default=0.0)
+            for key, summary in self._sessions.resident_summaries()
+        }
+        furthest = sorted(norms, key=lambda name: (-norms[name], name))[:limit]
+        return pb.ListTopDriftResponse(
+            sessions=[pb.SessionDrift(session=name, relative_norm=norms[name]) for name in furthest]
+        )
+
+    async def SetFrozen(  # noqa: N802
+        self, request: pb.SetFrozenRequest, context: Context
+    ) -> pb.SetFrozenResponse:
+        key = session_key(request.session, field="session")
+        await lineage.set_frozen(self._sessions, key, request.frozen)
+        return pb.SetFrozenResponse()
+
+    async def Drain(  # noqa: N802
+        self, request: pb.DrainRequest, context: Context
+    ) -> pb.DrainResponse:
+        self._sessions.draining = True
+        self._drain()
+        return pb.DrainResponse()

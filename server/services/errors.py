@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,9 +22,12 @@ from grpc_status import rpc_status
 
 from hope_runtime import errors as runtime
 from server import turns
+from server.auth.tokens import UnauthenticatedError
 from server.jobs import JobCancelledError
+from server.logs import new_number, request_number
 from server.quotas import QuotaExceededError
 from server.residency import JobRunningError
+from server.services.handlers import wrapped
 from server.services.inference import StalledStreamError
 from server.sessions import DrainingError
 from server.store import base as store
@@ -35,12 +37,16 @@ _log = logging.getLogger(__name__)
 
 # Most specific first. Code, reason, and seconds after which trying again makes sense.
 _TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
+    (UnauthenticatedError, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", None),
     (runtime.WindowOverflowError, code_pb2.INVALID_ARGUMENT, "WINDOW_OVERFLOW", None),
     (runtime.InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST", None),
     (runtime.FingerprintMismatchError, code_pb2.FAILED_PRECONDITION, "OTHER_BASE_MODEL", None),
     (runtime.StateVersionError, code_pb2.FAILED_PRECONDITION, "UNKNOWN_STATE_FORMAT", None),
     (runtime.DivergedStateError, code_pb2.FAILED_PRECONDITION, "MEMORY_WOULD_DIVERGE", None),
     (runtime.CorruptStateError, code_pb2.DATA_LOSS, "CORRUPT_STATE", None),
+    (runtime.UnsupportedMemoryError, code_pb2.FAILED_PRECONDITION, "UNSUPPORTED_MEMORY", None),
+    (runtime.NotFiniteError, code_pb2.INTERNAL, "NOT_FINITE", None),
+    (runtime.EngineLostError, code_pb2.UNAVAILABLE, "ENGINE_LOST", 5.0),
     (runtime.CancelledTurnError, code_pb2.CANCELLED, "CANCELLED", None),
     (store.NotFoundError, code_pb2.NOT_FOUND, "SESSION_NOT_FOUND", None),
     (store.SnapshotExistsError, code_pb2.ALREADY_EXISTS, "SNAPSHOT_EXISTS", None),
@@ -69,7 +75,7 @@ def to_status(error: Exception) -> status_pb2.Status:
         if isinstance(error, kind):
             message = str(error) or "This server does not offer the method yet."
             return _status(code, _sentence(message), reason, error, retry_seconds)
-    reference = secrets.token_hex(4)
+    reference = request_number.get() or new_number()
     _log.error("unexpected error %s", reference, exc_info=error)
     message = f"The server failed; its log has the reason under {reference}."
     return _status(code_pb2.INTERNAL, message, "INTERNAL", error, None)
@@ -104,6 +110,7 @@ def _status(
             subject=error.subject, description=message
         )
         details.append(error_details_pb2.QuotaFailure(violations=[exceeded]))
+        retry_seconds = error.retry_seconds
     if isinstance(error, JobRunningError):
         retry_seconds = error.retry_seconds
     if retry_seconds is not None:
@@ -141,15 +148,7 @@ class ErrorInterceptor(_Interceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        streams_in, streams_out = handler.request_streaming, handler.response_streaming
-        kind = f"{'stream' if streams_in else 'unary'}_{'stream' if streams_out else 'unary'}"
-        translate: Callable[[Any], Any] = _streaming if streams_out else _single
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(
-            translate(getattr(handler, kind)),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        return wrapped(handler, _single, _streaming)
 
 
 def _single(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

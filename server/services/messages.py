@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from hope.v1 import sessions_pb2 as pb
 
+from hope_runtime.errors import CorruptStateError
 from hope_runtime.learning import Consolidation
 from hope_runtime.tokenizer import Tokenizer
 from server.refold import Ask, Progress
 from server.store.base import Head, SessionKey, Snapshot
 from server.summary import decode_summary
 from server.taught import Taught
+
+_PLAIN_NOTES = (
+    "level",
+    "position",
+    "spans",
+    "tokens",
+    "surprise_before_nats",
+    "surprise_after_nats",
+    "trained_tokens",
+)
 
 
 def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
@@ -34,6 +46,9 @@ def to_session(head: Head, running: Progress | None = None) -> pb.Session:
             updates=level.updates,
             relative_norm=level.relative_norm,
             learnt_tokens=level.learnt_tokens,
+            frozen=level.frozen,
+            rejections=level.rejections,
+            guards=[_guard(*event) for event in level.guards],
         )
         if level.surprise_before_nats is not None:
             status.surprise_before_nats = level.surprise_before_nats
@@ -69,22 +84,50 @@ def to_session(head: Head, running: Progress | None = None) -> pb.Session:
     return session
 
 
-def to_consolidations(reports: Sequence[Consolidation]) -> list[pb.Consolidation]:
-    """Reports of the Learner as the API shows them."""
+def to_consolidations(reports: Sequence[Consolidation], version: int) -> list[pb.Consolidation]:
+    """Reports of the Learner as the API shows them; `version` is that of the memory after them."""
     shown = []
     for report in reports:
-        shown.append(
-            pb.Consolidation(
-                level=report.level,
-                spans=report.spans,
-                tokens=report.tokens,
-                surprise_before_nats=report.surprise_before_nats,
-                surprise_after_nats=report.surprise_after_nats,
-                trained_tokens=report.trained_tokens,
-                duration=to_duration(report.seconds),
-            )
-        )
+        each = noted_consolidation(report.notes() | {"version": version})
+        each.duration.CopyFrom(to_duration(report.seconds))
+        shown.append(each)
     return shown
+
+
+def noted_consolidation(notes: Mapping[str, Any]) -> pb.Consolidation:
+    """A consolidation as the log notes it. What older servers did not note is unset. Raises
+    CorruptStateError for notes that no server wrote: an imported log may hold anything."""
+    try:
+        shown = pb.Consolidation(
+            memory_version=notes.get("version", 0),
+            **{name: notes[name] for name in _PLAIN_NOTES if name in notes},
+        )
+        if (drift := notes.get("drift")) is not None:
+            steps = drift["steps"]
+            shown.drift.CopyFrom(
+                pb.LevelDrift(
+                    relative_norm=drift["relative_norm"],
+                    update_ratio=drift["update_ratio"],
+                    effective_rank=drift["effective_rank"],
+                    steps=steps["count"],
+                    gradient_norm=steps["gradient_norm"],
+                    largest_gradient_norm=steps["largest_gradient_norm"],
+                    rehearsed_share=steps.get("rehearsed_share"),
+                )
+            )
+        shown.guards.extend(_guard(**event) for event in notes.get("guards", ()))
+        if (probed := notes.get("probed")) is not None:
+            shown.probes.CopyFrom(pb.ProbeFigures(**probed))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptStateError(f"A consolidation's figures cannot be read: {error}.") from error
+    return shown
+
+
+def _guard(guard: str, value: float, limit: float) -> pb.GuardEvent:
+    """A decision. One that this server does not know is shown with its figures."""
+    name = f"GUARD_{guard.upper()}"
+    known = dict(pb.Guard.items()).get(name, pb.GUARD_UNSPECIFIED)
+    return pb.GuardEvent(guard=known, value=value, limit=limit)
 
 
 def to_job(ask: Ask, progress: Progress) -> pb.Job:

@@ -16,6 +16,7 @@ from server.jobs import Jobs
 from server.names import session_id, session_key, short_name, snapshot_key, user_id
 from server.services.inference import MAX_CONVERSATION_NAME
 from server.services.messages import (
+    noted_consolidation,
     to_consolidations,
     to_job,
     to_session,
@@ -209,7 +210,18 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         key = session_key(request.name, field="name")
         head, reports = await turns.consolidate(self._sessions, key)
         return pb.ConsolidateResponse(
-            session=to_session(head), consolidations=to_consolidations(reports)
+            session=to_session(head), consolidations=to_consolidations(reports, head.version)
+        )
+
+    async def ListConsolidations(  # noqa: N802
+        self, request: pb.ListConsolidationsRequest, context: Context
+    ) -> pb.ListConsolidationsResponse:
+        key = session_key(request.parent, field="parent")
+        size, after = _page_size(request.page_size), _offset(request.page_token)
+        found, last = await lineage.consolidations(self._sessions, key, after, size)
+        return pb.ListConsolidationsResponse(
+            consolidations=[noted_consolidation(each.notes) for each in found],
+            next_page_token=str(last) if last else "",
         )
 
     async def EndConversation(  # noqa: N802
@@ -222,7 +234,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         wait = request.wait if request.HasField("wait") else True
         head, reports = await turns.end_conversation(self._sessions, key, conversation, wait=wait)
         return pb.EndConversationResponse(
-            session=to_session(head), consolidations=to_consolidations(reports)
+            session=to_session(head), consolidations=to_consolidations(reports, head.version)
         )
 
     def _shown(self, head: Head) -> pb.Session:

@@ -128,6 +128,7 @@ class ListTopDriftRequest(_message.Message):
 
     LIMIT_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
+    """1 to 1000; 0 means 10."""
     def __init__(
         self,
         *,
@@ -168,7 +169,11 @@ class SessionDrift(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     RELATIVE_NORM_FIELD_NUMBER: _builtins.int
     session: _builtins.str
+    """users/{user}/sessions/{session}."""
     relative_norm: _builtins.float
+    """The largest of its levels: Frobenius norm of what the level adds over that of the
+    base weights.
+    """
     def __init__(
         self,
         *,

@@ -80,21 +80,24 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTopDrift(self, request, context):
-        """Sessions that moved furthest from the base model.
+        """Of the sessions that this server holds, those that moved furthest from the base
+        model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetFrozen(self, request, context):
-        """Stops, or lets go on, the learning of a session.
+        """Stops, or lets go on, the learning of a session: an event of its log. Turns go on;
+        what is said while it is frozen passes by its boundaries and is not learnt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Refuses new turns, finishes the running ones, then stops the server.
+        """Refuses new turns, finishes the running ones, then stops the server. Answers at
+        once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

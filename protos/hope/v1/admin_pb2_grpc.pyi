@@ -37,11 +37,17 @@ class AdminServiceStub:
     GetLoad: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLoadRequest, _admin_pb2.GetLoadResponse]
     """What the server carries now."""
     ListTopDrift: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTopDriftRequest, _admin_pb2.ListTopDriftResponse]
-    """Sessions that moved furthest from the base model."""
+    """Of the sessions that this server holds, those that moved furthest from the base
+    model.
+    """
     SetFrozen: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetFrozenRequest, _admin_pb2.SetFrozenResponse]
-    """Stops, or lets go on, the learning of a session."""
+    """Stops, or lets go on, the learning of a session: an event of its log. Turns go on;
+    what is said while it is frozen passes by its boundaries and is not learnt.
+    """
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
-    """Refuses new turns, finishes the running ones, then stops the server."""
+    """Refuses new turns, finishes the running ones, then stops the server. Answers at
+    once.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -52,11 +58,17 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetLoad: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLoadRequest, _admin_pb2.GetLoadResponse]  # type: ignore[assignment]
     """What the server carries now."""
     ListTopDrift: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTopDriftRequest, _admin_pb2.ListTopDriftResponse]  # type: ignore[assignment]
-    """Sessions that moved furthest from the base model."""
+    """Of the sessions that this server holds, those that moved furthest from the base
+    model.
+    """
     SetFrozen: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetFrozenRequest, _admin_pb2.SetFrozenResponse]  # type: ignore[assignment]
-    """Stops, or lets go on, the learning of a session."""
+    """Stops, or lets go on, the learning of a session: an event of its log. Turns go on;
+    what is said while it is frozen passes by its boundaries and is not learnt.
+    """
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
-    """Refuses new turns, finishes the running ones, then stops the server."""
+    """Refuses new turns, finishes the running ones, then stops the server. Answers at
+    once.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an operator asks of a server. Bound to the loopback interface."""
@@ -82,7 +94,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListTopDriftRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListTopDriftResponse, _abc.Awaitable[_admin_pb2.ListTopDriftResponse]]:
-        """Sessions that moved furthest from the base model."""
+        """Of the sessions that this server holds, those that moved furthest from the base
+        model.
+        """
 
     @_abc_1.abstractmethod
     def SetFrozen(
@@ -90,7 +104,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SetFrozenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetFrozenResponse, _abc.Awaitable[_admin_pb2.SetFrozenResponse]]:
-        """Stops, or lets go on, the learning of a session."""
+        """Stops, or lets go on, the learning of a session: an event of its log. Turns go on;
+        what is said while it is frozen passes by its boundaries and is not learnt.
+        """
 
     @_abc_1.abstractmethod
     def Drain(
@@ -98,6 +114,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
-        """Refuses new turns, finishes the running ones, then stops the server."""
+        """Refuses new turns, finishes the running ones, then stops the server. Answers at
+        once.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,6 +10,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,58 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Guard:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuardEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guard.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUARD_UNSPECIFIED: _Guard.ValueType  # 0
+    GUARD_SPANS_SKIPPED: _Guard.ValueType  # 1
+    """Spans whose surprise is beyond reason were not taught."""
+    GUARD_UPDATE_CLIPPED: _Guard.ValueType  # 2
+    """What the consolidation changed was shrunk to the limit."""
+    GUARD_LEVEL_DECAYED: _Guard.ValueType  # 3
+    """The level was scaled towards the base model, to the limit of its norm."""
+    GUARD_CONSOLIDATION_REJECTED: _Guard.ValueType  # 4
+    """Nothing of the consolidation was kept: it did too much to the probes."""
+    GUARD_LEVEL_FROZEN: _Guard.ValueType  # 5
+    """Too many rejections in a row: the level is frozen."""
+    GUARD_LEVEL_IS_FROZEN: _Guard.ValueType  # 6
+    """The level is frozen, and its stretch passed by."""
+    GUARD_CONSOLIDATION_DIVERGED: _Guard.ValueType  # 7
+    """Learning led to what is no finite number, and nothing of it was kept."""
+    GUARD_SURPRISE_CHANGED: _Guard.ValueType  # 8
+    """Only told: what the level is taught surprises it more, or less, than it used to."""
+    GUARD_PROBES_CHANGED: _Guard.ValueType  # 9
+    """Only told: the level does more to the probes than it used to, or less."""
+
+class Guard(_Guard, metaclass=_GuardEnumTypeWrapper):
+    """What guards decide at a boundary; a turn is never refused. MigrateSession to the
+    policy "unguarded" learns the log again without them.
+    """
+
+GUARD_UNSPECIFIED: Guard.ValueType  # 0
+GUARD_SPANS_SKIPPED: Guard.ValueType  # 1
+"""Spans whose surprise is beyond reason were not taught."""
+GUARD_UPDATE_CLIPPED: Guard.ValueType  # 2
+"""What the consolidation changed was shrunk to the limit."""
+GUARD_LEVEL_DECAYED: Guard.ValueType  # 3
+"""The level was scaled towards the base model, to the limit of its norm."""
+GUARD_CONSOLIDATION_REJECTED: Guard.ValueType  # 4
+"""Nothing of the consolidation was kept: it did too much to the probes."""
+GUARD_LEVEL_FROZEN: Guard.ValueType  # 5
+"""Too many rejections in a row: the level is frozen."""
+GUARD_LEVEL_IS_FROZEN: Guard.ValueType  # 6
+"""The level is frozen, and its stretch passed by."""
+GUARD_CONSOLIDATION_DIVERGED: Guard.ValueType  # 7
+"""Learning led to what is no finite number, and nothing of it was kept."""
+GUARD_SURPRISE_CHANGED: Guard.ValueType  # 8
+"""Only told: what the level is taught surprises it more, or less, than it used to."""
+GUARD_PROBES_CHANGED: Guard.ValueType  # 9
+"""Only told: the level does more to the probes than it used to, or less."""
+Global___Guard: _TypeAlias = Guard  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):
@@ -73,7 +126,8 @@ class Session(_message.Message):
     """Bytes in the store: of every kept version, the log and a job. What a fork shares
     counts in both sessions, and once in the quota of their user. A session or a
     user over its quota takes no turn and no import, and then RESOURCE_EXHAUSTED
-    (reason QUOTA_EXCEEDED) names it in a QuotaFailure.
+    (reason QUOTA_EXCEEDED) names it in a QuotaFailure. A user who has learnt more in
+    a minute than the server allows is told when to go on, in a RetryInfo.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -214,6 +268,9 @@ class LevelStatus(_message.Message):
     LEARNT_TOKENS_FIELD_NUMBER: _builtins.int
     SURPRISE_BEFORE_NATS_FIELD_NUMBER: _builtins.int
     SURPRISE_AFTER_NATS_FIELD_NUMBER: _builtins.int
+    FROZEN_FIELD_NUMBER: _builtins.int
+    REJECTIONS_FIELD_NUMBER: _builtins.int
+    GUARDS_FIELD_NUMBER: _builtins.int
     period_tokens: _builtins.int
     """Learnable tokens between two of its updates."""
     rank: _builtins.int
@@ -226,6 +283,16 @@ class LevelStatus(_message.Message):
     surprise_before_nats: _builtins.float
     """Mean loss of the spans it learnt last, before and after, nats per token."""
     surprise_after_nats: _builtins.float
+    frozen: _builtins.bool
+    """It learns nothing until it is let go on: by AdminService.SetFrozen, ResetLevels
+    or a rollback. What is said meanwhile passes by.
+    """
+    rejections: _builtins.int
+    """Consolidations that were rejected since it last learnt."""
+    @_builtins.property
+    def guards(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuardEvent]:
+        """What was decided at its last boundary; empty when nothing was."""
+
     def __init__(
         self,
         *,
@@ -236,10 +303,13 @@ class LevelStatus(_message.Message):
         learnt_tokens: _builtins.int = ...,
         surprise_before_nats: _builtins.float | None = ...,
         surprise_after_nats: _builtins.float | None = ...,
+        frozen: _builtins.bool = ...,
+        rejections: _builtins.int = ...,
+        guards: _abc.Iterable[Global___GuardEvent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_surprise_after_nats", b"_surprise_after_nats", "_surprise_before_nats", b"_surprise_before_nats", "surprise_after_nats", b"surprise_after_nats", "surprise_before_nats", b"surprise_before_nats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_after_nats", b"_surprise_after_nats", "_surprise_before_nats", b"_surprise_before_nats", "learnt_tokens", b"learnt_tokens", "period_tokens", b"period_tokens", "rank", b"rank", "relative_norm", b"relative_norm", "surprise_after_nats", b"surprise_after_nats", "surprise_before_nats", b"surprise_before_nats", "updates", b"updates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_after_nats", b"_surprise_after_nats", "_surprise_before_nats", b"_surprise_before_nats", "frozen", b"frozen", "guards", b"guards", "learnt_tokens", b"learnt_tokens", "period_tokens", b"period_tokens", "rank", b"rank", "rejections", b"rejections", "relative_norm", b"relative_norm", "surprise_after_nats", b"surprise_after_nats", "surprise_before_nats", b"surprise_before_nats", "updates", b"updates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__surprise_after_nats: _TypeAlias = _typing.Literal["surprise_after_nats"]  # noqa: Y015
     _WhichOneofArgType__surprise_after_nats: _TypeAlias = _typing.Literal["_surprise_after_nats", b"_surprise_after_nats"]  # noqa: Y015
@@ -251,6 +321,37 @@ class LevelStatus(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__surprise_before_nats) -> _WhichOneofReturnType__surprise_before_nats | None: ...
 
 Global___LevelStatus: _TypeAlias = LevelStatus  # noqa: Y015
+
+@_typing.final
+class GuardEvent(_message.Message):
+    """One decision, the figure that led to it and the limit that it exceeded: nats per
+    token of a span, norms over that of the base weights, the rise of the loss on
+    probes as a share of the frozen one, rejections, spans that passed by, or what
+    deviations from the mean add up to.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUARD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    guard: Global___Guard.ValueType
+    value: _builtins.float
+    limit: _builtins.float
+    def __init__(
+        self,
+        *,
+        guard: Global___Guard.ValueType = ...,
+        value: _builtins.float = ...,
+        limit: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guard", b"guard", "limit", b"limit", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuardEvent: _TypeAlias = GuardEvent  # noqa: Y015
 
 @_typing.final
 class CreateSessionRequest(_message.Message):
@@ -833,6 +934,11 @@ class Consolidation(_message.Message):
     SURPRISE_AFTER_NATS_FIELD_NUMBER: _builtins.int
     TRAINED_TOKENS_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    MEMORY_VERSION_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
+    GUARDS_FIELD_NUMBER: _builtins.int
     level: _builtins.int
     spans: _builtins.int
     tokens: _builtins.int
@@ -840,8 +946,26 @@ class Consolidation(_message.Message):
     surprise_after_nats: _builtins.float
     trained_tokens: _builtins.int
     """Tokens run forward and backward, rehearsal included."""
+    position: _builtins.int
+    """Count of learnable tokens at the boundary."""
+    memory_version: _builtins.int
+    """Version of the memory after it; 0 for those of before servers noted it."""
     @_builtins.property
-    def duration(self) -> _duration_pb2.Duration: ...
+    def duration(self) -> _duration_pb2.Duration:
+        """Unset by ListConsolidations: wall time is not kept."""
+
+    @_builtins.property
+    def drift(self) -> Global___LevelDrift:
+        """Unset when the level learnt nothing, and for native models."""
+
+    @_builtins.property
+    def probes(self) -> Global___ProbeFigures:
+        """As `drift`."""
+
+    @_builtins.property
+    def guards(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuardEvent]:
+        """What guards decided."""
+
     def __init__(
         self,
         *,
@@ -852,14 +976,149 @@ class Consolidation(_message.Message):
         surprise_after_nats: _builtins.float = ...,
         trained_tokens: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
+        position: _builtins.int = ...,
+        memory_version: _builtins.int = ...,
+        drift: Global___LevelDrift | None = ...,
+        probes: Global___ProbeFigures | None = ...,
+        guards: _abc.Iterable[Global___GuardEvent] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drift", b"drift", "duration", b"duration", "probes", b"probes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "level", b"level", "spans", b"spans", "surprise_after_nats", b"surprise_after_nats", "surprise_before_nats", b"surprise_before_nats", "tokens", b"tokens", "trained_tokens", b"trained_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift", b"drift", "duration", b"duration", "guards", b"guards", "level", b"level", "memory_version", b"memory_version", "position", b"position", "probes", b"probes", "spans", b"spans", "surprise_after_nats", b"surprise_after_nats", "surprise_before_nats", b"surprise_before_nats", "tokens", b"tokens", "trained_tokens", b"trained_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Consolidation: _TypeAlias = Consolidation  # noqa: Y015
+
+@_typing.final
+class LevelDrift(_message.Message):
+    """Where a level stands after a consolidation, and how it came there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELATIVE_NORM_FIELD_NUMBER: _builtins.int
+    UPDATE_RATIO_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_RANK_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    GRADIENT_NORM_FIELD_NUMBER: _builtins.int
+    LARGEST_GRADIENT_NORM_FIELD_NUMBER: _builtins.int
+    REHEARSED_SHARE_FIELD_NUMBER: _builtins.int
+    relative_norm: _builtins.float
+    """Frobenius norm of what the level adds, and of what the consolidation changed,
+    over that of the base weights.
+    """
+    update_ratio: _builtins.float
+    effective_rank: _builtins.float
+    """Mean over matrices of exp(entropy of the normalised singular values)."""
+    steps: _builtins.int
+    """Optimiser steps, and the Frobenius norm of their gradients: mean and largest."""
+    gradient_norm: _builtins.float
+    largest_gradient_norm: _builtins.float
+    rehearsed_share: _builtins.float
+    """Share of the examples' tokens that was rehearsal: earlier replays, contrasts, samples
+    of the base. Unset where it was not noted.
+    """
+    def __init__(
+        self,
+        *,
+        relative_norm: _builtins.float = ...,
+        update_ratio: _builtins.float = ...,
+        effective_rank: _builtins.float = ...,
+        steps: _builtins.int = ...,
+        gradient_norm: _builtins.float = ...,
+        largest_gradient_norm: _builtins.float = ...,
+        rehearsed_share: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rehearsed_share", b"_rehearsed_share", "rehearsed_share", b"rehearsed_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rehearsed_share", b"_rehearsed_share", "effective_rank", b"effective_rank", "gradient_norm", b"gradient_norm", "largest_gradient_norm", b"largest_gradient_norm", "rehearsed_share", b"rehearsed_share", "relative_norm", b"relative_norm", "steps", b"steps", "update_ratio", b"update_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rehearsed_share: _TypeAlias = _typing.Literal["rehearsed_share"]  # noqa: Y015
+    _WhichOneofArgType__rehearsed_share: _TypeAlias = _typing.Literal["_rehearsed_share", b"_rehearsed_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rehearsed_share) -> _WhichOneofReturnType__rehearsed_share | None: ...
+
+Global___LevelDrift: _TypeAlias = LevelDrift  # noqa: Y015
+
+@_typing.final
+class ProbeFigures(_message.Message):
+    """What all levels together do to texts that the base model wrote and that no
+    session is taught: mean nats per token.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROZEN_NATS_FIELD_NUMBER: _builtins.int
+    ADAPTED_NATS_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_NATS_FIELD_NUMBER: _builtins.int
+    frozen_nats: _builtins.float
+    adapted_nats: _builtins.float
+    divergence_nats: _builtins.float
+    """KL(base || adapted)."""
+    def __init__(
+        self,
+        *,
+        frozen_nats: _builtins.float = ...,
+        adapted_nats: _builtins.float = ...,
+        divergence_nats: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapted_nats", b"adapted_nats", "divergence_nats", b"divergence_nats", "frozen_nats", b"frozen_nats"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeFigures: _TypeAlias = ProbeFigures  # noqa: Y015
+
+@_typing.final
+class ListConsolidationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """users/{user}/sessions/{session}."""
+    page_size: _builtins.int
+    """1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConsolidationsRequest: _TypeAlias = ListConsolidationsRequest  # noqa: Y015
+
+@_typing.final
+class ListConsolidationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSOLIDATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def consolidations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consolidation]: ...
+    def __init__(
+        self,
+        *,
+        consolidations: _abc.Iterable[Global___Consolidation] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consolidations", b"consolidations", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConsolidationsResponse: _TypeAlias = ListConsolidationsResponse  # noqa: Y015
 
 @_typing.final
 class EndConversationRequest(_message.Message):

@@ -110,6 +110,11 @@ class SessionServiceStub:
                 request_serializer=hope_dot_v1_dot_sessions__pb2.ConsolidateRequest.SerializeToString,
                 response_deserializer=hope_dot_v1_dot_sessions__pb2.ConsolidateResponse.FromString,
                 _registered_method=True)
+        self.ListConsolidations = channel.unary_unary(
+                '/hope.v1.SessionService/ListConsolidations',
+                request_serializer=hope_dot_v1_dot_sessions__pb2.ListConsolidationsRequest.SerializeToString,
+                response_deserializer=hope_dot_v1_dot_sessions__pb2.ListConsolidationsResponse.FromString,
+                _registered_method=True)
         self.EndConversation = channel.unary_unary(
                 '/hope.v1.SessionService/EndConversation',
                 request_serializer=hope_dot_v1_dot_sessions__pb2.EndConversationRequest.SerializeToString,
@@ -258,6 +263,15 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListConsolidations(self, request, context):
+        """What learning did to the session, consolidation by consolidation: how far its
+        levels moved and what that does to fixed texts. In the order of the log, with
+        what a rollback took back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EndConversation(self, request, context):
         """Closes a conversation: its window is dropped, what it taught is learnt.
         """
@@ -385,6 +399,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.Consolidate,
                     request_deserializer=hope_dot_v1_dot_sessions__pb2.ConsolidateRequest.FromString,
                     response_serializer=hope_dot_v1_dot_sessions__pb2.ConsolidateResponse.SerializeToString,
+            ),
+            'ListConsolidations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConsolidations,
+                    request_deserializer=hope_dot_v1_dot_sessions__pb2.ListConsolidationsRequest.FromString,
+                    response_serializer=hope_dot_v1_dot_sessions__pb2.ListConsolidationsResponse.SerializeToString,
             ),
             'EndConversation': grpc.unary_unary_rpc_method_handler(
                     servicer.EndConversation,
@@ -767,6 +786,33 @@ class SessionService:
             '/hope.v1.SessionService/Consolidate',
             hope_dot_v1_dot_sessions__pb2.ConsolidateRequest.SerializeToString,
             hope_dot_v1_dot_sessions__pb2.ConsolidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConsolidations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hope.v1.SessionService/ListConsolidations',
+            hope_dot_v1_dot_sessions__pb2.ListConsolidationsRequest.SerializeToString,
+            hope_dot_v1_dot_sessions__pb2.ListConsolidationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,6 +79,11 @@ class SessionServiceStub:
     """
     Consolidate: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ConsolidateRequest, _sessions_pb2.ConsolidateResponse]
     """Learns now what waits for a boundary."""
+    ListConsolidations: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListConsolidationsRequest, _sessions_pb2.ListConsolidationsResponse]
+    """What learning did to the session, consolidation by consolidation: how far its
+    levels moved and what that does to fixed texts. In the order of the log, with
+    what a rollback took back.
+    """
     EndConversation: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.EndConversationRequest, _sessions_pb2.EndConversationResponse]
     """Closes a conversation: its window is dropped, what it taught is learnt."""
     ForgetDocument: _grpc.UnaryStreamMultiCallable[_sessions_pb2.ForgetDocumentRequest, _sessions_pb2.ForgetDocumentResponse]
@@ -162,6 +167,11 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     Consolidate: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ConsolidateRequest, _sessions_pb2.ConsolidateResponse]  # type: ignore[assignment]
     """Learns now what waits for a boundary."""
+    ListConsolidations: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListConsolidationsRequest, _sessions_pb2.ListConsolidationsResponse]  # type: ignore[assignment]
+    """What learning did to the session, consolidation by consolidation: how far its
+    levels moved and what that does to fixed texts. In the order of the log, with
+    what a rollback took back.
+    """
     EndConversation: _aio.UnaryUnaryMultiCallable[_sessions_pb2.EndConversationRequest, _sessions_pb2.EndConversationResponse]  # type: ignore[assignment]
     """Closes a conversation: its window is dropped, what it taught is learnt."""
     ForgetDocument: _aio.UnaryStreamMultiCallable[_sessions_pb2.ForgetDocumentRequest, _sessions_pb2.ForgetDocumentResponse]  # type: ignore[assignment]
@@ -314,6 +324,17 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.ConsolidateResponse, _abc.Awaitable[_sessions_pb2.ConsolidateResponse]]:
         """Learns now what waits for a boundary."""
+
+    @_abc_1.abstractmethod
+    def ListConsolidations(
+        self,
+        request: _sessions_pb2.ListConsolidationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.ListConsolidationsResponse, _abc.Awaitable[_sessions_pb2.ListConsolidationsResponse]]:
+        """What learning did to the session, consolidation by consolidation: how far its
+        levels moved and what that does to fixed texts. In the order of the log, with
+        what a rollback took back.
+        """
 
     @_abc_1.abstractmethod
     def EndConversation(
