@@ -132,6 +132,16 @@ class ScriptedSessions(ScriptedState, sessions_pb2_grpc.SessionServiceServicer):
             levels=[sessions_pb2.LevelDiff(level=0, relative_norm=0.25)]
         )
 
+    async def ListConsolidations(self, request: Any, context: Any) -> Any:
+        await self._enter("ListConsolidations", request, context)
+        await self._find(request.parent, context)
+        at = int(request.page_token or 0)
+        more = at + 1 < len(self.consolidations)
+        return sessions_pb2.ListConsolidationsResponse(
+            consolidations=self.consolidations[at : at + 1],
+            next_page_token=str(at + 1) if more else "",
+        )
+
     async def ExportSession(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await self._enter("ExportSession", request, context)
         session = await self._find(request.name, context)

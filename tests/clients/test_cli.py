@@ -339,3 +339,29 @@ def test_no_server(capsys):
         assert capsys.readouterr().err == (
             f"hope: No server answers at {target}; start one with `hope serve`.\n"
         )
+
+
+async def test_drift(server, hope):
+    server.add(DIARY)
+    code, out, err = await hope("drift", "diary")
+    assert (code, out) == (0, "")
+    assert "nothing yet" in err
+    for version, norm in ((1, 0.01), (2, 0.04)):
+        server.consolidations.append(
+            sessions_pb2.Consolidation(
+                level=1,
+                memory_version=version,
+                drift=sessions_pb2.LevelDrift(relative_norm=norm, effective_rank=3.25),
+                probes=sessions_pb2.ProbeFigures(frozen_nats=2, adapted_nats=2.05),
+            )
+        )
+    code, out, _ = await hope("drift", "diary")
+    title, _, first, second = out.splitlines()
+    assert (code, title.partition(":")[0]) == (0, "level 1")
+    assert first.count("█") * 4 == second.count("█") == 32
+    assert "+2.50%" in first
+    _, out, _ = await hope("drift", "diary", "--json")
+    found = json.loads(out)["consolidations"]
+    assert [each["memory_version"] for each in found] == [0, 1, 2]
+    assert found[0]["drift"] is None
+    assert found[2]["drift"]["relative_norm"] == 0.04

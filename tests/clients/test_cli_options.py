@@ -94,7 +94,7 @@ TURN_OPTIONS = (
     "--min-p --repetition-penalty --seed --stop"
 )
 OPTIONS = {
-    "": "--server --user --timeout-seconds",
+    "": "--server --user --timeout-seconds --token-file --tls --ca-file --cert-file --key-file",
     "serve": "",
     "evaluate": "",
     "train": "",
@@ -103,7 +103,9 @@ OPTIONS = {
     "ingest": "FILE|- --session --document --conversation --no-learn --keep-open --json",
     "completion": "SHELL",
     "score": "SESSION FILE|- --context --frozen --json",
+    "drift": "SESSION --json",
     "info": "--json",
+    "health": "--json",
     "sessions": "",
     "sessions list": "--json",
     "sessions create": "--json SESSION --display-name --policy",

@@ -287,8 +287,8 @@ async def test_ctrl_c_does_not_wait_for_a_silent_source(server):
     process = await run(SOURCES, server)
     assert await process.stdout.readline() == b"waiting\n"
     process.send_signal(signal.SIGINT)
-    await asyncio.wait_for(process.communicate(), 5)
-    assert process.returncode == -signal.SIGINT
+    _, err = await asyncio.wait_for(process.communicate(), 5)
+    assert process.returncode == -signal.SIGINT, err.decode()
 
 
 async def test_a_client_that_nobody_closed_does_not_hold_up_the_end(server):

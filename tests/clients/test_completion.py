@@ -66,7 +66,7 @@ async def test_bash_completes_commands_options_and_files(shell_environment):
         "hope --user ada sessions sn": ["snapshot", "snapshots"],
         "hope generate diary Hi --te": ["--temperature"],
         "hope sessions delete diary --y": ["--yes"],
-        "hope serve --key": [],
+        "hope serve --key": ["--key-database"],
         "hope serve --dat": ["--database"],
         "hope completion ": ["bash", "zsh", "fish"],
         "hope ingest no": ["notes.md"],

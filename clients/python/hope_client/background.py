@@ -87,14 +87,16 @@ class ClientThread(Generic[ClientT]):
         def cancel() -> None:
             if task is not None:
                 task.cancel()
+            else:  # interrupted before it was posted
+                work.close()
+                done.set()
 
         try:
             self._post(begin)
+            done.wait()
         except ClientClosedError:
             work.close()
             raise
-        try:
-            done.wait()
         except BaseException:  # A signal's, such as KeyboardInterrupt: `work` raises in its task.
             if not self._closed:
                 self._post(cancel)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hope.v1 import admin_pb2
 from hope.v1 import inference_pb2 as pb
 from hope.v1.admin_pb2_grpc import AdminServiceStub
@@ -25,7 +26,7 @@ from hope_client.generate import generate_events, reproducible
 from hope_client.ingest import RESUME, ingest_events
 from hope_client.sessions import Sessions
 from hope_client.sources import MAX_CHUNK_BYTES, DocumentSource, open_source
-from hope_client.transport import RetryPolicy, Transport
+from hope_client.transport import RetryPolicy, Token, Transport
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 
@@ -46,6 +47,8 @@ class HopeClient:
         timeout_seconds: for each call, its retries included; ingests are exempt,
             they take as long as their document.
         credentials: for a server with TLS; None connects in clear text.
+        token: bearer token that says who the user is, or a function that gives the
+            present one; without TLS it goes to this machine only.
         retry: when the server is unavailable, for calls that may be repeated.
         resume: the same for an ingest, counted from its last progress.
     """
@@ -57,18 +60,21 @@ class HopeClient:
         user: str = "local",
         timeout_seconds: float | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        token: Token | None = None,
         retry: RetryPolicy | None = None,
         resume: RetryPolicy | None = None,
     ) -> None:
         self._transport = Transport(
             target,
             credentials=credentials,
+            token=token,
             timeout_seconds=timeout_seconds,
             retry=retry or RetryPolicy(),
         )
         self._resume = resume or RESUME
         self._inference = InferenceServiceStub(self._transport.channel)
         self._admin = AdminServiceStub(self._transport.channel)
+        self._health = health_pb2_grpc.HealthStub(self._transport.channel)
         self.sessions = Sessions(self._transport, user)
 
     async def __aenter__(self) -> Self:
@@ -265,6 +271,13 @@ class HopeClient:
         """What the server runs; needs a target where AdminService listens."""
         request = admin_pb2.GetServerInfoRequest()
         return await self._transport.call(self._admin.GetServerInfo, request, repeatable=True)
+
+    async def serving(self, service: str = "") -> bool:
+        """Whether the server, or one of its services, takes calls; asks for no credential. A server
+        that drains does not."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        answer = await self._transport.call(self._health.Check, request)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _learn_options(learn: bool | None, ephemeral: bool) -> pb.LearnOptions:

@@ -88,7 +88,10 @@ async def generate_events(
         call = None
         try:
             with transport.translating():
-                call = stub.Generate(request, timeout=attempts.remaining_seconds())
+                metadata = transport.metadata(request.session)
+                call = stub.Generate(
+                    request, timeout=attempts.remaining_seconds(), metadata=metadata
+                )
                 async for response in call:
                     match response.WhichOneof("event"):
                         case "status":

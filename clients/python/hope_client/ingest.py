@@ -136,7 +136,7 @@ async def _one_call(
         Exception: what the source raised.
     """
     with transport.translating():
-        call = stub.Ingest(None)
+        call = stub.Ingest(None, metadata=transport.metadata(start.session))
     failure: Exception | None = None  # of the source
 
     async def write() -> None:

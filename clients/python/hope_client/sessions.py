@@ -225,12 +225,15 @@ class Sessions:
         """Makes `session` out of what `export` gave, cut in any way. An ordinary iterable is
         read in a thread of its own."""
 
+        name = self.name(session)
+
         async def requests() -> AsyncIterator[pb.ImportSessionRequest]:
-            yield pb.ImportSessionRequest(name=self.name(session))
+            yield pb.ImportSessionRequest(name=name)
             async for piece in in_pieces(pieces, MAX_CHUNK_BYTES):
                 yield pb.ImportSessionRequest(chunk=piece)
 
-        return (await self._transport.send(self._stub.ImportSession, requests())).session
+        call = self._transport.send(self._stub.ImportSession, requests(), session=name)
+        return (await call).session
 
     async def diff(
         self, session: str, before: int, after: int, *, page_size: int = 0, page_token: str = ""
@@ -245,6 +248,21 @@ class Sessions:
             page_token=page_token,
         )
         return await self._transport.call(self._stub.DiffVersions, request, repeatable=True)
+
+    async def consolidations(
+        self, session: str, *, page_size: int = 0
+    ) -> AsyncGenerator[pb.Consolidation, None]:
+        """What learning did to the session, in the order of its log, page after page."""
+        request = pb.ListConsolidationsRequest(parent=self.name(session), page_size=page_size)
+        while True:
+            page = await self._transport.call(
+                self._stub.ListConsolidations, request, repeatable=True
+            )
+            for each in page.consolidations:
+                yield each
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def delete_user(self, user: str = "") -> int:
         """Erases every session of `user` (default: the client's); how many there were."""

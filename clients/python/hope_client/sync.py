@@ -24,7 +24,7 @@ from hope_client.errors import InternalError
 from hope_client.events import IngestEvent
 from hope_client.sessions import Sessions
 from hope_client.sources import DocumentSource
-from hope_client.transport import RetryPolicy
+from hope_client.transport import RetryPolicy, Token
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,6 +86,7 @@ class SyncSessions(_Face):
     fork = _blocking(Sessions.fork)
     snapshot = _blocking(Sessions.snapshot)
     snapshots = _streaming(Sessions.snapshots)
+    consolidations = _streaming(Sessions.consolidations)
     delete_snapshot = _blocking(Sessions.delete_snapshot)
     rollback = _blocking(Sessions.rollback)
     rename = _blocking(Sessions.rename)
@@ -125,6 +126,7 @@ class SyncHopeClient(_Face):
         user: str = "local",
         timeout_seconds: float | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        token: Token | None = None,
         retry: RetryPolicy | None = None,
         resume: RetryPolicy | None = None,
     ) -> None:
@@ -134,6 +136,7 @@ class SyncHopeClient(_Face):
                 user=user,
                 timeout_seconds=timeout_seconds,
                 credentials=credentials,
+                token=token,
                 retry=retry,
                 resume=resume,
             )
@@ -164,6 +167,7 @@ class SyncHopeClient(_Face):
     ingest_events = _streaming(HopeClient.ingest_events)
     score = _blocking(HopeClient.score)
     server_info = _blocking(HopeClient.server_info)
+    serving = _blocking(HopeClient.serving)
 
     def ingest(
         self,

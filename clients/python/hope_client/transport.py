@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import grpc
 
@@ -23,6 +24,7 @@ from hope_client.errors import (
     UnavailableError,
     from_rpc_error,
 )
+from hope_client.routing import session_header, session_of
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -43,6 +45,9 @@ _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
+
+Token: TypeAlias = str | Callable[[], str]
+"""A bearer token, or what gives the present one before each call, for those that expire."""
 
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")
@@ -122,16 +127,24 @@ class Attempts:
 
 
 class Transport:
-    """A channel with a deadline and a retry policy for the calls made through it."""
+    """A channel with a deadline, a token and a retry policy for the calls made through it.
+
+    Raises:
+        ValueError: a token is to go to another machine in clear text.
+    """
 
     def __init__(
         self,
         target: str,
         *,
         credentials: grpc.ChannelCredentials | None,
+        token: Token | None,
         timeout_seconds: float | None,
         retry: RetryPolicy,
     ) -> None:
+        if token and credentials is None and not _is_near(target):
+            raise ValueError("a token leaves this machine over TLS only: give credentials as well")
+        self._token = token
         self.channel = (
             grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
             if credentials is None
@@ -140,6 +153,13 @@ class Transport:
         self._timeout_seconds = timeout_seconds
         self._retry = retry
         self._closed = False
+
+    def metadata(self, session: str) -> tuple[tuple[str, str], ...]:
+        """What a call about the session of this name says of who makes it and where it should go;
+        without a session, the empty string."""
+        token = self._token() if callable(self._token) else self._token
+        authorization = (("authorization", f"Bearer {token}"),) if token else ()
+        return authorization + session_header(session)
 
     async def close(self) -> None:
         """Ends the connection; whoever waits for a call on it gets a ClientClosedError."""
@@ -180,7 +200,10 @@ class Transport:
         while True:
             try:
                 with self.translating():
-                    return await method(request, timeout=attempts.remaining_seconds())
+                    metadata = self.metadata(session_of(request))
+                    return await method(
+                        request, timeout=attempts.remaining_seconds(), metadata=metadata
+                    )
             except HopeClientError as error:
                 await asyncio.sleep(attempts.delay_after(error))
 
@@ -194,7 +217,8 @@ class Transport:
             call = None
             try:
                 with self.translating():
-                    call = method(request, timeout=attempts.remaining_seconds())
+                    metadata = self.metadata(session_of(request))
+                    call = method(request, timeout=attempts.remaining_seconds(), metadata=metadata)
                     async for response in call:
                         answered = True
                         yield response
@@ -211,7 +235,20 @@ class Transport:
         self,
         method: grpc.aio.StreamUnaryMultiCallable[RequestT, ResponseT],
         requests: AsyncIterator[RequestT],
+        *,
+        session: str,
     ) -> ResponseT:
-        """One call with a row of requests, which is not repeated: they come once."""
+        """One call about `session` with a row of requests, which is not repeated: they come
+        once."""
         with self.translating():
-            return await method(requests, timeout=self._timeout_seconds)
+            metadata = self.metadata(session)
+            return await method(requests, timeout=self._timeout_seconds, metadata=metadata)
+
+
+def _is_near(target: str) -> bool:
+    """Whether what goes to the target stays on this machine."""
+    host = target.rpartition(":")[0].strip("[]") or target
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

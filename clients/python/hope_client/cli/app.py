@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 # reaches the user as an error of the command anyway.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+from hope_client.cli.access import CredentialsError, connect
 from hope_client.cli.terminal import Terminal
 from hope_client.client import HopeClient
 from hope_client.errors import (
@@ -108,11 +109,13 @@ def run(args: argparse.Namespace) -> int:
         if _debugging():
             raise
         return _failed("The input is not UTF-8 text.")
+    except CredentialsError as error:
+        return _failed(str(error))
 
 
 async def _connect(args: argparse.Namespace) -> HopeClient:
     # Within the loop, because a channel belongs to the one that it was made in.
-    return HopeClient(args.server, user=args.user, timeout_seconds=args.timeout_seconds)
+    return connect(args, timeout_seconds=args.timeout_seconds)
 
 
 def _as_json(error: HopeClientError) -> dict[str, Any]:

@@ -111,19 +111,17 @@ def _asked(
     args: argparse.Namespace, ask: Callable[[Any], Coroutine[Any, Any, list[str]]]
 ) -> list[str]:
     os.environ["GRPC_VERBOSITY"] = "NONE"
-    from hope_client.client import HopeClient
+    from hope_client.cli.access import CredentialsError, connect
     from hope_client.errors import HopeClientError
     from hope_client.transport import RetryPolicy
 
     async def within_time() -> list[str]:
         once = RetryPolicy(attempts=1)
-        async with HopeClient(
-            args.server, user=args.user, timeout_seconds=_SECONDS, retry=once
-        ) as client:
+        async with connect(args, timeout_seconds=_SECONDS, retry=once) as client:
             async with asyncio.timeout(_SECONDS):
                 return await ask(client)
 
     try:
         return asyncio.run(within_time())
-    except (HopeClientError, TimeoutError):
+    except (HopeClientError, CredentialsError, OSError, TimeoutError):
         return []

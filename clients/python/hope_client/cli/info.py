@@ -1,4 +1,4 @@
-"""`hope info`: what the server runs."""
+"""`hope info` and `hope health`: what the server runs, and whether it does."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ def info(app: App) -> int:
     ):
         app.terminal.print(f"{label:20}{value or '-'}")
     return 0
+
+
+def health(app: App) -> int:
+    """Says whether the server takes calls: 0, or 1 while it starts, drains, or is not there."""
+    serving = app.run(app.client.serving())
+    if app.args.json:
+        app.terminal.json({"serving": serving})
+    else:
+        app.terminal.print("serving" if serving else "not serving")
+    return 0 if serving else 1

@@ -63,8 +63,15 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_bare("serve", "run a server (its options: `hope serve --help`)")
     _add_turns(commands)
     _add_sessions(commands, shared)
+    drift = commands.add("drift", "drift:drift", "show how learning moved a session, by version")
+    drift.add_argument("session", metavar="SESSION", help="session that is shown")
+    _add_json(drift)
     info = commands.add("info", "info:info", "what the server runs")
     _add_json(info)
+    health = commands.add(
+        "health", "info:health", "exit with 0 if the server takes calls, with 1 if not"
+    )
+    _add_json(health)
     commands.add_bare("evaluate", "run the papers' tasks (its options: `hope evaluate --help`)")
     commands.add_bare("train", "train a native model (its options: `hope train --help`)")
     _add_completion(commands)
@@ -120,6 +127,37 @@ def _add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
         default=default(None),
         help="give up a call after this long (default: never; an ingest has no limit)",
     )
+
+    group.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        default=default(_path_from("HOPE_TOKEN_FILE")),
+        help="bearer token that says who you are (HOPE_TOKEN_FILE; or HOPE_TOKEN, the token)",
+    )
+    group.add_argument(
+        "--tls",
+        action="store_true",
+        default=default(bool(os.environ.get("HOPE_TLS"))),
+        help="connect by TLS and trust what gRPC trusts (HOPE_TLS=1)",
+    )
+    for option, variable, summary in (
+        ("--ca-file", "HOPE_CA_FILE", "connect by TLS and trust these authorities (PEM;"),
+        ("--cert-file", "HOPE_CERT_FILE", "your certificate, where servers ask for one (PEM;"),
+        ("--key-file", "HOPE_KEY_FILE", "its private key (PEM;"),
+    ):
+        group.add_argument(
+            option,
+            type=Path,
+            metavar="FILE",
+            default=default(_path_from(variable)),
+            help=f"{summary} {variable})",
+        )
+
+
+def _path_from(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
 
 
 def _add_completion(commands: _Commands) -> None:
