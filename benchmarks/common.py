@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from hope_runtime.config import DEFAULT_POLICY
 from hope_runtime.evaluate.filler import filler, load_text
 from hope_runtime.fold import observe
 from hope_runtime.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.memory.cms import LowRank, initial
+from hope_runtime.memory.cms import STORED_DTYPE, LowRank, initial
 from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.text import split_spans
@@ -48,6 +49,22 @@ def some_terms(model: BaseModel, seed: int = 0) -> LowRank:
             for name, tensor in terms.tensors().items()
         }
     ).to(model.dtype)
+
+
+def some_memory(model: BaseModel, seed: int = 0) -> SessionMemory:
+    """A session whose levels have all learnt something."""
+    memory = SessionMemory.fresh(model.fingerprint, DEFAULT_POLICY)
+    terms = some_terms(model, seed).to(STORED_DTYPE)
+    levels, start = [], 0
+    for level in memory.levels:
+        end = start + level.config.rank
+        own = {
+            name: tensor[:, start:end] if name.endswith("_a") else tensor[:, :, start:end]
+            for name, tensor in terms.tensors().items()
+        }
+        levels.append(replace(level, terms=LowRank(**own), updates=1))
+        start = end
+    return replace(memory, levels=tuple(levels))
 
 
 def text_spans(model: BaseModel, tokens: int) -> list[tuple[int, ...]]:

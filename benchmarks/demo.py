@@ -1,6 +1,6 @@
 """The main job, shown: teach a session in a chat, restart the server, ask in a new conversation.
 
-    python -m benchmarks.demo
+    python -m benchmarks.demo [further arguments of `hope serve`]
 
 Everything goes through the server's public API. The same questions are put to the frozen base
 model, which is what a session is before it was taught anything.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -121,18 +122,19 @@ def show_session(session: sessions_pb2.Session, console: Console) -> None:
     )
 
 
-async def main() -> int:
+async def main(*server: str) -> int:
+    """`server` are further arguments of `hope serve`."""
     console = Console(highlight=False)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         database = Path(directory) / "demo.db"
         console.rule("1  teach")
-        with local_server(database) as address:
+        with local_server(database, *server) as address:
             async with HopeClient(address) as client:
                 await teach(client, console)
                 before = await client.sessions.get(SESSION)
         console.rule("2  restart the server")
-        with local_server(database) as address:
+        with local_server(database, *server) as address:
             async with HopeClient(address) as client:
                 session = await client.sessions.get(SESSION)
                 same = session.memory_hash == before.memory_hash
@@ -149,4 +151,4 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(asyncio.run(main()))
+    raise SystemExit(asyncio.run(main(*sys.argv[1:])))

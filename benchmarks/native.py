@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from hope_runtime.native.config import NativeConfig, preset
-from hope_runtime.native.stream import NativeState, fresh_state, observe
+from hope_runtime.native.state import NativeState, fresh_state
+from hope_runtime.native.stream import observe
 from hope_runtime.native.tree import named_tensors
 from hope_runtime.native.weights import NativeWeights, init_weights
 

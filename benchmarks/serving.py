@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from hope.v1 import inference_pb2 as pb
+
 from benchmarks.common import (
+    PAIRS,
     WINDOW_TOKENS,
     Entry,
     compared,
@@ -29,6 +32,8 @@ from hope_runtime.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.memory.cms import LowRank
 from hope_runtime.memory.state import SessionMemory
 from hope_runtime.model.weights import BaseModel
+from server.metrics import Metrics
+from server.services.measuring import ReplyClock
 
 ROWS = 8
 CHATS = 4
@@ -56,6 +61,39 @@ def decode_adapted8(model: BaseModel) -> Entry:
     )
     weights = sum(tensor.nbytes for _, tensor in model.weights.named())
     return {**entry, "floor": weights / (weights + sum(terms.nbytes for terms in memories))}
+
+
+def metrics_cost(model: BaseModel) -> Entry:
+    """What metrics record of a step of 8 replies, as a share of that step.
+
+    Timed by itself: beside a step it would drown in what a step varies by.
+    """
+    terms = some_terms(model)
+    decode = _decoder(model, [terms] * ROWS)
+    delta = pb.GenerateResponse(delta=pb.TextDelta(text="word ", tokens=1))
+    usage = pb.Usage(input_tokens=40, output_tokens=REPLY_TOKENS, learnable_tokens=20)
+    result = pb.GenerateResult(finish_reason=pb.FINISH_REASON_LENGTH, usage=usage)
+    events = [delta] * REPLY_TOKENS + [pb.GenerateResponse(result=result)]
+    metrics = Metrics()
+
+    def record() -> float:
+        """CPU seconds of what is recorded for a token of each of 8 replies."""
+        started = time.process_time()
+        for row in range(ROWS):
+            clock = ReplyClock(metrics, f"users/ada/sessions/{row}")
+            for event in events:
+                clock.saw(event)
+        return (time.process_time() - started) / REPLY_TOKENS
+
+    record(), decode()  # warm up
+    pairs = [(record(), ROWS / decode()) for _ in range(PAIRS)]
+    return {
+        "name": "metrics.cost",
+        "value": statistics.median(1e6 * ours for ours, _ in pairs),
+        "unit": "CPU-microseconds a step of 8 replies",
+        "against": statistics.median(1e6 * step for _, step in pairs),
+        "ratio": statistics.median(ours / step for ours, step in pairs),
+    }
 
 
 def _decoder(model: BaseModel, memories: list[LowRank] | list[None]) -> Callable[[], float]:

@@ -16,13 +16,14 @@ import torch
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.checkpoints.native import save_native
 from hope_runtime.model.weights import BaseModel, expected_shapes, from_named
-from hope_runtime.tokenizer import byte_alphabet
+from hope_runtime.tokenizer import Tokenizer, byte_alphabet
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("hope", deadline=None)
 hypothesis.settings.load_profile("hope")
 
 TinyLlama = Callable[..., tuple[Any, Path]]
+CHAT_HEADS: dict[str, Any] = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 16}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -135,14 +136,12 @@ def tiny_model(tiny_llama: TinyLlama, tmp_path_factory: pytest.TempPathFactory) 
     return model.to(torch.float64, "cpu")
 
 
-@pytest.fixture(scope="session")
-def chat_model_dir(base_model: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Llama with the default model's tokenizer, in our own layout on disk.
-
-    Real text and chat templates go through it in milliseconds; what it says is noise.
-    """
-    config = replace(base_model.config, d_model=64, n_layers=2, n_heads=4, n_kv_heads=2)
-    config = replace(config, head_dim=16, d_ff=96, tie_embeddings=False)
+def random_chat_model(
+    base_model: BaseModel, directory: Path, tokenizer: Tokenizer | None = None, **sizes: Any
+) -> Path:
+    """A random two-layer Llama in our own layout on disk, with the default model's tokenizer unless
+    another is given."""
+    config = replace(base_model.config, n_layers=2, d_model=64, d_ff=96, **sizes)
     generator = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(shape, generator=generator) * (0.3 if len(shape) > 1 else 0.1)
@@ -151,12 +150,44 @@ def chat_model_dir(base_model: BaseModel, tmp_path_factory: pytest.TempPathFacto
     for name, tensor in tensors.items():
         if "norm" in name:
             tensor += 1
-    directory = tmp_path_factory.mktemp("model") / "chat"
-    save_native(directory, config, from_named(config, tensors), base_model.tokenizer)
+    save_native(directory, config, from_named(config, tensors), tokenizer or base_model.tokenizer)
     return directory
+
+
+@pytest.fixture(scope="session")
+def chat_model_dir(base_model: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with the default model's tokenizer, in our own layout on disk.
+
+    Real text and chat templates go through it in milliseconds; what it says is noise.
+    """
+    place = tmp_path_factory.mktemp("model") / "chat"
+    return random_chat_model(base_model, place, tie_embeddings=False, **CHAT_HEADS)
+
+
+@pytest.fixture(scope="session")
+def byte_chat_model_dir(
+    base_model: BaseModel, tiny_tokenizer_json: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Like `chat_model_dir` with a vocabulary of bytes: all it does takes a tenth of the time, for
+    tests that start and ask a server a thousand times."""
+    template = (
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}<|im_end|>"
+        "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tokenizer = Tokenizer(tiny_tokenizer_json, eos_tokens=("<|im_end|>",), chat_template=template)
+    place = tmp_path_factory.mktemp("model") / "bytes"
+    return random_chat_model(base_model, place, tokenizer, vocab_size=260, **CHAT_HEADS)
 
 
 @pytest.fixture(scope="session")
 def chat_model(chat_model_dir: Path) -> BaseModel:
     """The model of `chat_model_dir` in float32."""
     return load_base_model(chat_model_dir, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def small_model(base_model: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    """Like `chat_model`, with heads of a size that vLLM computes."""
+    heads: dict[str, Any] = {"n_heads": 2, "n_kv_heads": 1, "head_dim": 32}
+    place = tmp_path_factory.mktemp("model") / "small"
+    return load_base_model(random_chat_model(base_model, place, **heads), dtype="float32")

@@ -28,6 +28,7 @@ METHODS = {
         "RollbackSession",
         "ResetLevels",
         "Consolidate",
+        "ListConsolidations",
         "EndConversation",
         "ForgetDocument >",
         "DiffVersions",

@@ -18,6 +18,7 @@ from hope_runtime.config import POLICIES
 from hope_runtime.model.weights import BaseModel
 from server.main import running_server
 from server.settings import Settings
+from server.tracing import OtelTracer
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +35,17 @@ def serve(chat_model: BaseModel, tmp_path: Path) -> Serve:
     """Starts a server on the test's own database; keyword arguments are settings."""
 
     @asynccontextmanager
-    async def start(model: BaseModel = chat_model, **options: Any) -> AsyncIterator[Served]:
+    async def start(
+        model: BaseModel = chat_model, tracer: OtelTracer | None = None, **options: Any
+    ) -> AsyncIterator[Served]:
+        place = {} if "store" in options else {"database": tmp_path / "sessions.db"}
         settings = Settings(
-            **{"port": 0, "database": tmp_path / "sessions.db", "window_tokens": WINDOW}
-            | {"threads": 1, "model": "chat"}
-            | options
+            **place | {"port": 0, "window_tokens": WINDOW, "threads": 1, "model": "chat"} | options
         )
-        async with running_server(settings, model) as running, connect(running.port) as channel:
+        async with (
+            running_server(settings, model, tracer=tracer) as running,
+            connect(running.port) as channel,
+        ):
             yield Served(running, Api(channel))
 
     return start
@@ -65,10 +70,11 @@ def spawn(chat_model_dir: Path, tmp_path: Path) -> Spawn:
 
     @asynccontextmanager
     async def start(**options: Any) -> AsyncIterator[ServerProcess]:
+        place = {} if "store" in options else {"database": tmp_path / "sessions.db"}
         settings = {
+            **place,
             "host": "127.0.0.1",
             "port": 0,
-            "database": tmp_path / "sessions.db",
             "model": chat_model_dir,
             "dtype": "float32",
             "window_tokens": WINDOW,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import grpc
 import pytest
 from api import USER, Api, refusal_of, refused
 from grpc import aio
-from hope.v1 import admin_pb2, sessions_pb2
 from hope.v1 import inference_pb2 as pb
+from hope.v1 import sessions_pb2
 from serving import Serve, Served
 
 from hope_runtime.config import POLICIES, LearningPolicy
@@ -327,17 +326,3 @@ async def test_a_bug_tells_the_caller_a_reference_and_nothing_else(
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert "secret" not in refusal.message
     assert refusal.message.split()[-1].rstrip(".") in caplog.text
-
-
-Call = Callable[[Api], Any]
-UNOFFERED: dict[str, Call] = {
-    "ListTopDrift": lambda api: api.admin.ListTopDrift(admin_pb2.ListTopDriftRequest()),
-    "SetFrozen": lambda api: api.admin.SetFrozen(admin_pb2.SetFrozenRequest()),
-    "Drain": lambda api: api.admin.Drain(admin_pb2.DrainRequest()),
-}
-
-
-@pytest.mark.parametrize("method", UNOFFERED)
-async def test_a_method_that_is_not_offered_yet_says_so(served: Served, method: str) -> None:
-    async with refused(grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
-        await UNOFFERED[method](served.api)

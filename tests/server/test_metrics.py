@@ -22,6 +22,9 @@ COMMIT = ["0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1.0", "3.0", "+Inf"]
 LEARN = ["0.1", "0.3", "1.0", "3.0", "10.0", "30.0", "100.0", "300.0", "1000.0", "+Inf"]
 NATS = ["0.1", "0.3", "1.0", "2.0", "3.0", "5.0", "7.0", "10.0", "+Inf"]
 NORM = ["0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1.0", "+Inf"]
+GRADIENT = ["0.03", "0.1", "0.3", "1.0", "3.0", "10.0", "30.0", "+Inf"]
+RANK = ["1.0", "2.0", "4.0", "8.0", "16.0", "32.0", "+Inf"]
+PROBE = ["-0.1", "-0.03", "0.0", "0.01", "0.03", "0.1", "0.3", "1.0", "+Inf"]
 # Whoever adds a metric adds it here, and whoever renames one breaks somebody's dashboard.
 METRICS: dict[str, tuple[str, list[str], list[str]]] = {
     "hope_requests": ("counter", ["kind", "outcome"], []),
@@ -47,6 +50,12 @@ METRICS: dict[str, tuple[str, list[str], list[str]]] = {
     "hope_surprise_before_nats": ("histogram", ["level"], NATS),
     "hope_surprise_after_nats": ("histogram", ["level"], NATS),
     "hope_level_relative_norm_ratio": ("histogram", ["level"], NORM),
+    "hope_level_update_ratio": ("histogram", ["level"], NORM),
+    "hope_gradient_norm": ("histogram", ["level"], GRADIENT),
+    "hope_level_effective_rank": ("histogram", ["level"], RANK),
+    "hope_probe_loss_change_nats": ("histogram", [], PROBE),
+    "hope_probe_divergence_nats": ("histogram", [], PROBE),
+    "hope_guard_events": ("counter", ["guard"], []),
     "hope_num_requests_running": ("gauge", [], []),
     "hope_num_requests_waiting": ("gauge", [], []),
     "hope_num_consolidations": ("gauge", [], []),
@@ -134,6 +143,8 @@ async def test_a_scrape_says_what_happened(serve: Serve) -> None:
     assert read("request_decode_time_seconds_sum") == pytest.approx(decode)
     assert read("learnt_tokens_total", level="0") >= sum(each.tokens for each in learnt) > 0
     assert read("surprise_before_nats_sum", level="0") > 0
+    assert read("gradient_norm_count", level="0") == read("learn_seconds_count", level="0")
+    assert read("probe_loss_change_nats_count") >= 1
     assert read("store_commit_seconds_count") >= 4
     assert read("resident_sessions") == 1
     assert read("store_errors_total", error="unavailable") == 0
@@ -151,6 +162,7 @@ async def test_no_label_names_a_user_or_a_session(serve: Serve) -> None:
         for name, label in sample.labels.items()
     }
     assert {name for name, _ in labels} <= {"kind", "outcome", "finished_reason", "error"} | {
+        "guard",
         "level",
         "le",
     }

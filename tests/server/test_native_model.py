@@ -20,7 +20,7 @@ from hope_runtime.log import Record, RecordKind
 from hope_runtime.native.served import NativeModel
 from hope_runtime.train.cli import main as train
 from server.main import main as serve_command
-from server.names import session_key
+from server.store.base import SessionKey
 
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 BOOK = "Aldmoor lies on the Tern. Dr. Vale, who keeps bees there, is 61! “Naïve?” 日本語。\n" * 4
@@ -227,7 +227,7 @@ async def test_what_stopped_between_the_two_commits_is_done_after_it(
     async def asked(api: Api, served: Served) -> None:
         """Commit 1 of a flush, and no more."""
         sessions = served.running.sessions
-        async with sessions.exclusive(session_key(api.name, field="name")) as resident:
+        async with sessions.exclusive(SessionKey("ada", "diary")) as resident:
             await sessions.commit_event(resident, Record(RecordKind.CONSOLIDATE))
 
     async with serve(hope, database=tmp_path / "undisturbed.db") as served:
@@ -317,3 +317,23 @@ async def test_sessions_of_another_model_are_refused(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await served.api.say("Hello?")
         assert refusal_of(caught.value).reason == "OTHER_BASE_MODEL"
+
+
+async def test_its_history_has_no_drift(serve: Serve, hope: NativeModel) -> None:
+    async with serve(hope) as served:
+        api = await begin(served)
+        await api.say(TEXT)
+        assert (await api.end_conversation()).consolidations
+        request = sessions_pb2.ListConsolidationsRequest(parent=api.name)
+        found = (await api.sessions.ListConsolidations(request)).consolidations
+    assert found
+    assert not any(each.HasField("drift") or each.HasField("probes") for each in found)
+    assert all(each.memory_version for each in found)
+
+
+def test_vllm_does_not_serve_a_native_model(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It writes its memories while it reads."""
+    assert serve_command(["--model", str(runs["hope"]), "--engine", "vllm", "--port", "0"]) == 1
+    assert "--engine native" in capsys.readouterr().err

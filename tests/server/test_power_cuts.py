@@ -1,4 +1,7 @@
-"""Power cuts at random moments while several sessions talk and learn: nothing lost, none twice."""
+"""Servers killed at random moments while several sessions talk and learn: nothing lost, none twice.
+
+The server alone dies: what its store does when that is killed is in the store's own tests.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,10 +23,17 @@ from api import Api, refusal_of
 from grpc import aio
 from hope.v1 import sessions_pb2
 from serving import WINDOW, Serve, connect
+from valkey_process import StoreProcess, binaries
+
+from hope_runtime.checkpoints import load_base_model
+from server.store.base import SessionStore
+from server.store.redis import RedisStore
+from server.store.sqlite import SQLiteStore
 
 SESSIONS = 8
 NURSERY = Path(__file__).with_name("nursery.py")
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
+# Of about as many tokens, which are bytes, as make the fastest level learn.
+TEXT = "Rolf likes cheese and rain. "
 LEASE_SECONDS = 0.25
 # A server dies when it has answered some turns, or none, and a while after: before the dead one's
 # leases have ended, in the middle of turns, of learning, or between them.
@@ -31,10 +42,31 @@ LONGEST_WHILE_SECONDS = 0.4
 
 
 @dataclass
+class Place:
+    """Where the servers keep their sessions: their setting that says so, and the same opened."""
+
+    setting: dict[str, Any]
+    store: SessionStore
+
+
+@pytest.fixture(params=["sqlite", *sorted(binaries())])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "sqlite":
+        path = tmp_path / "sessions.db"
+        yield Place({"database": path}, SQLiteStore(path))
+        return
+    (tmp_path / "store").mkdir()
+    process = StoreProcess(binaries()[request.param], tmp_path / "store").start()
+    yield Place({"store": process.url}, RedisStore(process.url))
+    process.kill()
+
+
+@dataclass
 class Nursery:
-    """Starts one server after the other on one database, quickly."""
+    """Starts one server after the other on one store, quickly."""
 
     process: asyncio.subprocess.Process
+    place: Place
     model: Path
     directory: Path
     child: int = 0
@@ -44,8 +76,8 @@ class Nursery:
         """Starts a server; `port` tells when and where it listens."""
         self.starts += 1
         settings = {
+            **self.place.setting,
             "port": 0,
-            "database": self.directory / "sessions.db",
             "model": self.model,
             "dtype": "float32",
             "window-tokens": WINDOW,
@@ -84,14 +116,14 @@ class Nursery:
 
 
 @asynccontextmanager
-async def nursery(model: Path, directory: Path) -> AsyncIterator[Nursery]:
+async def nursery(place: Place, model: Path, directory: Path) -> AsyncIterator[Nursery]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(NURSERY),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    made = Nursery(process, model, directory)
+    made = Nursery(process, place, model, directory)
     try:
         yield made
     finally:
@@ -180,13 +212,13 @@ class Talker:
 
 @pytest.mark.parametrize("cuts", [6, pytest.param(1000, marks=pytest.mark.heavy)])
 async def test_power_cuts_under_eight_sessions_lose_nothing_and_repeat_nothing(
-    serve: Serve, chat_model_dir: Path, tmp_path: Path, cuts: int
+    serve: Serve, place: Place, byte_chat_model_dir: Path, tmp_path: Path, cuts: int
 ) -> None:
     rng = random.Random(cuts)
     power = Power()
     talkers = [Talker(number, power) for number in range(SESSIONS)]
     channel: aio.Channel | None = None
-    async with nursery(chat_model_dir, tmp_path) as servers:
+    async with nursery(place, byte_chat_model_dir, tmp_path) as servers:
         talking = [asyncio.create_task(talker.talk()) for talker in talkers]
         for cut in range(cuts + 1):
             await servers.start()
@@ -213,7 +245,10 @@ async def test_power_cuts_under_eight_sessions_lose_nothing_and_repeat_nothing(
         found = [await talker.learnt() for talker in talkers]
         assert channel is not None
         await channel.close()
-    async with serve(database=tmp_path / "undisturbed.db") as served:
+    async with place.store as left:
+        assert await left.check_integrity() == []
+    model = load_base_model(byte_chat_model_dir, dtype="float32")
+    async with serve(model, database=tmp_path / "undisturbed.db") as served:
         for talker, session in zip(talkers, found, strict=True):
             api = Api(served.api.channel, talker.name)
             await api.create()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
 import grpc
 import pytest
-from api import NAME, USER, Api
+from api import NAME, USER, Api, refusal_of
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status.rpc_status import from_call
@@ -107,3 +108,48 @@ async def test_a_full_user_makes_and_imports_nothing(serve: Serve) -> None:
         assert not (
             await served.api.sessions.ListSessions(pb.ListSessionsRequest(parent="users/eve"))
         ).sessions
+
+
+async def test_one_session_too_many_is_refused(serve: Serve) -> None:
+    async with serve(user_quota_sessions=2) as served:
+        api = served.api
+        await api.create()
+        await api.fork("copy")
+        for call in (api.on("more").create(), api.fork("another")):
+            assert await exceeded(call) == USER
+        assert (await api.say("Hello.")).usage.output_tokens
+        await api.delete()
+        await api.on("more").create()
+
+
+async def test_a_user_who_learns_too_fast_waits(serve: Serve) -> None:
+    async with serve(user_quota_tokens_per_minute=100) as served:
+        api = served.api
+        await api.create()
+        await api.say(TEXT * 2, max_tokens=2)
+        learnt = (await api.get()).learnable_tokens
+        while learnt < 100:
+            await api.say(TEXT * 2, max_tokens=2)
+            learnt = (await api.get()).learnable_tokens
+        before = await api.learnt()
+        other = api.on("other")
+        await other.create()
+        for call in (api.say("Hello."), other.say("Hello.")):
+            with pytest.raises(aio.AioRpcError) as caught:
+                await call
+            refusal = refusal_of(caught.value)
+            assert refusal.reason == "QUOTA_EXCEEDED"
+            assert refusal.retry_seconds is not None
+            assert 0 < refusal.retry_seconds <= 60 * (learnt - 100) / 100 + 1
+        assert await api.get() == before
+        # Whoever asks without learning goes on, and so does everybody else.
+        assert (await api.say("Hello.", learn=False)).usage.output_tokens
+        assert (await api.say("Hello.", ephemeral=True)).usage.output_tokens
+        # An ingest waits for its turn and then goes through.
+        sessions = served.running.sessions
+        left = await sessions.store.draw("ada", 0, capacity=100, per_second=100 / 60)
+        await sessions.store.draw("ada", left + 1, capacity=100, per_second=100 / 60)
+        began = asyncio.get_running_loop().time()
+        await other.ingest([b"A short text about ships."], document="ships")
+        assert asyncio.get_running_loop().time() - began >= 0.5
+        assert (await other.get()).learnable_tokens

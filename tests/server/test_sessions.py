@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from api import NAME, USER, Api, refused
+from grpc import aio
 from hope.v1 import admin_pb2
 from hope.v1 import sessions_pb2 as pb
 from serving import Serve, Served
@@ -314,6 +316,38 @@ async def test_what_is_no_whole_export_makes_nothing(served: Served) -> None:
             await _import(copy, bytes(broken))
     async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "name"):
         await copy.sessions.ImportSession(iter([pb.ImportSessionRequest(chunk=data)]))
+    async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
+        await copy.get()
+
+
+async def test_a_whole_export_that_no_server_made_is_refused(served: Served) -> None:
+    """Anybody can make frames and digests that fit; what is in them is looked at as well."""
+    api, copy = served.api, served.api.on("copy")
+    await api.create()
+    await _teach(api, "one")
+    data = await _export(api)
+    frames, at = [], 0
+    while data[at : at + 1] != b"E":
+        size = int.from_bytes(data[at + 1 : at + 5], "little")
+        frames.append((data[at : at + 1], data[at + 5 : at + 5 + size]))
+        at += 5 + size
+    index, kind, record = next(
+        (index, kind, Record.decode(payload))
+        for index, (letter, body) in enumerate(frames)
+        for kind, _, payload in [body.partition(b"\0")]
+        if letter == b"L" and Record.decode(payload).learnable_tokens
+    )
+    strange = replace(record.segments[-1], spans=((2**31,),))
+    forged = replace(record, segments=(*record.segments[:-1], strange))
+    for body, message in (
+        (kind + b"\0" + forged.encode(), "tokens that the model does not know"),
+        (kind + b"\0" + replace(record, segments=()).encode(), "did not come from its log"),
+    ):
+        frames[index] = (b"L", body)
+        whole = b"".join(letter + len(body).to_bytes(4, "little") + body for letter, body in frames)
+        whole += b"E" + (32).to_bytes(4, "little") + hashlib.sha256(whole).digest()
+        with pytest.raises(aio.AioRpcError, match=message):
+            await _import(copy, whole)
     async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
         await copy.get()
 

@@ -14,7 +14,7 @@ from serving import WINDOW, Serve, Served, connect
 
 from hope_runtime.model.attention import KVCache
 from hope_runtime.model.weights import BaseModel
-from server.names import session_key
+from server.store.base import SessionKey
 
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -97,7 +97,7 @@ async def test_a_turn_says_that_it_waits_for_learning(api: Api) -> None:
 
 
 async def test_a_turn_says_that_others_go_first(served: Served, api: Api) -> None:
-    key = session_key(api.name, field="")
+    key = SessionKey("ada", "diary")
     async with served.running.sessions.exclusive(key):
         waiting = api.inference.Generate(api.asking("Still there?"))
         assert (await waiting.read()).status.status == pb.STATUS_QUEUED
