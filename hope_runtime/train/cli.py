@@ -3,7 +3,8 @@
 `hope train memory` is another loop with options of its own (memory/cli.py).
 
 Keys of --set are fields of TrainConfig, `model.X` (sizes and fields of the model), `fast.X` (its
-fast memory) and `task.X` (the task's options). Values are JSON, or text where they are none.
+fast memory), `task.X` (the task's options) and `optimizer.X` (hyperparameters of the update rule).
+Values are JSON, or text where they are none.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hope_runtime.train.loop import measure, train
 from hope_runtime.train.models import small_model
 from hope_runtime.train.tasks import TASKS, make_task
 
-_SECTIONS = ("train", "model", "fast", "task")
+_SECTIONS = ("train", "model", "fast", "task", "optimizer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +86,8 @@ def _run(args: argparse.Namespace) -> int:
         task = make_task(args.task, **chosen["task"])
         model = {"vocab_size": task.vocab_size, "fast": chosen["fast"] or None} | chosen["model"]
         config = small_model(args.model, **model)
-        how = TrainConfig(**({"steps": args.steps, "seed": args.seed} | chosen["train"]))
+        given = {"steps": args.steps, "seed": args.seed, "hyperparameters": chosen["optimizer"]}
+        how = TrainConfig(**(given | chosen["train"]))
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(str(error), field="set") from error
     plain = {"task": args.task, "options": chosen["task"]}
@@ -116,7 +118,8 @@ def settings_of(given: Sequence[str]) -> dict[str, dict[str, Any]]:
         section = section if dot else "train"
         if not equals or not name or section not in _SECTIONS:
             raise InvalidRequestError(
-                f"{text!r} is not KEY=VALUE with a key of train, model, fast or task", field="set"
+                f"{text!r} is not KEY=VALUE with a key of train, model, fast, task or optimizer",
+                field="set",
             )
         try:
             chosen[section][name] = json.loads(value)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -17,7 +18,10 @@ class TrainConfig:
     steps: int
     # Rows of a step, over all processes together.
     batch_rows: int = 64
+    # A name of train/optimizer.py; hyperparameters are those of its update rule. beta1 and beta2
+    # below are AdamW's, or of the Adam that takes what is no matrix beside a rule for matrices.
     optimizer: str = "adamw"
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     learning_rate: float = 3e-3
     warmup_steps: int = 50
     # The cosine ends at this fraction of learning_rate.
@@ -66,7 +70,7 @@ class TrainConfig:
         return asdict(self)
 
 
-_TYPES: dict[str, type] = {"int": int, "str": str, "bool": bool}
+_TYPES: dict[str, type] = {"int": int, "str": str, "bool": bool, "Mapping[str, Any]": Mapping}
 
 
 def _kinds() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Optimisers of the outer loop by name, and their state as tensors and plain values.
 
-One place to name another optimiser; the loop knows only torch.optim.Optimizer.
+AdamW is torch's own; every other name is an update rule of `hope_runtime.optim`, the same code that
+a level learns with. The loop knows only torch.optim.Optimizer.
 """
 
 from __future__ import annotations
@@ -11,44 +12,80 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hope_runtime.errors import HyperparameterError, UnknownRuleError
+from hope_runtime.optim.outer import OuterOptimizer
+from hope_runtime.optim.registry import RULES
 from hope_runtime.train.config import TrainConfig
 
 Groups = list[dict[str, Any]]
+# Rules that turn a matrix as a whole, so that its length says nothing: the customary place of
+# everything else is Adam.
+_OF_MATRICES = ("muon", "m3")
+# One rate then fits the matrices and what Adam moves: a step of Muon has the size of one of Adam.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"muon": {"scale": "match_rms_adamw"}}
 
 
 def _adamw(groups: Groups, config: TrainConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), foreach=True
-    )
+    if config.hyperparameters:
+        raise HyperparameterError(
+            "adamw takes beta1 and beta2, and no hyperparameters beside them."
+        )
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, foreach=True)
 
 
-OPTIMIZERS: Mapping[str, Callable[[Groups, TrainConfig], torch.optim.Optimizer]] = {"adamw": _adamw}
+def _rule(name: str) -> Callable[[Groups, TrainConfig], torch.optim.Optimizer]:
+    def make(groups: Groups, config: TrainConfig) -> torch.optim.Optimizer:
+        if name in _OF_MATRICES:
+            adam = {"rule": "adam", "hyperparameters": _adam_of(config)}
+            groups = [group if group["matrices"] else group | adam for group in groups]
+        chosen = {**_DEFAULTS.get(name, {}), **config.hyperparameters}
+        return OuterOptimizer(groups, name, lr=config.learning_rate, **chosen)
+
+    return make
+
+
+def _adam_of(config: TrainConfig) -> dict[str, float]:
+    return {"beta1": config.beta1, "beta2": config.beta2}
+
+
+# What `dgd` needs, the inputs of every linear layer, a functional model does not keep.
+OPTIMIZERS: Mapping[str, Callable[[Groups, TrainConfig], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    **{name: _rule(name) for name, rule in RULES.items() if not rule.needs_inputs},
+}
 
 
 def make_optimizer(named: Mapping[str, Tensor], config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser over weights by their names. Raises ValueError for a name that is not known.
+    """The optimiser over weights by their names.
+
+    Raises UnknownRuleError, and HyperparameterError for hyperparameters that the optimiser does
+    not have or that are out of their range.
 
     Weight decay pulls on matrices of static layers; norms, gates, convolutions and the states in
-    which memories begin have no reason to be near zero.
+    which memories begin have no reason to be near zero. Rules for matrices get those same ones,
+    without the tables of embeddings and scores, whose rows are no directions of one map.
     """
     if config.optimizer not in OPTIMIZERS:
-        raise ValueError(f"{config.optimizer!r} is no optimizer; there are {', '.join(OPTIMIZERS)}")
-    decayed = {name for name, tensor in named.items() if _is_decayed(name, tensor)}
+        known = ", ".join(OPTIMIZERS)
+        raise UnknownRuleError(f"{config.optimizer!r} is no optimizer; there are {known}.")
+    kinds: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, tensor in named.items():
+        decayed = tensor.dim() == 2 and name.rpartition(".")[2] != "conv"
+        kinds.setdefault((decayed, decayed and not _is_table(name)), []).append(tensor)
     groups = [
         {
-            "params": [tensor for name, tensor in named.items() if name in decayed],
-            "weight_decay": config.weight_decay,
-        },
-        {
-            "params": [tensor for name, tensor in named.items() if name not in decayed],
-            "weight_decay": 0.0,
-        },
+            "params": tensors,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "matrices": matrices,
+        }
+        for (decayed, matrices), tensors in kinds.items()
     ]
-    return OPTIMIZERS[config.optimizer]([group for group in groups if group["params"]], config)
+    return OPTIMIZERS[config.optimizer](groups, config)
 
 
-def _is_decayed(name: str, tensor: Tensor) -> bool:
-    return tensor.dim() == 2 and name.rpartition(".")[2] != "conv"
+def _is_table(name: str) -> bool:
+    return name in ("embedding", "lm_head") or name.startswith("readout.")
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

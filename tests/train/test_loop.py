@@ -10,11 +10,17 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from hope_runtime.errors import InvalidRequestError, ModelNotFoundError, TrainingDivergedError
+from hope_runtime.errors import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    OptimiserError,
+    TrainingDivergedError,
+)
 from hope_runtime.native.config import NativeConfig, preset
 from hope_runtime.native.weights import init_weights
 from hope_runtime.train import TrainConfig, log, measure, train
@@ -23,8 +29,11 @@ from hope_runtime.train.config import learning_rate_at
 from hope_runtime.train.gradients import mean_loss, scores_of
 from hope_runtime.train.log import Step
 from hope_runtime.train.loop import batch_generator
+from hope_runtime.train.optimizer import OPTIMIZERS, make_optimizer
 from hope_runtime.train.tasks import Task, make_task
 
+# As the algorithm is printed nothing decays, and its steps are as long as gradients are small.
+_CHOSEN: dict[str, dict[str, Any]] = {"m3": {"average": True}}
 HOW = TrainConfig(steps=6, batch_rows=4, warmup_steps=2, log_every=1, test_rows=8)
 TASK = make_task("parity", longest=12, longest_tested=30)
 
@@ -61,7 +70,8 @@ def test_settings_without_sense_are_refused(wrong: dict[str, object]) -> None:
         TrainConfig(**({"steps": 1} | wrong))  # type: ignore[arg-type]
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
     class StoppedError(Exception):
         pass
 
@@ -69,8 +79,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> N
         if step.step == 5:
             raise StoppedError
 
-    how = replace(HOW, save_every=2)
+    how = replace(
+        HOW, save_every=2, optimizer=optimizer, hyperparameters=_CHOSEN.get(optimizer, {})
+    )
+    begun = dict(init_weights(model(), how.seed).named())
     whole = train(model(), TASK, how, out=tmp_path / "whole")
+    assert any(not torch.equal(tensor, begun[name]) for name, tensor in whole.weights.named())
     with pytest.raises(StoppedError):
         train(model(), TASK, how, out=tmp_path / "cut", report=stop)
     assert checkpoints.load(tmp_path / "cut").step == 4
@@ -85,6 +99,33 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> N
     one_by_one = [[(step.step, step.loss) for step in of] for of in lines]
     assert one_by_one[0] == one_by_one[1]
     assert [step.step for step in lines[1]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_rule_for_matrices_leaves_everything_else_to_adam() -> None:
+    weights = init_weights(model(), 0)
+    optimizer = make_optimizer(dict(weights.named()), replace(HOW, optimizer="muon"))
+    rule_of = {
+        parameter: group["rule"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    block = weights.blocks[0]
+    assert rule_of[weights.embedding] == rule_of[weights.final_norm] == "adam"
+    assert rule_of[block.levels[0].gate_up] == "muon"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"optimizer": "sgd9"}, "sgd9.*adamw, gd, momentum"),
+        ({"optimizer": "muon", "hyperparameters": {"betta": 1}}, "betta"),
+        ({"optimizer": "momentum", "hyperparameters": {"beta": 2.0}}, "beta"),
+        ({"hyperparameters": {"beta": 0.5}}, "beta1 and beta2"),
+    ],
+)
+def test_an_optimizer_that_does_not_exist_is_refused(wrong: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(OptimiserError, match=complaint):
+        train(model(), TASK, replace(HOW, **wrong))
 
 
 def test_a_run_neither_overwrites_nor_resumes_another_one(tmp_path: Path) -> None:
