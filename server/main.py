@@ -28,13 +28,14 @@ from hope.v1 import (
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from hope_runtime.checkpoints import load_model
+from hope_runtime.checkpoints import load_model, written_texts_dir
 from hope_runtime.checkpoints.branch import shipped_branch
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.engine import Engine
 from hope_runtime.engine.native import NativeEngine
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.errors import HopeError, UnsupportedModelError
+from hope_runtime.learning.learner import Learner
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.native.served import NativeModel
 from server.auth.access import operator_authenticator, server_credentials, user_authenticator
@@ -116,17 +117,21 @@ def make_engine(settings: Settings, model: BaseModel | NativeModel) -> SessionEn
                 "serve it with --engine native"
             )
         return NativeEngine(model)
+    branch = shipped_branch(model)
+    learner = Learner(model, settings.threads, branch, kept=written_texts_dir())
     if settings.engine == "vllm":
         return VLLMEngine(
             model,
-            branch=shipped_branch(model),
+            branch=branch,
+            learner=learner,
             window_tokens=settings.window_tokens,
             threads=settings.threads,
             window_cache_bytes=settings.window_cache_bytes,
         )
     return Engine(
         model,
-        branch=shipped_branch(model),
+        branch=branch,
+        learner=learner,
         window_tokens=settings.window_tokens,
         threads=settings.threads,
         window_cache_bytes=settings.window_cache_bytes,

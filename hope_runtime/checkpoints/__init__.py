@@ -31,7 +31,14 @@ from hope_runtime.native.served import NativeModel
 from hope_runtime.train.checkpoint import is_run
 from hope_runtime.train.checkpoint import load_model as load_trained
 
-__all__ = ["cache_root", "find_source", "load_base_model", "load_model", "resolve_dtype"]
+__all__ = [
+    "cache_root",
+    "find_source",
+    "load_base_model",
+    "load_model",
+    "resolve_dtype",
+    "written_texts_dir",
+]
 
 DTypeName = Literal["auto", "float32", "bfloat16"]
 Progress = Callable[[float, str], None]
@@ -183,6 +190,11 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
     """The directory for what can be made again: given, else HOPE_CACHE_DIR, else the user's."""
     given = cache_dir or os.environ.get("HOPE_CACHE_DIR")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "hope-server"
+
+
+def written_texts_dir() -> Path:
+    """Where what base models write by themselves is kept (learning/kept.py)."""
+    return cache_root() / "written"
 
 
 def _cache_name(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hope_runtime.checkpoints import load_base_model
+from hope_runtime.checkpoints import load_base_model, written_texts_dir
 from hope_runtime.checkpoints.branch import shipped_branch
 from hope_runtime.config import LearningPolicy
 from hope_runtime.engine.engine import Engine
@@ -25,6 +25,7 @@ from hope_runtime.evaluate.course import Course
 from hope_runtime.evaluate.options import cache_of, groups_of, policies_of
 from hope_runtime.evaluate.plotting import check_plotting
 from hope_runtime.evaluate.progress import Progress, progress_bar
+from hope_runtime.learning.learner import Learner
 from hope_runtime.model.weights import BaseModel
 from hope_runtime.tokenizer import Tokenizer
 
@@ -123,7 +124,9 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
     with progress_bar() as progress:
         progress.start("loading the model", 1)
         model = load_base_model(args.model, dtype=args.dtype)
-        with Engine(model, threads=args.threads, branch=shipped_branch(model)) as engine:
+        branch = shipped_branch(model)
+        learner = Learner(model, args.threads, branch, kept=written_texts_dir())
+        with Engine(model, threads=args.threads, branch=branch, learner=learner) as engine:
             for policy in policies:
                 if policy.name not in engine.policies:
                     raise InvalidRequestError(

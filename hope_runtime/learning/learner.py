@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from hope_runtime.config import LearningPolicy
@@ -21,6 +22,7 @@ from hope_runtime.errors import DivergedStateError
 from hope_runtime.fold import Boundary, stretch
 from hope_runtime.guards import Event, Guard, GuardState
 from hope_runtime.learning.forward import ForwardWriter
+from hope_runtime.learning.kept import KeptTexts
 from hope_runtime.learning.probes import Probed, Probes, write_probes
 from hope_runtime.learning.rehearsal import Samples, sample
 from hope_runtime.learning.replay import Practised, ReplayRecipe
@@ -88,15 +90,21 @@ class _Outcome:
 class Learner:
     """Consolidates memories of one base model on `threads` threads, whose number changes no bit.
 
-    `branch` is the trained fast memory beside the model, if there is one.
+    `branch` is the trained fast memory beside the model, if there is one; `kept` is the directory
+    where what the base writes by itself is kept for the next process.
     """
 
     def __init__(
-        self, model: BaseModel, threads: int | None = None, branch: Branch | None = None
+        self,
+        model: BaseModel,
+        threads: int | None = None,
+        branch: Branch | None = None,
+        kept: Path | None = None,
     ) -> None:
         self._model = model
         self._workers = Workers(threads)
         self._recipe = ReplayRecipe(model, self._workers)
+        self._kept = KeptTexts(model, self._workers, kept)
         self._writer = None if branch is None else ForwardWriter(model, branch, self._workers)
         # By seed: the base's own samples are the same for every session of a policy.
         self._samples: dict[int, Samples] = {}
@@ -189,7 +197,7 @@ class Learner:
     def _probes_of(self, policy: LearningPolicy) -> Generator[None, None, Probes]:
         if policy.seed not in self._probes:
             self._probes[policy.seed] = yield from write_probes(
-                self._model, self._workers, policy.seed
+                self._model, self._workers, self._kept, policy.seed
             )
         return self._probes[policy.seed]
 
@@ -221,7 +229,7 @@ class Learner:
         else:
             if policy.seed not in self._samples:
                 self._samples[policy.seed] = yield from sample(
-                    self._model, self._workers, policy.seed
+                    self._model, self._workers, self._kept, policy.seed
                 )
             taught = {span.start for span in spans}
             practised = yield from self._recipe.practise(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hope_runtime.learning.kept import KeptTexts
 from hope_runtime.learning.packing import Pack, pack
 from hope_runtime.learning.reference import Rehearsed, scores
 from hope_runtime.learning.rehearsal import sample_windows
@@ -79,9 +80,11 @@ class Probes:
         )
 
 
-def write_probes(model: BaseModel, workers: Workers, seed: int) -> Generator[None, None, Probes]:
+def write_probes(
+    model: BaseModel, workers: Workers, kept: KeptTexts, seed: int
+) -> Generator[None, None, Probes]:
     """The probes of a base model, deterministic in `seed`; yields on the way."""
-    windows = yield from sample_windows(model, workers, seed + SEED_OFFSET, PROBES)
+    windows = yield from sample_windows(model, workers, kept, seed + SEED_OFFSET, PROBES)
     packs = [pack([window.example], row_tokens=ROW_TOKENS) for window in windows]
 
     def nats(packed: Pack) -> float:

@@ -3,8 +3,8 @@
 Windows of text that the frozen base writes at temperature 1, from nothing and as a chat. While a
 level learns, it is held to the base's predictions on them; that is what makes low-rank writes
 harmless elsewhere. And questions that a user might ask about other things: what users told of
-themselves must not become the answer to every "How can I". Written once for a base model and dtype,
-then kept in memory.
+themselves must not become the answer to every "How can I". Written once for a base model and dtype
+(kept.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 
-from hope_runtime.learning.decoding import decode
+from hope_runtime.learning.kept import KeptTexts
 from hope_runtime.learning.openings import chat_opening, plain_opening
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.reference import Rehearsed, references
@@ -37,18 +37,18 @@ class Samples:
     questions: list[tuple[int, ...]]
 
 
-def sample(model: BaseModel, workers: Workers, seed: int) -> Generator[None, None, Samples]:
+def sample(
+    model: BaseModel, workers: Workers, kept: KeptTexts, seed: int
+) -> Generator[None, None, Samples]:
     """The base's own samples, deterministic in `seed`; yields on the way."""
-    windows = yield from sample_windows(model, workers, seed)
+    windows = yield from sample_windows(model, workers, kept, seed)
     tokenizer = model.tokenizer
     if not tokenizer.has_chat_template:
         return Samples(windows, [])
     chat = chat_opening(tokenizer)
     rows = [tuple(tokenizer.encode(opening)) for opening in _OPENINGS]
     rows = [rows[index % len(rows)] for index in range(QUESTIONS)]
-    ends = decode(
-        model,
-        workers,
+    ends = kept.write(
         rows,
         prefix=chat,
         max_tokens=QUESTION_TOKENS,
@@ -60,15 +60,13 @@ def sample(model: BaseModel, workers: Workers, seed: int) -> Generator[None, Non
 
 
 def sample_windows(
-    model: BaseModel, workers: Workers, seed: int, count: int = WINDOWS
+    model: BaseModel, workers: Workers, kept: KeptTexts, seed: int, count: int = WINDOWS
 ) -> Generator[None, None, list[Rehearsed]]:
     """`count` windows of the base's own, half plain text, half chat; fewer where it says nothing.
     Deterministic in `seed`."""
     prompts = _prompts(model.tokenizer)
     rows = [prompts[index % len(prompts)] for index in range(count)]
-    texts = decode(
-        model,
-        workers,
+    texts = kept.write(
         rows,
         max_tokens=WINDOW_TOKENS,
         stop=model.tokenizer.eos_ids,

@@ -18,6 +18,7 @@ from hope_runtime.drift import Steps, base_norm, effective_rank, level_drift
 from hope_runtime.errors import DivergedStateError
 from hope_runtime.fold import Boundary, observe
 from hope_runtime.learning import Learner, learner
+from hope_runtime.learning.kept import KeptTexts
 from hope_runtime.learning.probes import PROBES, Probes, write_probes
 from hope_runtime.learning.workers import Workers
 from hope_runtime.memory.cms import Level, LowRank, shapes
@@ -133,7 +134,9 @@ def test_probes_change_no_memory(chat_model: BaseModel, monkeypatch: pytest.Monk
 
 
 def test_probes_are_the_same_for_everybody(chat_model: BaseModel) -> None:
-    first, second = (finish(write_probes(chat_model, Workers(1), 0)) for _ in range(2))
+    workers = Workers(1)
+    kept = KeptTexts(chat_model, workers)
+    first, second = (finish(write_probes(chat_model, workers, kept, 0)) for _ in range(2))
     assert 0 < len(first.windows) <= PROBES
     assert [each.example for each in first.windows] == [each.example for each in second.windows]
     assert first.frozen_nats == second.frozen_nats
