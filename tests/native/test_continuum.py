@@ -147,6 +147,14 @@ def test_a_level_that_never_changes_is_a_plain_mlp() -> None:
     gate, up = (normed @ block.gate_up.T).chunk(2, dim=-1)
     expected = x + (nnf.silu(gate) * up) @ block.down.T
     torch.testing.assert_close(chain(x, [block], [None], "sequential", None, 1e-5), expected)
+    # Beside one that learns, too.
+    config, weights = tiny("hope", periods=(4, 0))
+    _, state = read(config, weights, random_ids(2, 20), [20])
+    learnt, still = state.levels
+    assert learnt.theta is not None
+    assert still.theta is None
+    assert still.gathered is None
+    assert still.updates_B.tolist() == [0, 0]
 
 
 def test_a_nested_level_begins_again_when_its_context_ends() -> None:

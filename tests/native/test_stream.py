@@ -162,18 +162,21 @@ def test_a_neighbour_of_nan_changes_no_bit(name: str) -> None:
     assert scores[1].isnan().any()
 
 
+@pytest.mark.parametrize("in_step", [True, False])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_neighbour_of_nan_changes_nothing_that_is_learnt(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, in_step: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Spec 22 through the backward pass and the update. Fails when gradients of rows are summed,
-    or a mask is a factor."""
+    """Spec 22 through the backward pass and the update, at boundaries of both rows and of one.
+    Fails when gradients of rows are summed, or a mask is a factor."""
     monkeypatch.setattr("hope_runtime.native.stream.check_bounds", lambda *_: None)
     config, weights = tiny(name)
     ids = random_ids(2, 20)
     _, state = read(config, weights, ids[:, :6], [6])
-    _, sick = observe(config, weights, ids[:, 6:], poisoned(state, row=1))
-    _, well = observe(config, weights, ids[:, 6:], state)
+    learn = torch.ones(2, 14, dtype=torch.bool)
+    learn[1, :3] = in_step
+    _, sick = observe(config, weights, ids[:, 6:], poisoned(state, row=1), learn_BT=learn)
+    _, well = observe(config, weights, ids[:, 6:], state, learn_BT=learn)
     assert_same(take_rows(sick, [0]), take_rows(well, [0]))
 
 
@@ -212,11 +215,15 @@ def test_a_state_that_was_stored_goes_on_as_if_it_had_not(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("tokens", [39, 40, 42])
 @pytest.mark.parametrize("name", LEARNERS)
-def test_with_learning_off_the_context_advances_and_the_memory_does_not(name: str) -> None:
-    """Spec 25. Fails when a token that is only read is counted, written or trained on."""
+def test_with_learning_off_the_context_advances_and_the_memory_does_not(
+    name: str, tokens: int
+) -> None:
+    """Spec 25, whether a segment ends with the text or not. Fails when a token that is only read is
+    counted, written or trained on."""
     config, weights = tiny(name)
-    ids = random_ids(2, 40)
+    ids = random_ids(2, tokens)
     _, state = read(config, weights, ids[:, :7], [7])
     scores, after = observe(config, weights, ids[:, 7:], state, learn_BT=False)
     expected, _ = forward(
@@ -225,12 +232,12 @@ def test_with_learning_off_the_context_advances_and_the_memory_does_not(name: st
         ids[:, 7:],
         state.context,
         thetas=state.thetas,
-        write_BT=torch.zeros(2, 33, dtype=torch.bool),
+        write_BT=torch.zeros(2, tokens - 7, dtype=torch.bool),
     )
     torch.testing.assert_close(scores, expected, **TIGHT)
     assert torch.equal(after.observed_B, state.observed_B)
     assert torch.equal(after.context.written_B, state.context.written_B)
-    assert after.context.position_B.tolist() == [40, 40]
+    assert after.context.position_B.tolist() == [tokens, tokens]
     for old, new in zip(state.levels, after.levels, strict=True):
         assert_same(old.theta, new.theta)
         assert torch.equal(old.updates_B, new.updates_B)

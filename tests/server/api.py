@@ -103,6 +103,19 @@ class Api:
         await self.score("x")
         return await self.get()
 
+    async def export(self) -> bytes:
+        request = sessions_pb2.ExportSessionRequest(name=self.name)
+        return b"".join([each.chunk async for each in self.sessions.ExportSession(request)])
+
+    async def import_(self, data: bytes) -> sessions_pb2.Session:
+        """Makes the session out of what `export` gave."""
+        requests = [sessions_pb2.ImportSessionRequest(name=self.name)]
+        requests += [
+            sessions_pb2.ImportSessionRequest(chunk=data[at : at + 100_000])
+            for at in range(0, len(data), 100_000)
+        ]
+        return (await self.sessions.ImportSession(iter(requests))).session
+
     def asking(
         self, text: str = "", *, max_tokens: int = FEW_TOKENS, **fields: Any
     ) -> inference_pb2.GenerateRequest:

@@ -270,20 +270,6 @@ async def test_a_policy_that_changed_is_refused_until_its_sessions_are_migrated(
         await served.api.say("Hello?")
 
 
-async def _export(api: Api) -> bytes:
-    request = pb.ExportSessionRequest(name=api.name)
-    return b"".join([each.chunk async for each in api.sessions.ExportSession(request)])
-
-
-async def _import(api: Api, data: bytes) -> pb.Session:
-    requests = [pb.ImportSessionRequest(name=api.name)]
-    requests += [
-        pb.ImportSessionRequest(chunk=data[at : at + 100_000])
-        for at in range(0, len(data), 100_000)
-    ]
-    return (await api.sessions.ImportSession(iter(requests))).session
-
-
 async def test_an_exported_session_goes_on_elsewhere(served: Served) -> None:
     api, copy = served.api, served.api.on("copy")
     await api.create()
@@ -292,8 +278,8 @@ async def test_an_exported_session_goes_on_elsewhere(served: Served) -> None:
     await _teach(api, "two")
     await api.rollback()
     source = await _teach(api, "three")
-    data = await _export(api)
-    imported = await _import(copy, data)
+    data = await api.export()
+    imported = await copy.import_(data)
     assert imported.memory_hash == source.memory_hash
     assert (imported.log_records, imported.levels) == (source.log_records, source.levels)
     assert (imported.memory_version, imported.policy) == (1, source.policy)
@@ -301,19 +287,19 @@ async def test_an_exported_session_goes_on_elsewhere(served: Served) -> None:
     # Its log is whole: folding it again gives the same.
     assert (await copy.migrate()).memory_hash == (await copy.get()).memory_hash
     async with refused(grpc.StatusCode.ALREADY_EXISTS, "SESSION_EXISTS"):
-        await _import(copy, data)
+        await copy.import_(data)
 
 
 async def test_what_is_no_whole_export_makes_nothing(served: Served) -> None:
     api, copy = served.api, served.api.on("copy")
     await api.create()
     await _teach(api, "one")
-    data = await _export(api)
+    data = await api.export()
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
     for broken in (b"", b"hello, world", data[:-1], data[: len(data) // 2], data + b"x", flipped):
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "chunk"):
-            await _import(copy, bytes(broken))
+            await copy.import_(bytes(broken))
     async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "name"):
         await copy.sessions.ImportSession(iter([pb.ImportSessionRequest(chunk=data)]))
     async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
@@ -325,7 +311,7 @@ async def test_a_whole_export_that_no_server_made_is_refused(served: Served) -> 
     api, copy = served.api, served.api.on("copy")
     await api.create()
     await _teach(api, "one")
-    data = await _export(api)
+    data = await api.export()
     frames, at = [], 0
     while data[at : at + 1] != b"E":
         size = int.from_bytes(data[at + 1 : at + 5], "little")
@@ -347,7 +333,7 @@ async def test_a_whole_export_that_no_server_made_is_refused(served: Served) -> 
         whole = b"".join(letter + len(body).to_bytes(4, "little") + body for letter, body in frames)
         whole += b"E" + (32).to_bytes(4, "little") + hashlib.sha256(whole).digest()
         with pytest.raises(aio.AioRpcError, match=message):
-            await _import(copy, whole)
+            await copy.import_(whole)
     async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
         await copy.get()
 

@@ -8,16 +8,22 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import pytest
 from api import Api, refusal_of, refused
+from branches import small_branch
 from grpc import aio
+from quick_server import QUICK
 from serving import Serve
 from test_metrics import scrape
 
+from hope_runtime.config import POLICIES
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.model.weights import BaseModel
+from server import main
 
 pytestmark = [
     pytest.mark.vllm,
@@ -66,6 +72,37 @@ async def test_both_engines_show_a_client_the_same(serve: Serve, small_model: Ba
         assert sorted(await scrape(served)) == names
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "policy"):
             await served.api.on("third").create(policy="forward")
+
+
+async def test_a_session_moves_between_engines_with_all_its_memories(
+    serve: Serve, small_model: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Levels and fast memory both: exported after each part of its life, and imported elsewhere."""
+    policy = replace(QUICK, name="both", writes_forward=True)
+    monkeypatch.setitem(POLICIES, policy.name, policy)
+    monkeypatch.setattr(main, "shipped_branch", small_branch)
+    options = {"model": small_model, "window_cache_bytes": CACHE}
+
+    async def part(api: Api, number: int) -> tuple[str, str]:
+        reply = await api.say(f"{TEXT} This is part {number}.", max_tokens=12)
+        await api.end_conversation(conversation="default")
+        return reply.text, (await api.learnt()).memory_hash
+
+    async with serve(**options, database=tmp_path / "home.db") as home:
+        await home.api.create(policy="both")
+        stayed = [await part(home.api, number) for number in range(4)]
+    moved, data = [], b""
+    for number, engine in enumerate(("vllm", "native", "vllm", "native")):
+        place = tmp_path / f"{number}.db"
+        async with serve(**options, engine=engine, database=place) as served:
+            if data:
+                await served.api.import_(data)
+            else:
+                await served.api.create(policy="both")
+            moved.append(await part(served.api, number))
+            data = await served.api.export()
+    assert moved == stayed
+    assert len({memory_hash for _, memory_hash in stayed}) == 4
 
 
 async def test_a_process_that_is_killed_costs_a_call_and_no_memory(
