@@ -21,6 +21,9 @@ from hope_runtime.model.weights import BaseModel
 
 QUESTION_TOKENS = 16
 KIND_TOKENS = 5
+# How often a kind is thought of, and how freely from the second time on.
+KIND_TRIALS = 6
+KIND_TEMPERATURE = 0.8
 # (statement, what it tells, what kind of thing that is, a question)
 _SHOTS = (
     ("The Tarrow bridge was designed by Elna Voss.", "Elna Voss", "architect",
@@ -111,18 +114,7 @@ def ask(
     """Up to three questions for each statement, the better ones first; yields between steps."""
     writer = _Writer(model, workers)
     values = [value_of(text) or "" for text in statements]
-    valued = list(zip(statements, values, strict=True))
-    replies = writer.write(
-        "For each statement, say in one or two words what kind of thing the quoted words are.",
-        [f'Statement: {text}\n"{value}" is a kind of: {kind}' for text, value, kind, _ in _SHOTS],
-        [f'Statement: {text}\n"{value}" is a kind of:' for text, value in valued],
-        KIND_TOKENS,
-    )
-    yield
-    kinds = [
-        kind if value and _is_kind(kind, value) else ""
-        for kind, value in zip(map(str.strip, replies), values, strict=True)
-    ]
+    kinds = yield from _kinds(writer, statements, values)
     # Each statement twice: with the kind of thing as the question's beginning, and freely.
     begun = [
         *(_opening(names, text, kind) for text, kind in zip(statements, kinds, strict=True)),
@@ -150,6 +142,36 @@ def ask(
     return found
 
 
+def _kinds(
+    writer: _Writer, statements: Sequence[str], values: Sequence[str]
+) -> Generator[None, None, list[str]]:
+    """What kind of thing each value is; "" where none can be found of which one would ask.
+
+    What the base thinks of first may say no more than the value: a goldfish is a fish. Then it is
+    asked again, for something less likely: an animal.
+    """
+    shots = [
+        f'Statement: {text}\n"{value}" is a kind of: {kind}' for text, value, kind, _ in _SHOTS
+    ]
+    kinds = [""] * len(statements)
+    for trial in range(KIND_TRIALS):
+        missing = [index for index, kind in enumerate(kinds) if values[index] and not kind]
+        if not missing:
+            break
+        replies = writer.write(
+            "For each statement, say in one or two words what kind of thing the quoted words are.",
+            shots,
+            [f'Statement: {statements[i]}\n"{values[i]}" is a kind of:' for i in missing],
+            KIND_TOKENS,
+            temperature=KIND_TEMPERATURE if trial else 0.0,
+            seed=trial,
+        )
+        yield
+        for index, kind in zip(missing, map(str.strip, replies), strict=True):
+            kinds[index] = kind if _is_kind(kind, values[index]) else ""
+    return kinds
+
+
 def _opening(names: Names, statement: str, kind: str) -> str:
     """How a question after a kind of thing begins: " Which city does X"."""
     if not kind:
@@ -172,7 +194,14 @@ class _Writer:
         self._stop = newline | tokenizer.eos_ids
 
     def write(
-        self, task: str, shots: Sequence[str], lines: Sequence[str], max_tokens: int
+        self,
+        task: str,
+        shots: Sequence[str],
+        lines: Sequence[str],
+        max_tokens: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[str]:
         encode, text = self._model.tokenizer.encode, self._model.tokenizer.decode
         replies = decode(
@@ -182,6 +211,8 @@ class _Writer:
             prefix=tuple(encode("\n\n".join((task, *shots, "")))),
             max_tokens=max_tokens,
             stop=self._stop,
+            temperature=temperature,
+            seed=seed,
         )
         return [text(reply) for reply in replies]
 
@@ -191,6 +222,7 @@ def _is_kind(text: str, value: str) -> bool:
         bool(re.fullmatch(r"[a-z]+(?: [a-z]+)?", text))
         and text not in _VAGUE
         and text not in value.lower()
+        and not set(text.split()).intersection(value.lower().split())
     )
 
 
