@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,10 @@ from hope_runtime.tokenizer import Tokenizer, byte_alphabet
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("hope", deadline=None)
 hypothesis.settings.load_profile("hope")
+# Under nohup, or in a shell's background, SIGINT is ignored, and so would be by every process that
+# tests start to interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TinyLlama = Callable[..., tuple[Any, Path]]
 CHAT_HEADS: dict[str, Any] = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 16}
