@@ -16,30 +16,10 @@ _AUXILIARIES = frozenset(["is", "are", "was", "were", "am", "will", "can", "shou
 _DETERMINERS = frozenset(
     ["a", "an", "the", "his", "her", "their", "its", "my", "your", "our", "some", "any"]
 )
-_PREPOSITIONS = frozenset(
-    [
-        "in",
-        "at",
-        "on",
-        "to",
-        "for",
-        "by",
-        "with",
-        "as",
-        "of",
-        "from",
-        "into",
-        "near",
-        "about",
-        "under",
-        "over",
-        "called",
-        "named",
-        "between",
-        "after",
-        "before",
-    ]
-)
+_PREPOSITIONS = frozenset([
+    "in", "at", "on", "to", "for", "by", "with", "as", "of", "from", "into", "near", "about",
+    "under", "over", "called", "named", "between", "after", "before",
+])  # fmt: skip
 _PLACES = frozenset(("in", "at", "near"))
 _PEOPLE = frozenset(("by", "to", "with"))
 _MOTION = frozenset(("move", "moved", "go", "gone", "travel", "fly", "drive", "walk", "return"))
