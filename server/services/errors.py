@@ -48,6 +48,8 @@ _TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
     (runtime.NotFiniteError, code_pb2.INTERNAL, "NOT_FINITE", None),
     (runtime.EngineLostError, code_pb2.UNAVAILABLE, "ENGINE_LOST", 5.0),
     (runtime.CancelledTurnError, code_pb2.CANCELLED, "CANCELLED", None),
+    (store.VersionNotFoundError, code_pb2.NOT_FOUND, "VERSION_NOT_FOUND", None),
+    (store.SnapshotNotFoundError, code_pb2.NOT_FOUND, "SNAPSHOT_NOT_FOUND", None),
     (store.NotFoundError, code_pb2.NOT_FOUND, "SESSION_NOT_FOUND", None),
     (store.SnapshotExistsError, code_pb2.ALREADY_EXISTS, "SNAPSHOT_EXISTS", None),
     (store.AlreadyExistsError, code_pb2.ALREADY_EXISTS, "SESSION_EXISTS", None),
@@ -100,7 +102,8 @@ def _status(
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, store.NotFoundError | store.AlreadyExistsError):
-        kind = "Snapshot" if isinstance(error, store.SnapshotExistsError) else "Session"
+        of_snapshot = store.SnapshotExistsError | store.SnapshotNotFoundError
+        kind = "Snapshot" if isinstance(error, of_snapshot) else "Session"
         details.append(error_details_pb2.ResourceInfo(resource_type=f"hope.dev/{kind}"))
     if isinstance(error, store.LeaseHeldError):
         info.metadata["owner"] = error.owner

@@ -26,7 +26,9 @@ Rules that hold for every store:
 Errors (misuse, such as a negative limit, is a ValueError):
 
 StoreError
-|-- NotFoundError           no such session, version, blob or job
+|-- NotFoundError           no such session, blob or job
+|   |-- VersionNotFoundError   the session does not keep that version
+|   `-- SnapshotNotFoundError  the session has no snapshot of that name
 |-- AlreadyExistsError      the name is taken, the request was answered before, or
 |                           there is another job
 |   `-- SnapshotExistsError the session has a snapshot of that name
@@ -55,11 +57,13 @@ from server.store.errors import (
     LeaseLostError,
     NotFoundError,
     SnapshotExistsError,
+    SnapshotNotFoundError,
     StaleRevisionError,
     StoreError,
     StoreFullError,
     StoreUnavailableError,
     StoreVersionError,
+    VersionNotFoundError,
 )
 from server.store.values import (
     BlobRef,
@@ -94,6 +98,7 @@ __all__ = [
     "SessionStore",
     "Snapshot",
     "SnapshotExistsError",
+    "SnapshotNotFoundError",
     "StaleRevisionError",
     "StoreError",
     "StoreFullError",
@@ -101,6 +106,7 @@ __all__ = [
     "StoreVersionError",
     "StoredReply",
     "VersionInfo",
+    "VersionNotFoundError",
 ]
 
 MAX_PAGE_SIZE = 1000

@@ -32,7 +32,6 @@ from server.store.base import (
     Job,
     Lease,
     LogRecord,
-    NotFoundError,
     Record,
     SessionKey,
     SessionStore,
@@ -40,6 +39,7 @@ from server.store.base import (
     StoredReply,
     StoreUnavailableError,
     VersionInfo,
+    VersionNotFoundError,
 )
 
 # How often a state is read again that changes while it is read.
@@ -345,7 +345,7 @@ class EncryptedStore(SessionStore):
                     head, version=version, fingerprint=info.fingerprint, policy=info.policy
                 )
                 return cipher, shown, _open_head(cipher, key, info)
-        raise NotFoundError(f"{key} does not keep version {version}")
+        raise VersionNotFoundError(f"{key} does not keep version {version}")
 
 
 @contextlib.contextmanager

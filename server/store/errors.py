@@ -16,6 +16,14 @@ class NotFoundError(StoreError):
     """No such session, or none of its versions or blobs goes by that name."""
 
 
+class VersionNotFoundError(NotFoundError):
+    """The session is there and does not keep that version."""
+
+
+class SnapshotNotFoundError(NotFoundError):
+    """The session is there and has no snapshot of that name."""
+
+
 class AlreadyExistsError(StoreError):
     """The session's name is taken, or the request id has a live reply."""
 

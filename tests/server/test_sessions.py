@@ -466,8 +466,11 @@ async def test_a_snapshot_keeps_its_version(serve: Serve) -> None:
         assert list(page.snapshots) == [snapshot]
         deletion = pb.DeleteSnapshotRequest(name=snapshot.name)
         await api.sessions.DeleteSnapshot(deletion)
-        async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
+        async with refused(NOT_FOUND, "SNAPSHOT_NOT_FOUND"):
             await api.sessions.DeleteSnapshot(deletion)
+        async with refused(NOT_FOUND, "SESSION_NOT_FOUND"):
+            request = pb.DeleteSnapshotRequest(name=f"{NAME}2/snapshots/good")
+            await api.sessions.DeleteSnapshot(request)
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "name"):
             await api.sessions.DeleteSnapshot(pb.DeleteSnapshotRequest(name=NAME))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from server.store.errors import AlreadyExistsError, NotFoundError, StaleRevisionError
+from server.store.errors import AlreadyExistsError, StaleRevisionError, VersionNotFoundError
 from server.store.redis.jobs import forget_job
 from server.store.redis.leases import require_lease
 from server.store.redis.record import SessionRecord, State
@@ -134,9 +134,9 @@ def collect(draft: Draft, keep_recent: int) -> int:
 
 
 def state_at(record: SessionRecord, version: int) -> State:
-    """A kept version. Raises NotFoundError."""
+    """A kept version. Raises VersionNotFoundError."""
     if version not in record.versions:
-        raise NotFoundError(f"{record.key} does not keep version {version}")
+        raise VersionNotFoundError(f"{record.key} does not keep version {version}")
     return record.versions[version][0]
 
 

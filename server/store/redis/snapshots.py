@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.store.errors import NotFoundError, SnapshotExistsError
+from server.store.errors import SnapshotExistsError, SnapshotNotFoundError
 from server.store.redis.transaction import Draft
 from server.store.values import Snapshot
 
@@ -26,4 +26,4 @@ def snapshots(draft: Draft, page_size: int, page_token: str) -> tuple[list[Snaps
 
 def delete_snapshot(draft: Draft, name: str) -> None:
     if draft.require().snapshots.pop(name, None) is None:
-        raise NotFoundError(f"{draft.key} has no snapshot {name}")
+        raise SnapshotNotFoundError(f"{draft.key} has no snapshot {name}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from server.store.errors import NotFoundError
+from server.store.errors import NotFoundError, VersionNotFoundError
 from server.store.values import BlobRef, Head, Job, SessionKey
 
 # A union, so that each blob is there once.
@@ -49,7 +49,7 @@ def session_row(tx: Tx, key: SessionKey) -> sqlite3.Row:
 def require_version(tx: Tx, key: SessionKey, session: int, version: int) -> sqlite3.Row:
     row = tx.one("SELECT * FROM versions WHERE session = ? AND version = ?", session, version)
     if row is None:
-        raise NotFoundError(f"{key} does not keep version {version}")
+        raise VersionNotFoundError(f"{key} does not keep version {version}")
     return row
 
 

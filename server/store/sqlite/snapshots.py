@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from server.store.errors import NotFoundError, SnapshotExistsError
+from server.store.errors import SnapshotExistsError, SnapshotNotFoundError
 from server.store.sqlite.rows import Tx, session_row
 from server.store.values import SessionKey, Snapshot
 
@@ -35,7 +35,7 @@ def delete_snapshot(tx: Tx, key: SessionKey, name: str) -> None:
     session = session_row(tx, key)["id"]
     gone = tx.execute("DELETE FROM snapshots WHERE session = ? AND name = ?", session, name)
     if not gone.rowcount:
-        raise NotFoundError(f"{key} has no snapshot {name}")
+        raise SnapshotNotFoundError(f"{key} has no snapshot {name}")
 
 
 def _to_snapshot(row: sqlite3.Row) -> Snapshot:
