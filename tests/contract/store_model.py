@@ -17,8 +17,10 @@ from server.store.base import (
     Record,
     SessionKey,
     SnapshotExistsError,
+    SnapshotNotFoundError,
     StaleRevisionError,
     StoredReply,
+    VersionNotFoundError,
 )
 
 Refusal = type[Exception] | None
@@ -171,7 +173,7 @@ class Model:
             return refusal
         session = self.sessions[lease.key]
         if to_version not in session.versions:
-            return NotFoundError
+            return VersionNotFoundError
         session.state = session.versions[to_version].copy(
             version=session.state.version + 1, parent_version=to_version
         )
@@ -188,7 +190,7 @@ class Model:
             return NotFoundError
         origin = self.sessions[source]
         if version is not None and version not in origin.versions:
-            return NotFoundError
+            return VersionNotFoundError
         if target in self.sessions:
             return AlreadyExistsError
         state = origin.state if version is None else origin.versions[version]
@@ -216,7 +218,8 @@ class Model:
     def delete_snapshot(self, key: SessionKey, name: str) -> Refusal:
         if key not in self.sessions:
             return NotFoundError
-        return NotFoundError if self.sessions[key].snapshots.pop(name, None) is None else None
+        gone = self.sessions[key].snapshots.pop(name, None)
+        return SnapshotNotFoundError if gone is None else None
 
     def save_job(
         self,

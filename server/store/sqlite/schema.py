@@ -164,9 +164,14 @@ def prepare(connection: sqlite3.Connection, where: str, busy_seconds: float) -> 
 
 
 def _refuse_foreign(connection: sqlite3.Connection, where: str) -> None:
-    application = _pragma(connection, "application_id")
-    version = _pragma(connection, "user_version")
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    # One transaction: between two reads another process may make the file ours.
+    connection.execute("BEGIN")
+    try:
+        application = _pragma(connection, "application_id")
+        version = _pragma(connection, "user_version")
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    finally:
+        connection.rollback()
     if application != APPLICATION_ID and (application or version or tables):
         raise CorruptStoreError(
             f"{where} is a database of another program; name another file for the store"

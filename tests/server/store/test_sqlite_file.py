@@ -147,7 +147,8 @@ async def test_erasing_leaves_no_trace_in_the_file(tmp_path: Path) -> None:
     assert b"notes" not in left
 
 
-async def test_many_may_create_the_file_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("_again", range(10))
+async def test_many_may_create_the_file_at_once(tmp_path: Path, _again: int) -> None:
     stores = [SQLiteStore(tmp_path / "store.db") for _ in range(6)]
     await asyncio.gather(*(store.open() for store in stores))
     await make(stores[0], a=b"a")
