@@ -121,6 +121,23 @@ class BranchWeights:
         )
 
 
+def _identity(config: BranchConfig) -> str:
+    """The text of a configuration that enters digests, of which stored sessions name their fast
+    memory. It never changes, whatever classes and fields are called in the code."""
+    fields = (
+        ("d_model", config.d_model),
+        ("sources", config.sources),
+        ("target", config.target),
+        ("n_heads", config.n_heads),
+        ("key_width", config.key_width),
+        ("value_width", config.value_width),
+        ("taps", config.taps),
+        ("input_width", config.input_width),
+        ("hidden", config.hidden),
+    )
+    return f"BranchConfig({', '.join(f'{name}={value!r}' for name, value in fields)})"
+
+
 @dataclass(frozen=True)
 class Branch:
     """A trained branch: configuration and weights."""
@@ -131,7 +148,7 @@ class Branch:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of both, in hex: what one branch wrote means nothing to another."""
-        digest = hashlib.sha256(repr(self.config).encode())
+        digest = hashlib.sha256(_identity(self.config).encode())
         for _, tensor in self.weights.named():
             digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
         return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""Names that are stored or hashed stay what they are, whatever the code calls them.
+
+Digests, file formats, blob and record names outlive every refactoring: a session that was stored
+years ago is found by them. A change here is a migration, not a rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+
+from hope_runtime import codec
+from hope_runtime.checkpoints import branch as fast_memory_files
+from hope_runtime.checkpoints import native as converted_cache
+from hope_runtime.checkpoints.branch import shipped_branch
+from hope_runtime.config import POLICIES
+from hope_runtime.log import RecordKind, Speaker
+from hope_runtime.memory.branch import Branch, BranchConfig, BranchWeights, expected_shapes
+from hope_runtime.memory.fast import tensor_name
+from hope_runtime.model.weights import BaseModel
+from hope_runtime.native.config import PRESETS, preset
+
+
+def test_digests_of_policies() -> None:
+    assert {name: policy.digest()[:16] for name, policy in POLICIES.items()} == {
+        "default": "ad65123b2f9690e6",
+        "unguarded": "a149777567e1285a",
+        "summed_gradient": "d8bc0b4c09c94277",
+        "forward": "e518b5d3fa62f8c6",
+    }
+
+
+def test_the_digest_of_a_fast_memory_names_what_it_wrote() -> None:
+    config = BranchConfig(
+        8, (0, 1), 2, n_heads=1, key_width=4, value_width=4, input_width=4, hidden=4
+    )
+    zeros = {name: torch.zeros(shape) for name, shape in expected_shapes(config).items()}
+    branch = Branch(config, BranchWeights.from_named(zeros))
+    assert branch.digest == "611173a4e0c342b7f84ea48a8d5fd0e99598d55379a1187e8a8ddbb2e2d1ec40"
+    assert tensor_name(branch) == "branch.611173a4e0c342b7"
+
+
+def test_the_default_model_and_its_fast_memory(base_model: BaseModel) -> None:
+    assert base_model.fingerprint.startswith("fa9ca9bb680e6d4f")
+    branch = shipped_branch(base_model)
+    assert branch is not None
+    assert branch.digest.startswith("2d3c21a94ea30602")
+
+
+def test_configurations_of_hope_models_as_they_are_stored() -> None:
+    presets = {
+        name: preset(name, vocab_size=32, d_model=16, n_layers=2, n_heads=2) for name in PRESETS
+    }
+    stored = json.dumps({name: one.to_fields() for name, one in presets.items()}, sort_keys=True)
+    assert hashlib.sha256(stored.encode()).hexdigest()[:16] == "1625c8d38f58cff4"
+
+
+def test_formats_of_files_and_numbers_in_records() -> None:
+    assert (converted_cache.FORMAT, converted_cache.VERSION) == ("hope-native", 1)
+    assert (fast_memory_files.FORMAT, fast_memory_files.VERSION) == ("hope-branch", "1")
+    assert codec.context_blob("a") == "context.ca978112ca1bbdca"
+    assert (codec.STATE_BLOB, codec.FAST_BLOB, codec.level_blob(0)) == ("state", "fast", "level.0")
+    assert [kind.value for kind in RecordKind] == [
+        "turn", "document", "end_conversation", "consolidate", "consolidation",
+        "rollback", "reset", "forget", "freeze", "unfreeze",
+    ]  # fmt: skip
+    assert [one.value for one in Speaker] == ["template", "system", "user", "assistant", "document"]
