@@ -10,6 +10,7 @@ FROM ${PYTHON} AS wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY hope_runtime hope_runtime
+COPY hope_lab hope_lab
 COPY server server
 COPY protos protos
 COPY clients clients

@@ -57,7 +57,7 @@ test: setup lint
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-vllm: setup-vllm
-	$(VLLM)/bin/python -m pytest -m "vllm and not heavy" tests/contract tests/engine_vllm tests/server
+	$(VLLM)/bin/python -m pytest -m "vllm and not heavy" tests/contract tests/engine/vllm tests/server
 
 test-all: setup lint
 	$(BIN)/python -m pytest -m ""

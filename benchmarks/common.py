@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from hope_runtime.config import DEFAULT_POLICY
-from hope_runtime.evaluate.filler import filler, load_text
-from hope_runtime.fold import observe
-from hope_runtime.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.memory.cms import STORED_DTYPE, LowRank, initial
-from hope_runtime.memory.state import SessionMemory
-from hope_runtime.model.weights import BaseModel
-from hope_runtime.text import split_spans
+from hope_lab.evaluate.data.filler import filler, load_text
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.fold import observe
+from hope_runtime.session.levels import STORED_DTYPE, LowRank, initial
+from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.policy import DEFAULT_POLICY
+from hope_runtime.session.spans import split_spans
 
 Entry = dict[str, Any]
 

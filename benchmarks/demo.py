@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.local_server import local_server
-from hope_runtime.evaluate.filler import load_text
+from hope_lab.evaluate.data.filler import load_text
 
 SESSION = "demo"
 FROZEN = "frozen"

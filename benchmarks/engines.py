@@ -21,16 +21,16 @@ import torch
 
 from benchmarks.common import Entry, some_memory
 from hope_runtime.checkpoints import load_base_model
-from hope_runtime.config import DEFAULT_POLICY
 from hope_runtime.engine.base import SessionEngine
-from hope_runtime.engine.engine import Engine
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.sampling import Sampling
+from hope_runtime.engine.torch_engine import Engine
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.engine.vllm.engine import VLLMEngine
-from hope_runtime.memory.state import SessionMemory
-from hope_runtime.model.attention import KVCache
+from hope_runtime.layers.attention import KVCache
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.policy import DEFAULT_POLICY
 
 SESSIONS = (1, 8, 32)
 WINDOW_TOKENS = 256

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hope_runtime.native.config import NativeConfig, preset
-from hope_runtime.native.state import NativeState, fresh_state
-from hope_runtime.native.stream import observe
-from hope_runtime.native.tree import named_tensors
-from hope_runtime.native.weights import NativeWeights, init_weights
+from hope_runtime.layers.tree import named_tensors
+from hope_runtime.models.hope.config import NativeConfig, preset
+from hope_runtime.models.hope.state import NativeState, fresh_state
+from hope_runtime.models.hope.stream import observe
+from hope_runtime.models.hope.weights import NativeWeights, init_weights
 
 PEERS = Path(__file__).with_name("peers.py")
 # As peers.py has them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
 
 
 def reference_model(model: BaseModel) -> Any:

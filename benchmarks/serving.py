@@ -19,21 +19,21 @@ from benchmarks.common import (
     some_terms,
     text_spans,
 )
-from hope_runtime.config import DEFAULT_POLICY
-from hope_runtime.engine.engine import Engine
 from hope_runtime.engine.prompt import Message
-from hope_runtime.engine.reader import Reader
 from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.runner import Pass, Runner
 from hope_runtime.engine.sampling import Sampling
+from hope_runtime.engine.torch_engine import Engine
 from hope_runtime.engine.turn import GenerateTurn
-from hope_runtime.fold import due
-from hope_runtime.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.memory.cms import LowRank
-from hope_runtime.memory.state import SessionMemory
-from hope_runtime.model.weights import BaseModel
-from server.metrics import Metrics
-from server.services.measuring import ReplyClock
+from hope_runtime.engine.window_reader import Reader
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.fold import due
+from hope_runtime.session.levels import LowRank
+from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.policy import DEFAULT_POLICY
+from server.grpc_api.interceptors.metrics import ReplyClock
+from server.telemetry.metrics import Metrics
 
 ROWS = 8
 CHATS = 4

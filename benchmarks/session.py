@@ -17,16 +17,16 @@ from benchmarks.common import (
     some_terms,
     text_spans,
 )
-from hope_runtime.config import DEFAULT_POLICY
-from hope_runtime.engine.arena import Row
-from hope_runtime.engine.reader import Reader
+from hope_runtime.engine.kv_slots import Row
 from hope_runtime.engine.runner import Runner
-from hope_runtime.fold import due
+from hope_runtime.engine.window_reader import Reader
 from hope_runtime.learning import Learner
-from hope_runtime.memory.state import SessionMemory
-from hope_runtime.memory.window import Window
-from hope_runtime.model.hope import forward, logits
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.forward import forward, logits
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.fold import due
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.policy import DEFAULT_POLICY
+from hope_runtime.session.window import Window
 
 DECODED = 32
 SCORED = 256

@@ -28,17 +28,17 @@ from benchmarks.common import (
     some_memory,
     text_spans,
 )
-from hope_runtime.codec import STATE_BLOB, decode_memory, encode_memory, encode_state
-from hope_runtime.config import DEFAULT_POLICY, POLICIES
-from hope_runtime.layout import LowRankLayout
-from hope_runtime.memory.cms import LowRank
-from hope_runtime.memory.state import SessionMemory
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.codec import STATE_BLOB, decode_memory, encode_memory, encode_state
+from hope_runtime.session.layout import LowRankLayout
+from hope_runtime.session.levels import LowRank
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.policy import DEFAULT_POLICY, POLICIES
+from server.app.summary import encode_summary
 from server.main import running_server
 from server.settings import Settings
 from server.store.base import Commit, Record, SessionKey, SessionStore, StoredReply
-from server.stores import make_store
-from server.summary import encode_summary
+from server.store.factory import make_store
 from tests.valkey_process import StoreProcess, binaries
 
 KINDS = ("sqlite", "redis", "encrypted")

@@ -29,33 +29,33 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from hope_runtime.checkpoints import load_model, written_texts_dir
-from hope_runtime.checkpoints.branch import shipped_branch
+from hope_runtime.checkpoints.fast_memory import shipped_branch
 from hope_runtime.engine.base import SessionEngine
-from hope_runtime.engine.engine import Engine
-from hope_runtime.engine.native import NativeEngine
+from hope_runtime.engine.hope_engine import NativeEngine
+from hope_runtime.engine.torch_engine import Engine
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.errors import HopeError, UnsupportedModelError
 from hope_runtime.learning.learner import Learner
-from hope_runtime.model.weights import BaseModel
-from hope_runtime.native.served import NativeModel
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.models.hope.served import NativeModel
+from server.app.jobs import Jobs
+from server.app.sessions import Sessions
 from server.auth.access import operator_authenticator, server_credentials, user_authenticator
-from server.auth.interceptor import Authenticator, AuthInterceptor
 from server.auth.tokens import KeyFileError
 from server.crypto.keys import MasterKeyError
-from server.jobs import Jobs
-from server.logs import configure
-from server.metrics import Metrics, MetricsPort
-from server.services.admin import AdminService
-from server.services.errors import ErrorInterceptor
-from server.services.inference import InferenceService
-from server.services.measuring import MeasuringInterceptor
-from server.services.request_log import RequestLogInterceptor
-from server.services.sessions import SessionService
-from server.sessions import Sessions
+from server.grpc_api.admin import AdminService
+from server.grpc_api.errors import ErrorInterceptor
+from server.grpc_api.inference import InferenceService
+from server.grpc_api.interceptors.identity import Authenticator, AuthInterceptor
+from server.grpc_api.interceptors.metrics import MeasuringInterceptor
+from server.grpc_api.interceptors.request_log import RequestLogInterceptor
+from server.grpc_api.sessions import SessionService
 from server.settings import Settings
 from server.store.base import StoreError
-from server.stores import make_store
-from server.tracing import NO_TRACES, OtelTracer, sent_to
+from server.store.factory import make_store
+from server.telemetry.logs import configure
+from server.telemetry.metrics import Metrics, MetricsPort
+from server.telemetry.tracing import NO_TRACES, OtelTracer, sent_to
 
 _log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ async def running_server(
         if tracer is None and settings.otlp_endpoint is not None:
             tracer = stack.enter_context(sent_to(settings.otlp_endpoint))
         if tracer is not None:
-            from server.services.tracing import TracingInterceptor
+            from server.grpc_api.interceptors.tracing import TracingInterceptor
 
             outer.insert(0, TracingInterceptor(tracer))
         sessions = Sessions(

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from server.auth.settings import AccessSettings
-from server.logs import LogFormat
+from server.telemetry.logs import LogFormat
 
 
 def _state_directory() -> Path:

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from hope_runtime.checkpoints import load_base_model
-from hope_runtime.checkpoints.native import save_native
-from hope_runtime.model.weights import BaseModel, expected_shapes, from_named
+from hope_runtime.checkpoints.converted_cache import save_native
+from hope_runtime.models.decoder.weights import BaseModel, expected_shapes, from_named
 from hope_runtime.tokenizer import Tokenizer, byte_alphabet
 
 # How long an example takes says more about the machine than about the code.

@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 
-from hope_runtime.config import LearningPolicy, LevelConfig
 from hope_runtime.engine.base import SessionEngine
-from hope_runtime.engine.engine import Engine
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.sampling import Sampling
+from hope_runtime.engine.torch_engine import Engine
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.engine.vllm.engine import VLLMEngine
-from hope_runtime.memory.cms import Level, LowRank, initial
-from hope_runtime.memory.state import SessionMemory
-from hope_runtime.model.attention import KVCache
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.layers.attention import KVCache
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.levels import Level, LowRank, initial
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.policy import LearningPolicy, LevelConfig
 
 WAIT = 120.0
 WINDOW = 256

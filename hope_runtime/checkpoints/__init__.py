@@ -16,20 +16,20 @@ from typing import Literal
 
 import torch
 
-from hope_runtime.checkpoints.gguf import read_gguf
-from hope_runtime.checkpoints.huggingface import read_huggingface
-from hope_runtime.checkpoints.native import (
+from hope_runtime.checkpoints.converted_cache import (
     VERSION,
     claims_native,
     is_native,
     load_native,
     save_native,
 )
+from hope_runtime.checkpoints.gguf import read_gguf
+from hope_runtime.checkpoints.hope_run import is_run
+from hope_runtime.checkpoints.hope_run import load_model as load_trained
+from hope_runtime.checkpoints.huggingface import read_huggingface
 from hope_runtime.errors import ModelError, ModelNotFoundError, UnsupportedModelError
-from hope_runtime.model.weights import BaseModel
-from hope_runtime.native.served import NativeModel
-from hope_runtime.train.checkpoint import is_run
-from hope_runtime.train.checkpoint import load_model as load_trained
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.models.hope.served import NativeModel
 
 __all__ = [
     "cache_root",

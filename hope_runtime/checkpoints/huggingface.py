@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from hope_runtime.checkpoints.gguf_tokenizer import END_TOKENS
-from hope_runtime.config import ModelConfig, RopeScaling
 from hope_runtime.errors import (
     CorruptModelError,
     ModelNotFoundError,
     TokenizerMissingError,
     UnsupportedModelError,
 )
-from hope_runtime.model.weights import BaseWeights, from_named
+from hope_runtime.models.decoder.weights import BaseWeights, from_named
+from hope_runtime.session.policy import ModelConfig, RopeScaling
 from hope_runtime.tokenizer import Tokenizer
 
 Progress = Callable[[float, str], None]

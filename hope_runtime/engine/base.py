@@ -14,15 +14,15 @@ from typing import Protocol, Self
 
 import torch
 
-from hope_runtime.config import LearningPolicy
 from hope_runtime.engine.reply import OnText
 from hope_runtime.engine.scheduler import Ticket
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
-from hope_runtime.fold import Boundary
-from hope_runtime.layout import Layout
 from hope_runtime.learning import Consolidation
-from hope_runtime.log import Record
-from hope_runtime.memory.state import SessionMemory
+from hope_runtime.session.fold import Boundary
+from hope_runtime.session.layout import Layout
+from hope_runtime.session.log import Record
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.policy import LearningPolicy
 from hope_runtime.tokenizer import Tokenizer
 
 

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from hope_runtime.engine.learning_thread import Teaching
 from hope_runtime.engine.scheduler import Resolve, Ticket, choose
-from hope_runtime.engine.teaching import Teaching
 from hope_runtime.errors import CancelledTurnError
 
 _Result = TypeVar("_Result")

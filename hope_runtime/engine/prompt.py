@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hope_runtime.errors import InvalidRequestError
-from hope_runtime.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.memory.state import SessionMemory
-from hope_runtime.text import split_spans
+from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.spans import split_spans
 from hope_runtime.tokenizer import Tokenizer
 
 ROLES = {"system": Speaker.SYSTEM, "user": Speaker.USER, "assistant": Speaker.ASSISTANT}

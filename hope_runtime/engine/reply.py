@@ -16,7 +16,7 @@ from torch import Tensor
 from hope_runtime.engine.detokenizer import TextStream
 from hope_runtime.engine.prompt import turn_end
 from hope_runtime.engine.sampling import Sampler, Sampling, TokenLogprobs, token_logprobs
-from hope_runtime.log import Record, Segment, Speaker
+from hope_runtime.session.log import Record, Segment, Speaker
 from hope_runtime.tokenizer import Tokenizer
 
 _Wanted = TypeVar("_Wanted")

@@ -14,13 +14,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hope_runtime.engine.arena import Row
-from hope_runtime.engine.beside import RowsBranch
-from hope_runtime.memory.branch import Branch
-from hope_runtime.memory.cms import LowRank
-from hope_runtime.model.hope import forward
-from hope_runtime.model.rows import RowInput, TermStack, forward_rows, scores_of_rows
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.engine.fast_memory import RowsBranch
+from hope_runtime.engine.kv_slots import Row
+from hope_runtime.models.decoder.batched import RowInput, TermStack, forward_rows, scores_of_rows
+from hope_runtime.models.decoder.forward import forward
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.session.levels import LowRank
 
 _Result = TypeVar("_Result")
 

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from hope_runtime.engine.arena import Row
+from hope_runtime.engine.kv_slots import Row
 from hope_runtime.engine.prompt import Message, check_messages, encode_spans, turn_record
-from hope_runtime.engine.reader import Reader
 from hope_runtime.engine.reply import FinishReason, OnText, Reply, TextPiece, write
 from hope_runtime.engine.runner import Output, Pass
 from hope_runtime.engine.sampling import Sampling
+from hope_runtime.engine.window_reader import Reader
 from hope_runtime.errors import InvalidRequestError
-from hope_runtime.fold import observe
-from hope_runtime.log import Record
-from hope_runtime.memory.state import Conversation, SessionMemory
-from hope_runtime.memory.window import Window
+from hope_runtime.session.fold import observe
+from hope_runtime.session.log import Record
+from hope_runtime.session.memory import Conversation, SessionMemory
+from hope_runtime.session.window import Window
 from hope_runtime.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 256

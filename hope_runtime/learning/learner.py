@@ -16,25 +16,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hope_runtime.config import LearningPolicy
-from hope_runtime.drift import LevelDrift, base_norm, level_drift
 from hope_runtime.errors import DivergedStateError
-from hope_runtime.fold import Boundary, stretch
-from hope_runtime.guards import Event, Guard, GuardState
-from hope_runtime.learning.forward import ForwardWriter
-from hope_runtime.learning.kept import KeptTexts
+from hope_runtime.learning.base_samples import Samples, sample
+from hope_runtime.learning.clip_update import within
+from hope_runtime.learning.drift import LevelDrift, base_norm, level_drift
+from hope_runtime.learning.level_trainer import Trainee
 from hope_runtime.learning.probes import Probed, Probes, write_probes
-from hope_runtime.learning.rehearsal import Samples, sample
-from hope_runtime.learning.replay import Practised, ReplayRecipe
-from hope_runtime.learning.reservoir import keep_sample
-from hope_runtime.learning.shrinking import within
-from hope_runtime.learning.summed_gradient import summed_gradient
-from hope_runtime.learning.training import Trainee
+from hope_runtime.learning.recipes.fast_memory_writer import ForwardWriter
+from hope_runtime.learning.recipes.replay.recipe import Practised, ReplayRecipe
+from hope_runtime.learning.recipes.replay.reservoir import keep_sample
+from hope_runtime.learning.recipes.summed_gradient import summed_gradient
+from hope_runtime.learning.sample_cache import KeptTexts
 from hope_runtime.learning.workers import Workers
-from hope_runtime.memory.branch import Branch
-from hope_runtime.memory.cms import Level
-from hope_runtime.memory.state import SessionMemory, Span
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.session.fold import Boundary, stretch
+from hope_runtime.session.guards import Event, Guard, GuardState
+from hope_runtime.session.levels import Level
+from hope_runtime.session.memory import SessionMemory, Span
+from hope_runtime.session.policy import LearningPolicy
 
 
 @dataclass(frozen=True, slots=True)

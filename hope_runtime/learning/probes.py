@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import torch
 
-from hope_runtime.learning.kept import KeptTexts
+from hope_runtime.learning.base_samples import sample_windows
+from hope_runtime.learning.level_trainer import Trainee, finite
 from hope_runtime.learning.packing import Pack, pack
 from hope_runtime.learning.reference import Rehearsed, scores
-from hope_runtime.learning.rehearsal import sample_windows
-from hope_runtime.learning.training import Trainee, finite
+from hope_runtime.learning.sample_cache import KeptTexts
 from hope_runtime.learning.workers import Workers
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
 
 # Windows, of rehearsal.WINDOW_TOKENS tokens each at most.
 PROBES = 8

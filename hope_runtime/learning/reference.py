@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from hope_runtime.learning.packing import Example, Pack, pack
-from hope_runtime.model.hope import forward, logits
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.forward import forward, logits
+from hope_runtime.models.decoder.weights import BaseModel
 
 LIKELIEST = 32
 _TINY = 1e-6

@@ -12,15 +12,15 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from server.auth.interceptor import (
+from server.auth.settings import AccessSettings
+from server.auth.tokens import MIN_SHARED_KEY_BYTES, KeyFileError, TokenVerifier, read_key_file
+from server.grpc_api.interceptors.identity import (
     Authenticator,
     anybody,
     by_certificate,
     by_operator_token,
     by_token,
 )
-from server.auth.settings import AccessSettings
-from server.auth.tokens import MIN_SHARED_KEY_BYTES, KeyFileError, TokenVerifier, read_key_file
 
 
 def user_authenticator(settings: AccessSettings) -> Authenticator:

@@ -11,16 +11,21 @@ import json
 
 import torch
 
-from hope_runtime import codec
-from hope_runtime.checkpoints import branch as fast_memory_files
-from hope_runtime.checkpoints import native as converted_cache
-from hope_runtime.checkpoints.branch import shipped_branch
-from hope_runtime.config import POLICIES
-from hope_runtime.log import RecordKind, Speaker
-from hope_runtime.memory.branch import Branch, BranchConfig, BranchWeights, expected_shapes
-from hope_runtime.memory.fast import tensor_name
-from hope_runtime.model.weights import BaseModel
-from hope_runtime.native.config import PRESETS, preset
+from hope_runtime.checkpoints import converted_cache as converted_cache
+from hope_runtime.checkpoints import fast_memory as fast_memory_files
+from hope_runtime.checkpoints.fast_memory import shipped_branch
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.models.fast_memory.memory import (
+    Branch,
+    BranchConfig,
+    BranchWeights,
+    expected_shapes,
+)
+from hope_runtime.models.fast_memory.session import tensor_name
+from hope_runtime.models.hope.config import PRESETS, preset
+from hope_runtime.session import codec
+from hope_runtime.session.log import RecordKind, Speaker
+from hope_runtime.session.policy import POLICIES
 
 
 def test_digests_of_policies() -> None:

@@ -11,9 +11,9 @@ import torch
 from tokenizers import pre_tokenizers
 
 from hope_runtime.checkpoints import load_base_model
-from hope_runtime.model.attention import KVCache
-from hope_runtime.model.hope import forward, logits
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.layers.attention import KVCache
+from hope_runtime.models.decoder.forward import forward, logits
+from hope_runtime.models.decoder.weights import BaseModel
 
 PROMPTS = [
     "The capital of France is",

@@ -19,8 +19,8 @@ from hope_runtime.errors import (
     TokenizerMissingError,
     UnsupportedModelError,
 )
-from hope_runtime.model.hope import forward, logits
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.forward import forward, logits
+from hope_runtime.models.decoder.weights import BaseModel
 
 IDS = torch.randint(3, 259, (2, 40), generator=torch.Generator().manual_seed(0))
 LLAMA3 = {

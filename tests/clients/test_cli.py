@@ -17,7 +17,7 @@ DIARY = "users/local/sessions/diary"
 
 
 async def test_generate_streams_text_to_stdout(server, hope):
-    server.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
+    server.app.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
     code, out, err = await hope(
         "generate", "diary", "Hi", "--system", "Be brief.", "--temperature", "0.5",
         "--max-tokens", "9", "--stop", "END", "--no-learn", "--conversation", "c",
@@ -34,11 +34,11 @@ async def test_generate_streams_text_to_stdout(server, hope):
 
 
 async def test_generate_over_a_broken_connection(server, hope):
-    server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It is", " so")])
+    server.app.turns.extend([[delta("It is"), UNAVAILABLE], reply("It is", " so")])
     code, out, err = await hope("generate", "diary", "Hi")
     assert (code, out) == (0, "It is so\n")
     assert err.startswith("connection lost, trying again in 0.")
-    server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It was", " so")])
+    server.app.turns.extend([[delta("It is"), UNAVAILABLE], reply("It was", " so")])
     code, out, err = await hope("generate", "diary", "Hi")
     assert (code, out) == (0, "It is\nIt was so\n")
     assert err.endswith("(the connection broke; the reply begins anew)\n")
@@ -109,7 +109,7 @@ async def test_sessions_life(server, hope):
     assert out == "Rolled back to version 2, which is now version 5.\n"
     _, out, _ = await hope("sessions", "delete", "notes", "--json")
     assert json.loads(out) == {"deleted": "users/local/sessions/notes"}
-    assert "users/local/sessions/notes" not in server.sessions
+    assert "users/local/sessions/notes" not in server.app.sessions
 
 
 async def test_sessions_learning(server, hope):
@@ -174,7 +174,7 @@ async def test_delete_user(server, hope):
     assert err == "hope: --yes erases every session of ada for good.\n"
     code, out, _ = await hope("--user", "ada", "sessions", "delete-user", "--yes")
     assert (code, out) == (0, "Erased 1 sessions of ada.\n")
-    assert list(server.sessions) == [DIARY]
+    assert list(server.app.sessions) == [DIARY]
 
 
 async def test_show(server, hope):
@@ -182,8 +182,8 @@ async def test_show(server, hope):
         period_tokens=4096, rank=32, updates=3, relative_norm=0.0123, learnt_tokens=12_288,
         surprise_before_nats=4.1, surprise_after_nats=0.3,
     )  # fmt: skip
-    server.sessions[DIARY].levels.append(level)
-    server.sessions[DIARY].memory_hash = "abc"
+    server.app.sessions[DIARY].levels.append(level)
+    server.app.sessions[DIARY].memory_hash = "abc"
     server.documents["novel.txt"] += b"12345"
     code, out, _ = await hope("sessions", "show", "diary")
     assert code == 0
@@ -303,7 +303,7 @@ async def test_json_tells_errors_too(server, hope):
 
 
 async def test_an_invalid_field_is_named(server, hope):
-    server.turns.append(
+    server.app.turns.append(
         [Failure(grpc.StatusCode.INVALID_ARGUMENT, "must be at most 2", field="temperature")]
     )
     code, _, err = await hope("generate", "diary", "Hi", "--temperature", "9")
@@ -322,7 +322,7 @@ async def test_a_method_the_server_lacks(server, hope):
 
 
 async def test_a_deadline(server, hope):
-    server.turns.append([Hang()])
+    server.app.turns.append([Hang()])
     code, _, err = await hope("generate", "diary", "Hi", "--timeout-seconds", "0.2")
     assert (code, err) == (1, "hope: No answer within 0.2 s (--timeout-seconds).\n")
 

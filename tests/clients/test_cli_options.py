@@ -50,8 +50,8 @@ def test_standard_input_needs_a_document_name(capsys):
     ("command", "module"),
     [
         ("serve", "server.main"),
-        ("evaluate", "hope_runtime.evaluate"),
-        ("train", "hope_runtime.train.cli"),
+        ("evaluate", "hope_lab.evaluate"),
+        ("train", "hope_lab.train.cli"),
     ],
 )
 def test_passed_on_commands(command, module, monkeypatch):

@@ -97,7 +97,7 @@ async def test_a_refused_offset_after_a_break_is_asked_for_again(server, client)
 
     def commit_late(event: hope.IngestEvent) -> None:
         if isinstance(event, hope.Resuming) and isinstance(event.error, hope.UnavailableError):
-            server.sessions["users/local/sessions/diary"].memory_version = 9
+            server.app.sessions["users/local/sessions/diary"].memory_version = 9
         elif isinstance(event, hope.Resuming):
             server.documents["d"] += TEXT[3_000:4_000]
 

@@ -7,7 +7,7 @@ from engines import ENGINES, Make
 from store_harness import HARNESSES, Harness
 
 from hope_runtime.engine.base import SessionEngine
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
 from server.store.base import SessionStore
 
 

@@ -21,12 +21,12 @@ from engines import (
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.reply import TextPiece
 from hope_runtime.errors import CancelledTurnError
-from hope_runtime.fold import Boundary, observe
 from hope_runtime.learning import Learner
-from hope_runtime.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.memory.state import SessionMemory
-from hope_runtime.model.hope import forward, logits
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.forward import forward, logits
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.fold import Boundary, observe
+from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.session.memory import SessionMemory
 
 
 @torch.no_grad()

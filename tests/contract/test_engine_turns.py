@@ -13,11 +13,11 @@ from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.reply import FinishReason, TextPiece
 from hope_runtime.engine.sampling import Sampler
 from hope_runtime.errors import InvalidRequestError, ModelError, WindowOverflowError
-from hope_runtime.fold import observe
-from hope_runtime.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.memory.window import Window
-from hope_runtime.model.hope import forward, logits
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.forward import forward, logits
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.fold import observe
+from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.session.window import Window
 
 
 def test_a_reply_is_a_record_and_its_text(engine: SessionEngine, small_model: BaseModel) -> None:

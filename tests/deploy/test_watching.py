@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from hope_runtime.engine.base import EngineLoad
-from server.metrics import Metrics, MetricsPort
+from server.telemetry.metrics import Metrics, MetricsPort
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -1,6 +1,6 @@
 """Writes the stored state of one session in the present format: `python tests/golden/write.py`.
 
-What is here is read by tests/runtime/test_codec.py forever. A new format gets files of its own
+What is here is read by tests/session/test_codec.py forever. A new format gets files of its own
 beside the old ones, which are never written again.
 """
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from hope_runtime.change import Watched
-from hope_runtime.codec import STATE_FORMAT, encode_level, encode_memory, encode_state
-from hope_runtime.config import LearningPolicy, LevelConfig, ModelConfig
-from hope_runtime.guards import Event, Guard, GuardState
-from hope_runtime.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.memory.cms import FullRank, LowRank, shapes
-from hope_runtime.memory.state import Conversation, Document, FastMemory, SessionMemory, Span
-from hope_runtime.memory.window import Window
+from hope_runtime.session.codec import STATE_FORMAT, encode_level, encode_memory, encode_state
+from hope_runtime.session.guards import Event, Guard, GuardState
+from hope_runtime.session.levels import FullRank, LowRank, shapes
+from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.session.memory import Conversation, Document, FastMemory, SessionMemory, Span
+from hope_runtime.session.page_hinkley import Watched
+from hope_runtime.session.policy import LearningPolicy, LevelConfig, ModelConfig
+from hope_runtime.session.window import Window
 
 HERE = Path(__file__).resolve().parent
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ASSOCIATIVE = "hope_runtime/memory/associative.py"
-CONTINUUM = "hope_runtime/memory/continuum.py"
-DELTA = "hope_runtime/memory/delta.py"
-TITANS = "hope_runtime/memory/titans.py"
-READING = "hope_runtime/native/reading.py"
+ASSOCIATIVE = "hope_runtime/layers/associative.py"
+CONTINUUM = "hope_runtime/layers/cms.py"
+DELTA = "hope_runtime/layers/delta_rule.py"
+TITANS = "hope_runtime/layers/titans.py"
+READING = "hope_runtime/models/hope/reading.py"
 
-TEST_ASSOCIATIVE = "tests/native/test_associative.py"
-TEST_CONTINUUM = "tests/native/test_continuum.py"
-TEST_STREAM = "tests/native/test_stream.py"
-TEST_TITANS = "tests/native/test_titans.py"
+TEST_ASSOCIATIVE = "tests/layers/test_associative.py"
+TEST_CONTINUUM = "tests/layers/test_cms.py"
+TEST_STREAM = "tests/models/hope/test_stream.py"
+TEST_TITANS = "tests/layers/test_titans.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ MUTANTS = [
     Mutant(
         11,
         "queries keep their static projection beside their memory",
-        "hope_runtime/native/weights.py",
+        "hope_runtime/models/hope/weights.py",
         'q=static("q"),',
         'q=static("q") if static("q") is not None else torch.eye(D),',
         TEST_TITANS,
@@ -157,7 +157,7 @@ MUTANTS = [
     Mutant(
         16,
         "a level of frequency 0 is counted among those that learn",
-        "hope_runtime/native/config.py",
+        "hope_runtime/models/hope/config.py",
         "return tuple(i for i, level in enumerate(self.levels) if level.period_tokens)",
         "return tuple(range(len(self.levels)))",
         TEST_CONTINUUM,
@@ -197,10 +197,10 @@ MUTANTS = [
     Mutant(
         21,
         "a window that was read under another memory is served",
-        "hope_runtime/engine/reader.py",
+        "hope_runtime/engine/window_reader.py",
         "if row.levels_digest == digest:",
         "if row.tokens:",
-        "tests/runtime/test_reader.py",
+        "tests/engine/test_window_reader.py",
     ),
     Mutant(
         22,
@@ -246,7 +246,7 @@ MUTANTS = [
     Mutant(
         27,
         "the window never lets a key go",
-        "hope_runtime/native/window.py",
+        "hope_runtime/models/hope/window.py",
         "most = min(int((filled_B + read_B).max()), size - 1)",
         "most = int((filled_B + read_B).max())",
         TEST_STREAM,

@@ -58,7 +58,7 @@ def test_every_invariant_has_a_mutant_that_fits_the_code() -> None:
 def test_a_broken_mechanism_is_noticed(mutant: Mutant, tmp_path: Path) -> None:
     """The tests that name the invariant pass as the code is, and one fails under the mutant."""
     ignored = shutil.ignore_patterns("__pycache__", ".*")
-    for folder in ("hope_runtime", "tests"):
+    for folder in ("hope_runtime", "hope_lab", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     of_file = invariants_of(ROOT / mutant.tests)

@@ -14,11 +14,11 @@ from api import Api
 from quick_server import QUICK
 from serving import WINDOW, Serve, Served, ServerProcess, Spawn, command, connect
 
-from hope_runtime.config import POLICIES
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.policy import POLICIES
 from server.main import running_server
 from server.settings import Settings
-from server.tracing import OtelTracer
+from server.telemetry.tracing import OtelTracer
 
 
 @pytest.fixture(autouse=True)

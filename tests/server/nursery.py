@@ -16,7 +16,7 @@ import sys
 
 from quick_server import QUICK
 
-from hope_runtime.config import POLICIES
+from hope_runtime.session.policy import POLICIES
 from server.main import main
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from hope_runtime.config import POLICIES, LearningPolicy, LevelConfig
+from hope_runtime.session.policy import POLICIES, LearningPolicy, LevelConfig
 from server.main import main
 
 QUICK = LearningPolicy(

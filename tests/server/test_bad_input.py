@@ -15,8 +15,8 @@ from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
 from serving import Serve, Served
 
-from hope_runtime.config import POLICIES, LearningPolicy
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.policy import POLICIES, LearningPolicy
 from server.store.base import StoreError, StoreFullError
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT

@@ -19,7 +19,7 @@ from server.crypto.keys import MasterKeyError
 from server.main import main
 from server.settings import Settings
 from server.store.errors import CorruptStoreError
-from server.stores import make_store
+from server.store.factory import make_store
 
 SECRET = "zebra-umbrella-4711"
 TEXT = f"The code word is {SECRET}. " * 4

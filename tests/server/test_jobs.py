@@ -18,10 +18,10 @@ from hope_client import HopeClient
 from serving import Serve, Served, Spawn
 
 from hope_runtime.errors import CorruptStateError
-from hope_runtime.fold import Boundary
-from hope_runtime.memory.state import SessionMemory
+from hope_runtime.session.fold import Boundary
+from hope_runtime.session.memory import SessionMemory
+from server.app.rebuild import Ask, Progress
 from server.main import RunningServer
-from server.refold import Ask, Progress
 from server.store.base import SessionKey, StoreFullError
 
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "

@@ -17,8 +17,8 @@ from api import Api, refused
 from grpc import aio
 from serving import Serve, Served, connect
 
-from server.logs import JsonFormatter, session_tag
 from server.store.base import NotFoundError, SessionKey
+from server.telemetry.logs import JsonFormatter, session_tag
 
 SECRETS = ("ada", "diary", "Rolf", "Tern", "booklet", "hush", "sessions/", "not-a-session")
 TEXT = "My dog Rolf swims in the river Tern."
@@ -140,7 +140,7 @@ async def test_text_has_no_lines_of_requests(serve: Serve, lines: Lines) -> None
 
 def test_an_exception_in_a_message_is_its_type(lines: Lines) -> None:
     error = NotFoundError(f"no session {SessionKey('ada', 'diary')}")
-    logging.getLogger("server.sessions").warning("upkeep of a session failed: %s", error)
+    logging.getLogger("server.app.sessions").warning("upkeep of a session failed: %s", error)
     (line,) = lines.parsed()
     assert line["message"] == "upkeep of a session failed: NotFoundError"
     assert line["time"].endswith("Z")

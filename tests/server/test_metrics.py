@@ -14,7 +14,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Serve, Served
 
-from server.metrics import Metrics
+from server.telemetry.metrics import Metrics
 
 REQUEST = ["0.01", "0.03", "0.1", "0.3", "1.0", "3.0", "10.0", "30.0", "100.0", "+Inf"]
 TOKEN = ["0.003", "0.01", "0.03", "0.05", "0.1", "0.2", "0.5", "1.0", "3.0", "+Inf"]

@@ -13,8 +13,8 @@ from api import Api, refused
 from serving import Served
 
 from hope_runtime.engine.runner import Runner
+from hope_runtime.learning.level_trainer import Trainee
 from hope_runtime.learning.reference import Reference
-from hope_runtime.learning.training import Trainee
 
 TEXT = b"My dog Rolf is nine years old. He likes cheese and long walks by the river Tern. " * 3
 NAN = float("nan")

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hope.v1 import admin_pb2
 from serving import Serve, Served, Spawn, connect
 
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
 from server.main import SERVICES, main
 from server.settings import Settings
 

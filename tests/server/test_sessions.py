@@ -15,9 +15,9 @@ from hope.v1 import admin_pb2
 from hope.v1 import sessions_pb2 as pb
 from serving import Serve, Served
 
-from hope_runtime.fold import replay
-from hope_runtime.log import Record
-from hope_runtime.memory.state import SessionMemory
+from hope_runtime.session.fold import replay
+from hope_runtime.session.log import Record
+from hope_runtime.session.memory import SessionMemory
 from server.settings import Settings
 from server.store.base import SessionKey
 

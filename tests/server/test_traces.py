@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 from serving import Serve
 
-from server.logs import session_tag
-from server.tracing import OtelTracer, TracingError, sent_to
+from server.telemetry.logs import session_tag
+from server.telemetry.tracing import OtelTracer, TracingError, sent_to
 
 TEXT = "My dog Rolf swims in the river Tern. " * 8
 SECRETS = ("ada", "diary", "Rolf", "Tern")

@@ -12,8 +12,8 @@ from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
 from serving import WINDOW, Serve, Served, connect
 
-from hope_runtime.model.attention import KVCache
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.layers.attention import KVCache
+from hope_runtime.models.decoder.weights import BaseModel
 from server.store.base import SessionKey
 
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "

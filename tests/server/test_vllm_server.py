@@ -14,15 +14,15 @@ from pathlib import Path
 import grpc
 import pytest
 from api import Api, refusal_of, refused
-from branches import small_branch
+from fast_memories import small_branch
 from grpc import aio
 from quick_server import QUICK
 from serving import Serve
 from test_metrics import scrape
 
-from hope_runtime.config import POLICIES
 from hope_runtime.engine.vllm.engine import VLLMEngine
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.policy import POLICIES
 from server import main
 
 pytestmark = [

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from hope_runtime.engine.vllm.messages import FAST, Drop, Put
 from hope_runtime.errors import UnsupportedMemoryError
-from hope_runtime.memory.branch import Branch
-from hope_runtime.memory.fast import written
-from hope_runtime.memory.state import SessionMemory
+from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.models.fast_memory.session import written
+from hope_runtime.session.memory import SessionMemory
 
 # The frozen base.
 NONE = 0

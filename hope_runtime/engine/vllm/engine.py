@@ -15,26 +15,26 @@ from collections.abc import Callable, Hashable
 import safetensors.torch
 import torch
 
-from hope_runtime.engine.backbone import Backbone
+from hope_runtime.engine.adapter_engine import Backbone
 from hope_runtime.engine.base import EngineLoad
+from hope_runtime.engine.learning_thread import Teaching
 from hope_runtime.engine.reply import OnText
 from hope_runtime.engine.scheduler import Ticket
-from hope_runtime.engine.teaching import Teaching
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.engine.vllm import turns
 from hope_runtime.engine.vllm.adapters import Adapters
 from hope_runtime.engine.vllm.export import exported
-from hope_runtime.engine.vllm.front import Front
+from hope_runtime.engine.vllm.frontend import Front
 from hope_runtime.engine.vllm.messages import Options
 from hope_runtime.engine.vllm.supervisor import Supervisor
 from hope_runtime.errors import ModelError
-from hope_runtime.fold import Boundary
+from hope_runtime.layers.attention import KVCache
 from hope_runtime.learning import Consolidation, Learner
-from hope_runtime.log import Record
-from hope_runtime.memory.branch import Branch
-from hope_runtime.memory.state import SessionMemory
-from hope_runtime.model.attention import KVCache
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.session.fold import Boundary
+from hope_runtime.session.log import Record
+from hope_runtime.session.memory import SessionMemory
 
 MAX_ROWS = 32
 # Ranks that vLLM has places for; smaller ones are filled up with zeros.

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from hope_runtime.checkpoints import cache_root
-from hope_runtime.config import ModelConfig
 from hope_runtime.errors import ModelError, UnsupportedModelError
-from hope_runtime.model.weights import BaseModel
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.policy import ModelConfig
 
 # Raised when what is written changes.
 VERSION = 1

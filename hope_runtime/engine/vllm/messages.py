@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hope_runtime.engine.sampling import Sampling, TokenLogprobs
-from hope_runtime.memory.branch import BranchConfig
+from hope_runtime.models.fast_memory.memory import BranchConfig
 
 FAST = "fast"
 

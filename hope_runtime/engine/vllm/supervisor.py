@@ -21,7 +21,7 @@ from hope_runtime.errors import EngineLostError, ModelError
 
 _log = logging.getLogger(__name__)
 
-MODULE = "hope_runtime.engine.vllm.inside.main"
+MODULE = "hope_runtime.engine.vllm.worker.main"
 # A step reads a few hundred tokens: a second on one slow core.
 STALL_SECONDS = 60.0
 START_SECONDS = 300.0

@@ -27,10 +27,10 @@ from hope_runtime.engine.turn import (
     score_tokens,
 )
 from hope_runtime.engine.vllm.messages import Piece
-from hope_runtime.fold import observe
-from hope_runtime.log import Record
-from hope_runtime.memory.state import SessionMemory
-from hope_runtime.memory.window import Window
+from hope_runtime.session.fold import observe
+from hope_runtime.session.log import Record
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.window import Window
 from hope_runtime.tokenizer import Tokenizer
 
 _Result = TypeVar("_Result")

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 _PASSED_ON = {
     "serve": "server.main",
-    "evaluate": "hope_runtime.evaluate",
-    "train": "hope_runtime.train.cli",
+    "evaluate": "hope_lab.evaluate",
+    "train": "hope_lab.train.cli",
 }
 """Commands with options of their own: the module whose main(argv) gets them."""
 

@@ -1,0 +1,1 @@
+"""Research: training, evaluation and transfer. hope_runtime never imports it."""

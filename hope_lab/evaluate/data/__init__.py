@@ -1,0 +1,1 @@
+"""Texts, facts and questions that the tasks are made of."""

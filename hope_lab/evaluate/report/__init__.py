@@ -1,0 +1,1 @@
+"""Figures, tables, intervals and plots of an evaluation."""

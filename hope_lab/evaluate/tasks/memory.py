@@ -1,0 +1,225 @@
+"""`hope evaluate memory`: what the trained fast memory alone recalls of facts that it read once.
+
+Facts about people, in wording and with values that training never saw (train/memory), are read in
+windows of their own; then each question stands in a new window, and the reply is greedy. Nothing
+else learns. Beside it stands the frozen base, asked the same. What the memory does to text that has
+nothing to do with it is the loss on the texts of heldout.py, with the memory of the last episode.
+
+Shape suffixes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from hope_lab.evaluate.asking import ask, is_correct
+from hope_lab.evaluate.heldout import heldout_nats
+from hope_lab.evaluate.learnt import NOTHING, Beside, Learnt
+from hope_lab.evaluate.options import count
+from hope_lab.evaluate.report.progress import progress_bar
+from hope_lab.evaluate.report.report import wilson
+from hope_lab.train.fast_memory.episodes import Question, Story, Storyteller
+from hope_runtime.checkpoints import load_base_model
+from hope_runtime.checkpoints.fast_memory import load_branch, shipped_branch
+from hope_runtime.errors import InvalidRequestError
+from hope_runtime.models.decoder.forward import forward
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.models.fast_memory.memory import (
+    Branch,
+    BranchPass,
+    BranchState,
+    fresh_carry,
+    fresh_state,
+    write,
+)
+
+NAME = "memory"
+SUMMARY = "what the trained fast memory recalls of facts that it read once"
+NEW_TOKENS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question, the reply that the memory gave, and the frozen base's."""
+
+    question: str
+    value: str
+    reply: str
+    base_reply: str
+    correct: bool
+    base_correct: bool
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--branch",
+        type=Path,
+        metavar="FILE",
+        help="of `hope train memory` (default: the package's)",
+    )
+    parser.add_argument(
+        "--facts", type=count(1), nargs="+", default=[8, 24], help="told at once (default 8 24)"
+    )
+    parser.add_argument(
+        "--questions", type=count(1), default=300, help="for each number of facts (default 300)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default 0)")
+    parser.add_argument(
+        "--model",
+        default="default",
+        metavar="SOURCE",
+        help="default, a .gguf file, a directory, or org/name of the Hugging Face hub",
+    )
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="(default auto)"
+    )
+    parser.add_argument("--threads", type=count(1), default=1, help="(default 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--show", action="store_true", help="also list each question and reply")
+
+
+def run(args: argparse.Namespace) -> int:
+    torch.set_num_threads(args.threads)
+    model = load_base_model(args.model, dtype=args.dtype)
+    branch = load_branch(args.branch, model) if args.branch else shipped_branch(model)
+    if branch is None:
+        raise InvalidRequestError("there is no trained branch for this base model", field="branch")
+    found: dict[str, Shares] = {}
+    answered: dict[int, list[Answered]] = {}
+    memory = None
+    with progress_bar() as progress:
+        for facts in args.facts:
+            progress.start(f"{facts} facts", args.questions)
+            answered[facts], memory = recall(
+                model,
+                branch,
+                facts=facts,
+                questions=args.questions,
+                seed=args.seed,
+                done=progress.advance,
+            )
+            found[f"{facts} facts"] = Shares.of(answered[facts])
+    assert memory is not None
+    with_memory = heldout_nats(model, Learnt(beside=memory))
+    without = heldout_nats(model, NOTHING)
+    plain = {domain: {"base": without[domain], "memory": with_memory[domain]} for domain in without}
+    if args.json:
+        print(
+            json.dumps(
+                {"recall": {k: asdict(v) for k, v in found.items()}, "plain_text_nats": plain},
+                indent=1,
+            )
+        )
+    else:
+        _print(found, plain)
+    if args.show:
+        for facts, rows in answered.items():
+            for one in rows:
+                mark = "+" if one.correct else "-"
+                print(f"{mark} {facts:3d}  {one.question}  [{one.value}]  {one.reply!r}")
+    return 0
+
+
+@torch.no_grad()
+def recall(
+    model: BaseModel,
+    branch: Branch,
+    *,
+    facts: int,
+    questions: int,
+    seed: int,
+    done: Callable[[int], None] = lambda count: None,
+) -> tuple[list[Answered], Beside]:
+    """Asks at least `questions` questions about episodes of `facts` facts; and the last memory."""
+    teller = Storyteller(model.tokenizer, held_out=True)
+    rng = random.Random(f"recall:{seed}:{facts}")
+    answered: list[Answered] = []
+    memory = Beside(branch, fresh_state(branch.config, 1).memory)
+    while len(answered) < questions:
+        stories = _stories(teller, rng, facts)
+        memory = Beside(branch, read_stories(model, branch, stories).memory)
+        asked = {question.about: question for story in stories for question in story.questions}
+        prompts = [teller.opening + question.prompt for question in asked.values()]
+        replies = ask(model, prompts, Learnt(beside=memory), new_tokens=NEW_TOKENS)
+        base = ask(model, prompts, NOTHING, new_tokens=NEW_TOKENS)
+        values = {question.text for question in asked.values()}
+        for question, reply, base_reply in zip(asked.values(), replies, base, strict=True):
+            others = [value for value in values if value not in question.text]
+            others = [value for value in others if question.text not in value]
+            answered.append(_judge(model, question, reply, base_reply, others))
+        done(len(asked))
+    return answered, memory
+
+
+@torch.no_grad()
+def read_stories(model: BaseModel, branch: Branch, stories: Sequence[Story]) -> BranchState:
+    """A fresh memory after some windows of text, one row."""
+    config = branch.config
+    state = fresh_state(config, 1, model.device)
+    for story in stories:
+        seen = BranchPass(branch, None)
+        forward(model, torch.tensor([story.ids], device=model.device), branch=seen)
+        state = replace(state, carry=fresh_carry(config, 1, model.device))
+        learnable = torch.tensor([story.learnable], device=model.device)
+        state = write(config, branch.weights, seen.hidden, state, learnable)
+    return replace(state, carry=fresh_carry(config, 1, model.device))
+
+
+def _stories(teller: Storyteller, rng: random.Random, facts: int) -> list[Story]:
+    stories: list[Story] = []
+    told = 0
+    while told < facts:
+        size = min(rng.randint(1, 6), facts - told)
+        stories.append(teller.story(rng, facts=size))
+        told += size
+    return stories
+
+
+def _judge(
+    model: BaseModel, question: Question, reply: str, base_reply: str, others: Sequence[str]
+) -> Answered:
+    text = model.tokenizer.decode(question.prompt).split("<|", 1)[0]
+    return Answered(
+        text,
+        question.text,
+        reply,
+        base_reply,
+        is_correct(reply, question.text, others),
+        is_correct(base_reply, question.text, others),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Shares of right answers with their Wilson intervals, and the frozen base's."""
+
+    questions: int
+    correct: float
+    interval: tuple[float, float]
+    base_correct: float
+    base_interval: tuple[float, float]
+
+    @staticmethod
+    def of(rows: Sequence[Answered]) -> Shares:
+        n, hits = len(rows), sum(one.correct for one in rows)
+        base = sum(one.base_correct for one in rows)
+        return Shares(n, hits / n, wilson(hits, n), base / n, wilson(base, n))
+
+
+def _print(found: dict[str, Shares], plain: dict[str, dict[str, float]]) -> None:
+    for name, row in found.items():
+        low, high = row.interval
+        print(
+            f"{name}: {100 * row.correct:.1f} % of {row.questions} answers "
+            f"({100 * low:.1f} to {100 * high:.1f}), frozen base {100 * row.base_correct:.1f} %"
+        )
+    for domain, nats in plain.items():
+        change = 100 * (nats["memory"] / nats["base"] - 1)
+        print(f"{domain}: {nats['base']:.4f} nats a token, with the memory {change:+.2f} %")

@@ -1,0 +1,90 @@
+"""A trained branch as one safetensors file, and the branches that come with the package.
+
+The file's header holds the configuration and the fingerprint of the base model for which it was
+trained: beside another base it means nothing, and is refused. A base without a trained branch has
+none; nothing is ever made up.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from hope_runtime.errors import CorruptModelError, UnsupportedModelError
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.models.fast_memory.memory import (
+    Branch,
+    BranchConfig,
+    BranchWeights,
+    check_fits,
+    expected_shapes,
+)
+
+FORMAT, VERSION = "hope-branch", "1"
+_SHIPPED = "hope_runtime.checkpoints.fast_memories"
+
+
+def save_branch(path: Path, branch: Branch, fingerprint: str) -> None:
+    """Stores a branch in bfloat16, whole or not at all."""
+    tensors = {
+        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, tensor in branch.weights.named()
+    }
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "config": json.dumps(branch.config.to_fields(), sort_keys=True),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    safetensors.torch.save_file(tensors, beside, metadata=header)
+    beside.replace(path)
+
+
+def load_branch(path: Path, model: BaseModel) -> Branch:
+    """A branch for `model`, float32, on its device.
+
+    Raises CorruptModelError, and UnsupportedModelError for a newer format or another base model.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header.get("format") != FORMAT or header.get("version") != VERSION:
+            raise UnsupportedModelError(f"{path} is not a {FORMAT} file of version {VERSION}")
+        if header.get("fingerprint") != model.fingerprint:
+            raise UnsupportedModelError(f"{path} was trained beside another base model")
+        config = BranchConfig.from_fields(json.loads(header["config"]))
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected_shapes(
+            config
+        ) or not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise CorruptModelError(f"the tensors of {path} are not those of its configuration")
+        weights = BranchWeights.from_named(tensors).to(torch.float32, model.device)
+        branch = Branch(config, weights)
+        check_fits(branch, model)
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise CorruptModelError(f"{path} cannot be read: {error!r}") from error
+    return branch
+
+
+def shipped_branch(model: BaseModel) -> Branch | None:
+    """The branch of the package that was trained beside this very model, or None."""
+    for entry in sorted(files(_SHIPPED).iterdir(), key=lambda one: one.name):
+        if not entry.name.endswith(".safetensors"):
+            continue
+        with as_file(entry) as path:
+            if _fingerprint(path) == model.fingerprint:
+                return load_branch(path, model)
+    return None
+
+
+def _fingerprint(path: Path) -> str | None:
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+    return header.get("fingerprint")

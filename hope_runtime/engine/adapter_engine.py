@@ -1,0 +1,83 @@
+"""What engines of a frozen backbone have in common: all that takes no step of the model.
+
+A session's levels are low-rank terms beside the shared weights, whoever computes the turns, and
+they learn by the Learner on a thread beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from functools import cached_property
+
+from hope_runtime.engine import turn as turns
+from hope_runtime.engine.scheduler import Ticket
+from hope_runtime.learning import Learner
+from hope_runtime.learning.drift import base_norm, relative_change
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.session.fold import observe, with_window
+from hope_runtime.session.layout import LowRankLayout
+from hope_runtime.session.log import Record
+from hope_runtime.session.memory import SessionMemory, state_bytes_limit
+from hope_runtime.session.policy import POLICIES, LearningPolicy
+
+
+class Backbone:
+    """A part of SessionEngine: policies, layout, and what is known of memories without computing.
+
+    `branch` is the trained fast memory beside the model, if the engine serves one.
+    """
+
+    def __init__(
+        self, model: BaseModel, window_tokens: int, branch: Branch | None, learner: Learner
+    ) -> None:
+        self.model = model
+        self.window_tokens = window_tokens
+        self.branch = branch
+        self.learner = learner
+
+    @property
+    def policies(self) -> Mapping[str, LearningPolicy]:
+        if self.branch is not None:
+            return POLICIES
+        return {name: policy for name, policy in POLICIES.items() if not policy.writes_forward}
+
+    @cached_property
+    def layout(self) -> LowRankLayout:
+        return LowRankLayout(self.model.config, self.branch)
+
+    @cached_property
+    def _base_norm(self) -> float:
+        return base_norm(self.model)
+
+    def state_bytes_limit(self, policy: LearningPolicy) -> int:
+        return state_bytes_limit(self.model.config, policy)
+
+    def adapt(self, memory: SessionMemory) -> SessionMemory:
+        """A memory that was stored, with windows of this engine's size."""
+        return with_window(memory, self.window_tokens)
+
+    def check(self, memory: SessionMemory, turn: turns.GenerateTurn) -> None:
+        """Raises InvalidRequestError if the turn would be refused. Any thread may call it."""
+        turns.place(self.model.tokenizer, memory, turn, self.window_tokens)
+
+    def observe(self, memory: SessionMemory, record: Record) -> Ticket[SessionMemory]:
+        """The memory after a record; nothing need be computed for it, so it is there at once."""
+
+        def work() -> Generator[None, None, SessionMemory]:
+            return observe(memory, record, window_tokens=self.window_tokens)
+            yield
+
+        ticket = Ticket(work())
+        resolve = ticket.advance(None)
+        assert resolve is not None
+        resolve()
+        return ticket
+
+    def change(self, before: SessionMemory | None, after: SessionMemory) -> list[float]:
+        """Of each level the relative norm of what was added between two memories."""
+        old = [None] * len(after.levels) if before is None else before.levels
+        return [
+            relative_change(one, other, self._base_norm)
+            for one, other in zip(old, after.levels, strict=True)
+        ]

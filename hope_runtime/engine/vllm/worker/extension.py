@@ -1,0 +1,65 @@
+"""Memories inside vLLM's worker: low-rank terms become an adapter, and what a trained branch wrote
+lies beside it, by the same number.
+
+Mixed into the worker by `worker_extension_cls`; methods are called by collective_rpc.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.peft_helper import PEFTHelper
+
+from hope_runtime.engine.vllm.worker.fast_memory import PagedBranch
+from hope_runtime.models.fast_memory.memory import Branch
+
+MODULES = ("gate", "up", "down")
+
+
+class MemoryExtension:
+    """Called with the worker's own `model_runner`."""
+
+    model_runner: Any
+    hope_branch: PagedBranch
+
+    def hope_serve(self, branch: Branch) -> None:
+        """Puts a trained branch beside the model, before anything is asked."""
+        self.hope_branch = PagedBranch(branch, self.model_runner)
+
+    def hope_remember(self, number: int, written_HVK: Tensor | None) -> None:
+        """What the branch wrote of memory `number`; None is forgotten."""
+        if written_HVK is None:
+            self.hope_branch.memories.pop(number, None)
+        else:
+            self.hope_branch.memories[number] = written_HVK
+
+    def hope_put(self, adapter: int, tensors: dict[str, Tensor]) -> None:
+        """Makes adapter `adapter` of the tensors of a LowRank, a: (L, R, in), b: (L, out, R)."""
+        workers = self.model_runner.lora_manager
+        rank = tensors["gate_a"].shape[1]
+        helper = PEFTHelper(
+            r=rank, lora_alpha=rank, target_modules=[f"{module}_proj" for module in MODULES]
+        )
+        named = {}
+        for module in MODULES:
+            for half in ("a", "b"):
+                for layer, tensor in enumerate(tensors[f"{module}_{half}"].unbind(0)):
+                    name = f"model.layers.{layer}.mlp.{module}_proj.lora_{half.upper()}.weight"
+                    named[f"base_model.model.{name}"] = tensor
+        lora = LoRAModel.from_lora_tensors(
+            adapter, named, helper, device="cpu", dtype=workers.lora_config.lora_dtype
+        )
+        manager = workers._adapter_manager
+        # The server puts no more than there are slots, so none that is needed is pushed out.
+        assert len(manager) < manager.lora_slots, "more memories than slots"
+        manager.add_adapter(lora)
+        manager.activate_adapter(adapter)
+
+    def hope_drop(self, adapter: int) -> None:
+        self.model_runner.lora_manager._adapter_manager.remove_adapter(adapter)
+
+    def hope_adapters(self) -> list[int]:
+        """Adapters that are there."""
+        return [*self.model_runner.lora_manager._adapter_manager.list_adapters()]

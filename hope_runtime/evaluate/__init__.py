@@ -1,5 +1,0 @@
-"""Tasks that measure what memories learn; `hope evaluate TASK` on the command line."""
-
-from hope_runtime.evaluate.cli import main
-
-__all__ = ["main"]

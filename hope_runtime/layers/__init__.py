@@ -1,0 +1,1 @@
+"""Tensor functions: norms, attention, adapters, associative memories. They know no session."""

@@ -1,0 +1,231 @@
+"""Attention over the window: rotary positions, grouped heads, and the cache of keys and values.
+
+Knows one layer's attention. Leaves the window's policy (what is pinned, when it hops) to
+memory/window.py, and the order of the layers to hope.py.
+
+Shape suffixes: B rows, T new tokens, S keys (cached and new), D model width, H query heads,
+G key/value heads, K head width, L layers, C capacity of a cache, P positions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from hope_runtime.errors import WindowOverflowError
+from hope_runtime.session.policy import ModelConfig
+
+
+def rotary_frequencies(config: ModelConfig) -> Tensor:
+    """Angular frequencies of the K/2 rotary pairs, in radians a position; float32 (K/2,).
+
+    With Llama 3 scaling, wavelengths longer than the original context are slowed by `factor`,
+    those much shorter are kept, and those between are blended linearly in frequency.
+    """
+    K = config.head_dim
+    # float32 throughout, because that is what the models were trained with.
+    frequencies = 1.0 / config.rope_theta ** (torch.arange(0, K, 2, dtype=torch.float32) / K)
+    if config.rope_factors is not None:
+        return frequencies / torch.tensor(config.rope_factors, dtype=torch.float32)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    turns = scaling.original_max_positions * frequencies / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return kept * frequencies + (1 - kept) * frequencies / scaling.factor
+
+
+def rotary_factors(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of (..., K/2) angles as `turn_heads` wants them, (..., K) each."""
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryTable:
+    """Factors that turn queries and keys by their position: cos_PK and sin_PK.
+
+    A head's first half pairs with its second half. The sign of the rotation is folded into
+    sin_PK, so that x turned = x * cos + (x with halves exchanged) * sin.
+    """
+
+    cos_PK: Tensor
+    sin_PK: Tensor
+
+    @classmethod
+    def build(
+        cls, config: ModelConfig, dtype: torch.dtype, device: torch.device | str
+    ) -> RotaryTable:
+        """Factors for positions 0 to max_positions - 1, computed in float32, then cast."""
+        positions = torch.arange(config.max_positions, dtype=torch.float32)
+        cos_PK, sin_PK = rotary_factors(torch.outer(positions, rotary_frequencies(config)))
+        return cls(
+            cos_PK=cos_PK.to(device=device, dtype=dtype),
+            sin_PK=sin_PK.to(device=device, dtype=dtype),
+        )
+
+    def at(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin for given positions, (B, T, 1, K) each: one value for all heads."""
+        return self.cos_PK[positions_BT].unsqueeze(2), self.sin_PK[positions_BT].unsqueeze(2)
+
+    def run(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """cos and sin for `count` positions from `start`, (1, T, 1, K) each; views, no copy.
+
+        Raises WindowOverflowError past the last position that the model knows.
+        """
+        stop, known = start + count, self.cos_PK.shape[0]
+        if stop > known:
+            raise WindowOverflowError(
+                f"{stop} tokens do not fit the {known} positions of the model"
+            )
+        return self.cos_PK[None, start:stop, None], self.sin_PK[None, start:stop, None]
+
+
+class KVCache:
+    """Keys and values of the tokens in a window, preallocated for all layers.
+
+    `k` and `v` are (L, B, G, capacity, K); the first `length` positions are filled, the same
+    number in every row. Keys are stored after rotation. Not differentiable: fill it under
+    torch.inference_mode or torch.no_grad, and stay with the one in which it was made.
+    """
+
+    __slots__ = ("k", "k_layers", "length", "v", "v_layers")
+    k: Tensor
+    v: Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        capacity: int,
+        rows: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (config.n_layers, rows, config.n_kv_heads, capacity, config.head_dim)
+        self._hold(torch.empty((2, *shape), dtype=dtype, device=device))
+
+    @classmethod
+    def pool(
+        cls,
+        config: ModelConfig,
+        count: int,
+        *,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> list[KVCache]:
+        """`count` caches of one row each in one allocation, which either succeeds now or never."""
+        shape = (count, 2, config.n_layers, 1, config.n_kv_heads, capacity, config.head_dim)
+        storage = torch.empty(shape, dtype=dtype, device=device)
+        caches = [cls.__new__(cls) for _ in range(count)]
+        for cache, part in zip(caches, storage, strict=True):
+            cache._hold(part)
+        return caches
+
+    def _hold(self, storage: Tensor) -> None:
+        self.k, self.v = storage
+        # Views made once: indexing a layer is a measurable part of decoding a small model.
+        self.k_layers = self.k.unbind(0)
+        self.v_layers = self.v.unbind(0)
+        self.length = 0
+
+    @property
+    def rows(self) -> int:
+        return self.k.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        return self.k.shape[3]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, filled or not."""
+        return self.k.nbytes + self.v.nbytes
+
+    @staticmethod
+    def bytes_of(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:
+        """Bytes of a cache of one row."""
+        values = 2 * config.n_layers * config.n_kv_heads * config.head_dim * capacity
+        return values * torch.empty(0, dtype=dtype).element_size()
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` positions."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot truncate a cache of {self.length} tokens to {length}")
+        self.length = length
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """What all layers of one forward pass share; made once by hope.forward.
+
+    cos and sin are (B or 1, T, 1, K); `bias` is what is added to the scores, (B or 1, 1, T, S)
+    or (T, S), or None; with `causal` it is None and the plain causal rule holds. S = start + T.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    start: int
+    causal: bool
+    bias: Tensor | None
+
+
+def attend(
+    config: ModelConfig, qkv_BTX: Tensor, plan: AttentionPlan, cache: KVCache | None, layer: int
+) -> Tensor:
+    """Attention of one layer from its fused projections: (B, T, (H+2G)*K) -> (B, T, H*K).
+
+    With a cache, writes the new keys and values behind the `plan.start` old ones and reads both;
+    advancing `cache.length` is left to the caller, once all layers are done.
+    """
+    q_BHTK, k_BGSK, v_BGSK = turn_heads(config, qkv_BTX, plan.cos, plan.sin)
+    if cache is not None:
+        stop = plan.start + qkv_BTX.shape[1]
+        k_all, v_all = cache.k_layers[layer], cache.v_layers[layer]
+        k_all[:, :, plan.start : stop] = k_BGSK
+        v_all[:, :, plan.start : stop] = v_BGSK
+        if plan.start:
+            k_BGSK, v_BGSK = k_all[:, :, :stop], v_all[:, :, :stop]
+    return mix_heads(q_BHTK, k_BGSK, v_BGSK, causal=plan.causal, bias=plan.bias)
+
+
+def turn_heads(
+    config: ModelConfig, qkv_BTX: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fused projections to turned queries (B, H, T, K), turned keys and values (B, G, T, K).
+
+    cos and sin are (B or 1, T, 1, K).
+    """
+    H, G, K = config.n_heads, config.n_kv_heads, config.head_dim
+    B, T, _ = qkv_BTX.shape
+    heads_BTXK = qkv_BTX.view(B, T, H + 2 * G, K)
+    # Queries and keys turn together; exchanging halves is a roll by K/2.
+    raw = heads_BTXK[:, :, : H + G]
+    turned = torch.addcmul(raw * cos, raw.roll(K // 2, dims=-1), sin)
+    q_BHTK = turned[:, :, :H].transpose(1, 2)
+    k_BGTK = turned[:, :, H:].transpose(1, 2)
+    return q_BHTK, k_BGTK, heads_BTXK[:, :, H + G :].transpose(1, 2)
+
+
+def mix_heads(
+    q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, *, causal: bool, bias: Tensor | None
+) -> Tensor:
+    """Values mixed by softmax scores, (B, T, H*K); `causal` and `bias` as in AttentionPlan."""
+    B, H, T, K = q_BHTK.shape
+    G = k_BGSK.shape[1]
+    if T == 1:
+        # One token: the query heads of a group are the rows of one product with its keys, so
+        # grouping costs nothing. The bias, if any, is the same for all heads.
+        grouped = q_BHTK.reshape(B, G, H // G, K)
+        mixed = nnf.scaled_dot_product_attention(grouped, k_BGSK, v_BGSK, attn_mask=bias)
+        return mixed.reshape(B, 1, H * K)
+    mixed_BHTK = nnf.scaled_dot_product_attention(
+        q_BHTK, k_BGSK, v_BGSK, attn_mask=bias, is_causal=causal, enable_gqa=G != H
+    )
+    return mixed_BHTK.transpose(1, 2).reshape(B, T, H * K)

@@ -1,0 +1,380 @@
+"""Self-modifying Titans: a layer whose projections, gates and memory are memories themselves.
+
+One layer of Nested Learning, section 8.1 and 8.2, for training and streaming alike: a pure
+function of (weights, state, inputs). Tokens are taken in *runs*, between which no snapshot changes:
+all keys, values and gates of a run are generated in one pass from the snapshots, its reads see no
+write of the run, and its writes are folded at once (delta.py). Between boundaries a memory is two
+things, the snapshot that is read and the running one that has the run's writes, so any cut of the
+stream gives the same states.
+
+Not in the paper, and ours: inputs of memories (x, v and q beside k) are unit vectors per head,
+because self-generated targets feed values back into the memories; eta is scaled by (1 + alpha) / 2,
+which keeps repeated writes bounded; the rows of a memory are clipped at boundaries.
+
+Shape suffixes: B rows, T tokens, D model width, H heads, K head width, R outputs of a bank,
+W taps of the convolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from hope_runtime.layers.associative import LinearBank, Parameters, Step, banks_of
+from hope_runtime.layers.delta_rule import (
+    Inertia,
+    Writes,
+    decays,
+    fold,
+    fold_with_momentum,
+    read_run,
+)
+from hope_runtime.models.decoder.block import rms_norm
+from hope_runtime.models.hope.config import FastMemoryConfig
+
+TAPS = 4
+# Runs of memories that are read exactly per token are at most this long, at fixed places.
+EXACT_RUN = 64
+# Rows of memories are clipped at boundaries to this norm, those that hold raw values to sqrt(K)
+# times as much; linear memories at boundaries at least so many tokens apart.
+CLIP_NORM = 8.0
+CLIP_PERIOD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FastWeights:
+    """One layer, as the outer loop learns it. None where the configuration has no such part.
+
+    norm (D,), conv (D, W), mix (D, D): what each head sees of x, with several heads of adaptive
+    memories; static projections k, v, q (D, D) and gates eta, alpha (H, D); biases of the gates
+    (H,); `initial`, the state in which each bank of memories begins, (H, ...) a parameter;
+    out_norm (K,), gate (D, D), out (D, D).
+    """
+
+    norm: Tensor
+    conv: Tensor
+    mix: Tensor | None
+    k: Tensor | None
+    v: Tensor | None
+    q: Tensor | None
+    eta: Tensor | None
+    alpha: Tensor | None
+    eta_bias: Tensor | None
+    alpha_bias: Tensor | None
+    initial: tuple[Parameters, ...]
+    out_norm: Tensor
+    gate: Tensor
+    out: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BankState:
+    """A bank of one layer for B rows: what is read, what is being written, and its velocity.
+
+    `velocity` is empty without momentum.
+    """
+
+    snapshot: Parameters
+    running: Parameters
+    velocity: Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class FastState:
+    """One layer's state: the last W - 1 inputs of the convolution (B, W-1, D), and the banks."""
+
+    conv: Tensor
+    banks: tuple[BankState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens start to stop of a pass. `due` says which rows' snapshots change at its end, a bank:
+
+    True for all, None for none, else a mask (B,). `clip` likewise for the bound on the norm.
+    """
+
+    start: int
+    stop: int
+    due: tuple[bool | Tensor | None, ...]
+    clip: tuple[bool | Tensor | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What all layers of one pass share: its runs, and which tokens count.
+
+    `write_BT` is None when all tokens write, and `silent` says that none does; `lengths_B` is None
+    unless rows are padded at their ends.
+    """
+
+    runs: tuple[Run, ...]
+    write_BT: Tensor | None
+    lengths_B: Tensor | None
+    silent: bool = False
+
+
+def periods(config: FastMemoryConfig) -> tuple[int, ...]:
+    """Tokens between changes of each bank's snapshot, in written tokens."""
+    others = len(banks_of(config)) - 1
+    return (config.chunk_other,) * others + (EXACT_RUN if config.per_token else config.chunk_mem,)
+
+
+def plan(
+    config: FastMemoryConfig, written_B: Tensor, write_BT: Tensor | None, T: int
+) -> tuple[Run, ...]:
+    """Cuts a pass of T tokens into runs. `written_B` (int64, CPU) counts the tokens that every row
+    has written before, and `write_BT` says which of the pass do; None is all of them."""
+    every = periods(config)
+    apart = CLIP_PERIOD if config.depth == 1 else 1
+    clips = [period * -(-apart // period) for period in every]
+    B = len(written_B)
+    if write_BT is None:
+        counts_BT = written_B[:, None] + torch.arange(1, T + 1)
+        at = {period: counts_BT % period == 0 for period in {*every, *clips}}
+    else:
+        write = write_BT.cpu()
+        counts_BT = written_B[:, None] + write.cumsum(1)
+        at = {period: (counts_BT % period == 0) & write for period in {*every, *clips}}
+    count_T = {period: mask.sum(0).tolist() for period, mask in at.items()}
+    cuts = [t for t in range(T) if any(count_T[period][t] for period in every)]
+
+    def rows_due(period: int, t: int) -> bool | Tensor | None:
+        count = count_T[period][t]
+        if not count:
+            return None
+        return True if count == B else at[period][:, t]
+
+    runs, start = [], 0
+    for t in cuts:
+        due = tuple(rows_due(period, t) for period in every)
+        clip = tuple(rows_due(period, t) for period in clips)
+        runs.append(Run(start, t + 1, due, clip))
+        start = t + 1
+    if start < T:
+        runs.append(Run(start, T, (None,) * len(every), (None,) * len(every)))
+    return tuple(runs)
+
+
+def fresh(config: FastMemoryConfig, weights: FastWeights, rows: int) -> FastState:
+    """The state before the first token: every memory as the outer loop left it. Shares storage."""
+    states = []
+    for initial in weights.initial:
+        parameters = tuple(tensor.expand(rows, *tensor.shape) for tensor in initial)
+        velocity = tuple(torch.zeros_like(tensor) for tensor in parameters)
+        states.append(BankState(parameters, parameters, velocity if config.momentum else ()))
+    conv = weights.norm.new_zeros(rows, TAPS - 1, weights.norm.shape[0])
+    return FastState(conv, tuple(states))
+
+
+def fast_memory(
+    x_BTD: Tensor,
+    *,
+    config: FastMemoryConfig,
+    weights: FastWeights,
+    state: FastState,
+    shared: Pass,
+    eps: float,
+) -> tuple[Tensor, FastState]:
+    """One layer without its residual: (B, T, D) -> (B, T, D), and the state after it.
+
+    Every read sees the memory before its own token's write (unless `read_after_write`), and every
+    bank changes its snapshot at multiples of its chunk, counted in written tokens.
+    """
+    normed = rms_norm(x_BTD, weights.norm, eps)
+    u_BTD, conv = causal_conv(normed, weights.conv, state.conv, shared.lengths_B)
+    layer = _Layer(config, weights, u_BTD)
+    states = list(state.banks)
+    outputs = []
+    for run in shared.runs:
+        write = None if shared.write_BT is None else shared.write_BT[:, run.start : run.stop]
+        outputs.append(layer.run(run, states, write, shared.silent))
+    o_BHTK = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+    o_BTD = rms_norm(o_BHTK, weights.out_norm, eps).transpose(1, 2).flatten(2)
+    gated = o_BTD * nnf.silu(nnf.linear(normed, weights.gate))
+    return nnf.linear(gated, weights.out), FastState(conv, tuple(states))
+
+
+def causal_conv(
+    x_BTD: Tensor, taps_DW: Tensor, tail_BSD: Tensor, lengths_B: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Depthwise convolution over each token and the W - 1 before it, and the new tail."""
+    W, T = taps_DW.shape[1], x_BTD.shape[1]
+    joined = torch.cat((tail_BSD, x_BTD), dim=1)
+    mixed = joined[:, W - 1 :] * taps_DW[:, W - 1]
+    for tap in range(W - 1):
+        mixed = torch.addcmul(mixed, joined[:, tap : tap + T], taps_DW[:, tap])
+    if lengths_B is None:
+        return mixed, joined[:, T:]
+    last = lengths_B[:, None] + torch.arange(W - 1, device=lengths_B.device)
+    return mixed, joined.gather(1, last[..., None].expand(-1, -1, joined.shape[2]))
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / |x| over the last axis; a zero vector stays zero, with a bounded gradient."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-12)
+
+
+class _Layer:
+    """One pass of one layer: what static weights give for all tokens at once, then run by run."""
+
+    def __init__(self, config: FastMemoryConfig, weights: FastWeights, u_BTD: Tensor) -> None:
+        self.config, self.weights = config, weights
+        self.banks = banks_of(config)
+        self.width = u_BTD.shape[2] // config.n_heads
+        self.static = self._static(u_BTD)
+        # Of the run at hand; None without momentum.
+        self.inertia: Inertia | None = None
+        self.z_BHTK: Tensor | None = None
+        if config.adaptive:
+            mixed = u_BTD if weights.mix is None else nnf.linear(u_BTD, weights.mix)
+            self.z_BHTK = unit(self._heads(mixed))
+
+    def run(
+        self, run: Run, states: list[BankState], write_BT: Tensor | None, silent: bool
+    ) -> Tensor:
+        """Reads of a run, (B, H, T, K); `states` become those after it."""
+        config = self.config
+        made = {name: value[:, :, run.start : run.stop] for name, value in self.static.items()}
+        if self.z_BHTK is not None:
+            self._generate(made, self.z_BHTK[:, :, run.start : run.stop], states)
+        query, key, value = unit(made["q"]), unit(made["k"]), made["v"]
+        if config.self_targets:
+            value = unit(value)
+        mem, last = states[-1], len(states) - 1
+        bank, _ = self.banks[-1]
+        if silent:
+            return bank.read(mem.running if config.per_token else mem.snapshot, query)
+        step = self._step(made, key, write_BT)
+        if config.per_token:
+            assert isinstance(bank, LinearBank)
+            target = None if config.self_targets else value
+            writes = bank.writes_per_token(key, target, value, step)
+            (before,) = mem.running
+            (after, added) = fold(before, writes)
+            output = read_run(before, writes, added, query, after=config.read_after_write)
+            states[last] = self._close(BankState(mem.snapshot, (after,), ()), run, last)
+        else:
+            output = bank.read(mem.snapshot, query)
+            self._write(last, run, states, key, value, step)
+        for index in range(last):
+            self._write(index, run, states, key, value, step)
+        return output
+
+    def _write(
+        self,
+        index: int,
+        run: Run,
+        states: list[BankState],
+        key: Tensor,
+        value: Tensor,
+        step: Step,
+    ) -> None:
+        bank, _ = self.banks[index]
+        state = states[index]
+        target = bank.read(state.snapshot, value) if self.config.self_targets else value
+        writes = bank.writes(state.snapshot, key, target, step)
+        if self.inertia is not None:
+            state = _with_momentum(state, writes, self.inertia)
+        else:
+            running = tuple(
+                fold(memory, of)[0] for memory, of in zip(state.running, writes, strict=True)
+            )
+            state = BankState(state.snapshot, running, ())
+        states[index] = self._close(state, run, index)
+
+    def _close(self, state: BankState, run: Run, index: int) -> BankState:
+        """The bank after a run: at its boundary the running memory is bounded, and is read next."""
+        due, clip = run.due[index], run.clip[index]
+        if due is None:
+            return state
+        running, velocity = state.running, state.velocity
+        if clip is not None:
+            limit = CLIP_NORM if self.config.self_targets else CLIP_NORM * math.sqrt(self.width)
+            running = tuple(_chosen(clip, _bounded(old, limit), old) for old in running)
+            velocity = tuple(_chosen(clip, _bounded(old, limit), old) for old in velocity)
+        snapshot = tuple(
+            _chosen(due, new, old) for new, old in zip(running, state.snapshot, strict=True)
+        )
+        return BankState(snapshot, running, velocity)
+
+    def _static(self, u_BTD: Tensor) -> dict[str, Tensor]:
+        """Projections and gates that no memory makes: (B, H, T, K), and raw gates (B, H, T)."""
+        weights, made = self.weights, {}
+        for name in ("k", "v", "q"):
+            matrix = getattr(weights, name)
+            if matrix is not None:
+                projected = nnf.linear(u_BTD, matrix)
+                made[name] = self._heads(
+                    nnf.silu(projected) if self.config.activation else projected
+                )
+        for name in ("eta", "alpha"):
+            matrix = getattr(weights, name)
+            if matrix is not None:
+                made[name] = nnf.linear(u_BTD, matrix).transpose(1, 2)
+        return made
+
+    def _generate(
+        self, made: dict[str, Tensor], z_BHTK: Tensor, states: Sequence[BankState]
+    ) -> None:
+        """Adds what the adaptive memories say of a run's tokens, from their snapshots."""
+        for (bank, names), state in zip(self.banks[:-1], states[:-1], strict=True):
+            sizes = [1 if name in ("eta", "alpha") else self.width for name in names]
+            parts = torch.split(bank.read(state.snapshot, z_BHTK), sizes, dim=-1)
+            for name, part in zip(names, parts, strict=True):
+                made[name] = part[..., 0] if name in ("eta", "alpha") else part
+
+    def _step(self, made: dict[str, Tensor], key_BHTK: Tensor, write_BT: Tensor | None) -> Step:
+        config, weights = self.config, self.weights
+        log_keep = torch.zeros_like(key_BHTK[..., 0])
+        if weights.alpha_bias is not None:
+            log_keep = nnf.logsigmoid(made["alpha"] + weights.alpha_bias[:, None])
+        eta = torch.ones_like(log_keep)
+        if weights.eta_bias is not None:
+            eta = config.eta_max * torch.sigmoid(made["eta"] + weights.eta_bias[:, None])
+            if weights.alpha_bias is not None:
+                eta = eta * (0.5 + 0.5 * log_keep.exp())
+        if write_BT is not None:
+            silent = ~write_BT[:, None]
+            eta, log_keep = eta.masked_fill(silent, 0.0), log_keep.masked_fill(silent, 0.0)
+        decay = decays(log_keep)
+        if config.momentum:
+            counts = torch.ones_like(log_keep)
+            if write_BT is not None:
+                counts = counts * write_BT[:, None]
+            self.inertia = Inertia.of(decay, counts * math.log(config.momentum), counts)
+        return Step(config.rule, eta, decay)
+
+    def _heads(self, x_BTD: Tensor) -> Tensor:
+        B, T, _ = x_BTD.shape
+        return x_BTD.view(B, T, self.config.n_heads, self.width).transpose(1, 2)
+
+
+def _with_momentum(state: BankState, writes: Sequence[Writes], inertia: Inertia) -> BankState:
+    running, velocity = [], []
+    for memory, speed, of in zip(state.running, state.velocity, writes, strict=True):
+        # The output matrices of deep memories have an axis of memories after that of heads.
+        if of.key.dim() > inertia.decay.dim():
+            inertia = Inertia(inertia.decay[:, :, None], inertia.pushed[:, :, None])
+        ended, moved = fold_with_momentum(memory, speed, of, inertia)
+        running.append(ended)
+        velocity.append(moved)
+    return BankState(state.snapshot, tuple(running), tuple(velocity))
+
+
+def _chosen(rows: bool | Tensor, new: Tensor, old: Tensor) -> Tensor:
+    if isinstance(rows, bool):
+        return new
+    return torch.where(rows.to(new.device).view(-1, *(1,) * (new.dim() - 1)), new, old)
+
+
+def _bounded(memory: Tensor, limit: float) -> Tensor:
+    """Rows of at most this norm: a factor of exactly 1 for those within it."""
+    norm = torch.linalg.vector_norm(memory, dim=-1, keepdim=True)
+    factor: Tensor = limit / norm.clamp_min(limit)
+    return memory * factor

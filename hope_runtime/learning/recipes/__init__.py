@@ -1,0 +1,1 @@
+"""Recipes: ways in which a level learns its spans."""

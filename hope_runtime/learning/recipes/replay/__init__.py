@@ -1,0 +1,1 @@
+"""The default recipe: practising statements from replays, held by contrasts."""

@@ -1,0 +1,1 @@
+"""English heuristics of the replay recipe: clauses, persons, names, questions."""

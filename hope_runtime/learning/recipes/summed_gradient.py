@@ -1,0 +1,59 @@
+"""The paper's rule over a level's factors: one step with the summed gradient of its stretch.
+
+Nested Learning, Eq. 71: at a multiple of C, theta <- theta - sum over the chunk of eta * f(theta;
+x_t), with f the gradient of next-token prediction. It is a sum, not a mean, so twice the text moves
+the level twice as far. theta does not change inside its chunk, so the sum is the gradient of the
+summed loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import torch
+from torch import Tensor
+
+from hope_runtime.learning.level_trainer import Trainee
+from hope_runtime.learning.packing import Example, pack
+from hope_runtime.session.memory import Span
+
+# A stretch is read as running text in windows of this many tokens.
+WINDOW_TOKENS = 256
+# Windows whose gradients are held at once.
+WINDOWS_AT_A_TIME = 4
+
+
+def summed_gradient(
+    trainee: Trainee, spans: Sequence[Span], learning_rate: float
+) -> Generator[None, None, tuple[float, float]]:
+    """One step; yields between windows. Returns mean nats per token before and after it."""
+    windows = [pack([example], row_tokens=WINDOW_TOKENS) for example in _running_text(spans)]
+    count = sum(len(window.targets_N) for window in windows)
+    if not count:
+        return 0.0, 0.0
+    nats = [0.0] * len(windows)
+    total: list[Tensor] = []
+    for start in range(0, len(windows), WINDOWS_AT_A_TIME):
+        chosen = windows[start : start + WINDOWS_AT_A_TIME]
+
+        def loss(index: int, scores_NV: Tensor, start: int = start) -> Tensor:
+            summed = trainee.nats(scores_NV, windows[start + index]).sum()
+            nats[start + index] = float(summed.detach())
+            return summed
+
+        part = trainee.gradient(loss, chosen)
+        total = [mine + more for mine, more in zip(total, part, strict=True)] if total else part
+        yield
+    with torch.no_grad():
+        for parameter, gradient in zip(trainee.parameters, total, strict=True):
+            parameter.sub_(gradient, alpha=learning_rate)
+    after = yield from trainee.surprises(windows)
+    return sum(nats) / count, sum(float(found_N.sum()) for found_N in after) / count
+
+
+def _running_text(spans: Sequence[Span]) -> list[Example]:
+    """The stretch in order, every token a target; windows overlap by the token that predicts."""
+    ids = tuple(token for span in spans for token in span.ids)
+    starts = range(0, max(len(ids) - 1, 0), WINDOW_TOKENS - 1)
+    parts = [ids[start : start + WINDOW_TOKENS] for start in starts]
+    return [Example(part, (True,) * len(part)) for part in parts]

@@ -1,0 +1,1 @@
+"""Models: pretrained decoders, HOPE models trained from scratch, and the fast memory."""

@@ -1,0 +1,180 @@
+"""The frozen weights that every session shares, and the model they make up.
+
+Knows the names and shapes of the tensors of a Llama-family Transformer. Leaves computing with
+them to hope.py, and where they come from to checkpoints/.
+
+Shape suffixes: V vocabulary, D model width, H query heads, G key/value heads, K head width,
+F mlp width. A weight is (outputs, inputs), as torch.nn.functional.linear takes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hope_runtime.layers.attention import RotaryTable
+from hope_runtime.session.policy import ModelConfig
+
+if TYPE_CHECKING:
+    from hope_runtime.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One block. Query, key and value are fused by rows in this order, and so are gate and up.
+
+    attn_norm (D,), qkv ((H+2G)*K, D), out (D, H*K), mlp_norm (D,), gate_up (2F, D), down (D, F);
+    qkv_bias ((H+2G)*K,) and out_bias (D,) where ModelConfig.attention_bias says so.
+    """
+
+    attn_norm: Tensor
+    qkv: Tensor
+    out: Tensor
+    mlp_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+    qkv_bias: Tensor | None = None
+    out_bias: Tensor | None = None
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> LayerWeights:
+        """The same weights elsewhere or in another precision; shares what need not change."""
+        moved: dict[str, Any] = {
+            field.name: None if value is None else value.to(device=device, dtype=dtype)
+            for field in dataclasses.fields(self)
+            for value in (getattr(self, field.name),)
+        }
+        return LayerWeights(**moved)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseWeights:
+    """embedding (V, D), one LayerWeights a layer, final_norm (D,), lm_head (V, D).
+
+    `lm_head` is the very tensor `embedding` when the two are tied.
+    """
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    final_norm: Tensor
+    lm_head: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> BaseWeights:
+        """The same weights elsewhere or in another precision; tied stays tied."""
+        embedding = self.embedding.to(device=device, dtype=dtype)
+        tied = self.lm_head is self.embedding
+        return BaseWeights(
+            embedding=embedding,
+            layers=tuple(layer.to(dtype, device) for layer in self.layers),
+            final_norm=self.final_norm.to(device=device, dtype=dtype),
+            lm_head=embedding if tied else self.lm_head.to(device=device, dtype=dtype),
+        )
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """Every stored tensor under its name, in a fixed order; a tied lm_head is left out."""
+        yield "embedding", self.embedding
+        for index, layer in enumerate(self.layers):
+            for field in dataclasses.fields(layer):
+                value = getattr(layer, field.name)
+                if value is not None:
+                    yield f"layers.{index}.{field.name}", value
+        yield "final_norm", self.final_norm
+        if self.lm_head is not self.embedding:
+            yield "lm_head", self.lm_head
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that `BaseWeights.named` yields for this configuration."""
+    D, F = config.d_model, config.d_ff
+    HK = config.n_heads * config.head_dim
+    QKV = HK + 2 * config.n_kv_heads * config.head_dim
+    layer: dict[str, tuple[int, ...]] = {
+        "attn_norm": (D,),
+        "qkv": (QKV, D),
+        "out": (D, HK),
+        "mlp_norm": (D,),
+        "gate_up": (2 * F, D),
+        "down": (D, F),
+    }
+    if config.attention_bias:
+        layer |= {"qkv_bias": (QKV,), "out_bias": (D,)}
+    shapes: dict[str, tuple[int, ...]] = {"embedding": (config.vocab_size, D)}
+    for index in range(config.n_layers):
+        shapes |= {f"layers.{index}.{name}": shape for name, shape in layer.items()}
+    shapes["final_norm"] = (D,)
+    if not config.tie_embeddings:
+        shapes["lm_head"] = (config.vocab_size, D)
+    return shapes
+
+
+def from_named(config: ModelConfig, tensors: dict[str, Tensor]) -> BaseWeights:
+    """The inverse of `BaseWeights.named`. The names and shapes have been checked by the caller."""
+    fields = [field.name for field in dataclasses.fields(LayerWeights)]
+    layers = tuple(
+        LayerWeights(**{name: tensors.get(f"layers.{index}.{name}") for name in fields})  # type: ignore[arg-type]
+        for index in range(config.n_layers)
+    )
+    embedding = tensors["embedding"]
+    lm_head = embedding if config.tie_embeddings else tensors["lm_head"]
+    return BaseWeights(embedding, layers, tensors["final_norm"], lm_head)
+
+
+def fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokenizer) -> str:
+    """SHA-256, in hex, over the configuration, every stored byte of the weights and the tokenizer.
+
+    Taken once, when a checkpoint is converted, over the tensors as stored: the precision that a
+    server computes in is no part of a model's identity.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    for name, tensor in weights.named():
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    digest.update(tokenizer.to_json().encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A frozen base model: what all sessions of a server have in common.
+
+    `fingerprint` identifies configuration, weights and tokenizer (see `fingerprint_of`); a memory
+    that was learnt on one base model is refused on another.
+    """
+
+    config: ModelConfig
+    weights: BaseWeights
+    tokenizer: Tokenizer
+    fingerprint: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.device
+
+    @cached_property
+    def rotary(self) -> RotaryTable:
+        """Rotary factors of all positions, in the dtype and on the device of the weights."""
+        return RotaryTable.build(self.config, self.dtype, self.device)
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> BaseModel:
+        """The same model, by fingerprint too, in another precision or place."""
+        return dataclasses.replace(self, weights=self.weights.to(dtype, device))

@@ -1,0 +1,1 @@
+"""The trained fast memory beside a frozen base model."""

@@ -1,0 +1,356 @@
+"""A trained fast memory beside a frozen base model: read in one window, recalled in another.
+
+A *branch* sees the base's residual stream at a few layers (`sources`) and adds to it before one
+layer behind them all (`target`). It is an associative memory of next tokens: a token is written
+under a key made of the tokens before it, and a query made the same way reads what followed. Writes
+are the gated delta rule of Nested Learning, section 8 (associative.py, delta.py) with an L2
+objective and static projections; the outer loop that learns them is hope_lab/train/memory.
+
+Because every source lies below the target, what is written and asked of a text does not depend on
+what the memory holds. A session's state is two things of constant size: the matrices, which outlive
+windows, and the carry, the last inputs of the window at hand, so that any cut of a text gives the
+same state. An empty memory adds exactly zero.
+
+Knows no sessions and no policy: which tokens write, and which memory is read, is its caller's.
+
+Shape suffixes: B rows, T tokens, D model width, S sources, X = S * D, R width of an input,
+U trunk units, H heads, K key width, V value width, W taps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from hope_runtime.layers.associative import LinearBank, Step
+from hope_runtime.layers.delta_rule import decays, fold
+from hope_runtime.layers.titans import unit
+from hope_runtime.models.decoder.weights import BaseModel
+
+# Tokens that are folded at once: the triangular system grows with their square.
+RUN_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class BranchConfig:
+    """Shape of a branch on a base model of width `d_model`.
+
+    `sources` are layers whose input the branch sees, rising; 0 is the embedding. What it reads is
+    added to the input of layer `target`; n_layers stands for behind the last. A key or a query is
+    made of `taps` tokens, each brought to `input_width`, by a trunk of `hidden` units.
+    """
+
+    d_model: int
+    sources: tuple[int, ...]
+    target: int
+    n_heads: int = 2
+    key_width: int = 256
+    value_width: int = 288
+    taps: int = 4
+    input_width: int = 256
+    hidden: int = 512
+
+    def __post_init__(self) -> None:
+        sizes = (self.d_model, self.n_heads, self.key_width, self.value_width, self.input_width)
+        if min(*sizes, self.hidden, self.taps) < 1:
+            raise ValueError("every size of a branch is at least 1")
+        if not self.sources or list(self.sources) != sorted(set(self.sources)):
+            raise ValueError("sources are at least one layer, rising")
+        if self.sources[0] < 0 or self.sources[-1] > self.target:
+            raise ValueError("a branch adds at or behind the last layer that it sees")
+
+    @property
+    def seen_width(self) -> int:
+        """X: values a token that the branch sees."""
+        return len(self.sources) * self.d_model
+
+    def to_fields(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_fields(fields: Mapping[str, Any]) -> BranchConfig:
+        """The inverse of `to_fields`, after JSON too. Raises ValueError, TypeError or KeyError."""
+        return BranchConfig(**dict(fields) | {"sources": tuple(fields["sources"])})
+
+
+@dataclass(frozen=True, slots=True)
+class BranchWeights:
+    """What the outer loop learns; (outputs, inputs) where a matrix is one of nnf.linear.
+
+    down (R, X); mix (U, W * R) and mix_bias (U,): the trunk, newest token first; key and query
+    (H * K, U); value (H * V, D) of the first source; eta (H, U + D) and eta_bias (H,): how
+    strongly a token writes; gate (H, U) and gate_bias (H,): how strongly it reads; out (D, H * V).
+    """
+
+    down: Tensor
+    mix: Tensor
+    mix_bias: Tensor
+    key: Tensor
+    query: Tensor
+    value: Tensor
+    eta: Tensor
+    eta_bias: Tensor
+    gate: Tensor
+    gate_bias: Tensor
+    out: Tensor
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor under its name, in a fixed order."""
+        for field in dataclasses.fields(self):
+            yield field.name, getattr(self, field.name)
+
+    @staticmethod
+    def from_named(tensors: Mapping[str, Tensor]) -> BranchWeights:
+        """The inverse of `named`. The names and shapes have been checked by the caller."""
+        return BranchWeights(**tensors)
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> BranchWeights:
+        """The same weights elsewhere or in another precision."""
+        return BranchWeights(
+            **{name: tensor.to(device=device, dtype=dtype) for name, tensor in self.named()}
+        )
+
+
+def _identity(config: BranchConfig) -> str:
+    """The text of a configuration that enters digests, of which stored sessions name their fast
+    memory. It never changes, whatever classes and fields are called in the code."""
+    fields = (
+        ("d_model", config.d_model),
+        ("sources", config.sources),
+        ("target", config.target),
+        ("n_heads", config.n_heads),
+        ("key_width", config.key_width),
+        ("value_width", config.value_width),
+        ("taps", config.taps),
+        ("input_width", config.input_width),
+        ("hidden", config.hidden),
+    )
+    return f"BranchConfig({', '.join(f'{name}={value!r}' for name, value in fields)})"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A trained branch: configuration and weights."""
+
+    config: BranchConfig
+    weights: BranchWeights
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of both, in hex: what one branch wrote means nothing to another."""
+        digest = hashlib.sha256(_identity(self.config).encode())
+        for _, tensor in self.weights.named():
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def shape(self, rows: int = 1) -> tuple[int, int, int, int]:
+        """Of the memories of some rows, (B, H, V, K)."""
+        config = self.config
+        return rows, config.n_heads, config.value_width, config.key_width
+
+
+@dataclass(frozen=True, slots=True)
+class BranchState:
+    """Of B rows, float32: memory (B, H, V, K), and carry (B, W, R), the last W inputs of the
+    window, zeros before its first token."""
+
+    memory: Tensor
+    carry: Tensor
+
+
+def expected_shapes(config: BranchConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that `BranchWeights.named` yields."""
+    D, U, H = config.d_model, config.hidden, config.n_heads
+    K, V = config.key_width, config.value_width
+    return {
+        "down": (config.input_width, config.seen_width),
+        "mix": (U, config.taps * config.input_width),
+        "mix_bias": (U,),
+        "key": (H * K, U),
+        "query": (H * K, U),
+        "value": (H * V, D),
+        "eta": (H, U + D),
+        "eta_bias": (H,),
+        "gate": (H, U),
+        "gate_bias": (H,),
+        "out": (D, H * V),
+    }
+
+
+def fresh_state(config: BranchConfig, rows: int, device: torch.device | str = "cpu") -> BranchState:
+    """Empty memories at the beginning of a window."""
+    shape = rows, config.n_heads, config.value_width, config.key_width
+    memory = torch.zeros(shape, device=device)
+    return BranchState(memory, fresh_carry(config, rows, device))
+
+
+def fresh_carry(config: BranchConfig, rows: int, device: torch.device | str = "cpu") -> Tensor:
+    """The carry at the beginning of a window, (B, W, R)."""
+    return torch.zeros(rows, config.taps, config.input_width, device=device)
+
+
+def write(
+    config: BranchConfig,
+    weights: BranchWeights,
+    hidden_BTX: Tensor,
+    state: BranchState,
+    write_BT: Tensor | None = None,
+) -> BranchState:
+    """The state after T tokens; those where `write_BT` is False change no bit of the memory.
+
+    `hidden_BTX` is the residual stream at the sources, side by side. None for `write_BT` writes
+    all tokens.
+    """
+    scaled_BTX = _scaled(config, hidden_BTX, weights.down.dtype)
+    input_BTR, carry = _joined(config, weights, scaled_BTX, state.carry)
+    # The key of a token is made of those before it.
+    before_BTU = _trunk(config, weights, input_BTR[:, :-1])
+    token_BTD = scaled_BTX[..., : config.d_model]
+    key_BHTK = unit(_heads(config, nnf.linear(before_BTU, weights.key)))
+    value_BHTV = _heads(config, nnf.linear(token_BTD, weights.value))
+    gate_BTH = nnf.linear(torch.cat((before_BTU, token_BTD), -1), weights.eta, weights.eta_bias)
+    eta_BHT = torch.sigmoid(gate_BTH).transpose(1, 2)
+    if write_BT is not None:
+        eta_BHT = eta_BHT.masked_fill(~write_BT[:, None], 0.0)
+    memory = state.memory
+    for start in range(0, hidden_BTX.shape[1], RUN_TOKENS):
+        run = slice(start, start + RUN_TOKENS)
+        eta = eta_BHT[..., run]
+        step = Step("delta", eta, decays(torch.zeros_like(eta)))
+        value = value_BHTV[..., run, :]
+        writes = LinearBank().writes_per_token(key_BHTK[..., run, :], value, value, step)
+        memory, _ = fold(memory, writes)
+    return BranchState(memory, carry)
+
+
+def read(
+    config: BranchConfig, weights: BranchWeights, hidden_BTX: Tensor, state: BranchState
+) -> tuple[Tensor, BranchState]:
+    """What T tokens find in the memory, (B, T, D), and the state with the window's new carry.
+
+    Nothing is written; an empty memory gives exactly zero.
+    """
+    joined_BTR, carry = _joined(
+        config, weights, _scaled(config, hidden_BTX, weights.down.dtype), state.carry
+    )
+    added_BTD = find(config, weights, joined_BTR[:, 1:], state.memory)
+    return added_BTD, BranchState(state.memory, carry)
+
+
+def inputs(config: BranchConfig, weights: BranchWeights, hidden_BTX: Tensor) -> Tensor:
+    """What keys and queries are made of, (B, T, R): of each token for itself."""
+    return nnf.linear(_scaled(config, hidden_BTX, weights.down.dtype), weights.down)
+
+
+def find(
+    config: BranchConfig, weights: BranchWeights, input_BTR: Tensor, memory_BHVK: Tensor
+) -> Tensor:
+    """What the tokens find whose inputs, behind those of the W - 1 tokens before them, are
+    (B, W - 1 + T, R): (B, T, D)."""
+    u_BTU = _trunk(config, weights, input_BTR)
+    query_BHTK = unit(_heads(config, nnf.linear(u_BTU, weights.query)))
+    gate_BTH = 2 * torch.sigmoid(nnf.linear(u_BTU, weights.gate, weights.gate_bias))
+    found_BHTV = LinearBank().read((memory_BHVK,), query_BHTK)
+    found_BHTV = found_BHTV * gate_BTH.transpose(1, 2)[..., None]
+    return nnf.linear(found_BHTV.transpose(1, 2).flatten(2), weights.out)
+
+
+class BranchPass:
+    """One forward pass with a branch: `forward(..., branch=BranchPass(...))`.
+
+    Reads `state.memory` (a snapshot: nothing is written here) and keeps what `write` wants:
+    `hidden`, (B, T, X). `state` is the one before the pass; `after` the one behind it, with
+    the same memory and the new carry. With `state` None nothing is added, only kept.
+    """
+
+    def __init__(self, branch: Branch, state: BranchState | None) -> None:
+        self._branch = branch
+        self._seen: list[Tensor] = []
+        self.state = state
+        self.after = state
+
+    @property
+    def hidden(self) -> Tensor:
+        """The residual stream at the sources, side by side: (B, T, X)."""
+        return torch.cat(self._seen, dim=-1)
+
+    def at(self, layer: int, x_BTD: Tensor) -> Tensor:
+        config = self._branch.config
+        if layer in config.sources:
+            self._seen.append(x_BTD)
+        if layer != config.target or self.state is None:
+            return x_BTD
+        added_BTD, self.after = read(config, self._branch.weights, self.hidden, self.state)
+        return x_BTD + added_BTD.to(x_BTD.dtype)
+
+
+def check_fits(branch: Branch, model: BaseModel) -> None:
+    """Raises ValueError for a branch that was made for a base model of another shape."""
+    config = branch.config
+    if config.d_model != model.config.d_model or config.target > model.config.n_layers:
+        raise ValueError("the branch was made for a base model of another shape")
+    for name, tensor in branch.weights.named():
+        if tuple(tensor.shape) != expected_shapes(config)[name]:
+            raise ValueError(f"{name} of the branch has the shape {tuple(tensor.shape)}")
+
+
+def _scaled(config: BranchConfig, hidden_BTX: Tensor, dtype: torch.dtype) -> Tensor:
+    """Every source of every token with a root mean square of 1."""
+    B, T, X = hidden_BTX.shape
+    parts = hidden_BTX.to(dtype).view(B, T, len(config.sources), config.d_model)
+    scaled: Tensor = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + 1e-5)
+    return scaled.view(B, T, X)
+
+
+def _joined(
+    config: BranchConfig, weights: BranchWeights, scaled_BTX: Tensor, carry: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The inputs of the trunk behind the carry, (B, W + T, R), and the new carry."""
+    joined = torch.cat((carry, nnf.linear(scaled_BTX, weights.down)), dim=1)
+    return joined, joined[:, joined.shape[1] - config.taps :]
+
+
+def _trunk(config: BranchConfig, weights: BranchWeights, input_BTR: Tensor) -> Tensor:
+    """(B, W - 1 + T, R) -> (B, T, U): each token with the W - 1 before it."""
+    W = config.taps
+    T = input_BTR.shape[1] - (W - 1)
+    taps = [input_BTR[:, W - 1 - tap : W - 1 - tap + T] for tap in range(W)]
+    trunk: Tensor = nnf.silu(nnf.linear(torch.cat(taps, dim=-1), weights.mix, weights.mix_bias))
+    return trunk
+
+
+def _heads(config: BranchConfig, x_BTD: Tensor) -> Tensor:
+    """(B, T, H * K) -> (B, H, T, K)."""
+    B, T, _ = x_BTD.shape
+    return x_BTD.view(B, T, config.n_heads, -1).transpose(1, 2)
+
+
+def init_weights(config: BranchConfig, seed: int) -> BranchWeights:
+    """Weights to begin training with, float32. Reads find writes from the first step: queries are
+    keys, and what is read is turned back by half of what turned the value."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = expected_shapes(config)
+
+    def matrix(name: str) -> Tensor:
+        drawn = torch.randn(shapes[name], generator=generator)
+        return drawn / math.sqrt(shapes[name][1])
+
+    key = matrix("key")
+    value = torch.randn(shapes["value"], generator=generator)
+    value = torch.linalg.qr(value if value.shape[0] >= value.shape[1] else value.T).Q
+    if value.shape != shapes["value"]:
+        value = value.T.contiguous()
+    made = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    made |= {"down": matrix("down"), "mix": matrix("mix"), "key": key, "query": key.clone()}
+    made |= {"value": value, "out": 0.5 * value.T.contiguous()}
+    return BranchWeights.from_named(made)

@@ -1,0 +1,256 @@
+"""Configuration of a native HOPE model, and the models of the papers as presets of it by name.
+
+Knows what can be chosen and what excludes what. The sizes that it has in common with a pretrained
+backbone are a ModelConfig, so attention is one implementation for both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+from hope_runtime.session.policy import ModelConfig, RopeScaling
+
+Projection = Literal["k", "v", "q", "eta", "alpha"]
+Rule = Literal["delta", "paper_literal", "gd", "hebbian"]
+
+
+@dataclass(frozen=True, slots=True)
+class FastMemoryConfig:
+    """Self-modifying Titans (Nested Learning, section 8.1), and the memories it generalises.
+
+    `rule` writes a value v̂ under a unit key k with step eta and keep fraction alpha:
+      delta          M (alpha I - eta k kᵀ) + eta v̂ kᵀ: exact writing, the gated delta rule
+      paper_literal  Eq. 88, whose L2 gradient erases a second time: it tends to v̂ / 2
+      gd             alpha M - eta (M k - v̂) kᵀ, gradient at the chunk's snapshot
+      hebbian        alpha M + eta v̂ kᵀ
+    Keys, values, queries and gates named in `adaptive` come from memories that are written in
+    context by the same rule (the paper: k, v, eta and alpha; `q` is its ablation); the others
+    from static projections. With `self_targets` each memory writes M(v) instead of v (Eq. 86).
+    """
+
+    n_heads: int
+    rule: Rule = "delta"
+    adaptive: tuple[Projection, ...] = ("k", "v", "eta", "alpha")
+    self_targets: bool = True
+    # 1: linear memories. 2: residual ones, z + W1 silu(W2 z), with `hidden` units a head.
+    depth: Literal[1, 2] = 2
+    hidden: int = 0
+    # Where a deep memory erases: at its input matrix only, or at each layer by the layer's input.
+    deep_erase: Literal["input", "layers"] = "input"
+    # Tokens between changes of the memory that is read, and of those that generate (Eq. 90).
+    chunk_mem: int = 16
+    chunk_other: int = 16
+    # eta = eta_max * sigmoid * (1 + alpha) / 2. Without gates eta or alpha is 1.
+    eta_max: float = 1.0
+    eta_gate: bool = True
+    alpha_gate: bool = True
+    momentum: float = 0.0
+    # Plain Titans and linear attention read what the token itself has just written.
+    read_after_write: bool = False
+    # SiLU on static queries, keys and values (Titans, section 4.4).
+    activation: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_heads < 1 or min(self.chunk_mem, self.chunk_other) < 1:
+            raise ValueError("heads and chunks are at least 1")
+        if (self.depth == 2) != (self.hidden > 0):
+            raise ValueError("a deep memory needs hidden units, a linear one has none")
+        unknown = set(self.adaptive) - {"k", "v", "q", "eta", "alpha"}
+        if unknown or len(set(self.adaptive)) != len(self.adaptive):
+            raise ValueError("adaptive names each of k, v, q, eta and alpha at most once")
+        if self.adaptive and not self.self_targets:
+            raise ValueError("adaptive memories write targets that they generate themselves")
+        if ("eta" in self.adaptive and not self.eta_gate) or (
+            "alpha" in self.adaptive and not self.alpha_gate
+        ):
+            raise ValueError("a gate that is absent cannot be adaptive")
+        if self.depth == 2 and self.rule == "hebbian":
+            raise ValueError("the Hebbian rule is one of linear memories")
+        # |alpha - eta| <= 1 (twice eta for the literal rule) keeps a repeated write bounded.
+        limit = 1.0 if self.rule == "paper_literal" else 2.0
+        if not 0 < self.eta_max <= limit:
+            raise ValueError(f"eta_max lies in (0, {limit:g}] under the rule {self.rule}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError("momentum lies in [0, 1)")
+        if self.read_after_write and not self.per_token:
+            raise ValueError("reading after writing needs a linear memory with chunk_mem 1")
+
+    @property
+    def per_token(self) -> bool:
+        """Whether a run of tokens is read exactly, each after the one before it, in one pass.
+
+        With a linear memory that changes at every token, the gradient at the snapshot is a
+        function of the running memory, so the triangular form yields the reads as well.
+        """
+        return self.depth == 1 and self.chunk_mem == 1 and not self.momentum
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLevel:
+    """One level of the Continuum Memory System: an MLP of every block (or of some).
+
+    `period_tokens` is C of Eq. 71 in learnable tokens; 0 is frequency 0, a plain static MLP.
+    """
+
+    period_tokens: int
+    d_ff: int
+    learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.period_tokens < 0 or self.d_ff < 1 or not self.learning_rate >= 0:
+            raise ValueError(
+                "a level needs a period of at least 0, units, and a rate of at least 0"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class NativeConfig:
+    """A model of pre-norm residual blocks: attention, then fast memory, then its levels.
+
+    `backbone` holds the sizes (its d_ff is not used). Levels run fast to slow; a block without
+    `layer_levels` has all of them, else layer i has only the levels that layer_levels[i] names
+    (level stacking, section 7.3). `window` bounds what attention sees, in tokens, itself included.
+    """
+
+    backbone: ModelConfig
+    levels: tuple[NativeLevel, ...]
+    attention: bool = False
+    fast: FastMemoryConfig | None = None
+    variant: Literal["sequential", "nested", "independent"] = "sequential"
+    layer_levels: tuple[tuple[int, ...], ...] | None = None
+    window: int = 1024
+    # Learning reads the stream in segments of at most this many tokens, context included, and
+    # sends its gradients no further back. 0: the fastest period.
+    segment_tokens: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError("a window holds at least the token itself")
+        periods = [level.period_tokens for level in self.levels if level.period_tokens]
+        if any(slow % fast or slow < fast for fast, slow in pairwise(periods)):
+            raise ValueError("each level's period is a multiple of the faster one's before it")
+        if any(
+            not fast.period_tokens and slow.period_tokens for fast, slow in pairwise(self.levels)
+        ):
+            raise ValueError("levels run from fast to slow; the static ones come last")
+        if self.fast is not None and self.backbone.d_model % self.fast.n_heads:
+            raise ValueError("d_model must be a multiple of the fast memory's heads")
+        if self.layer_levels is not None:
+            used = {level for row in self.layer_levels for level in row}
+            if len(self.layer_levels) != self.backbone.n_layers:
+                raise ValueError("layer_levels names the levels of each layer")
+            if used != set(range(len(self.levels))):
+                raise ValueError("layer_levels uses every level, and none that is not there")
+
+    def levels_of(self, layer: int) -> tuple[int, ...]:
+        """Indices of the levels that a block has, fast to slow."""
+        if self.layer_levels is None:
+            return tuple(range(len(self.levels)))
+        return self.layer_levels[layer]
+
+    @property
+    def learning_levels(self) -> tuple[int, ...]:
+        """Indices of the levels that ever change in context."""
+        return tuple(i for i, level in enumerate(self.levels) if level.period_tokens)
+
+    @property
+    def segment(self) -> int:
+        """Tokens of a segment; 0 when no level learns."""
+        if not self.learning_levels:
+            return 0
+        return self.segment_tokens or self.levels[0].period_tokens
+
+    def to_fields(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_fields(fields: dict[str, Any]) -> NativeConfig:
+        """The inverse of `to_fields`, after JSON too. Raises ValueError, TypeError or KeyError."""
+        values = dict(fields)
+        backbone = dict(values["backbone"])
+        if backbone.get("rope_scaling") is not None:
+            backbone["rope_scaling"] = RopeScaling(**backbone["rope_scaling"])
+        if backbone.get("rope_factors") is not None:
+            backbone["rope_factors"] = tuple(backbone["rope_factors"])
+        values["backbone"] = ModelConfig(**backbone)
+        values["levels"] = tuple(NativeLevel(**level) for level in values["levels"])
+        if values.get("fast") is not None:
+            fast = dict(values["fast"])
+            values["fast"] = FastMemoryConfig(**fast | {"adaptive": tuple(fast["adaptive"])})
+        if values.get("layer_levels") is not None:
+            values["layer_levels"] = tuple(tuple(row) for row in values["layer_levels"])
+        return NativeConfig(**values)
+
+
+PRESETS = ("hope", "hope_attention", "titans", "transformer", "linear_attention", "gated_deltanet")
+DEFAULT_PERIODS = (64, 512, 4096)
+
+
+def preset(
+    name: str,
+    *,
+    vocab_size: int,
+    d_model: int,
+    n_layers: int,
+    n_heads: int,
+    d_ff: int = 0,
+    periods: tuple[int, ...] = DEFAULT_PERIODS,
+    learning_rate: float = 1e-3,
+    window: int = 1024,
+    tie_embeddings: bool = True,
+    fast: dict[str, Any] | None = None,
+) -> NativeConfig:
+    """A model of the papers by its name (PRESETS).
+
+    All have the same MLP parameters: `d_ff` (8/3 of the width when 0) is shared out evenly among
+    the levels. `fast` overrides fields of the preset's FastMemoryConfig. Raises ValueError.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"{name!r} is no preset; there are {', '.join(PRESETS)}")
+    d_ff = d_ff or -(-8 * d_model // 3)
+    learns = name in ("hope", "hope_attention")
+    count = len(periods) if learns else 1
+    levels = (
+        tuple(NativeLevel(period, -(-d_ff // count), learning_rate) for period in periods)
+        if learns
+        else (NativeLevel(0, d_ff),)
+    )
+    attention = name in ("hope_attention", "transformer")
+    memory = None if attention else _fast_preset(name, n_heads, d_model // n_heads)
+    if fast:
+        if memory is None:
+            raise ValueError(f"{name} has no fast memory")
+        if fast.get("depth") == 1:
+            memory = replace(memory, depth=1, hidden=0)
+        memory = replace(memory, **fast)
+    backbone = ModelConfig(
+        vocab_size=vocab_size,
+        d_model=d_model,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        head_dim=d_model // n_heads,
+        d_ff=d_ff,
+        norm_eps=1e-5,
+        rope_theta=10_000.0,
+        max_positions=window,
+        tie_embeddings=tie_embeddings,
+    )
+    return NativeConfig(backbone, levels=levels, attention=attention, fast=memory, window=window)
+
+
+def _fast_preset(name: str, n_heads: int, width: int) -> FastMemoryConfig:
+    if name == "hope":
+        return FastMemoryConfig(n_heads, hidden=width)
+    static = FastMemoryConfig(
+        n_heads, adaptive=(), self_targets=False, hidden=width, activation=True
+    )
+    if name == "titans":
+        return replace(static, rule="gd", momentum=0.9)
+    exact = replace(static, depth=1, hidden=0, chunk_mem=1, read_after_write=True)
+    if name == "linear_attention":
+        return replace(exact, rule="hebbian", eta_gate=False, alpha_gate=False)
+    return replace(exact, rule="delta", eta_max=1.0)

@@ -1,0 +1,80 @@
+"""A native model as it is served: frozen weights that all sessions start from, and a tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from hope_runtime.errors import UnsupportedModelError
+from hope_runtime.models.hope.config import NativeConfig
+from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.session.levels import FullRank
+from hope_runtime.session.policy import LearningPolicy, LevelConfig
+from hope_runtime.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class NativeModel:
+    """What all sessions of a server have in common when its model is a native one.
+
+    `fingerprint` identifies configuration, weights and tokenizer (`fingerprint_of`); a memory that
+    was learnt on one model is refused on another.
+    """
+
+    config: NativeConfig
+    weights: NativeWeights
+    tokenizer: Tokenizer
+    fingerprint: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.device
+
+    @cached_property
+    def initial(self) -> tuple[FullRank, ...]:
+        """theta_0 of each level that learns."""
+        return tuple(
+            FullRank(self.weights.theta(self.config, level))
+            for level in self.config.learning_levels
+        )
+
+    @cached_property
+    def policy(self) -> LearningPolicy:
+        """The one policy of its sessions: how a native model learns is part of the model.
+
+        The rank of a level is that of its whole matrices. Raises UnsupportedModelError for a level
+        whose learning rate no policy may have.
+        """
+        levels = [self.config.levels[index] for index in self.config.learning_levels]
+        width = self.config.backbone.d_model
+        try:
+            return LearningPolicy(
+                name="default",
+                levels=tuple(
+                    LevelConfig(level.period_tokens, min(width, level.d_ff), level.learning_rate)
+                    for level in levels
+                ),
+                recipe="streamed",
+            )
+        except ValueError as error:
+            raise UnsupportedModelError(f"the model's levels cannot be served: {error}") from error
+
+
+def fingerprint_of(config: NativeConfig, weights: NativeWeights, tokenizer: Tokenizer) -> str:
+    """SHA-256, in hex, over the configuration, every byte of the weights and the tokenizer."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps(config.to_fields(), sort_keys=True).encode())
+    for name, tensor in weights.named():
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(flat.numpy().data)
+    digest.update(tokenizer.to_json().encode())
+    return digest.hexdigest()

@@ -1,0 +1,232 @@
+"""The fold: how a record of the log changes a memory, and when a level is due to learn.
+
+Everything here is cheap, pure arithmetic on token ids. The one expensive step, consolidation, is
+the Learner's; this module says only when it is due, from the log alone, so that no schedule,
+batch or crash can shift it (docs/architecture.md, rule 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from hope_runtime.session.guards import set_frozen
+from hope_runtime.session.levels import Level
+from hope_runtime.session.log import Record, RecordKind, extend_digest
+from hope_runtime.session.memory import (
+    MAX_CONVERSATIONS,
+    MAX_DOCUMENTS,
+    Conversation,
+    Document,
+    FastMemory,
+    SessionMemory,
+    Span,
+)
+from hope_runtime.session.window import Window
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """A place in the stream of learnable tokens where one level learns."""
+
+    level: int
+    position: int
+
+
+class Consolidates(Protocol):
+    """What the fold needs of a learner."""
+
+    def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory: ...
+
+
+def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None) -> SessionMemory:
+    """The memory after `record`, before any consolidation that it makes due.
+
+    `window_tokens` is the capacity of a new conversation's window; None leaves windows empty, for
+    models that carry a context of their own along a conversation (native/session.py). Rollback
+    records cannot be observed: they replace the memory, which is the business of whoever holds its
+    versions. Raises WindowOverflowError when a system prompt cannot be pinned.
+    """
+    match record.kind:
+        case RecordKind.TURN:
+            memory = _extend_window(memory, record, window_tokens, turns=1)
+        case RecordKind.DOCUMENT:
+            memory = _extend_window(memory, record, window_tokens, turns=0)
+        case RecordKind.END_CONVERSATION:
+            rest = {k: v for k, v in memory.conversations.items() if k != record.conversation}
+            memory = replace(memory, conversations=rest, fast=_left(memory, record.conversation))
+        case RecordKind.CONSOLIDATE | RecordKind.CONSOLIDATION | RecordKind.FORGET:
+            pass  # what is forgotten was left out before the fold began (`effective`)
+        case RecordKind.RESET:
+            memory = _reset(memory, record.levels)
+        case RecordKind.FREEZE | RecordKind.UNFREEZE:
+            memory = _set_frozen(memory, record.levels, record.kind is RecordKind.FREEZE)
+        case RecordKind.ROLLBACK:
+            raise ValueError("a rollback is applied by restoring the version it names")
+    memory = _collect_spans(memory, record)
+    if record.kind is RecordKind.DOCUMENT:
+        state = Document(record.committed_bytes, record.tail, record.ended)
+        documents = _recent(memory.documents, record.document, state, MAX_DOCUMENTS)
+        memory = replace(memory, documents=documents)
+    flushes = record.ended or record.kind in (RecordKind.END_CONVERSATION, RecordKind.CONSOLIDATE)
+    if flushes:
+        memory = _flush(memory)
+    return replace(memory, log_digest=extend_digest(memory.log_digest, record))
+
+
+def with_window(memory: SessionMemory, window_tokens: int) -> SessionMemory:
+    """The memory with all its windows at `window_tokens`; nothing learnt depends on their size."""
+    conversations = {
+        name: replace(item, window=item.window.resized(window_tokens))
+        for name, item in memory.conversations.items()
+    }
+    return replace(memory, conversations=conversations)
+
+
+def due(memory: SessionMemory) -> Boundary | None:
+    """The next boundary that has been reached and not served; at one place the fast level first."""
+    reached = [
+        Boundary(index, position)
+        for index, level in enumerate(memory.levels)
+        if (position := _next_multiple(level.learnt_through, level.config.period_tokens))
+        <= memory.observed_tokens
+    ]
+    reached += [Boundary(0, position) for position in memory.flushes]
+    return min(reached, key=lambda boundary: (boundary.position, boundary.level), default=None)
+
+
+def stretch(memory: SessionMemory, boundary: Boundary) -> tuple[Span, ...]:
+    """What a level learns at `boundary`: whole spans that ended since its last one.
+
+    The fastest level reads everything that was said; a slower one reads what the bounded buffer
+    kept of its longer stretch.
+    """
+    since = memory.levels[boundary.level].learnt_through
+    if boundary.level == 0:
+        return tuple(span for span in memory.pending if span.end <= boundary.position)
+    return tuple(span for span in memory.buffer if since < span.end <= boundary.position)
+
+
+def effective(records: Sequence[Record]) -> list[Record]:
+    """The records that count, in order; see `counted`."""
+    return [records[seq - 1] for seq in counted(records)]
+
+
+def counted(records: Sequence[Record]) -> list[int]:
+    """Sequence numbers of the records that count: a rollback takes back what came after the place
+    it names, and what was read of a document that is forgotten later is left out.
+
+    `records[i]` has sequence number i + 1. A version was made when its log had `target_seq`
+    records, so what counted then is what remains: a rollback that came before it too.
+    """
+    # For each sequence number, the last record that counts and the number it came after.
+    last = [0]
+    before = [0]
+    for seq, record in enumerate(records, start=1):
+        before.append(last[-1])
+        last.append(last[record.target_seq] if record.kind is RecordKind.ROLLBACK else seq)
+    kept = []
+    at = last[-1]
+    while at:
+        kept.append(at)
+        at = before[at]
+    return _without_forgotten(records, kept[::-1])
+
+
+def _without_forgotten(records: Sequence[Record], seqs: Sequence[int]) -> list[int]:
+    kept: list[int] = []
+    for seq in seqs:
+        record = records[seq - 1]
+        if record.kind is RecordKind.FORGET:
+            kept = [
+                each
+                for each in kept
+                if records[each - 1].kind is not RecordKind.DOCUMENT
+                or records[each - 1].document != record.document
+            ]
+        kept.append(seq)
+    return kept
+
+
+def replay(
+    memory: SessionMemory, records: Sequence[Record], learner: Consolidates, *, window_tokens: int
+) -> SessionMemory:
+    """Folds `records` into `memory`, consolidating wherever it is due."""
+    for record in effective(records):
+        memory = observe(memory, record, window_tokens=window_tokens)
+        while (boundary := due(memory)) is not None:
+            memory = learner.consolidate_now(memory, boundary)
+    return memory
+
+
+def _next_multiple(position: int, period: int) -> int:
+    return (position // period + 1) * period
+
+
+def _reset(memory: SessionMemory, levels: Sequence[int]) -> SessionMemory:
+    """The memory with these levels at the base model again. When none is left that learnt, the
+    sample that is rehearsed goes too: it would teach them anew. What waits for a boundary stays."""
+    fresh = tuple(
+        Level(level.config, learnt_through=level.learnt_through) if index in levels else level
+        for index, level in enumerate(memory.levels)
+    )
+    rehearsed = memory.buffer if any(level.learnt is not None for level in fresh) else ()
+    return replace(memory, levels=fresh, buffer=rehearsed)
+
+
+def _set_frozen(memory: SessionMemory, levels: Sequence[int], frozen: bool) -> SessionMemory:
+    changed = tuple(
+        replace(level, guard=set_frozen(level.guard, frozen)) if index in levels else level
+        for index, level in enumerate(memory.levels)
+    )
+    return replace(memory, levels=changed)
+
+
+def _flush(memory: SessionMemory) -> SessionMemory:
+    if not memory.pending or memory.observed_tokens in memory.flushes or not memory.levels:
+        return memory
+    return replace(memory, flushes=(*memory.flushes, memory.observed_tokens))
+
+
+def _extend_window(
+    memory: SessionMemory, record: Record, window_tokens: int | None, turns: int
+) -> SessionMemory:
+    tokens = record.tokens
+    if window_tokens is None and not tokens:
+        return memory  # a context begins with its first token
+    known = memory.conversations.get(record.conversation, Conversation(Window(window_tokens or 0)))
+    window = known.window
+    if window_tokens is not None:
+        if record.pinned:
+            window = window.pin(tokens[: record.pinned])
+        window = window.append(tokens[record.pinned :])
+    state = replace(known, window=window, turns=known.turns + turns)
+    conversations = _recent(memory.conversations, record.conversation, state, MAX_CONVERSATIONS)
+    return replace(memory, conversations=conversations)
+
+
+def _collect_spans(memory: SessionMemory, record: Record) -> SessionMemory:
+    spans = list(memory.pending)
+    observed = memory.observed_tokens
+    for segment in record.segments:
+        if not segment.learnable:
+            continue
+        for ids in segment.spans:
+            spans.append(Span(ids, segment.speaker, observed))
+            observed += len(ids)
+    return replace(memory, pending=tuple(spans), observed_tokens=observed)
+
+
+def _left(memory: SessionMemory, conversation: str) -> FastMemory | None:
+    """The fast memory once a conversation has ended: the next one goes on from another context."""
+    if memory.fast is None or memory.fast.conversation != conversation:
+        return memory.fast
+    return replace(memory.fast, conversation=None)
+
+
+def _recent(items: Mapping[str, _Item], name: str, state: _Item, limit: int) -> dict[str, _Item]:
+    kept = {key: value for key, value in items.items() if key != name} | {name: state}
+    return dict(list(kept.items())[-limit:])

@@ -1,0 +1,123 @@
+"""What the JSON in a stored state may hold, checked strictly before it is believed.
+
+A store's digests say that bytes are those that were stored, but an import's bytes are whatever a
+user sent. So every field has its type and its range here, and what codec.py builds from them needs
+no further doubt. What is out of range is a ValueError.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from hope_runtime.session.guards import Guard
+from hope_runtime.session.log import Count, Hex, Speaker
+from hope_runtime.session.memory import MAX_CONVERSATIONS, MAX_DOCUMENTS
+
+Nats = FiniteFloat | None
+# Text is cut into spans of at most 1,024 characters (text.py), which are 4 bytes or tokens each at
+# the very most; a longer one would make one step of learning as long.
+MAX_SPAN_TOKENS = 4096 + 64
+
+
+class LevelFields(NamedTuple):
+    learnt_through: Count
+    updates: Count
+    learnt_tokens: Count
+    surprise_before_nats: Nats
+    surprise_after_nats: Nats
+    has_learnt: bool
+
+
+class SpanFields(NamedTuple):
+    tokens: Annotated[int, Field(ge=0, le=MAX_SPAN_TOKENS)]
+    speaker: Speaker
+    start: Count
+    surprise_nats: Nats
+
+
+class ConversationFields(NamedTuple):
+    name: str
+    turns: Count
+    capacity: Count
+    dropped: Count
+    pinned: Count
+    recent: Count
+
+
+class DocumentFields(NamedTuple):
+    name: str
+    committed_bytes: Count
+    tail: Hex
+    ended: bool
+
+
+class FastFields(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    conversation: str | None
+
+
+class EventFields(NamedTuple):
+    guard: Guard
+    value: FiniteFloat
+    limit: FiniteFloat
+
+
+class WatchedFields(NamedTuple):
+    # Not `count`: tuples have a method of that name.
+    figures: Annotated[int, Field(ge=1, lt=1 << 53)]
+    mean: FiniteFloat
+    up: FiniteFloat
+    least: FiniteFloat
+    down: FiniteFloat
+    most: FiniteFloat
+
+
+class GuardFields(NamedTuple):
+    rejections: Count
+    frozen: bool
+    # More than a boundary makes.
+    events: Annotated[list[EventFields], Field(max_length=8)]
+    # None before the first figure and after an alarm.
+    surprise: WatchedFields | None
+    probes: WatchedFields | None
+
+
+class StateFields(BaseModel):
+    """Everything of a memory but its tensors. Format 1 had neither `contexts` nor `fast`; `guards`
+    came with format 3 and is empty when no level's guards remember anything."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    policy: str
+    policy_digest: str
+    observed_tokens: Count
+    flushes: list[Count]
+    log_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    levels: list[LevelFields]
+    pending: list[SpanFields]
+    buffer: list[SpanFields]
+    cues: list[list[Count]]
+    conversations: Annotated[list[ConversationFields], Field(max_length=MAX_CONVERSATIONS)]
+    documents: Annotated[list[DocumentFields], Field(max_length=MAX_DOCUMENTS)]
+    contexts: list[str] = []
+    fast: FastFields | None = None
+    guards: list[GuardFields] = []
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        names = {item.name for item in self.conversations}
+        if len(names) != len(self.conversations) or not names.issuperset(self.contexts):
+            raise ValueError("conversations are named twice or not at all")
+        if len({item.name for item in self.documents}) != len(self.documents):
+            raise ValueError("documents are named twice")
+        if self.guards and len(self.guards) != len(self.levels):
+            raise ValueError("guards are not those of the levels")
+        for item in self.conversations:
+            # As Window.pin and the hops leave it.
+            half = (item.capacity - item.pinned) // 2
+            if 2 * item.pinned > item.capacity or item.recent > 2 * half:
+                raise ValueError("a window holds more than it can")
+        return self

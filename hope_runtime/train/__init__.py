@@ -1,6 +1,0 @@
-"""The outer loop of native models: from a configuration and a task to trained weights."""
-
-from hope_runtime.train.config import TrainConfig
-from hope_runtime.train.loop import Trained, measure, train
-
-__all__ = ["TrainConfig", "Trained", "measure", "train"]

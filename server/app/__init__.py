@@ -1,0 +1,1 @@
+"""The application: sessions, turns, jobs and versions. Knows neither gRPC nor HTTP."""

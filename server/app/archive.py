@@ -1,0 +1,198 @@
+"""Exports: a session as one stream of bytes, to be imported on another server.
+
+The format is a row of frames: one letter, a length (4 bytes, little endian), that many bytes.
+First `H`, a JSON header; then `B`, a blob, one each, its name and a zero byte before its bytes;
+then `L`, a log record, one each, its kind and a zero byte before its payload; last `E`, the SHA-256
+of all frames before. An import is checked in every part before anything is written: frames, digest,
+base model, policy, tensors, records, and that memory and log belong together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hope_runtime.errors import FingerprintMismatchError, InvalidRequestError
+from hope_runtime.session.codec import encode_memory
+from hope_runtime.session.fold import effective
+from hope_runtime.session.log import Record, extend_digest
+from hope_runtime.session.memory import SessionMemory
+from server.app.cancellation import complete
+from server.app.sessions import Sessions
+from server.store.base import Commit, Head, SessionKey
+from server.store.base import Record as StoredRecord
+
+FORMAT = 1
+CHUNK_BYTES = 1 << 20
+MAX_IMPORT_BYTES = 256 << 20
+_LOG_PAGE = 256
+_HEAD_BYTES = 5
+_HEADER = ("fingerprint", "policy", "display_name")
+
+
+@dataclass(slots=True)
+class _Contents:
+    """What an export holds."""
+
+    header: dict[str, Any] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    records: list[StoredRecord] = field(default_factory=list)
+
+
+async def export(sessions: Sessions, key: SessionKey) -> AsyncIterator[bytes]:
+    """The session's present state and whole log, in pieces of at most a mebibyte."""
+    store = sessions.store
+    async with sessions.exclusive(key) as resident:
+        head = resident.head
+        contents = _Contents(
+            {
+                "format": FORMAT,
+                "fingerprint": head.fingerprint,
+                "policy": head.policy,
+                "display_name": head.display_name,
+                "version": head.version,
+            },
+            await store.read_blobs(key),
+        )
+        while True:
+            seen = len(contents.records)
+            page = await store.read_log(key, after_seq=seen, limit=_LOG_PAGE)
+            contents.records += [StoredRecord(each.kind, each.payload) for each in page]
+            if len(page) < _LOG_PAGE:
+                break
+    # From here on nothing is read any more, so the session goes on while a slow caller takes it.
+    for frame in _frames(contents):
+        for start in range(0, len(frame), CHUNK_BYTES):
+            yield frame[start : start + CHUNK_BYTES]
+
+
+async def import_session(sessions: Sessions, key: SessionKey, chunks: AsyncIterator[bytes]) -> Head:
+    """A new session that goes on where the exported one stood, at version 1 of its own.
+
+    Raises InvalidRequestError for what is no whole export, FingerprintMismatchError for one of
+    another base model, QuotaExceededError, AlreadyExistsError when the name is taken.
+    """
+    data = bytearray()
+    async for chunk in chunks:
+        data += chunk
+        if len(data) > MAX_IMPORT_BYTES:
+            raise _broken(f"it is longer than {MAX_IMPORT_BYTES >> 20} MiB")
+    contents = await asyncio.to_thread(_parse, bytes(data))
+    fingerprint, policy = contents.header["fingerprint"], contents.header["policy"]
+    if fingerprint != sessions.fingerprint:
+        raise FingerprintMismatchError(
+            f"The export is of a session of another base model ({fingerprint[:12]})."
+        )
+    sessions.policy(policy)
+    memory = await asyncio.to_thread(_checked_memory, sessions, contents)
+    adding = sum(map(len, contents.blobs.values()))
+    adding += sum(len(record.payload) for record in contents.records)
+    await sessions.quotas.check(key, new=True, adding=adding)
+    return await complete(_store(sessions, key, contents, memory))
+
+
+async def _store(
+    sessions: Sessions, key: SessionKey, contents: _Contents, memory: SessionMemory
+) -> Head:
+    store, policy = sessions.store, contents.header["policy"]
+    empty = SessionMemory.fresh(sessions.fingerprint, sessions.policy(policy))
+    await store.create(
+        key,
+        fingerprint=sessions.fingerprint,
+        policy=policy,
+        display_name=contents.header["display_name"],
+        blobs=encode_memory(empty),
+        summary=sessions.summary(empty),
+    )
+    try:
+        async with sessions.unloaded(key) as lease:
+            commit = Commit(
+                expected_revision=1,
+                nonce=uuid.uuid4().hex,
+                version=1,
+                summary=sessions.summary(memory),
+                put_blobs=contents.blobs,
+                records=contents.records,
+            )
+            return await sessions.retried(lambda: store.commit(lease, commit))
+    except BaseException:
+        # An import that failed leaves nothing behind.
+        with contextlib.suppress(Exception):
+            await store.delete(key)
+        raise
+
+
+def _checked_memory(sessions: Sessions, contents: _Contents) -> SessionMemory:
+    memory = sessions.decode(contents.blobs)
+    digest = bytes(32)
+    records = [Record.decode(each.payload) for each in contents.records]
+    vocab_size = sessions.engine.layout.vocab_size
+    if any(token >= vocab_size for record in records for token in record.tokens):
+        raise _broken("its log has tokens that the model does not know")
+    for record in effective(records):
+        digest = extend_digest(digest, record)
+    if digest != memory.log_digest:
+        raise _broken("its memory did not come from its log")
+    return memory
+
+
+def _frames(contents: _Contents) -> Iterator[bytes]:
+    sha = hashlib.sha256()
+    parts = [(b"H", json.dumps(contents.header).encode())]
+    parts += [(b"B", name.encode() + b"\0" + blob) for name, blob in contents.blobs.items()]
+    parts += [(b"L", kind.encode() + b"\0" + payload) for kind, payload in contents.records]
+    for letter, body in parts:
+        frame = letter + len(body).to_bytes(4, "little") + body
+        sha.update(frame)
+        yield frame
+    yield b"E" + sha.digest_size.to_bytes(4, "little") + sha.digest()
+
+
+def _parse(data: bytes) -> _Contents:
+    contents = _Contents()
+    at = 0
+    while at + _HEAD_BYTES <= len(data):
+        letter, size = data[at : at + 1], int.from_bytes(data[at + 1 : at + _HEAD_BYTES], "little")
+        body = data[at + _HEAD_BYTES : at + _HEAD_BYTES + size]
+        if len(body) != size:
+            break
+        if (at == 0) != (letter == b"H"):
+            raise _broken("it does not begin with a header")
+        if letter == b"E":
+            if body != hashlib.sha256(data[:at]).digest() or at + _HEAD_BYTES + size != len(data):
+                raise _broken("it was changed or damaged")
+            return contents
+        _take(contents, letter, body)
+        at += _HEAD_BYTES + size
+    raise _broken("it is cut off" if data else "it is empty")
+
+
+def _take(contents: _Contents, letter: bytes, body: bytes) -> None:
+    try:
+        if letter == b"H":
+            header = json.loads(body)
+            if header["format"] > FORMAT:
+                raise _broken(f"it has format {header['format']}; this server reads {FORMAT}")
+            if not all(isinstance(header[each], str) for each in _HEADER):
+                raise TypeError("header")
+            contents.header = header
+            return
+        name, separator, rest = body.partition(b"\0")
+        if not separator or letter not in (b"B", b"L"):
+            raise ValueError("unknown frame")
+        if letter == b"B":
+            contents.blobs[name.decode()] = rest
+        else:
+            contents.records.append(StoredRecord(name.decode(), rest))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken("a part of it makes no sense") from error
+
+
+def _broken(reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"This is no export of a session: {reason}.", field="chunk")

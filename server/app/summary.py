@@ -1,0 +1,101 @@
+"""The summary that a store keeps beside each session, so that listing and Get load no tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hope_runtime.errors import CorruptStateError
+from hope_runtime.session.guards import NEVER, GuardState
+from hope_runtime.session.memory import SessionMemory
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSummary:
+    """Figures of one level; see LevelStatus in sessions.proto."""
+
+    period_tokens: int
+    rank: int
+    updates: int
+    relative_norm: float
+    learnt_tokens: int
+    surprise_before_nats: float | None
+    surprise_after_nats: float | None
+    # Absent from summaries of levels that no guard ever met.
+    frozen: bool = False
+    rejections: int = 0
+    # Guard, value, limit.
+    guards: Sequence[tuple[str, float, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Figures of a session; see Session in sessions.proto."""
+
+    learnable_tokens: int
+    pending_tokens: int
+    memory_hash: str
+    levels: list[LevelSummary]
+    conversations: list[str]
+    # Name, committed bytes, ended.
+    documents: list[tuple[str, int, bool]]
+
+
+def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
+    """JSON of a memory's Summary. `norms` say how far each level is from the model."""
+    levels = [
+        {
+            "period_tokens": level.config.period_tokens,
+            "rank": level.config.rank,
+            "updates": level.updates,
+            "relative_norm": norm,
+            "learnt_tokens": level.learnt_tokens,
+            "surprise_before_nats": level.surprise_before_nats,
+            "surprise_after_nats": level.surprise_after_nats,
+            **_guarded(level.guard),
+        }
+        for level, norm in zip(memory.levels, norms, strict=True)
+    ]
+    summary = {
+        "learnable_tokens": memory.observed_tokens,
+        "pending_tokens": memory.pending_tokens,
+        "memory_hash": memory.hash(),
+        "levels": levels,
+        "conversations": list(memory.conversations),
+        "documents": [
+            [name, item.committed_bytes, item.ended] for name, item in memory.documents.items()
+        ],
+    }
+    return json.dumps(summary).encode()
+
+
+def _guarded(state: GuardState) -> dict[str, Any]:
+    if state == NEVER:
+        return {}
+    return {
+        "frozen": state.frozen,
+        "rejections": state.rejections,
+        "guards": [[event.guard, event.value, event.limit] for event in state.events],
+    }
+
+
+def decode_summary(data: bytes) -> Summary:
+    """The Summary that `encode_summary` wrote. Raises CorruptStateError when it is no JSON, as when
+    it was sealed and this server has no keys."""
+    try:
+        fields: dict[str, Any] = json.loads(data)
+    except ValueError:
+        raise CorruptStateError(
+            "The session's summary cannot be read; it may have been stored with keys that this "
+            "server does not have."
+        ) from None
+    return Summary(
+        learnable_tokens=fields["learnable_tokens"],
+        pending_tokens=fields["pending_tokens"],
+        memory_hash=fields["memory_hash"],
+        levels=[LevelSummary(**level) for level in fields["levels"]],
+        conversations=fields["conversations"],
+        documents=[(name, size, ended) for name, size, ended in fields["documents"]],
+    )

@@ -1,0 +1,90 @@
+"""What two versions of a session were taught differently, as their log tells.
+
+Each version is a fold of the records that counted when it was made. What one of them read and the
+other did not lies between the two: taught since, or taken back by a rollback or by forgetting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hope_runtime.session.fold import counted
+from hope_runtime.session.log import Record, Segment
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.tokenizer import Tokenizer
+
+EXCERPT_CHARACTERS = 200
+# No character has more than four bytes, and no token stands for less than one.
+_EXCERPT_TOKENS = 4 * EXCERPT_CHARACTERS + 4
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version's memory, and the length of the log that it was folded from."""
+
+    memory: SessionMemory
+    log_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """One speaker's learnable text in one record of the log.
+
+    `log_record` is the record's place, `start` how many learnable tokens came before the text.
+    """
+
+    log_record: int
+    record: Record
+    segment: Segment
+    start: int
+    version: Version
+    taken_back: bool
+
+    @property
+    def tokens(self) -> int:
+        return len(self.segment.tokens)
+
+    @property
+    def surprise_nats(self) -> float | None:
+        """Mean surprise, nats per token, that those of its spans met which the memory still
+        rehearses; None when there is none."""
+        known = {span.start: span.surprise_nats for span in self.version.memory.buffer}
+        nats, tokens, at = 0.0, 0, self.start
+        for ids in self.segment.spans:
+            if (surprise := known.get(at)) is not None:
+                nats, tokens = nats + surprise * len(ids), tokens + len(ids)
+            at += len(ids)
+        return nats / tokens if tokens else None
+
+    def excerpt(self, tokenizer: Tokenizer) -> tuple[str, bool]:
+        """The beginning of the text, and whether it is all of it."""
+        ids = self.segment.tokens
+        text = tokenizer.decode(ids[:_EXCERPT_TOKENS])
+        whole = len(ids) <= _EXCERPT_TOKENS and len(text) <= EXCERPT_CHARACTERS
+        return text[:EXCERPT_CHARACTERS], whole
+
+
+def between(log: Sequence[Record], before: Version, after: Version) -> list[Taught]:
+    """What only one of the versions was taught, in the order of the log."""
+    old, new = (set(counted(log[: version.log_seq])) for version in (before, after))
+    gone = _taught(log, before, old - new, taken_back=True)
+    come = _taught(log, after, new - old, taken_back=False)
+    return sorted([*gone, *come], key=lambda each: (each.log_record, each.start))
+
+
+def _taught(
+    log: Sequence[Record], version: Version, chosen: set[int], *, taken_back: bool
+) -> list[Taught]:
+    """What `version` was taught by the chosen records."""
+    found = []
+    start = 0
+    for seq in counted(log[: version.log_seq]):
+        record = log[seq - 1]
+        for segment in record.segments:
+            if not segment.learnable:
+                continue
+            if seq in chosen:
+                found.append(Taught(seq, record, segment, start, version, taken_back))
+            start += len(segment.tokens)
+    return found

@@ -1,0 +1,174 @@
+"""What is done with the versions of a session: fork, name, roll back, reset, compare.
+
+Knows the order in which these become durable. How a session is loaded, locked and committed is
+sessions.py's business, what a store keeps that of store/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+
+from hope_runtime.errors import InvalidRequestError
+from hope_runtime.session.log import Record, RecordKind
+from server.app.cancellation import complete
+from server.app.rebuild import LOG_PAGE, read_log
+from server.app.residency import Resident
+from server.app.sessions import Sessions
+from server.app.version_diff import Taught, Version, between
+from server.store.base import Head, SessionKey, Snapshot, StaleRevisionError, VersionInfo
+from server.store.base import Record as StoredRecord
+
+
+async def fork(
+    sessions: Sessions, source: SessionKey, target: SessionKey, version: int | None
+) -> Head:
+    """A copy of a session's present or earlier state under another name."""
+    async with sessions.exclusive(source):
+        if version is not None:
+            await _kept_version(sessions, source, version, field="version")
+        await sessions.quotas.check(target, new=True)
+        return await sessions.store.fork(source, target, version=version)
+
+
+async def snapshot(sessions: Sessions, key: SessionKey, name: str) -> Snapshot:
+    """Names the present version, with everything learnt that was due."""
+    async with sessions.exclusive(key):
+        return await sessions.store.snapshot(key, name)
+
+
+async def rollback(
+    sessions: Sessions, key: SessionKey, version: int | None, etag: str | None
+) -> Head:
+    """Returns to an earlier version, by default the present one's parent."""
+    async with sessions.exclusive(key) as resident:
+        check_etag(resident, etag)
+        target = version if version is not None else resident.head.parent_version
+        if target is None:
+            raise InvalidRequestError(
+                "The session is at its first version; there is nothing to go back to.",
+                field="version",
+            )
+        await complete(_rollback(sessions, resident, target))
+        return resident.head
+
+
+async def reset(
+    sessions: Sessions, key: SessionKey, levels: Sequence[int], etag: str | None
+) -> Head:
+    """Returns levels to the base model, all of them when none is named. An event of the log, so
+    that it can be rolled back and a fold comes out the same."""
+    async with sessions.exclusive(key) as resident:
+        check_etag(resident, etag)
+        known = range(len(resident.memory.levels))
+        for level in levels:
+            if level not in known:
+                raise InvalidRequestError(
+                    f"There is no level {level}; the session has {len(known)} of them.",
+                    field="levels",
+                )
+        chosen = tuple(sorted(set(levels))) or tuple(known)
+        await sessions.commit_event(resident, Record(RecordKind.RESET, levels=chosen))
+        return resident.head
+
+
+async def set_frozen(sessions: Sessions, key: SessionKey, frozen: bool) -> None:
+    """Stops the learning of all levels, or lets it go on. An event of the log, as a reset is."""
+    async with sessions.exclusive(key) as resident:
+        if resident.memory.policy.recipe == "streamed":
+            raise InvalidRequestError(
+                "A native model learns while it reads and cannot be frozen.", field="session"
+            )
+        kind = RecordKind.FREEZE if frozen else RecordKind.UNFREEZE
+        levels = tuple(range(len(resident.memory.levels)))
+        if any(level.guard.frozen != frozen for level in resident.memory.levels):
+            await sessions.commit_event(resident, Record(kind, levels=levels))
+
+
+async def rename(sessions: Sessions, key: SessionKey, name: str, etag: str | None) -> Head:
+    """Changes a session's display name."""
+    async with sessions.exclusive(key) as resident:
+        check_etag(resident, etag)
+        await sessions.rename(resident, name)
+        return resident.head
+
+
+async def changes(
+    sessions: Sessions, key: SessionKey, before: int, after: int
+) -> tuple[list[float], list[Taught]]:
+    """For each level the relative norm of what changed between two kept versions, and what only
+    one of them was taught. Needs no lock: versions never change, and a log only grows.
+
+    Raises InvalidRequestError for a version that is not kept, or when the two learnt under
+    policies with other levels, which cannot be compared."""
+    versions = []
+    for number, field in ((before, "from_version"), (after, "to_version")):
+        info = await _kept_version(sessions, key, number, field=field)
+        memory = sessions.decode(await sessions.store.read_blobs(key, version=number))
+        versions.append(Version(memory, info.log_seq))
+    first, second = (version.memory.levels for version in versions)
+    if len(first) != len(second):
+        raise InvalidRequestError(
+            f"Versions {before} and {after} have other levels; a migration lies between them.",
+            field="to_version",
+        )
+    norms = await asyncio.to_thread(sessions.engine.change, *(each.memory for each in versions))
+    log = await read_log(sessions, key)
+    return norms, await asyncio.to_thread(between, log, *versions)
+
+
+async def consolidations(
+    sessions: Sessions, key: SessionKey, after_seq: int, size: int
+) -> tuple[list[Record], int]:
+    """Up to `size` records of consolidations behind a place in the log, and the place behind the
+    last of them, 0 when the log ends there. Needs no lock: a log only grows."""
+    found: list[Record] = []
+    while True:
+        page = await sessions.store.read_log(key, after_seq=after_seq, limit=LOG_PAGE)
+        for each in page:
+            if each.kind == RecordKind.CONSOLIDATION:
+                if len(found) == size:
+                    return found, after_seq
+                found.append(Record.decode(each.payload))
+            after_seq = each.seq
+        if len(page) < LOG_PAGE:
+            return found, 0
+
+
+def check_etag(resident: Resident, etag: str | None) -> None:
+    """Raises StaleRevisionError unless the session still is what the caller saw."""
+    head = resident.head
+    if etag is not None and etag != head.etag:
+        raise StaleRevisionError(head.key, etag, head.etag)
+
+
+async def _rollback(sessions: Sessions, resident: Resident, target: int) -> None:
+    key = resident.key
+    version = await _kept_version(sessions, key, target, field="version")
+    memory = sessions.decode(await sessions.store.read_blobs(key, version=target))
+    record = Record(RecordKind.ROLLBACK, target_version=target, target_seq=version.log_seq)
+    nonce = uuid.uuid4().hex
+    summary = sessions.summary(memory)
+    resident.head = await sessions.retried(
+        lambda: sessions.store.rollback(
+            resident.lease,
+            expected_revision=resident.head.revision,
+            nonce=nonce,
+            to_version=target,
+            record=StoredRecord(record.kind, record.encode()),
+            summary=summary,
+        )
+    )
+    resident.memory = memory
+    await sessions.collect(key)
+
+
+async def _kept_version(
+    sessions: Sessions, key: SessionKey, number: int, *, field: str
+) -> VersionInfo:
+    versions = {info.version: info for info in await sessions.store.versions(key)}
+    if number not in versions:
+        kept = ", ".join(str(version) for version in sorted(versions))
+        raise InvalidRequestError(f"Version {number} is not kept; there is {kept}.", field=field)
+    return versions[number]

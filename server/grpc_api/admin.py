@@ -1,0 +1,93 @@
+"""AdminService: what an operator asks of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from grpc import aio
+from hope.v1 import admin_pb2 as pb
+from hope.v1 import admin_pb2_grpc
+
+from hope_runtime.errors import InvalidRequestError
+from server.app import versions as lineage
+from server.app.names import session_key
+from server.app.sessions import Sessions
+from server.store.base import MAX_PAGE_SIZE
+
+Context = aio.ServicerContext[Any, Any]
+
+# Raised with every addition to the protos.
+SCHEMA_REVISION = 3
+DEFAULT_TOP = 10
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """See admin.proto. `drain` begins to stop the server, and returns at once."""
+
+    def __init__(
+        self, sessions: Sessions, model_name: str, drain: Callable[[], None] = lambda: None
+    ) -> None:
+        self._sessions = sessions
+        self._drain = drain
+        self._model_name = model_name
+
+    async def GetServerInfo(  # noqa: N802 - the name is gRPC's
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.GetServerInfoResponse:
+        sessions = self._sessions
+        model = sessions.engine.model
+        return pb.GetServerInfoResponse(
+            version=version("hope-server"),
+            schema_revision=SCHEMA_REVISION,
+            model=self._model_name,
+            base_fingerprint=sessions.fingerprint,
+            dtype=str(model.dtype).removeprefix("torch."),
+            window_tokens=sessions.engine.window_tokens,
+            max_state_bytes=max(map(sessions.engine.state_bytes_limit, sessions.policies.values())),
+            policies=sorted(sessions.policies),
+        )
+
+    async def GetLoad(  # noqa: N802
+        self, request: pb.GetLoadRequest, context: Context
+    ) -> pb.GetLoadResponse:
+        load = self._sessions.engine.load()
+        return pb.GetLoadResponse(
+            running_turns=load.running,
+            waiting_turns=load.waiting,
+            learning_sessions=load.learning,
+            resident_sessions=self._sessions.residency.resident_count,
+            resident_bytes=load.resident_bytes,
+        )
+
+    async def ListTopDrift(  # noqa: N802
+        self, request: pb.ListTopDriftRequest, context: Context
+    ) -> pb.ListTopDriftResponse:
+        limit = request.limit or DEFAULT_TOP
+        if limit > MAX_PAGE_SIZE:
+            raise InvalidRequestError(
+                f"limit is {limit}; allowed: 1 to {MAX_PAGE_SIZE}.", field="limit"
+            )
+        norms = {
+            str(key): max((level.relative_norm for level in summary.levels), default=0.0)
+            for key, summary in self._sessions.resident_summaries()
+        }
+        furthest = sorted(norms, key=lambda name: (-norms[name], name))[:limit]
+        return pb.ListTopDriftResponse(
+            sessions=[pb.SessionDrift(session=name, relative_norm=norms[name]) for name in furthest]
+        )
+
+    async def SetFrozen(  # noqa: N802
+        self, request: pb.SetFrozenRequest, context: Context
+    ) -> pb.SetFrozenResponse:
+        key = session_key(request.session, field="session")
+        await lineage.set_frozen(self._sessions, key, request.frozen)
+        return pb.SetFrozenResponse()
+
+    async def Drain(  # noqa: N802
+        self, request: pb.DrainRequest, context: Context
+    ) -> pb.DrainResponse:
+        self._sessions.draining = True
+        self._drain()
+        return pb.DrainResponse()

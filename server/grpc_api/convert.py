@@ -1,0 +1,169 @@
+"""What the API shows of sessions: values of the store and of the runtime as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from hope.v1 import sessions_pb2 as pb
+
+from hope_runtime.errors import CorruptStateError
+from hope_runtime.learning import Consolidation
+from hope_runtime.tokenizer import Tokenizer
+from server.app.rebuild import Ask, Progress
+from server.app.summary import decode_summary
+from server.app.version_diff import Taught
+from server.store.base import Head, SessionKey, Snapshot
+
+_PLAIN_NOTES = (
+    "level",
+    "position",
+    "spans",
+    "tokens",
+    "surprise_before_nats",
+    "surprise_after_nats",
+    "trained_tokens",
+)
+
+
+def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
+    """A snapshot as the API shows it."""
+    shown = pb.Snapshot(name=f"{key}/snapshots/{snapshot.name}", version=snapshot.version)
+    shown.create_time.FromMicroseconds(int(snapshot.create_time * 1e6))
+    return shown
+
+
+def to_session(head: Head, running: Progress | None = None) -> pb.Session:
+    """A head of the store as the API shows it. `running` is how far its job is by now, if it runs
+    here; the store knows how far it was saved."""
+    summary = decode_summary(head.summary)
+    levels = []
+    for level in summary.levels:
+        status = pb.LevelStatus(
+            period_tokens=level.period_tokens,
+            rank=level.rank,
+            updates=level.updates,
+            relative_norm=level.relative_norm,
+            learnt_tokens=level.learnt_tokens,
+            frozen=level.frozen,
+            rejections=level.rejections,
+            guards=[_guard(*event) for event in level.guards],
+        )
+        if level.surprise_before_nats is not None:
+            status.surprise_before_nats = level.surprise_before_nats
+        if level.surprise_after_nats is not None:
+            status.surprise_after_nats = level.surprise_after_nats
+        levels.append(status)
+    session = pb.Session(
+        name=str(head.key),
+        display_name=head.display_name,
+        policy=head.policy,
+        base_fingerprint=head.fingerprint,
+        memory_version=head.version,
+        parent_version=head.parent_version or 0,
+        etag=head.etag,
+        learnable_tokens=summary.learnable_tokens,
+        pending_tokens=summary.pending_tokens,
+        state_bytes=head.state_bytes,
+        stored_bytes=head.stored_bytes,
+        log_records=head.log_seq,
+        levels=levels,
+        conversations=summary.conversations,
+        memory_hash=summary.memory_hash,
+        documents=[
+            pb.Document(name=name, committed_bytes=size, ended=ended)
+            for name, size, ended in summary.documents
+        ],
+    )
+    session.create_time.FromMicroseconds(int(head.create_time * 1e6))
+    session.update_time.FromMicroseconds(int(head.update_time * 1e6))
+    if head.job is not None:
+        progress = running or Progress.decode(head.job.progress)
+        session.job.CopyFrom(to_job(Ask.decode(head.job.request), progress))
+    return session
+
+
+def to_consolidations(reports: Sequence[Consolidation], version: int) -> list[pb.Consolidation]:
+    """Reports of the Learner as the API shows them; `version` is that of the memory after them."""
+    shown = []
+    for report in reports:
+        each = noted_consolidation(report.notes() | {"version": version})
+        each.duration.CopyFrom(to_duration(report.seconds))
+        shown.append(each)
+    return shown
+
+
+def noted_consolidation(notes: Mapping[str, Any]) -> pb.Consolidation:
+    """A consolidation as the log notes it. What older servers did not note is unset. Raises
+    CorruptStateError for notes that no server wrote: an imported log may hold anything."""
+    try:
+        shown = pb.Consolidation(
+            memory_version=notes.get("version", 0),
+            **{name: notes[name] for name in _PLAIN_NOTES if name in notes},
+        )
+        if (drift := notes.get("drift")) is not None:
+            steps = drift["steps"]
+            shown.drift.CopyFrom(
+                pb.LevelDrift(
+                    relative_norm=drift["relative_norm"],
+                    update_ratio=drift["update_ratio"],
+                    effective_rank=drift["effective_rank"],
+                    steps=steps["count"],
+                    gradient_norm=steps["gradient_norm"],
+                    largest_gradient_norm=steps["largest_gradient_norm"],
+                    rehearsed_share=steps.get("rehearsed_share"),
+                )
+            )
+        shown.guards.extend(_guard(**event) for event in notes.get("guards", ()))
+        if (probed := notes.get("probed")) is not None:
+            shown.probes.CopyFrom(pb.ProbeFigures(**probed))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptStateError(f"A consolidation's figures cannot be read: {error}.") from error
+    return shown
+
+
+def _guard(guard: str, value: float, limit: float) -> pb.GuardEvent:
+    """A decision. One that this server does not know is shown with its figures."""
+    name = f"GUARD_{guard.upper()}"
+    known = dict(pb.Guard.items()).get(name, pb.GUARD_UNSPECIFIED)
+    return pb.GuardEvent(guard=known, value=value, limit=limit)
+
+
+def to_job(ask: Ask, progress: Progress) -> pb.Job:
+    """A job as the API shows it."""
+    job = pb.Job(
+        folded_records=progress.folded_records,
+        total_records=progress.total_records,
+        learnt_tokens=progress.learnt_tokens,
+        total_tokens=progress.total_tokens,
+        consolidations=progress.consolidations,
+        duration=to_duration(progress.seconds),
+    )
+    if ask.document:
+        job.forget_document = ask.document
+    else:
+        job.migrate_policy = ask.policy
+    return job
+
+
+def to_taught(taught: Taught, tokenizer: Tokenizer) -> pb.TaughtText:
+    """What a version was taught, as the API shows it."""
+    excerpt, is_whole = taught.excerpt(tokenizer)
+    return pb.TaughtText(
+        log_record=taught.log_record,
+        taken_back=taught.taken_back,
+        conversation=taught.record.conversation,
+        document=taught.record.document,
+        excerpt=excerpt,
+        truncated=not is_whole,
+        learnable_tokens=taught.tokens,
+        surprise_nats=taught.surprise_nats,
+    )
+
+
+def to_duration(seconds: float) -> Duration:
+    """A number of seconds as a message, to the microsecond."""
+    duration = Duration()
+    duration.FromMicroseconds(int(seconds * 1e6))
+    return duration

@@ -1,0 +1,1 @@
+"""Interceptors around every gRPC call: identity, metrics, request log, traces."""

@@ -1,0 +1,74 @@
+"""What an interceptor learns of a call from its messages: session, version of the memory, outcome.
+
+Reads names and gives them out as tags only (server/telemetry/logs.py). Knows no log and no trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+
+from server.telemetry.logs import session_tag
+
+_SESSION = re.compile(r"users/[^/]*/sessions/[^/]*")
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+class Seen:
+    """What is known of one call so far. `session` is a tag, None where no session was named;
+    `version` None where no response said one."""
+
+    def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
+        self._context = context
+        self.session: str | None = None
+        self.version: int | None = None
+        # The last response that was a reply's or a document's result.
+        self.result: Message | None = None
+
+    def reads(self, request: Any) -> Any:
+        """The request, or the stream of them, as the handler gets it."""
+        if isinstance(request, Message):
+            self._named(request)
+            return request
+        return self._named_by_first(request)
+
+    async def _named_by_first(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        first = True
+        async for each in requests:
+            if first:
+                self._named(each)
+                first = False
+            yield each
+
+    def _named(self, request: Message) -> None:
+        start = getattr(request, "start", request)
+        for field in ("session", "name", "parent"):
+            value = getattr(start, field, "")
+            name = value if isinstance(value, str) else getattr(value, "name", "")
+            if found := _SESSION.match(name):
+                self.session = session_tag(found[0])
+                return
+
+    def saw(self, response: Message) -> None:
+        """Takes a response."""
+        result = getattr(response, "result", None)
+        for part in (response, result, getattr(response, "session", None)):
+            told = getattr(part, "usage", part)
+            if version := getattr(told, "memory_version", 0):
+                self.version = version
+        if isinstance(result, Message) and response.HasField("result"):
+            self.result = result
+
+    def code(self, error: BaseException | None) -> str:
+        """How the call ended, as gRPC names it, when its handler ended with `error`."""
+        # A client that goes away closes the generator or cancels the call.
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            return "CANCELLED"
+        said: Any = self._context.code()
+        return _CODES.get(getattr(said, "value", (said,))[0] or 0, "UNKNOWN")

@@ -1,0 +1,278 @@
+"""SessionService: sessions, their versions, and the events that make them learn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from grpc import aio
+from hope.v1 import sessions_pb2 as pb
+from hope.v1 import sessions_pb2_grpc
+
+from hope_runtime.errors import InvalidRequestError
+from server.app import archive as transfer
+from server.app import turns
+from server.app import versions as lineage
+from server.app.jobs import Jobs
+from server.app.names import session_id, session_key, short_name, snapshot_key, user_id
+from server.app.sessions import Sessions
+from server.grpc_api.convert import (
+    noted_consolidation,
+    to_consolidations,
+    to_job,
+    to_session,
+    to_snapshot,
+    to_taught,
+)
+from server.grpc_api.inference import MAX_CONVERSATION_NAME
+from server.store.base import MAX_PAGE_SIZE, Head, SessionKey
+
+Context = aio.ServicerContext[Any, Any]
+
+DEFAULT_PAGE_SIZE = 50
+MAX_DISPLAY_NAME = 256
+
+
+class SessionService(sessions_pb2_grpc.SessionServiceServicer):
+    """See sessions.proto."""
+
+    def __init__(self, sessions: Sessions, jobs: Jobs) -> None:
+        self._sessions = sessions
+        self._jobs = jobs
+
+    async def CreateSession(  # noqa: N802 - the names are gRPC's
+        self, request: pb.CreateSessionRequest, context: Context
+    ) -> pb.CreateSessionResponse:
+        user = user_id(request.parent, field="parent")
+        key = SessionKey(user, session_id(request.session_id, field="session_id"))
+        _check_display_name(request.display_name, field="display_name")
+        head = await self._sessions.create(
+            key, policy=request.policy or "default", display_name=request.display_name
+        )
+        return pb.CreateSessionResponse(session=to_session(head))
+
+    async def GetSession(  # noqa: N802
+        self, request: pb.GetSessionRequest, context: Context
+    ) -> pb.GetSessionResponse:
+        head = await self._sessions.store.head(session_key(request.name, field="name"))
+        return pb.GetSessionResponse(session=self._shown(head))
+
+    async def ListSessions(  # noqa: N802
+        self, request: pb.ListSessionsRequest, context: Context
+    ) -> pb.ListSessionsResponse:
+        user = user_id(request.parent, field="parent")
+        heads, token = await self._sessions.store.list_sessions(
+            user, page_size=_page_size(request.page_size), page_token=request.page_token
+        )
+        return pb.ListSessionsResponse(
+            sessions=[self._shown(head) for head in heads], next_page_token=token
+        )
+
+    async def DeleteSession(  # noqa: N802
+        self, request: pb.DeleteSessionRequest, context: Context
+    ) -> pb.DeleteSessionResponse:
+        key = session_key(request.name, field="name")
+        await self._sessions.delete(key, request.etag or None)
+        return pb.DeleteSessionResponse()
+
+    async def ForkSession(  # noqa: N802
+        self, request: pb.ForkSessionRequest, context: Context
+    ) -> pb.ForkSessionResponse:
+        source = session_key(request.name, field="name")
+        target = SessionKey(source.user, session_id(request.session_id, field="session_id"))
+        version = request.version if request.HasField("version") else None
+        head = await lineage.fork(self._sessions, source, target, version)
+        return pb.ForkSessionResponse(session=to_session(head))
+
+    async def CreateSnapshot(  # noqa: N802
+        self, request: pb.CreateSnapshotRequest, context: Context
+    ) -> pb.CreateSnapshotResponse:
+        key = session_key(request.parent, field="parent")
+        name = session_id(request.snapshot_id, field="snapshot_id")
+        snapshot = await lineage.snapshot(self._sessions, key, name)
+        return pb.CreateSnapshotResponse(snapshot=to_snapshot(key, snapshot))
+
+    async def ListSnapshots(  # noqa: N802
+        self, request: pb.ListSnapshotsRequest, context: Context
+    ) -> pb.ListSnapshotsResponse:
+        key = session_key(request.parent, field="parent")
+        found, token = await self._sessions.store.snapshots(
+            key, page_size=_page_size(request.page_size), page_token=request.page_token
+        )
+        return pb.ListSnapshotsResponse(
+            snapshots=[to_snapshot(key, each) for each in found], next_page_token=token
+        )
+
+    async def DeleteSnapshot(  # noqa: N802
+        self, request: pb.DeleteSnapshotRequest, context: Context
+    ) -> pb.DeleteSnapshotResponse:
+        key, name = snapshot_key(request.name, field="name")
+        await self._sessions.store.delete_snapshot(key, name)
+        return pb.DeleteSnapshotResponse()
+
+    async def RollbackSession(  # noqa: N802
+        self, request: pb.RollbackSessionRequest, context: Context
+    ) -> pb.RollbackSessionResponse:
+        key = session_key(request.name, field="name")
+        version = request.version if request.HasField("version") else None
+        head = await lineage.rollback(self._sessions, key, version, request.etag or None)
+        return pb.RollbackSessionResponse(session=to_session(head))
+
+    async def UpdateSession(  # noqa: N802
+        self, request: pb.UpdateSessionRequest, context: Context
+    ) -> pb.UpdateSessionResponse:
+        session = request.session
+        key = session_key(session.name, field="session.name")
+        fixed = [path for path in request.update_mask.paths if path != "display_name"]
+        if fixed or not request.update_mask.paths:
+            raise InvalidRequestError(
+                "update_mask must name display_name; nothing else of a session can be edited.",
+                field="update_mask",
+            )
+        _check_display_name(session.display_name, field="session.display_name")
+        head = await lineage.rename(self._sessions, key, session.display_name, session.etag or None)
+        return pb.UpdateSessionResponse(session=to_session(head))
+
+    async def ResetLevels(  # noqa: N802
+        self, request: pb.ResetLevelsRequest, context: Context
+    ) -> pb.ResetLevelsResponse:
+        key = session_key(request.name, field="name")
+        head = await lineage.reset(self._sessions, key, request.levels, request.etag or None)
+        return pb.ResetLevelsResponse(session=to_session(head))
+
+    async def DiffVersions(  # noqa: N802
+        self, request: pb.DiffVersionsRequest, context: Context
+    ) -> pb.DiffVersionsResponse:
+        key = session_key(request.name, field="name")
+        size, start = _page_size(request.page_size), _offset(request.page_token)
+        norms, taught = await lineage.changes(
+            self._sessions, key, request.from_version, request.to_version
+        )
+        tokenizer = self._sessions.engine.model.tokenizer
+        end = start + size
+        return pb.DiffVersionsResponse(
+            levels=[
+                pb.LevelDiff(level=level, relative_norm=norm) for level, norm in enumerate(norms)
+            ],
+            taught=[to_taught(each, tokenizer) for each in taught[start:end]],
+            next_page_token=str(end) if end < len(taught) else "",
+        )
+
+    async def ForgetDocument(  # noqa: N802
+        self, request: pb.ForgetDocumentRequest, context: Context
+    ) -> AsyncIterator[pb.ForgetDocumentResponse]:
+        key = session_key(request.name, field="name")
+        running = await self._jobs.forget_document(key, request.document)
+        async for progress in running.watch():
+            yield pb.ForgetDocumentResponse(job=to_job(running.ask, progress))
+        yield pb.ForgetDocumentResponse(session=to_session(await running.result()))
+
+    async def ExportSession(  # noqa: N802
+        self, request: pb.ExportSessionRequest, context: Context
+    ) -> AsyncIterator[pb.ExportSessionResponse]:
+        key = session_key(request.name, field="name")
+        async for chunk in transfer.export(self._sessions, key):
+            yield pb.ExportSessionResponse(chunk=chunk)
+
+    async def ImportSession(  # noqa: N802
+        self, requests: AsyncIterator[pb.ImportSessionRequest], context: Context
+    ) -> pb.ImportSessionResponse:
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("part") != "name":
+            raise InvalidRequestError("The first message must carry 'name'.", field="name")
+        key = session_key(first.name, field="name")
+        head = await transfer.import_session(self._sessions, key, _chunks(requests))
+        return pb.ImportSessionResponse(session=to_session(head))
+
+    async def MigrateSession(  # noqa: N802
+        self, request: pb.MigrateSessionRequest, context: Context
+    ) -> AsyncIterator[pb.MigrateSessionResponse]:
+        key = session_key(request.name, field="name")
+        running = await self._jobs.migrate(key, request.policy)
+        async for progress in running.watch():
+            yield pb.MigrateSessionResponse(job=to_job(running.ask, progress))
+        yield pb.MigrateSessionResponse(session=to_session(await running.result()))
+
+    async def CancelJob(  # noqa: N802
+        self, request: pb.CancelJobRequest, context: Context
+    ) -> pb.CancelJobResponse:
+        head = await self._jobs.cancel(session_key(request.name, field="name"))
+        return pb.CancelJobResponse(session=to_session(head))
+
+    async def DeleteUser(  # noqa: N802
+        self, request: pb.DeleteUserRequest, context: Context
+    ) -> pb.DeleteUserResponse:
+        user = user_id(request.name, field="name")
+        return pb.DeleteUserResponse(sessions=await self._sessions.delete_user(user))
+
+    async def Consolidate(  # noqa: N802
+        self, request: pb.ConsolidateRequest, context: Context
+    ) -> pb.ConsolidateResponse:
+        key = session_key(request.name, field="name")
+        head, reports = await turns.consolidate(self._sessions, key)
+        return pb.ConsolidateResponse(
+            session=to_session(head), consolidations=to_consolidations(reports, head.version)
+        )
+
+    async def ListConsolidations(  # noqa: N802
+        self, request: pb.ListConsolidationsRequest, context: Context
+    ) -> pb.ListConsolidationsResponse:
+        key = session_key(request.parent, field="parent")
+        size, after = _page_size(request.page_size), _offset(request.page_token)
+        found, last = await lineage.consolidations(self._sessions, key, after, size)
+        return pb.ListConsolidationsResponse(
+            consolidations=[noted_consolidation(each.notes) for each in found],
+            next_page_token=str(last) if last else "",
+        )
+
+    async def EndConversation(  # noqa: N802
+        self, request: pb.EndConversationRequest, context: Context
+    ) -> pb.EndConversationResponse:
+        key = session_key(request.name, field="name")
+        conversation = short_name(
+            request.conversation, "default", MAX_CONVERSATION_NAME, field="conversation"
+        )
+        wait = request.wait if request.HasField("wait") else True
+        head, reports = await turns.end_conversation(self._sessions, key, conversation, wait=wait)
+        return pb.EndConversationResponse(
+            session=to_session(head), consolidations=to_consolidations(reports, head.version)
+        )
+
+    def _shown(self, head: Head) -> pb.Session:
+        running = self._jobs.running(head.key)
+        return to_session(head, running.progress if running else None)
+
+
+async def _chunks(requests: AsyncIterator[pb.ImportSessionRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("part") != "chunk":
+            raise InvalidRequestError(
+                "Every message but the first must carry 'chunk'.", field="chunk"
+            )
+        yield request.chunk
+
+
+def _page_size(asked: int) -> int:
+    size = asked or DEFAULT_PAGE_SIZE
+    if size > MAX_PAGE_SIZE:
+        raise InvalidRequestError(
+            f"page_size is {size}; allowed: 1 to {MAX_PAGE_SIZE}.", field="page_size"
+        )
+    return size
+
+
+def _offset(page_token: str) -> int:
+    """Where a page of what never changes begins."""
+    if not page_token:
+        return 0
+    if not re.fullmatch("[0-9]{1,9}", page_token):
+        raise InvalidRequestError("page_token is none that this method gave.", field="page_token")
+    return int(page_token)
+
+
+def _check_display_name(name: str, *, field: str) -> None:
+    if len(name) > MAX_DISPLAY_NAME:
+        raise InvalidRequestError(
+            f"display_name may have {MAX_DISPLAY_NAME} characters.", field=field
+        )
