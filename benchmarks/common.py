@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from hope_lab.evaluate.data.filler import filler, load_text
+from hope_runtime.layers.lora import STORED_DTYPE, LowRank, initial
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import observe
-from hope_runtime.session.levels import STORED_DTYPE, LowRank, initial
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY

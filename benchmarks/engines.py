@@ -28,7 +28,7 @@ from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.torch_engine import Engine
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.engine.vllm.engine import VLLMEngine
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY
 

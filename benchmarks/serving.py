@@ -26,9 +26,9 @@ from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.torch_engine import Engine
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.engine.window_reader import Reader
+from hope_runtime.layers.lora import LowRank
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import due
-from hope_runtime.session.levels import LowRank
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY

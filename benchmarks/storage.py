@@ -28,10 +28,10 @@ from benchmarks.common import (
     some_memory,
     text_spans,
 )
+from hope_runtime.engine.adapter_layout import LowRankLayout
+from hope_runtime.layers.lora import LowRank
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.codec import STATE_BLOB, decode_memory, encode_memory, encode_state
-from hope_runtime.session.layout import LowRankLayout
-from hope_runtime.session.levels import LowRank
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY, POLICIES
 from server.app.summary import encode_summary

@@ -20,9 +20,10 @@ from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.torch_engine import Engine
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.engine.vllm.engine import VLLMEngine
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.lora import LowRank, initial
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.levels import Level, LowRank, initial
+from hope_runtime.session.levels import Level
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import LearningPolicy, LevelConfig
 

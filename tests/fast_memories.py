@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import (
+from hope_runtime.models.fast_memory.weights import (
     Branch,
     BranchConfig,
     BranchWeights,

@@ -19,11 +19,11 @@ from torch import Tensor
 from hope_lab.evaluate.data.items import mentions
 from hope_lab.evaluate.learnt import Beside, Learnt
 from hope_runtime.engine.prompt import Message, encode_spans, turn_record
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.lora import LowRank
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.memory import BranchPass, BranchState
-from hope_runtime.session.levels import LowRank
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.tokenizer import Tokenizer
 

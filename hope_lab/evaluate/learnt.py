@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hope_runtime.models.fast_memory.memory import Branch, BranchPass, BranchState, fresh_carry
+from hope_runtime.layers.lora import LowRank
+from hope_runtime.models.fast_memory.memory import BranchPass, BranchState, fresh_carry
 from hope_runtime.models.fast_memory.session import written
-from hope_runtime.session.levels import LowRank
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.memory import SessionMemory
 
 

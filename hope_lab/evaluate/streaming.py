@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from hope_lab.evaluate.learnt import Beside, Learnt
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.lora import LowRank
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.memory import BranchPass
-from hope_runtime.session.levels import LowRank
 from hope_runtime.session.window import Window
 
 # Tokens that are predicted together: no more than surely stay in the window when it hops.

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, get_args
 
-from hope_runtime.models.hope.config import NativeConfig, Rule, preset
+from hope_runtime.layers.config import Rule
+from hope_runtime.models.hope.config import NativeConfig, preset
 
 # Counting and state tracking need transitions with an eigenvalue below zero, and each symbol read
 # after the one before it was written: a linear memory that changes at every token, under a delta

@@ -25,6 +25,7 @@ import safetensors.torch
 from torch import Tensor
 
 from hope_runtime.errors import CorruptModelError, UnsupportedModelError
+from hope_runtime.layers.config import ModelConfig, RopeScaling
 from hope_runtime.models.decoder.weights import (
     BaseModel,
     BaseWeights,
@@ -32,7 +33,6 @@ from hope_runtime.models.decoder.weights import (
     fingerprint_of,
     from_named,
 )
-from hope_runtime.session.policy import ModelConfig, RopeScaling
 from hope_runtime.tokenizer import Tokenizer
 
 FORMAT, VERSION = "hope-native", 1

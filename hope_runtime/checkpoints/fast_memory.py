@@ -17,7 +17,7 @@ import torch
 
 from hope_runtime.errors import CorruptModelError, UnsupportedModelError
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import (
+from hope_runtime.models.fast_memory.weights import (
     Branch,
     BranchConfig,
     BranchWeights,

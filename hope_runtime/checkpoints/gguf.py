@@ -19,8 +19,8 @@ from torch import Tensor
 from hope_runtime.checkpoints.gguf_file import GGUFFile
 from hope_runtime.checkpoints.gguf_tokenizer import tokenizer_from_metadata
 from hope_runtime.errors import CorruptModelError, UnsupportedModelError
+from hope_runtime.layers.config import ModelConfig
 from hope_runtime.models.decoder.weights import BaseWeights, from_named
-from hope_runtime.session.policy import ModelConfig
 from hope_runtime.tokenizer import Tokenizer
 
 Progress = Callable[[float, str], None]

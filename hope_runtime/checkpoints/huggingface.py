@@ -26,8 +26,8 @@ from hope_runtime.errors import (
     TokenizerMissingError,
     UnsupportedModelError,
 )
+from hope_runtime.layers.config import ModelConfig, RopeScaling
 from hope_runtime.models.decoder.weights import BaseWeights, from_named
-from hope_runtime.session.policy import ModelConfig, RopeScaling
 from hope_runtime.tokenizer import Tokenizer
 
 Progress = Callable[[float, str], None]

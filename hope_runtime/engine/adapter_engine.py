@@ -10,13 +10,13 @@ from collections.abc import Generator, Mapping
 from functools import cached_property
 
 from hope_runtime.engine import turn as turns
+from hope_runtime.engine.adapter_layout import LowRankLayout
 from hope_runtime.engine.scheduler import Ticket
 from hope_runtime.learning import Learner
 from hope_runtime.learning.drift import base_norm, relative_change
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.fold import observe, with_window
-from hope_runtime.session.layout import LowRankLayout
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory, state_bytes_limit
 from hope_runtime.session.policy import POLICIES, LearningPolicy

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from hope_runtime.engine.kv_slots import Row
-from hope_runtime.models.fast_memory.memory import Branch, find, inputs
+from hope_runtime.models.fast_memory.memory import find, inputs
+from hope_runtime.models.fast_memory.weights import Branch
 
 
 class RowsBranch:

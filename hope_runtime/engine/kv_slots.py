@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hope_runtime.layers.attention import KVCache
-from hope_runtime.session.levels import LowRank
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.lora import LowRank
 from hope_runtime.session.memory import SessionMemory
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from hope_runtime.engine.fast_memory import RowsBranch
 from hope_runtime.engine.kv_slots import Row
+from hope_runtime.layers.lora import LowRank
 from hope_runtime.models.decoder.batched import RowInput, TermStack, forward_rows, scores_of_rows
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import Branch
-from hope_runtime.session.levels import LowRank
+from hope_runtime.models.fast_memory.weights import Branch
 
 _Result = TypeVar("_Result")
 

@@ -24,10 +24,10 @@ from hope_runtime.engine.runner import Output, Pass, Runner
 from hope_runtime.engine.scheduler import Resolve, Ticket, slices
 from hope_runtime.engine.window_reader import Reader
 from hope_runtime.errors import ModelError
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.fold import Boundary
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory

@@ -19,11 +19,11 @@ from torch import Tensor
 from hope_runtime.engine.kv_slots import Memories, Row
 from hope_runtime.engine.runner import Output, Pass
 from hope_runtime.errors import NotFiniteError
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.forward import logits
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import Branch
 from hope_runtime.models.fast_memory.session import written
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.memory import SessionMemory
 
 CHUNK_TOKENS = 128

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from hope_runtime.layers.config import FastMemoryConfig, Rule
 from hope_runtime.layers.delta_rule import Writes
-from hope_runtime.models.hope.config import FastMemoryConfig, Rule
 
 Parameters = tuple[Tensor, ...]
 

@@ -17,7 +17,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.errors import WindowOverflowError
-from hope_runtime.session.policy import ModelConfig
+from hope_runtime.layers.config import ModelConfig
+from hope_runtime.layers.kv_cache import KVCache
 
 
 def rotary_frequencies(config: ModelConfig) -> Tensor:
@@ -84,81 +85,6 @@ class RotaryTable:
                 f"{stop} tokens do not fit the {known} positions of the model"
             )
         return self.cos_PK[None, start:stop, None], self.sin_PK[None, start:stop, None]
-
-
-class KVCache:
-    """Keys and values of the tokens in a window, preallocated for all layers.
-
-    `k` and `v` are (L, B, G, capacity, K); the first `length` positions are filled, the same
-    number in every row. Keys are stored after rotation. Not differentiable: fill it under
-    torch.inference_mode or torch.no_grad, and stay with the one in which it was made.
-    """
-
-    __slots__ = ("k", "k_layers", "length", "v", "v_layers")
-    k: Tensor
-    v: Tensor
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        capacity: int,
-        rows: int = 1,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        shape = (config.n_layers, rows, config.n_kv_heads, capacity, config.head_dim)
-        self._hold(torch.empty((2, *shape), dtype=dtype, device=device))
-
-    @classmethod
-    def pool(
-        cls,
-        config: ModelConfig,
-        count: int,
-        *,
-        capacity: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> list[KVCache]:
-        """`count` caches of one row each in one allocation, which either succeeds now or never."""
-        shape = (count, 2, config.n_layers, 1, config.n_kv_heads, capacity, config.head_dim)
-        storage = torch.empty(shape, dtype=dtype, device=device)
-        caches = [cls.__new__(cls) for _ in range(count)]
-        for cache, part in zip(caches, storage, strict=True):
-            cache._hold(part)
-        return caches
-
-    def _hold(self, storage: Tensor) -> None:
-        self.k, self.v = storage
-        # Views made once: indexing a layer is a measurable part of decoding a small model.
-        self.k_layers = self.k.unbind(0)
-        self.v_layers = self.v.unbind(0)
-        self.length = 0
-
-    @property
-    def rows(self) -> int:
-        return self.k.shape[1]
-
-    @property
-    def capacity(self) -> int:
-        return self.k.shape[3]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, filled or not."""
-        return self.k.nbytes + self.v.nbytes
-
-    @staticmethod
-    def bytes_of(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:
-        """Bytes of a cache of one row."""
-        values = 2 * config.n_layers * config.n_kv_heads * config.head_dim * capacity
-        return values * torch.empty(0, dtype=dtype).element_size()
-
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` positions."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot truncate a cache of {self.length} tokens to {length}")
-        self.length = length
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.models.decoder.block import rms_norm
+from hope_runtime.layers.norm import rms_norm
 
 Variant = Literal["sequential", "nested", "independent"]
 # Of one level: gate_up and down of each block that has it, in the blocks' order.

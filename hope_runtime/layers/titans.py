@@ -26,6 +26,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.layers.associative import LinearBank, Parameters, Step, banks_of
+from hope_runtime.layers.config import FastMemoryConfig
 from hope_runtime.layers.delta_rule import (
     Inertia,
     Writes,
@@ -34,8 +35,7 @@ from hope_runtime.layers.delta_rule import (
     fold_with_momentum,
     read_run,
 )
-from hope_runtime.models.decoder.block import rms_norm
-from hope_runtime.models.hope.config import FastMemoryConfig
+from hope_runtime.layers.norm import rms_norm
 
 TAPS = 4
 # Runs of memories that are read exactly per token are at most this long, at fixed places.

@@ -3,8 +3,8 @@ the factors. Knows no learning."""
 
 from __future__ import annotations
 
+from hope_runtime.layers.lora import LowRank, concatenate
 from hope_runtime.session.guards import Event, Guard, GuardConfig
-from hope_runtime.session.levels import LowRank, concatenate
 
 
 def within(

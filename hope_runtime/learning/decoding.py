@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.lora import LowRank
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.levels import LowRank
 
 ROWS = 16
 

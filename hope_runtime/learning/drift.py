@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+from hope_runtime.layers.lora import LowRank, concatenate
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.levels import Level, LowRank, concatenate
+from hope_runtime.session.levels import Level
 
 
 @dataclass(frozen=True, slots=True)

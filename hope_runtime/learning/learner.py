@@ -29,7 +29,7 @@ from hope_runtime.learning.recipes.summed_gradient import summed_gradient
 from hope_runtime.learning.sample_cache import KeptTexts
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.fold import Boundary, stretch
 from hope_runtime.session.guards import Event, Guard, GuardState
 from hope_runtime.session.levels import Level

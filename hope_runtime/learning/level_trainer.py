@@ -13,12 +13,12 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.errors import DivergedStateError
+from hope_runtime.layers.lora import STORED_DTYPE, LowRank, concatenate, initial
 from hope_runtime.learning.drift import Steps
 from hope_runtime.learning.packing import Pack
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.levels import STORED_DTYPE, LowRank, concatenate, initial
 from hope_runtime.session.memory import SessionMemory
 
 # Packs that are scored before other work may go on.

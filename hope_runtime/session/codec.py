@@ -28,9 +28,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, StateVersionError
+from hope_runtime.layers.lora import LowRank
 from hope_runtime.session.guards import NEVER, Event, GuardState
 from hope_runtime.session.layout import Layout, Tensors
-from hope_runtime.session.levels import Level, LowRank
+from hope_runtime.session.levels import Level
 from hope_runtime.session.memory import Conversation, Document, FastMemory, SessionMemory, Span
 from hope_runtime.session.page_hinkley import UNSEEN, Watched
 from hope_runtime.session.policy import LearningPolicy

@@ -6,16 +6,14 @@ A layout belongs to an engine; the codec asks it before a tensor is used. Knows 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from hope_runtime.errors import CorruptStateError
-from hope_runtime.models.fast_memory.memory import Branch
-from hope_runtime.models.fast_memory.session import tensor_name
-from hope_runtime.session.levels import STORED_DTYPE, FullRank, LowRank, shapes
-from hope_runtime.session.policy import LevelConfig, ModelConfig
+from hope_runtime.layers.lora import LowRank
+from hope_runtime.session.levels import FullRank
+from hope_runtime.session.policy import LevelConfig
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -40,32 +38,6 @@ class Layout(Protocol):
     def check_context(self, tensors: Tensors) -> None:
         """Those of a Conversation's context."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class LowRankLayout:
-    """Sessions of a frozen backbone: levels are low-rank terms; what is written forward is the
-    memory of the trained branch beside it, if there is one."""
-
-    model: ModelConfig
-    branch: Branch | None = None
-
-    @property
-    def vocab_size(self) -> int:
-        return self.model.vocab_size
-
-    def level(self, index: int, config: LevelConfig, tensors: Tensors) -> LowRank:
-        check_tensors("level", tensors, shapes(self.model, config.rank), STORED_DTYPE)
-        return LowRank(**tensors)
-
-    def check_fast(self, tensors: Tensors) -> None:
-        if self.branch is None:
-            raise CorruptStateError("The session has a fast memory, and the model has none.")
-        shape = self.branch.shape()
-        check_tensors("fast memory", tensors, {tensor_name(self.branch): shape}, torch.float32)
-
-    def check_context(self, tensors: Tensors) -> None:
-        raise CorruptStateError("A conversation has a context, and the model keeps none.")
 
 
 def check_tensors(

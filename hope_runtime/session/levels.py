@@ -10,76 +10,14 @@ from what a level learns is the business of learning/, and of native/stream.py.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
+from hope_runtime.layers.lora import LowRank, tensors_digest
 from hope_runtime.session.guards import NEVER, GuardState
-from hope_runtime.session.policy import LevelConfig, ModelConfig
-
-# L layers, R rank, D width of the model, F width of the MLP.
-STORED_DTYPE = torch.bfloat16
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """Terms B A for the gate, up and down matrices of all layers.
-
-    a: (L, R, in), b: (L, out, R). bfloat16 as stored, the model's dtype as served, float32 while
-    they learn. The tensors are never changed in place once the object is shared.
-    """
-
-    gate_a: Tensor  # (L, R, D)
-    gate_b: Tensor  # (L, F, R)
-    up_a: Tensor  # (L, R, D)
-    up_b: Tensor  # (L, F, R)
-    down_a: Tensor  # (L, R, F)
-    down_b: Tensor  # (L, D, R)
-
-    @property
-    def rank(self) -> int:
-        return self.gate_a.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors().values())
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The six tensors by name, in declaration order."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
-
-    def to(self, dtype: torch.dtype) -> LowRank:
-        return LowRank(**{name: tensor.to(dtype) for name, tensor in self.tensors().items()})
-
-    def scaled(self, factor: float) -> LowRank:
-        """The same directions at `factor` of their strength: scales B only."""
-        return LowRank(
-            **{
-                name: tensor * factor if name.endswith("_b") else tensor
-                for name, tensor in self.tensors().items()
-            }
-        )
-
-    def is_finite(self) -> bool:
-        return all(bool(tensor.isfinite().all()) for tensor in self.tensors().values())
-
-    @cached_property
-    def digest(self) -> bytes:
-        """SHA-256 over the exact bits of the tensors."""
-        return _digest(self.tensors())
-
-    def norm(self) -> float:
-        """Frobenius norm of all B A together, without forming one: tr(AᵀBᵀBA) = <BᵀB, AAᵀ>."""
-        total = 0.0
-        for matrix in ("gate", "up", "down"):
-            a = getattr(self, f"{matrix}_a").float()
-            b = getattr(self, f"{matrix}_b").float()
-            total += float(((b.mT @ b) * (a @ a.mT)).sum())
-        return math.sqrt(max(total, 0.0))
+from hope_runtime.session.policy import LevelConfig
 
 
 @dataclass(frozen=True)
@@ -105,53 +43,7 @@ class FullRank:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 over the exact bits of the tensors."""
-        return _digest(self.tensors())
-
-
-def _digest(tensors: dict[str, Tensor]) -> bytes:
-    sha = hashlib.sha256()
-    for tensor in tensors.values():
-        sha.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return sha.digest()
-
-
-def shapes(config: ModelConfig, rank: int) -> dict[str, tuple[int, int, int]]:
-    """Shape of each tensor of a LowRank of this model."""
-    layers, width, inner = config.n_layers, config.d_model, config.d_ff
-    return {
-        "gate_a": (layers, rank, width),
-        "gate_b": (layers, inner, rank),
-        "up_a": (layers, rank, width),
-        "up_b": (layers, inner, rank),
-        "down_a": (layers, rank, inner),
-        "down_b": (layers, width, rank),
-    }
-
-
-def initial(config: ModelConfig, rank: int, seed: int) -> LowRank:
-    """A random with unit expected column norm, B zero: no effect until B has learnt. float32."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, shape in shapes(config, rank).items():
-        if name.endswith("_a"):
-            tensors[name] = torch.randn(shape, generator=generator) / math.sqrt(shape[-1])
-        else:
-            tensors[name] = torch.zeros(shape)
-    return LowRank(**tensors)
-
-
-def concatenate(terms: Iterable[LowRank | None]) -> LowRank | None:
-    """One term with the sum of the ranks and the sum of the effects; None when all are absent."""
-    present = [term for term in terms if term is not None]
-    if len(present) < 2:
-        return present[0] if present else None
-    parts = [term.tensors() for term in present]
-    return LowRank(
-        **{
-            name: torch.cat([part[name] for part in parts], dim=1 if name.endswith("_a") else 2)
-            for name in parts[0]
-        }
-    )
+        return tensors_digest(self.tensors())
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from hope_runtime.session.levels import Level, LowRank, concatenate
+from hope_runtime.layers.config import ModelConfig
+from hope_runtime.layers.lora import LowRank, concatenate
+from hope_runtime.session.levels import Level
 from hope_runtime.session.log import Speaker
-from hope_runtime.session.policy import LearningPolicy, ModelConfig
+from hope_runtime.session.policy import LearningPolicy
 from hope_runtime.session.window import Window
 
 # Bounds on what a session carries besides its levels (rule 5). The log keeps all.

@@ -15,65 +15,6 @@ from hope_runtime.session.guards import GuardConfig
 
 
 @dataclass(frozen=True, slots=True)
-class RopeScaling:
-    """Llama 3 scaling of the rotary frequencies (Llama 3 model card)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
-
-    def __post_init__(self) -> None:
-        if self.factor < 1 or self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError(
-                "rope scaling needs factor >= 1 and high_freq_factor > low_freq_factor"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Shape of a Llama-family Transformer, the backbone that sessions share.
-
-    Sizes are in elements; `rope_theta` is the base of the rotary frequencies. A GGUF file states
-    the Llama 3 scaling as its result, one divisor per frequency: `rope_factors`, head_dim / 2 of
-    them. At most one of `rope_scaling` and `rope_factors` is set.
-    """
-
-    vocab_size: int
-    d_model: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    d_ff: int
-    norm_eps: float
-    rope_theta: float
-    max_positions: int
-    tie_embeddings: bool
-    rope_scaling: RopeScaling | None = None
-    attention_bias: bool = False
-    rope_factors: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.d_ff) < 1:
-            raise ValueError("every size of a model is at least 1")
-        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ValueError("n_heads must be a multiple of n_kv_heads")
-        if self.head_dim % 2:
-            raise ValueError("rotary positions need an even head_dim")
-        if self.rope_factors is not None:
-            if self.rope_scaling is not None:
-                raise ValueError("rope_scaling and rope_factors exclude each other")
-            if len(self.rope_factors) * 2 != self.head_dim or min(self.rope_factors) <= 0:
-                raise ValueError("rope_factors needs head_dim / 2 positive divisors")
-
-    @property
-    def parameters_per_rank(self) -> int:
-        """Parameters that one unit of rank costs over gate, up and down of all layers."""
-        return 3 * self.n_layers * (self.d_model + self.d_ff)
-
-
-@dataclass(frozen=True, slots=True)
 class LevelConfig:
     """One level of the Continuum Memory System (Nested Learning, section 7.1).
 

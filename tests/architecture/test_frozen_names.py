@@ -15,13 +15,13 @@ from hope_runtime.checkpoints import converted_cache as converted_cache
 from hope_runtime.checkpoints import fast_memory as fast_memory_files
 from hope_runtime.checkpoints.fast_memory import shipped_branch
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import (
+from hope_runtime.models.fast_memory.session import tensor_name
+from hope_runtime.models.fast_memory.weights import (
     Branch,
     BranchConfig,
     BranchWeights,
     expected_shapes,
 )
-from hope_runtime.models.fast_memory.session import tensor_name
 from hope_runtime.models.hope.config import PRESETS, preset
 from hope_runtime.session import codec
 from hope_runtime.session.log import RecordKind, Speaker

@@ -11,7 +11,7 @@ import torch
 from tokenizers import pre_tokenizers
 
 from hope_runtime.checkpoints import load_base_model
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from memories import POLICY
 
 from hope_runtime.engine.kv_slots import Arena, Memories, Row
+from hope_runtime.layers.lora import initial
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.levels import initial
 from hope_runtime.session.memory import SessionMemory
 
 KEYS = st.integers(0, 5)

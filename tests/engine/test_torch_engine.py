@@ -26,7 +26,7 @@ from hope_runtime.errors import (
     ModelError,
     WindowOverflowError,
 )
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.learning import Consolidation
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import torch
 
+from hope_runtime.layers.config import ModelConfig
+from hope_runtime.layers.lora import LowRank, shapes
 from hope_runtime.session.codec import STATE_FORMAT, encode_level, encode_memory, encode_state
 from hope_runtime.session.guards import Event, Guard, GuardState
-from hope_runtime.session.levels import FullRank, LowRank, shapes
+from hope_runtime.session.levels import FullRank
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import Conversation, Document, FastMemory, SessionMemory, Span
 from hope_runtime.session.page_hinkley import Watched
-from hope_runtime.session.policy import LearningPolicy, LevelConfig, ModelConfig
+from hope_runtime.session.policy import LearningPolicy, LevelConfig
 from hope_runtime.session.window import Window
 
 HERE = Path(__file__).resolve().parent

@@ -11,8 +11,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.layers.associative import LinearBank, Parameters, ResidualBank, Step
+from hope_runtime.layers.config import Rule
 from hope_runtime.layers.delta_rule import Writes, decays, fold
-from hope_runtime.models.hope.config import Rule
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 K, F = 6, 5

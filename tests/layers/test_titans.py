@@ -12,8 +12,8 @@ from titans_reference import layer as reference_layer
 from torch import Tensor
 
 from hope_runtime.layers import titans
+from hope_runtime.layers.config import FastMemoryConfig
 from hope_runtime.layers.titans import FastState, FastWeights, Pass, fast_memory, fresh, plan
-from hope_runtime.models.hope.config import FastMemoryConfig
 from hope_runtime.models.hope.model import forward
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from hope_runtime.layers.config import FastMemoryConfig
 from hope_runtime.layers.titans import FastWeights
-from hope_runtime.models.hope.config import FastMemoryConfig
 
 EPS = 1e-5
 

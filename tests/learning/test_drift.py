@@ -14,6 +14,7 @@ from memories import POLICY, WINDOW, document, finish
 from torch import Tensor
 
 from hope_runtime.errors import DivergedStateError
+from hope_runtime.layers.lora import LowRank, shapes
 from hope_runtime.learning import Learner, learner
 from hope_runtime.learning.drift import Steps, base_norm, effective_rank, level_drift
 from hope_runtime.learning.probes import PROBES, Probes, write_probes
@@ -21,7 +22,7 @@ from hope_runtime.learning.sample_cache import KeptTexts
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import Boundary, observe
-from hope_runtime.session.levels import Level, LowRank, shapes
+from hope_runtime.session.levels import Level
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import LearningPolicy, LevelConfig
 

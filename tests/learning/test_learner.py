@@ -9,11 +9,11 @@ import pytest
 import torch
 from memories import POLICY, WINDOW, document, finish, spans_of
 
+from hope_runtime.layers.lora import LowRank, initial
 from hope_runtime.learning import Learner
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import Boundary, observe, replay
-from hope_runtime.session.levels import LowRank, initial
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY, LearningPolicy, LevelConfig, ReplayConfig
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hope_runtime.errors import WindowOverflowError
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.lora import LowRank, initial
 from hope_runtime.models.decoder.batched import RowInput, TermStack, forward_rows
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.levels import LowRank, initial
 
 CAPACITY = 48
 

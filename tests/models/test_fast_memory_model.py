@@ -10,23 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.memory import (
     RUN_TOKENS,
-    Branch,
-    BranchConfig,
     BranchPass,
     BranchState,
+    fresh_carry,
+    fresh_state,
+    read,
+    write,
+)
+from hope_runtime.models.fast_memory.weights import (
+    Branch,
+    BranchConfig,
     BranchWeights,
     check_fits,
     expected_shapes,
-    fresh_carry,
-    fresh_state,
     init_weights,
-    read,
-    write,
 )
 
 SMALL = BranchConfig(

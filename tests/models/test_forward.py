@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hope_runtime.errors import WindowOverflowError
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 

@@ -12,7 +12,7 @@ from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
 from serving import WINDOW, Serve, Served, connect
 
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.weights import BaseModel
 from server.store.base import SessionKey
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from memories import WINDOW, Ledger, document, fresh, spans_of, turn
 from safetensors.torch import load, save
 
+from hope_runtime.engine.adapter_layout import LowRankLayout
 from hope_runtime.errors import (
     CorruptStateError,
     FingerprintMismatchError,
@@ -36,7 +37,7 @@ from hope_runtime.session.codec import (
     level_blob,
 )
 from hope_runtime.session.fold import replay
-from hope_runtime.session.layout import LowRankLayout, Tensors
+from hope_runtime.session.layout import Tensors
 from hope_runtime.session.levels import FullRank
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory

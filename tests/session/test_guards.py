@@ -8,6 +8,7 @@ import pytest
 import torch
 from memories import WINDOW, document, finish
 
+from hope_runtime.engine.adapter_layout import LowRankLayout
 from hope_runtime.errors import DivergedStateError
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.learning.drift import base_norm
@@ -17,7 +18,6 @@ from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.codec import decode_memory, encode_memory
 from hope_runtime.session.fold import due, observe, replay
 from hope_runtime.session.guards import Guard, GuardConfig
-from hope_runtime.session.layout import LowRankLayout
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.page_hinkley import PageHinkley

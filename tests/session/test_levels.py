@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hope_runtime.layers.config import ModelConfig
+from hope_runtime.layers.lora import LowRank, concatenate, initial, shapes
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.levels import Level, LowRank, concatenate, initial, shapes
-from hope_runtime.session.policy import LevelConfig, ModelConfig
+from hope_runtime.session.levels import Level
+from hope_runtime.session.policy import LevelConfig
 
 
 def random_terms(config: ModelConfig, rank: int, seed: int) -> LowRank:

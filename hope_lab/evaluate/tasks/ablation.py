@@ -28,7 +28,8 @@ from hope_lab.evaluate.streams import (
     training_text,
 )
 from hope_lab.train import TrainConfig
-from hope_runtime.models.hope.config import NativeConfig, NativeLevel, Projection, preset
+from hope_runtime.layers.config import Projection
+from hope_runtime.models.hope.config import NativeConfig, NativeLevel, preset
 
 NAME = "ablation"
 SUMMARY = "HOPE without each of its parts, on text"

@@ -32,13 +32,13 @@ from hope_runtime.errors import InvalidRequestError
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.memory import (
-    Branch,
     BranchPass,
     BranchState,
     fresh_carry,
     fresh_state,
     write,
 )
+from hope_runtime.models.fast_memory.weights import Branch
 
 NAME = "memory"
 SUMMARY = "what the trained fast memory recalls of facts that it read once"

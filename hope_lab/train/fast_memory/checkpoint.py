@@ -17,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from hope_runtime.errors import CorruptModelError, ModelNotFoundError
-from hope_runtime.models.fast_memory.memory import BranchWeights
+from hope_runtime.models.fast_memory.weights import BranchWeights
 
 STATE = "training.safetensors"
 _WEIGHTS, _OPTIMIZER = "weights.", "optimizer."

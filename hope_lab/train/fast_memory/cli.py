@@ -19,7 +19,7 @@ from hope_lab.train.fast_memory.log import MemoryStep
 from hope_lab.train.fast_memory.loop import BRANCH, MemoryTrainConfig, train_branch
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.errors import InvalidRequestError
-from hope_runtime.models.fast_memory.memory import BranchConfig
+from hope_runtime.models.fast_memory.weights import BranchConfig
 
 DEFAULT_LAYERS = (0, 8, 16)
 _ON_GPU = {"facts_a_step": 512, "stories_a_round": 256, "autocast": True}

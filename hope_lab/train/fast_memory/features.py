@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from hope_lab.train.fast_memory.episodes import Ids, Question, Story, Storyteller
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.norm import rms_norm
 from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.workers import Workers
-from hope_runtime.models.decoder.block import rms_norm
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import BranchConfig
+from hope_runtime.models.fast_memory.weights import BranchConfig
 
 STORIES_A_ROUND = 32
 # Of the stories of a round so many tell something of an earlier one anew.

@@ -35,7 +35,12 @@ from hope_lab.train.optimizer import optimizer_state, restore_optimizer
 from hope_runtime.checkpoints.fast_memory import save_branch
 from hope_runtime.errors import InvalidRequestError, TrainingDivergedError
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import Branch, BranchConfig, BranchWeights, init_weights
+from hope_runtime.models.fast_memory.weights import (
+    Branch,
+    BranchConfig,
+    BranchWeights,
+    init_weights,
+)
 
 BRANCH = "branch.safetensors"
 _HELD_OUT_ROUND = -1

@@ -21,17 +21,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hope_lab.train.fast_memory.features import AskedFeatures, PlainFeatures, StoryFeatures
-from hope_runtime.models.decoder.block import rms_norm
+from hope_runtime.layers.norm import rms_norm
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.memory import (
-    BranchConfig,
     BranchState,
-    BranchWeights,
     fresh_carry,
     fresh_state,
     read,
     write,
 )
+from hope_runtime.models.fast_memory.weights import BranchConfig, BranchWeights
 
 # Facts of an episode, and about how many of all episodes of a step.
 FACTS = (4, 8, 8, 16, 24, 32)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from hope_runtime.engine.vllm.messages import FAST, Drop, Put
 from hope_runtime.errors import UnsupportedMemoryError
-from hope_runtime.models.fast_memory.memory import Branch
 from hope_runtime.models.fast_memory.session import written
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.memory import SessionMemory
 
 # The frozen base.

@@ -28,10 +28,10 @@ from hope_runtime.engine.vllm.frontend import Front
 from hope_runtime.engine.vllm.messages import Options
 from hope_runtime.engine.vllm.supervisor import Supervisor
 from hope_runtime.errors import ModelError
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.fold import Boundary
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from hope_runtime.checkpoints import cache_root
 from hope_runtime.errors import ModelError, UnsupportedModelError
+from hope_runtime.layers.config import ModelConfig
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.policy import ModelConfig
 
 # Raised when what is written changes.
 VERSION = 1

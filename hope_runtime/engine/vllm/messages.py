@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hope_runtime.engine.sampling import Sampling, TokenLogprobs
-from hope_runtime.models.fast_memory.memory import BranchConfig
+from hope_runtime.models.fast_memory.weights import BranchConfig
 
 FAST = "fast"
 

@@ -20,15 +20,10 @@ from hope_runtime.learning.prompt_prefixes import chat_opening, plain_opening
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import (
-    Branch,
-    BranchPass,
-    BranchState,
-    fresh_carry,
-    fresh_state,
-)
+from hope_runtime.models.fast_memory.memory import BranchPass, BranchState, fresh_carry, fresh_state
 from hope_runtime.models.fast_memory.memory import write as write_branch
 from hope_runtime.models.fast_memory.session import with_written, written
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import SessionMemory, Span
 

@@ -21,11 +21,11 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.errors import WindowOverflowError
-from hope_runtime.layers.attention import KVCache
-from hope_runtime.models.decoder.block import LayerTerms, rms_norm, split_layers
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.lora import LayerTerms, LowRank, split_layers
+from hope_runtime.layers.norm import rms_norm
 from hope_runtime.models.decoder.forward import Branch
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.levels import LowRank
 
 # Up to here a product is bound by reading the weights.
 FEW_TOKENS = 32

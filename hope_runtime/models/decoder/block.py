@@ -10,56 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
-import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.layers.attention import AttentionPlan, KVCache, attend
+from hope_runtime.layers.attention import AttentionPlan, attend
+from hope_runtime.layers.config import ModelConfig
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.lora import LayerTerms
+from hope_runtime.layers.norm import rms_norm
 from hope_runtime.models.decoder.weights import LayerWeights
-from hope_runtime.session.policy import ModelConfig
-
-
-class LowRankTerms(Protocol):
-    """A session's private part of the MLPs: the effective weight of a matrix is W + B @ A.
-
-    In the dtype and on the device of the base weights. gate_a and up_a (L, R, D), gate_b and up_b
-    (L, F, R), down_a (L, R, F), down_b (L, D, R).
-    """
-
-    @property
-    def gate_a(self) -> Tensor: ...
-    @property
-    def gate_b(self) -> Tensor: ...
-    @property
-    def up_a(self) -> Tensor: ...
-    @property
-    def up_b(self) -> Tensor: ...
-    @property
-    def down_a(self) -> Tensor: ...
-    @property
-    def down_b(self) -> Tensor: ...
-
-
-LayerTerms = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""One layer of LowRankTerms: gate_a, gate_b, up_a, up_b, down_a, down_b without their L."""
-
-
-def split_layers(terms: LowRankTerms) -> list[LayerTerms]:
-    """The terms layer by layer, as views; one unbind a tensor rather than one index a layer."""
-    return list(
-        zip(
-            terms.gate_a.unbind(0),
-            terms.gate_b.unbind(0),
-            terms.up_a.unbind(0),
-            terms.up_b.unbind(0),
-            terms.down_a.unbind(0),
-            terms.down_b.unbind(0),
-            strict=True,
-        )
-    )
-
 
 OnMlp = Callable[[int, Tensor, Tensor], None]
 """Is shown a layer's index and what its MLP's matrices read: (B, T, D) and (B, T, F)."""
@@ -108,14 +68,3 @@ def block(
     normed = rms_norm(x_BTD, weights.mlp_norm, config.norm_eps)
     seen = None if on_mlp is None else partial(on_mlp, layer)
     return x_BTD + mlp(normed, weights, terms, seen)
-
-
-def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
-    if x_BTD.dtype is torch.float32 and x_BTD.device.type == "cpu":
-        # The CPU has no fused kernel; squaring inside the norm saves a copy of x, and 8 % of a
-        # prefill of 512 tokens.
-        norm_BT1 = torch.linalg.vector_norm(x_BTD, dim=-1, keepdim=True)
-        scale_BT1 = torch.rsqrt(norm_BT1 * norm_BT1 / x_BTD.shape[-1] + eps)
-        return x_BTD * scale_BT1 * weight_D
-    return torch.rms_norm(x_BTD, weight_D.shape, weight_D, eps)

@@ -15,8 +15,11 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.errors import WindowOverflowError
-from hope_runtime.layers.attention import AttentionPlan, KVCache
-from hope_runtime.models.decoder.block import LowRankTerms, OnMlp, block, rms_norm, split_layers
+from hope_runtime.layers.attention import AttentionPlan
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.lora import LowRankTerms, split_layers
+from hope_runtime.layers.norm import rms_norm
+from hope_runtime.models.decoder.block import OnMlp, block
 from hope_runtime.models.decoder.weights import BaseModel
 
 

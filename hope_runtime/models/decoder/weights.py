@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.layers.attention import RotaryTable
-from hope_runtime.session.policy import ModelConfig
+from hope_runtime.layers.config import ModelConfig
 
 if TYPE_CHECKING:
     from hope_runtime.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.memory import FastMemory, SessionMemory
 
 

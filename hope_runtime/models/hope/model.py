@@ -17,8 +17,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.layers.cms import Theta, chain
+from hope_runtime.layers.norm import rms_norm
 from hope_runtime.layers.titans import FastState, Pass, fast_memory, fresh, plan
-from hope_runtime.models.decoder.block import rms_norm
 from hope_runtime.models.hope.config import NativeConfig
 from hope_runtime.models.hope.weights import NativeWeights
 from hope_runtime.models.hope.window import KeysValues, Sight, attention

@@ -18,10 +18,10 @@ from torch import Tensor
 from hope_runtime.errors import CorruptModelError
 from hope_runtime.layers.associative import Parameters, banks_of
 from hope_runtime.layers.cms import LevelWeights, Theta
+from hope_runtime.layers.config import FastMemoryConfig, ModelConfig
 from hope_runtime.layers.titans import TAPS, FastWeights
 from hope_runtime.layers.tree import map_tensors, named_tensors, with_tensors
-from hope_runtime.models.hope.config import FastMemoryConfig, NativeConfig
-from hope_runtime.session.policy import ModelConfig
+from hope_runtime.models.hope.config import NativeConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.layers.attention import mix_heads, rotary_factors, rotary_frequencies, turn_heads
-from hope_runtime.models.decoder.block import rms_norm
+from hope_runtime.layers.config import ModelConfig
+from hope_runtime.layers.norm import rms_norm
 from hope_runtime.models.hope.weights import AttentionWeights
-from hope_runtime.session.policy import ModelConfig
 
 # Tokens that gather in a tail before they join the rest.
 TAIL_TOKENS = 64

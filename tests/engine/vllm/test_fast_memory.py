@@ -17,8 +17,8 @@ from hope_runtime.engine.turn import GenerateOutcome
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.errors import ModelError
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import Branch
 from hope_runtime.models.fast_memory.session import with_written, written
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.fold import due, observe
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory

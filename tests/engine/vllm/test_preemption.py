@@ -17,10 +17,10 @@ from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.torch_engine import Engine
 from hope_runtime.engine.vllm.engine import VLLMEngine
-from hope_runtime.layers.attention import KVCache
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import Branch
 from hope_runtime.models.fast_memory.session import with_written
+from hope_runtime.models.fast_memory.weights import Branch
 from hope_runtime.session.memory import SessionMemory
 
 pytestmark = [

@@ -11,9 +11,9 @@ from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.torch_engine import Engine
 from hope_runtime.engine.turn import GenerateTurn
+from hope_runtime.layers.lora import initial
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import with_written
-from hope_runtime.session.levels import initial
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import SUMMED_GRADIENT_POLICY
 

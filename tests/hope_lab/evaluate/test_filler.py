@@ -11,8 +11,8 @@ from hope_lab.evaluate.data import filler as module
 from hope_lab.evaluate.data.filler import FillerError, filler, load_text
 from hope_lab.evaluate.heldout import DOMAINS, domain_ids, heldout_nats
 from hope_lab.evaluate.learnt import NOTHING, Learnt
+from hope_runtime.layers.lora import initial
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.levels import initial
 from hope_runtime.tokenizer import Tokenizer
 
 TEXT = "\n".join(f"This is line {n}, and it says so. It goes on a little." for n in range(400))

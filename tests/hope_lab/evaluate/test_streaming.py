@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy
 from hope_lab.evaluate.learnt import NOTHING, Learnt, learnt_of
 from hope_lab.evaluate.streaming import Stream
 from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.layers.lora import LowRank, initial
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import with_written
 from hope_runtime.session.fold import observe
-from hope_runtime.session.levels import LowRank, initial
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import SUMMED_GRADIENT_POLICY

@@ -25,7 +25,12 @@ from hope_lab.train.fast_memory.relations import RELATIONS
 from hope_runtime.checkpoints.fast_memory import load_branch, save_branch, shipped_branch
 from hope_runtime.errors import CorruptModelError, InvalidRequestError, UnsupportedModelError
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import Branch, BranchConfig, BranchWeights, init_weights
+from hope_runtime.models.fast_memory.weights import (
+    Branch,
+    BranchConfig,
+    BranchWeights,
+    init_weights,
+)
 from hope_runtime.tokenizer import Tokenizer
 
 

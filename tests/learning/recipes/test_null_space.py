@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hope_runtime.layers.lora import LowRank, initial
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.recipes.replay.null_space import (
     LARGEST_SHARE,
@@ -18,7 +19,6 @@ from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.optim.adam import Adam
 from hope_runtime.optim.rule import InPlace
-from hope_runtime.session.levels import LowRank, initial
 
 COUNT = 3
 QUESTIONS = [

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hope_runtime.engine.prompt import encode_spans
+from hope_runtime.layers.lora import initial
 from hope_runtime.learning import Learner
 from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.level_trainer import Trainee
@@ -20,7 +21,6 @@ from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statemen
 from hope_runtime.learning.reference import references, up_to_surprise
 from hope_runtime.learning.workers import Workers
 from hope_runtime.session.fold import due, observe
-from hope_runtime.session.levels import initial
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory, Span
 from hope_runtime.session.policy import LearningPolicy, LevelConfig, ReplayConfig

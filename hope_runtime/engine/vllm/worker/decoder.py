@@ -21,7 +21,7 @@ from hope_runtime.engine.vllm.worker import lora_cpu as rows
 from hope_runtime.engine.vllm.worker.extension import MemoryExtension
 from hope_runtime.engine.vllm.worker.fast_memory import KEY
 from hope_runtime.engine.vllm.worker.logits_processor import CHOOSERS, Choosing, extra_arguments
-from hope_runtime.models.fast_memory.memory import Branch, BranchWeights
+from hope_runtime.models.fast_memory.weights import Branch, BranchWeights
 
 # Tokens of one step: a prompt is read in pieces of so many, beside the replies.
 STEP_TOKENS = 256

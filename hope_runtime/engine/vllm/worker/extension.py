@@ -13,7 +13,7 @@ from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 
 from hope_runtime.engine.vllm.worker.fast_memory import PagedBranch
-from hope_runtime.models.fast_memory.memory import Branch
+from hope_runtime.models.fast_memory.weights import Branch
 
 MODULES = ("gate", "up", "down")
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from vllm.forward_context import get_forward_context
 
 from hope_runtime.engine.fast_memory import find_of_rows
-from hope_runtime.models.fast_memory.memory import Branch, inputs
+from hope_runtime.models.fast_memory.memory import inputs
+from hope_runtime.models.fast_memory.weights import Branch
 
 # Where the number of a request's memory travels in vLLM's parameters.
 KEY = "hope_memory"

@@ -21,12 +21,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hope_runtime.layers.lora import LowRank
 from hope_runtime.learning.packing import Example, pack
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.optim.rule import InPlace
-from hope_runtime.session.levels import LowRank
 
 # Inputs from which directions are found: a few for each of them.
 MOST_INPUTS = 512

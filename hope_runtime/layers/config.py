@@ -1,0 +1,142 @@
+"""Shapes of layers: a Llama-family backbone, and the Titans memories of a HOPE model.
+
+Frozen dataclasses, checked when made. Knows no file format and no policy of learning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Projection = Literal["k", "v", "q", "eta", "alpha"]
+Rule = Literal["delta", "paper_literal", "gd", "hebbian"]
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """Llama 3 scaling of the rotary frequencies (Llama 3 model card)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+    def __post_init__(self) -> None:
+        if self.factor < 1 or self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                "rope scaling needs factor >= 1 and high_freq_factor > low_freq_factor"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of a Llama-family Transformer, the backbone that sessions share.
+
+    Sizes are in elements; `rope_theta` is the base of the rotary frequencies. A GGUF file states
+    the Llama 3 scaling as its result, one divisor per frequency: `rope_factors`, head_dim / 2 of
+    them. At most one of `rope_scaling` and `rope_factors` is set.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    d_ff: int
+    norm_eps: float
+    rope_theta: float
+    max_positions: int
+    tie_embeddings: bool
+    rope_scaling: RopeScaling | None = None
+    attention_bias: bool = False
+    rope_factors: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.d_ff) < 1:
+            raise ValueError("every size of a model is at least 1")
+        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+            raise ValueError("n_heads must be a multiple of n_kv_heads")
+        if self.head_dim % 2:
+            raise ValueError("rotary positions need an even head_dim")
+        if self.rope_factors is not None:
+            if self.rope_scaling is not None:
+                raise ValueError("rope_scaling and rope_factors exclude each other")
+            if len(self.rope_factors) * 2 != self.head_dim or min(self.rope_factors) <= 0:
+                raise ValueError("rope_factors needs head_dim / 2 positive divisors")
+
+    @property
+    def parameters_per_rank(self) -> int:
+        """Parameters that one unit of rank costs over gate, up and down of all layers."""
+        return 3 * self.n_layers * (self.d_model + self.d_ff)
+
+
+@dataclass(frozen=True, slots=True)
+class FastMemoryConfig:
+    """Self-modifying Titans (Nested Learning, section 8.1), and the memories it generalises.
+
+    `rule` writes a value v̂ under a unit key k with step eta and keep fraction alpha:
+      delta          M (alpha I - eta k kᵀ) + eta v̂ kᵀ: exact writing, the gated delta rule
+      paper_literal  Eq. 88, whose L2 gradient erases a second time: it tends to v̂ / 2
+      gd             alpha M - eta (M k - v̂) kᵀ, gradient at the chunk's snapshot
+      hebbian        alpha M + eta v̂ kᵀ
+    Keys, values, queries and gates named in `adaptive` come from memories that are written in
+    context by the same rule (the paper: k, v, eta and alpha; `q` is its ablation); the others
+    from static projections. With `self_targets` each memory writes M(v) instead of v (Eq. 86).
+    """
+
+    n_heads: int
+    rule: Rule = "delta"
+    adaptive: tuple[Projection, ...] = ("k", "v", "eta", "alpha")
+    self_targets: bool = True
+    # 1: linear memories. 2: residual ones, z + W1 silu(W2 z), with `hidden` units a head.
+    depth: Literal[1, 2] = 2
+    hidden: int = 0
+    # Where a deep memory erases: at its input matrix only, or at each layer by the layer's input.
+    deep_erase: Literal["input", "layers"] = "input"
+    # Tokens between changes of the memory that is read, and of those that generate (Eq. 90).
+    chunk_mem: int = 16
+    chunk_other: int = 16
+    # eta = eta_max * sigmoid * (1 + alpha) / 2. Without gates eta or alpha is 1.
+    eta_max: float = 1.0
+    eta_gate: bool = True
+    alpha_gate: bool = True
+    momentum: float = 0.0
+    # Plain Titans and linear attention read what the token itself has just written.
+    read_after_write: bool = False
+    # SiLU on static queries, keys and values (Titans, section 4.4).
+    activation: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_heads < 1 or min(self.chunk_mem, self.chunk_other) < 1:
+            raise ValueError("heads and chunks are at least 1")
+        if (self.depth == 2) != (self.hidden > 0):
+            raise ValueError("a deep memory needs hidden units, a linear one has none")
+        unknown = set(self.adaptive) - {"k", "v", "q", "eta", "alpha"}
+        if unknown or len(set(self.adaptive)) != len(self.adaptive):
+            raise ValueError("adaptive names each of k, v, q, eta and alpha at most once")
+        if self.adaptive and not self.self_targets:
+            raise ValueError("adaptive memories write targets that they generate themselves")
+        if ("eta" in self.adaptive and not self.eta_gate) or (
+            "alpha" in self.adaptive and not self.alpha_gate
+        ):
+            raise ValueError("a gate that is absent cannot be adaptive")
+        if self.depth == 2 and self.rule == "hebbian":
+            raise ValueError("the Hebbian rule is one of linear memories")
+        # |alpha - eta| <= 1 (twice eta for the literal rule) keeps a repeated write bounded.
+        limit = 1.0 if self.rule == "paper_literal" else 2.0
+        if not 0 < self.eta_max <= limit:
+            raise ValueError(f"eta_max lies in (0, {limit:g}] under the rule {self.rule}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError("momentum lies in [0, 1)")
+        if self.read_after_write and not self.per_token:
+            raise ValueError("reading after writing needs a linear memory with chunk_mem 1")
+
+    @property
+    def per_token(self) -> bool:
+        """Whether a run of tokens is read exactly, each after the one before it, in one pass.
+
+        With a linear memory that changes at every token, the gradient at the snapshot is a
+        function of the running memory, so the triangular form yields the reads as well.
+        """
+        return self.depth == 1 and self.chunk_mem == 1 and not self.momentum
