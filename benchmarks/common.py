@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hope_lab.evaluate.data.filler import filler, load_text
-from hope_runtime.layers.lora import STORED_DTYPE, LowRank, initial
+from hope_runtime.layers.lora import STORED_DTYPE, LoraAdapter, initial
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import observe
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
@@ -37,16 +37,16 @@ def compared(name: str, unit: str, ours: Callable[[], float], theirs: Callable[[
     }
 
 
-def some_terms(model: BaseModel, seed: int = 0) -> LowRank:
+def some_terms(model: BaseModel, seed: int = 0) -> LoraAdapter:
     """Non-zero terms of the default policy's whole rank."""
-    terms = initial(model.config, sum(level.rank for level in DEFAULT_POLICY.levels), seed=seed)
+    adapter = initial(model.config, sum(level.rank for level in DEFAULT_POLICY.levels), seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
-    return LowRank(
+    return LoraAdapter(
         **{
             name: tensor
             if name.endswith("_a")
             else torch.randn(tensor.shape, generator=generator) * 1e-4
-            for name, tensor in terms.tensors().items()
+            for name, tensor in adapter.tensors().items()
         }
     ).to(model.dtype)
 
@@ -54,15 +54,15 @@ def some_terms(model: BaseModel, seed: int = 0) -> LowRank:
 def some_memory(model: BaseModel, seed: int = 0) -> SessionMemory:
     """A session whose levels have all learnt something."""
     memory = SessionMemory.fresh(model.fingerprint, DEFAULT_POLICY)
-    terms = some_terms(model, seed).to(STORED_DTYPE)
+    adapter = some_terms(model, seed).to(STORED_DTYPE)
     levels, start = [], 0
     for level in memory.levels:
         end = start + level.config.rank
         own = {
             name: tensor[:, start:end] if name.endswith("_a") else tensor[:, :, start:end]
-            for name, tensor in terms.tensors().items()
+            for name, tensor in adapter.tensors().items()
         }
-        levels.append(replace(level, terms=LowRank(**own), updates=1))
+        levels.append(replace(level, adapter=LoraAdapter(**own), updates=1))
         start = end
     return replace(memory, levels=tuple(levels))
 

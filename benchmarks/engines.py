@@ -25,7 +25,7 @@ from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.layers.kv_cache import KVCache
@@ -81,23 +81,23 @@ def main() -> int:
     memories = [some_memory(model, seed) for seed in range(most)]
     fresh = SessionMemory.fresh(model.fingerprint, DEFAULT_POLICY)
     weights = sum(tensor.nbytes for _, tensor in model.weights.named())
-    terms = memories[0].terms
-    assert terms is not None
-    memory_bytes = terms.to(model.dtype).nbytes
+    adapter = memories[0].adapter
+    assert adapter is not None
+    memory_bytes = adapter.to(model.dtype).nbytes
     window = KVCache.bytes_of(model.config, WINDOW_TOKENS + 32, model.dtype)
     options = {"window_tokens": WINDOW_TOKENS, "threads": arguments.threads}
     options["window_cache_bytes"] = (most + 2) * window
     print(f"{arguments.threads} threads, {model.dtype}", file=sys.stderr)
     entries: list[Entry] = []
     with (
-        Engine(model, memory_cache_bytes=8 << 30, **options) as native,
+        TorchEngine(model, memory_cache_bytes=8 << 30, **options) as torch_engine,
         VLLMEngine(model, rows=most, **options) as vllm,
     ):
         for count in arguments.sessions:
             kinds = {
-                "native": (native, memories[:count]),
+                "torch": (torch_engine, memories[:count]),
                 "vllm": (vllm, memories[:count]),
-                "native_bare": (native, [fresh] * count),
+                "torch_bare": (torch_engine, [fresh] * count),
                 "vllm_bare": (vllm, [fresh] * count),
             }
             rounds = [
@@ -106,7 +106,7 @@ def main() -> int:
             ][1:]  # the first one warms up
             entry: Entry = {"name": f"decode.engines{count}", "unit": "tokens/s"}
             entry |= {name: statistics.median(one[name] for one in rounds) for name in kinds}
-            for engine in ("native", "vllm"):
+            for engine in ("torch", "vllm"):
                 ratios = (one[engine] / one[f"{engine}_bare"] for one in rounds)
                 entry[f"{engine}_ratio"] = statistics.median(ratios)
             entry["floor"] = weights / (weights + count * memory_bytes)

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from hope_runtime.layers.tree import named_tensors
-from hope_runtime.models.hope.config import NativeConfig, preset
-from hope_runtime.models.hope.state import NativeState, fresh_state
+from hope_runtime.models.hope.config import HopeConfig, preset
+from hope_runtime.models.hope.state import HopeState, fresh_state
 from hope_runtime.models.hope.stream import observe
-from hope_runtime.models.hope.weights import NativeWeights, init_weights
+from hope_runtime.models.hope.weights import HopeWeights, init_weights
 
 PEERS = Path(__file__).with_name("peers.py")
 # As peers.py has them.
@@ -83,7 +83,7 @@ def main() -> int:
     return 0
 
 
-def model_of(name: str) -> tuple[NativeConfig, NativeWeights]:
+def model_of(name: str) -> tuple[HopeConfig, HopeWeights]:
     """The preset at the sizes of the comparison: chunks of 64, as theirs."""
     config = preset(
         name,
@@ -106,12 +106,12 @@ def rates(name: str, tokens: int) -> dict[str, float]:
         ids = torch.randint(0, VOCAB, (rows, tokens))
         state = fresh_state(config, weights, rows)
 
-        def ingest(ids: Tensor = ids, state: NativeState = state) -> NativeState:
+        def ingest(ids: Tensor = ids, state: HopeState = state) -> HopeState:
             for piece in torch.split(ids, PIECE, dim=1):
                 _, state = observe(config, weights, piece, state)
             return state
 
-        def decode(ids: Tensor = ids, state: NativeState = state) -> NativeState:
+        def decode(ids: Tensor = ids, state: HopeState = state) -> HopeState:
             token = ids[:, :1]
             for _ in range(DECODED):
                 scores, state = observe(config, weights, token, state)

@@ -23,10 +23,10 @@ from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.runner import Pass, Runner
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.engine.window_reader import Reader
-from hope_runtime.layers.lora import LowRank
+from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import due
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
@@ -60,7 +60,7 @@ def decode_adapted8(model: BaseModel) -> Entry:
         "decode.adapted8", "tokens/s", _decoder(model, memories), _decoder(model, [None] * ROWS)
     )
     weights = sum(tensor.nbytes for _, tensor in model.weights.named())
-    return {**entry, "floor": weights / (weights + sum(terms.nbytes for terms in memories))}
+    return {**entry, "floor": weights / (weights + sum(adapter.nbytes for adapter in memories))}
 
 
 def metrics_cost(model: BaseModel) -> Entry:
@@ -68,8 +68,8 @@ def metrics_cost(model: BaseModel) -> Entry:
 
     Timed by itself: beside a step it would drown in what a step varies by.
     """
-    terms = some_terms(model)
-    decode = _decoder(model, [terms] * ROWS)
+    adapter = some_terms(model)
+    decode = _decoder(model, [adapter] * ROWS)
     delta = pb.GenerateResponse(delta=pb.TextDelta(text="word ", tokens=1))
     usage = pb.Usage(input_tokens=40, output_tokens=REPLY_TOKENS, learnable_tokens=20)
     result = pb.GenerateResult(finish_reason=pb.FINISH_REASON_LENGTH, usage=usage)
@@ -96,13 +96,13 @@ def metrics_cost(model: BaseModel) -> Entry:
     }
 
 
-def _decoder(model: BaseModel, memories: list[LowRank] | list[None]) -> Callable[[], float]:
+def _decoder(model: BaseModel, memories: list[LoraAdapter] | list[None]) -> Callable[[], float]:
     """Measures tokens per second of rows that decode together, one for each of `memories`."""
     reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
     prompt = tuple(model.tokenizer.encode("The history of the lighthouse begins with a storm"))
     rows = [reader.new_row() for _ in memories]
-    for number, (row, terms) in enumerate(zip(rows, memories, strict=True)):
-        row.terms = terms
+    for number, (row, adapter) in enumerate(zip(rows, memories, strict=True)):
+        row.adapter = adapter
         runner.finish(reader.read(row, prompt * (number % 4 + 4)))  # windows of several lengths
 
     def measure() -> float:
@@ -135,7 +135,7 @@ class _Stream:
 def chat_beside_ingest(model: BaseModel) -> Entry:
     """99th percentile of the milliseconds between tokens of 4 chats while a novel is read and
     learnt, against the same chats alone."""
-    with Engine(model, window_tokens=WINDOW_TOKENS) as engine:
+    with TorchEngine(model, window_tokens=WINDOW_TOKENS) as engine:
         memory = SessionMemory.fresh(model.fingerprint, DEFAULT_POLICY)
         _chats(engine, memory)  # warm up
         alone = _chats(engine, memory)
@@ -157,7 +157,7 @@ def chat_beside_ingest(model: BaseModel) -> Entry:
 class _Ingest:
     """A document that is read piece by piece and learnt in between, as a server does it."""
 
-    def __init__(self, engine: Engine, memory: SessionMemory) -> None:
+    def __init__(self, engine: TorchEngine, memory: SessionMemory) -> None:
         self._engine = engine
         self._memory = memory
         self._spans = text_spans(engine.model, 40_000)
@@ -188,7 +188,7 @@ class _Ingest:
 
 
 def _chats(
-    engine: Engine, memory: SessionMemory, meanwhile: Callable[[], None] = lambda: None
+    engine: TorchEngine, memory: SessionMemory, meanwhile: Callable[[], None] = lambda: None
 ) -> list[float]:
     """Seconds between the tokens of several replies that are written at once."""
     gaps: list[float] = []

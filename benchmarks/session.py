@@ -39,13 +39,13 @@ def decode_single(model: BaseModel) -> Entry:
 
     reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
     prompt = tuple(model.tokenizer.encode("The history of the lighthouse begins with"))
-    terms = some_terms(model)
+    adapter = some_terms(model)
     reference = reference_model(model)
     ids = torch.tensor([prompt])
 
     def ours() -> float:
         row = reader.new_row()
-        row.terms = terms
+        row.adapter = adapter
         logits = runner.finish(reader.read(row, prompt)).logits
         started = time.process_time()
         for _ in range(DECODED):
@@ -73,7 +73,7 @@ def prefill_read_only(model: BaseModel) -> Entry:
     rates = []
     for _ in range(PAIRS):
         row = reader.new_row()
-        row.terms = some_terms(model)
+        row.adapter = some_terms(model)
         started = time.process_time()
         runner.finish(reader.read(row, tokens))
         rates.append(len(tokens) / (time.process_time() - started))
@@ -113,8 +113,8 @@ def window_loss(model: BaseModel) -> Entry:
         with torch.no_grad():
             recent_T = torch.tensor([stream[position - size : position]])
             states_TD = forward(model, recent_T)[:, -SCORED - 1 : -1]
-            scores_TV = logits(model, states_TD)[0].float()
-        fresh.append(float(cross_entropy(scores_TV, recent_T[0, -SCORED:])))
+            logits_TV = logits(model, states_TD)[0].float()
+        fresh.append(float(cross_entropy(logits_TV, recent_T[0, -SCORED:])))
     value, against = statistics.mean(hopped), statistics.mean(fresh)
     return {
         "name": "window.loss",
@@ -148,7 +148,7 @@ def decode_position(model: BaseModel) -> Entry:
         # The windows fill and empty in turns; compared at the same fill, whatever the position.
         tokens = window.tokens[-(WINDOW_TOKENS // 2) :]
         row = reader.new_row()
-        row.terms = some_terms(model)
+        row.adapter = some_terms(model)
         runner.finish(reader.read(row, tokens))
         rows[position] = row
 

@@ -28,8 +28,8 @@ from benchmarks.common import (
     some_memory,
     text_spans,
 )
-from hope_runtime.engine.adapter_layout import LowRankLayout
-from hope_runtime.layers.lora import LowRank
+from hope_runtime.engine.adapter_layout import AdapterLayout
+from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.codec import STATE_BLOB, decode_memory, encode_memory, encode_state
 from hope_runtime.session.memory import SessionMemory
@@ -117,7 +117,7 @@ async def _store(name: str, model: BaseModel, settings: Settings) -> Entry:
             blobs = encode_memory(_marked(memory, number))
             size_bytes = sum(map(len, blobs.values()))
             await _commit(opened, key, blobs, memory, later, commits, turns)
-    layout = LowRankLayout(model.config)
+    layout = AdapterLayout(model.config)
     random.Random(0).shuffle(keys)
     async with make_store(settings) as opened:
         for key in keys:
@@ -196,12 +196,12 @@ def _marked(memory: SessionMemory, number: int) -> SessionMemory:
     """The same with one element of each level changed, so that no two sessions share a blob."""
     levels = []
     for level in memory.levels:
-        assert level.terms is not None
-        tensors = level.terms.tensors()
+        assert level.adapter is not None
+        tensors = level.adapter.tensors()
         name = min(tensors)
         changed = tensors[name].clone()
         changed.view(-1)[0] = number
-        levels.append(replace(level, terms=LowRank(**tensors | {name: changed})))
+        levels.append(replace(level, adapter=LoraAdapter(**tensors | {name: changed})))
     return replace(memory, levels=tuple(levels))
 
 

@@ -29,15 +29,15 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from hope_runtime.checkpoints import load_model, written_texts_dir
-from hope_runtime.checkpoints.fast_memory import shipped_branch
+from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
 from hope_runtime.engine.base import SessionEngine
-from hope_runtime.engine.hope_engine import NativeEngine
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.hope_engine import HopeEngine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.errors import HopeError, UnsupportedModelError
 from hope_runtime.learning.learner import Learner
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.hope.served import NativeModel
+from hope_runtime.models.hope.served import HopeModel
 from server.app.jobs import Jobs
 from server.app.sessions import Sessions
 from server.auth.access import operator_authenticator, server_credentials, user_authenticator
@@ -108,29 +108,29 @@ class RunningServer:
         await self.sessions.stop()
 
 
-def make_engine(settings: Settings, model: BaseModel | NativeModel) -> SessionEngine:
+def make_engine(settings: Settings, model: BaseModel | HopeModel) -> SessionEngine:
     """The engine that runs this kind of model. Raises ModelError."""
-    if isinstance(model, NativeModel):
+    if isinstance(model, HopeModel):
         if settings.engine == "vllm":
             raise UnsupportedModelError(
                 "a native model writes its memories while it reads, which vLLM does not compute; "
-                "serve it with --engine native"
+                "serve it with --engine torch"
             )
-        return NativeEngine(model)
-    branch = shipped_branch(model)
-    learner = Learner(model, settings.threads, branch, kept=written_texts_dir())
+        return HopeEngine(model)
+    fast_memory = shipped_fast_memory(model)
+    learner = Learner(model, settings.threads, fast_memory, kept=written_texts_dir())
     if settings.engine == "vllm":
         return VLLMEngine(
             model,
-            branch=branch,
+            fast_memory=fast_memory,
             learner=learner,
             window_tokens=settings.window_tokens,
             threads=settings.threads,
             window_cache_bytes=settings.window_cache_bytes,
         )
-    return Engine(
+    return TorchEngine(
         model,
-        branch=branch,
+        fast_memory=fast_memory,
         learner=learner,
         window_tokens=settings.window_tokens,
         threads=settings.threads,
@@ -142,7 +142,7 @@ def make_engine(settings: Settings, model: BaseModel | NativeModel) -> SessionEn
 @contextlib.asynccontextmanager
 async def running_server(
     settings: Settings,
-    model: BaseModel | NativeModel,
+    model: BaseModel | HopeModel,
     on_drain: Callable[[], None] = lambda: None,
     tracer: OtelTracer | None = None,
 ) -> AsyncIterator[RunningServer]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from server.auth.settings import AccessSettings
@@ -32,8 +32,10 @@ class Settings(AccessSettings):
         "default",
         description='"default", a .gguf file, a directory of a model or a run, or a hub id.',
     )
-    engine: Literal["native", "vllm"] = Field(
-        "native", description="What decodes: our own engine, or vLLM in a process of its own."
+    engine: Literal["torch", "vllm"] = Field(
+        "torch",
+        description="Engine that decodes: torch, or vLLM in a process of its own."
+        " (`native` is the former name of torch.)",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of weights and activations; auto looks at the hardware."
@@ -128,6 +130,11 @@ class Settings(AccessSettings):
         description="Where traces go, such as http://127.0.0.1:4317 (the extra otel).",
     )
     drain_seconds: float = Field(30, ge=0, description="Time for running turns at shutdown.")
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _current_engine_name(cls, value: object) -> object:
+        return "torch" if value == "native" else value
 
     @model_validator(mode="after")
     def _says_which_store(self) -> Self:

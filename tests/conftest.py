@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hope_runtime.checkpoints import load_base_model
-from hope_runtime.checkpoints.converted_cache import save_native
+from hope_runtime.checkpoints.converted_cache import save_converted
 from hope_runtime.models.decoder.weights import BaseModel, expected_shapes, from_named
 from hope_runtime.tokenizer import Tokenizer, byte_alphabet
 
@@ -155,7 +155,9 @@ def random_chat_model(
     for name, tensor in tensors.items():
         if "norm" in name:
             tensor += 1
-    save_native(directory, config, from_named(config, tensors), tokenizer or base_model.tokenizer)
+    save_converted(
+        directory, config, from_named(config, tensors), tokenizer or base_model.tokenizer
+    )
     return directory
 
 

@@ -17,11 +17,11 @@ from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LowRank, initial
+from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.levels import Level
 from hope_runtime.session.memory import SessionMemory
@@ -49,9 +49,9 @@ def window_bytes(model: BaseModel, windows: int, window: int = WINDOW) -> int:
     return windows * KVCache.bytes_of(model.config, window + 32, model.dtype)
 
 
-def make_native(model: BaseModel, window: int = WINDOW) -> SessionEngine:
+def make_torch(model: BaseModel, window: int = WINDOW) -> SessionEngine:
     room = ROWS * KVCache.bytes_of(model.config, window, model.dtype)
-    return Engine(model, window_tokens=window, threads=1, window_cache_bytes=room)
+    return TorchEngine(model, window_tokens=window, threads=1, window_cache_bytes=room)
 
 
 def make_vllm(model: BaseModel, window: int = WINDOW) -> SessionEngine:
@@ -59,7 +59,7 @@ def make_vllm(model: BaseModel, window: int = WINDOW) -> SessionEngine:
     return VLLMEngine(model, window_tokens=window, threads=1, window_cache_bytes=room, rows=ROWS)
 
 
-ENGINES: dict[str, Make] = {"native": make_native, "vllm": make_vllm}
+ENGINES: dict[str, Make] = {"torch": make_torch, "vllm": make_vllm}
 
 
 def fresh(model: BaseModel) -> SessionMemory:
@@ -74,14 +74,14 @@ def taught(
     generator = torch.Generator().manual_seed(seed)
 
     def learnt(level: Level, number: int) -> Level:
-        terms = initial(model.config, level.config.rank, seed=100 * seed + number)
+        adapter = initial(model.config, level.config.rank, seed=100 * seed + number)
         tensors = {
             name: tensor
             if name.endswith("_a")
             else torch.randn(tensor.shape, generator=generator) * strength
-            for name, tensor in terms.tensors().items()
+            for name, tensor in adapter.tensors().items()
         }
-        return replace(level, terms=LowRank(**tensors).to(torch.bfloat16), updates=1)
+        return replace(level, adapter=LoraAdapter(**tensors).to(torch.bfloat16), updates=1)
 
     levels = tuple(learnt(level, number) for number, level in enumerate(memory.levels))
     return replace(memory, levels=levels)

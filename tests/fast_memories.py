@@ -7,16 +7,16 @@ from torch import Tensor
 
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.weights import (
-    Branch,
-    BranchConfig,
-    BranchWeights,
+    FastMemory,
+    FastMemoryConfig,
+    FastMemoryWeights,
     expected_shapes,
 )
 
 
-def small_branch(model: BaseModel, seed: int = 0) -> Branch:
+def small_fast_memory(model: BaseModel, seed: int = 0) -> FastMemory:
     """Random everywhere, biases too: what training may make of it."""
-    config = BranchConfig(
+    config = FastMemoryConfig(
         d_model=model.config.d_model,
         sources=(0, 1),
         target=model.config.n_layers,
@@ -30,10 +30,10 @@ def small_branch(model: BaseModel, seed: int = 0) -> Branch:
         name: torch.randn(shape, generator=generator) / shape[-1] ** 0.5
         for name, shape in expected_shapes(config).items()
     }
-    return Branch(config, BranchWeights.from_named(tensors))
+    return FastMemory(config, FastMemoryWeights.from_named(tensors))
 
 
-def noise(branch: Branch, seed: int) -> Tensor:
+def noise(fast_memory: FastMemory, seed: int) -> Tensor:
     """A memory whose effect shows, (1, H, V, K)."""
     generator = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(branch.shape(), generator=generator)
+    return 3 * torch.randn(fast_memory.shape(), generator=generator)

@@ -10,11 +10,11 @@ import torch
 from tiny import shaken
 
 from hope_lab.train.models import small_model
-from hope_runtime.engine.hope_engine import NativeEngine
+from hope_runtime.engine.hope_engine import HopeEngine
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
-from hope_runtime.models.hope.served import NativeModel, fingerprint_of
+from hope_runtime.models.hope.served import HopeModel, fingerprint_of
 from hope_runtime.models.hope.weights import init_weights
 from hope_runtime.session.codec import decode_memory, encode_memory
 from hope_runtime.session.fold import due
@@ -25,7 +25,7 @@ from hope_runtime.tokenizer import byte_tokenizer
 WAIT = 60
 
 
-def byte_model(name: str = "hope", rate: float = 0.02, **overrides: Any) -> NativeModel:
+def byte_model(name: str = "hope", rate: float = 0.02, **overrides: Any) -> HopeModel:
     """A preset of width 16 over bytes, in float32, whose random weights make every part matter."""
     if name.startswith("hope"):
         overrides = {"periods": (8, 32), "learning_rate": rate} | overrides
@@ -33,10 +33,10 @@ def byte_model(name: str = "hope", rate: float = 0.02, **overrides: Any) -> Nati
     config = small_model(name, 256, **sizes | overrides)
     weights = shaken(init_weights(config, seed=0))
     tokenizer = byte_tokenizer()
-    return NativeModel(config, weights, tokenizer, fingerprint_of(config, weights, tokenizer))
+    return HopeModel(config, weights, tokenizer, fingerprint_of(config, weights, tokenizer))
 
 
-def fresh(engine: NativeEngine) -> SessionMemory:
+def fresh(engine: HopeEngine) -> SessionMemory:
     return SessionMemory.fresh(engine.model.fingerprint, engine.model.policy)
 
 
@@ -53,7 +53,7 @@ def part(
     return Record(RecordKind.DOCUMENT, conversation, segments, document=document, ended=ended)
 
 
-def caught_up(engine: NativeEngine, memory: SessionMemory) -> SessionMemory:
+def caught_up(engine: HopeEngine, memory: SessionMemory) -> SessionMemory:
     """With everything learnt that is due."""
     while (boundary := due(memory)) is not None:
         memory, _ = engine.consolidate(memory, boundary).future.result(WAIT)
@@ -61,7 +61,7 @@ def caught_up(engine: NativeEngine, memory: SessionMemory) -> SessionMemory:
 
 
 def read(
-    engine: NativeEngine, records: Iterable[Record], memory: SessionMemory | None = None
+    engine: HopeEngine, records: Iterable[Record], memory: SessionMemory | None = None
 ) -> SessionMemory:
     """The memory after the records, folded as a log is."""
     memory = memory or fresh(engine)
@@ -71,7 +71,7 @@ def read(
 
 
 def say(
-    engine: NativeEngine,
+    engine: HopeEngine,
     memory: SessionMemory,
     text: str,
     conversation: str = "a",
@@ -89,12 +89,12 @@ def say(
     return ticket.future.result(WAIT)
 
 
-def stored(engine: NativeEngine, memory: SessionMemory) -> SessionMemory:
+def stored(engine: HopeEngine, memory: SessionMemory) -> SessionMemory:
     """The memory as it comes back from a store."""
     return decoded(engine, encode_memory(memory))
 
 
-def decoded(engine: NativeEngine, blobs: Mapping[str, bytes]) -> SessionMemory:
+def decoded(engine: HopeEngine, blobs: Mapping[str, bytes]) -> SessionMemory:
     return decode_memory(
         blobs,
         policies=engine.policies,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from hope_runtime.layers.tree import map_tensors, named_tensors
-from hope_runtime.models.hope.config import NativeConfig, preset
+from hope_runtime.models.hope.config import HopeConfig, preset
 from hope_runtime.models.hope.model import Context
-from hope_runtime.models.hope.state import NativeState, fresh_state
+from hope_runtime.models.hope.state import HopeState, fresh_state
 from hope_runtime.models.hope.stream import observe
-from hope_runtime.models.hope.weights import NativeWeights, init_weights
+from hope_runtime.models.hope.weights import HopeWeights, init_weights
 
 VOCAB = 40
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
@@ -28,7 +28,7 @@ def tiny(
     fast: dict[str, Any] | None = None,
     layers: int = 2,
     **overrides: Any,
-) -> tuple[NativeConfig, NativeWeights]:
+) -> tuple[HopeConfig, HopeWeights]:
     """A model of width 16 with two heads, and random weights that make every part matter."""
     if name in ("hope", "titans"):
         fast = {"chunk_mem": 5, "chunk_other": 3} | (fast or {})
@@ -48,7 +48,7 @@ def tiny(
     return config, shaken(init_weights(config, seed=0)).to(torch.float64)
 
 
-def shaken(weights: NativeWeights) -> NativeWeights:
+def shaken(weights: HopeWeights) -> HopeWeights:
     """The same weights with noise on all that begins as zeros or ones."""
     generator = torch.Generator().manual_seed(1)
     noisy = {
@@ -63,8 +63,8 @@ def random_ids(rows: int, tokens: int, seed: int = 0) -> Tensor:
 
 
 def read(
-    config: NativeConfig, weights: NativeWeights, ids: Tensor, cuts: list[int], **options: Any
-) -> tuple[Tensor, NativeState]:
+    config: HopeConfig, weights: HopeWeights, ids: Tensor, cuts: list[int], **options: Any
+) -> tuple[Tensor, HopeState]:
     """Observes `ids` in pieces of the given lengths from a fresh state."""
     state = fresh_state(config, weights, len(ids))
     parts = []
@@ -87,7 +87,7 @@ def assert_same(one: object, other: object, **tolerance: float) -> None:
         )
 
 
-def settled(config: NativeConfig, state: NativeState) -> NativeState:
+def settled(config: HopeConfig, state: HopeState) -> HopeState:
     """The state with windows in one form: how they lie in memory depends on the cut."""
     segment = state.segment
     return replace(
@@ -97,7 +97,7 @@ def settled(config: NativeConfig, state: NativeState) -> NativeState:
     )
 
 
-def _settled(config: NativeConfig, context: Context) -> Context:
+def _settled(config: HopeConfig, context: Context) -> Context:
     read = min(int(context.position_B.max()), config.window - 1)
     layers = tuple(
         replace(layer, window=layer.window and layer.window.settled(read))
@@ -106,5 +106,5 @@ def _settled(config: NativeConfig, context: Context) -> Context:
     return replace(context, layers=layers)
 
 
-def cloned(state: NativeState) -> NativeState:
+def cloned(state: HopeState) -> HopeState:
     return map_tensors(Tensor.clone, state)

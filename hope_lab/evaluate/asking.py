@@ -20,10 +20,10 @@ from hope_lab.evaluate.data.items import mentions
 from hope_lab.evaluate.learnt import Beside, Learnt
 from hope_runtime.engine.prompt import Message, encode_spans, turn_record
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LowRank
+from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import BranchPass, BranchState
+from hope_runtime.models.fast_memory.memory import FastMemoryPass, FastMemoryStream
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.tokenizer import Tokenizer
 
@@ -68,13 +68,13 @@ def ask(
     """
     if not prompts:
         return []
-    terms = None if learnt.terms is None else learnt.terms.to(model.dtype)
+    adapter = None if learnt.adapter is None else learnt.adapter.to(model.dtype)
     beside = learnt.beside
     reading = None if beside is None else beside.reads()
     shared = _common_prefix(prompts)
     prefix = _cache(model, rows=1, capacity=len(shared))
     if shared:
-        forward(model, _ids(model, [shared]), cache=prefix, terms=terms, branch=reading)
+        forward(model, _ids(model, [shared]), cache=prefix, adapter=adapter, fast_memory=reading)
     replies = [""] * len(prompts)
     # Rows of like length together, so that little is spent on padding.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -93,7 +93,7 @@ def ask(
         if beside is not None and state is not None:
             carry = state.carry.expand(len(members), -1, -1)
             state = replace(beside.begins(len(members)), carry=carry)
-        decoded = _decode(model, prefix, suffixes, terms, new_tokens, beside, state)
+        decoded = _decode(model, prefix, suffixes, adapter, new_tokens, beside, state)
         for index, reply in zip(members, decoded, strict=True):
             replies[index] = model.tokenizer.decode(reply)
         done(len(members))
@@ -123,10 +123,10 @@ def _decode(
     model: BaseModel,
     prefix: KVCache,
     suffixes: Sequence[Ids],
-    terms: LowRank | None,
+    adapter: LoraAdapter | None,
     new_tokens: int,
     beside: Beside | None,
-    state: BranchState | None,
+    state: FastMemoryStream | None,
 ) -> list[list[int]]:
     """Replies of rows that share `prefix`; shorter rows are padded between it and their own ids.
 
@@ -154,15 +154,15 @@ def _decode(
     replies: list[list[int]] = [[] for _ in suffixes]
     open_rows = set(range(B))
     for step in range(new_tokens):
-        reading = None if beside is None else BranchPass(beside.branch, state)
+        reading = None if beside is None else FastMemoryPass(beside.fast_memory, state)
         hidden_BTD = forward(
             model,
             ids_BT,
             positions_BT=positions_BT,
             cache=cache,
-            terms=terms,
+            adapter=adapter,
             mask_BTS=mask_BTS,
-            branch=reading,
+            fast_memory=reading,
         )
         state = None if reading is None else reading.after
         chosen = logits(model, hidden_BTD[:, -1:])[:, 0].float().argmax(-1)

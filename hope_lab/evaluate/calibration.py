@@ -29,14 +29,14 @@ class Calibration:
         self._curvature_FF = PRIOR_CURVATURE * torch.eye(2, dtype=torch.float64)
         self.weights_F = torch.tensor([1.0, 0.0], dtype=torch.float64)
 
-    def read(self, scores_NV: Tensor, targets_N: Tensor) -> Tensor:
+    def read(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
         """Nats of each target, (N,) float32, by what was read before; then learns from them."""
-        log_u_V = self._log_frequencies().to(scores_NV.device)
+        log_u_V = self._log_frequencies().to(logits_NV.device)
         gradient_F = torch.zeros(2, dtype=torch.float64)
         nats = []
         for at in range(0, len(targets_N), _ROWS):
             targets = targets_N[at : at + _ROWS]
-            log_p_NV = scores_NV[at : at + _ROWS].float().log_softmax(-1)
+            log_p_NV = logits_NV[at : at + _ROWS].float().log_softmax(-1)
             a, w = self.weights_F.tolist()
             scaled_NV = a * log_p_NV + w * log_u_V
             nats.append(cross_entropy(scaled_NV, targets, reduction="none"))

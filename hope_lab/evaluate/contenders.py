@@ -18,7 +18,7 @@ from hope_lab.evaluate.data.course import Course, Lesson
 from hope_lab.evaluate.data.filler import spans_of
 from hope_lab.evaluate.learnt import NOTHING, Learnt
 from hope_lab.evaluate.teaching import Pupil
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import LearningPolicy
 
@@ -37,7 +37,7 @@ class Setting:
     """What all contenders share. `prompt_tokens` is the most that a prompt and its reply may take,
     `passages` how many retrieval puts into it."""
 
-    engine: Engine
+    engine: TorchEngine
     prompt_tokens: int
     passages: int
 

@@ -30,7 +30,7 @@ def heldout_nats(model: BaseModel, learnt: Learnt) -> dict[str, float]:
     The first token of a window is predicted from nothing and left out. Infinite where a memory
     computes no numbers any more.
     """
-    terms = None if learnt.terms is None else learnt.terms.to(model.dtype)
+    adapter = None if learnt.adapter is None else learnt.adapter.to(model.dtype)
     size = min(WINDOW_TOKENS, model.config.max_positions)
     means = {}
     for domain in DOMAINS:
@@ -39,9 +39,9 @@ def heldout_nats(model: BaseModel, learnt: Learnt) -> dict[str, float]:
         for start in range(0, len(ids) - 1, size):
             window_T = torch.tensor(ids[start : start + size], device=model.device)
             reading = None if learnt.beside is None else learnt.beside.reads()
-            hidden_BTD = forward(model, window_T[None], terms=terms, branch=reading)
-            scores_TV = logits(model, hidden_BTD[:, :-1])[0].float()
-            nats += float(nnf.cross_entropy(scores_TV, window_T[1:], reduction="sum"))
+            hidden_BTD = forward(model, window_T[None], adapter=adapter, fast_memory=reading)
+            logits_TV = logits(model, hidden_BTD[:, :-1])[0].float()
+            nats += float(nnf.cross_entropy(logits_TV, window_T[1:], reduction="sum"))
             scored += len(window_T) - 1
         # A memory that was ruined must not hide behind NaN, which compares as nothing.
         means[domain] = nats / scored if math.isfinite(nats) else math.inf

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hope_runtime.layers.lora import LowRank
-from hope_runtime.models.fast_memory.memory import BranchPass, BranchState, fresh_carry
+from hope_runtime.layers.lora import LoraAdapter
+from hope_runtime.models.fast_memory.memory import FastMemoryPass, FastMemoryStream, fresh_carry
 from hope_runtime.models.fast_memory.session import written
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.memory import SessionMemory
 
 
@@ -21,18 +21,18 @@ from hope_runtime.session.memory import SessionMemory
 class Beside:
     """A trained branch and what it wrote, `memory` (1, H, V, K) float32."""
 
-    branch: Branch
+    fast_memory: FastMemory
     memory: Tensor
 
-    def begins(self, rows: int = 1) -> BranchState:
+    def begins(self, rows: int = 1) -> FastMemoryStream:
         """The state of some rows at the beginning of a window."""
-        memory = self.memory.to(self.branch.weights.out.device)
-        carry = fresh_carry(self.branch.config, rows, memory.device)
-        return BranchState(memory.expand(rows, -1, -1, -1), carry)
+        memory = self.memory.to(self.fast_memory.weights.out.device)
+        carry = fresh_carry(self.fast_memory.config, rows, memory.device)
+        return FastMemoryStream(memory.expand(rows, -1, -1, -1), carry)
 
-    def reads(self) -> BranchPass:
+    def reads(self) -> FastMemoryPass:
         """For one pass over a row at the beginning of its window."""
-        return BranchPass(self.branch, self.begins())
+        return FastMemoryPass(self.fast_memory, self.begins())
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,15 @@ class Learnt:
     """`terms` of the levels, as stored, and what stands beside the model; both None, or NOTHING,
     is the frozen base."""
 
-    terms: LowRank | None = None
+    adapter: LoraAdapter | None = None
     beside: Beside | None = None
 
 
 NOTHING = Learnt()
 
 
-def learnt_of(memory: SessionMemory, branch: Branch | None) -> Learnt:
+def learnt_of(memory: SessionMemory, fast_memory: FastMemory | None) -> Learnt:
     """What `memory` holds, on a model with this branch."""
-    fast = None if branch is None else written(branch, memory)
-    beside = None if branch is None or fast is None else Beside(branch, fast)
-    return Learnt(memory.terms, beside)
+    fast = None if fast_memory is None else written(fast_memory, memory)
+    beside = None if fast_memory is None or fast is None else Beside(fast_memory, fast)
+    return Learnt(memory.adapter, beside)

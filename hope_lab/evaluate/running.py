@@ -21,8 +21,8 @@ from hope_lab.evaluate.options import cache_of, groups_of, policies_of
 from hope_lab.evaluate.report.plotting import check_plotting
 from hope_lab.evaluate.report.progress import Progress, progress_bar
 from hope_runtime.checkpoints import load_base_model, written_texts_dir
-from hope_runtime.checkpoints.fast_memory import shipped_branch
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning.learner import Learner
 from hope_runtime.models.decoder.weights import BaseModel
@@ -48,7 +48,7 @@ class Taken:
 class Bench:
     """A model, ready to be measured."""
 
-    engine: Engine
+    engine: TorchEngine
     policies: list[LearningPolicy]
     progress: Progress
     _cache: ResultCache
@@ -76,16 +76,16 @@ class Bench:
             "dtype": str(self.model.dtype),
             "window": self.engine.window_tokens,
             "policy": None if policy is None else policy.digest(),
-            **self._branch(policy),
+            **self._fast_memory(policy),
             "key": key,
         }
         return self._cache.get(whole, run)
 
-    def _branch(self, policy: LearningPolicy | None) -> dict[str, str]:
+    def _fast_memory(self, policy: LearningPolicy | None) -> dict[str, str]:
         """What else a policy's results depend on that writes with the trained fast memory."""
-        if policy is None or not policy.writes_forward or self.engine.branch is None:
+        if policy is None or not policy.writes_forward or self.engine.fast_memory is None:
             return {}
-        return {"branch": self.engine.branch.digest}
+        return {"branch": self.engine.fast_memory.digest}
 
     def take(self, task: str, courses: Sequence[Course], args: argparse.Namespace) -> list[Taken]:
         """Every course by every chosen arm and policy."""
@@ -124,9 +124,11 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
     with progress_bar() as progress:
         progress.start("loading the model", 1)
         model = load_base_model(args.model, dtype=args.dtype)
-        branch = shipped_branch(model)
-        learner = Learner(model, args.threads, branch, kept=written_texts_dir())
-        with Engine(model, threads=args.threads, branch=branch, learner=learner) as engine:
+        fast_memory = shipped_fast_memory(model)
+        learner = Learner(model, args.threads, fast_memory, kept=written_texts_dir())
+        with TorchEngine(
+            model, threads=args.threads, fast_memory=fast_memory, learner=learner
+        ) as engine:
             for policy in policies:
                 if policy.name not in engine.policies:
                     raise InvalidRequestError(

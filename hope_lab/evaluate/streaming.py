@@ -17,10 +17,10 @@ from torch import Tensor
 
 from hope_lab.evaluate.learnt import Beside, Learnt
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LowRank
+from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import BranchPass
+from hope_runtime.models.fast_memory.memory import FastMemoryPass
 from hope_runtime.session.window import Window
 
 # Tokens that are predicted together: no more than surely stay in the window when it hops.
@@ -36,7 +36,7 @@ class Stream:
         self._cache = KVCache(
             model.config, capacity=window_tokens, dtype=model.dtype, device=model.device
         )
-        self._terms: LowRank | None = None
+        self._adapter: LoraAdapter | None = None
         self._carry: Tensor | None = None  # of what stands beside the model
         # Hidden state of the last token that was read.
         self._last_D: Tensor | None = None
@@ -54,28 +54,28 @@ class Stream:
         self._window = window
         # A branch that had written nothing before kept no carry.
         began = learnt.beside is not None and self._carry is None
-        if moved or began or learnt.terms is not self._terms:
+        if moved or began or learnt.adapter is not self._adapter:
             self._cache.truncate(0)
-            self._last_D, self._terms, self._carry = None, learnt.terms, None
+            self._last_D, self._adapter, self._carry = None, learnt.adapter, None
         tokens = window.tokens
         start = self._cache.length
         model = self._model
         new_1T = torch.tensor([tokens[start:]], device=model.device)
-        used = None if learnt.terms is None else learnt.terms.to(model.dtype)
+        used = None if learnt.adapter is None else learnt.adapter.to(model.dtype)
         reading = None if learnt.beside is None else self._reading(learnt.beside)
-        hidden_TD = forward(model, new_1T, cache=self._cache, terms=used, branch=reading)[0]
+        hidden_TD = forward(model, new_1T, cache=self._cache, adapter=used, fast_memory=reading)[0]
         if reading is not None and reading.after is not None:
             self._carry = reading.after.carry
         if self._last_D is not None:
             hidden_TD = torch.cat([self._last_D[None], hidden_TD])
         self._last_D = hidden_TD[-1]
         count = min(len(ids), len(hidden_TD) - 1)
-        scores_NV = logits(model, hidden_TD[None, -1 - count : -1])[0].float()
-        return scores_NV, torch.tensor(tokens[len(tokens) - count :], device=model.device)
+        logits_NV = logits(model, hidden_TD[None, -1 - count : -1])[0].float()
+        return logits_NV, torch.tensor(tokens[len(tokens) - count :], device=model.device)
 
-    def _reading(self, beside: Beside) -> BranchPass:
+    def _reading(self, beside: Beside) -> FastMemoryPass:
         """The fast memory beside the next pass."""
         state = beside.begins()
         if self._carry is not None:
             state = replace(state, carry=self._carry)
-        return BranchPass(beside.branch, state)
+        return FastMemoryPass(beside.fast_memory, state)

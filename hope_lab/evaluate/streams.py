@@ -19,10 +19,10 @@ from hope_lab.evaluate.data.filler import load_text
 from hope_lab.train import TrainConfig, Trained, train
 from hope_lab.train.log import Step
 from hope_lab.train.tasks.text import TextTask
-from hope_runtime.models.hope.config import NativeConfig
+from hope_runtime.models.hope.config import HopeConfig
 from hope_runtime.models.hope.state import fresh_state
 from hope_runtime.models.hope.stream import observe
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.models.hope.weights import HopeWeights
 
 # Ids are bytes.
 VOCAB = 256
@@ -49,7 +49,7 @@ def other_text() -> str:
 
 
 def train_on_text(
-    config: NativeConfig, task: TextTask, how: TrainConfig, advance: Callable[[int], None]
+    config: HopeConfig, task: TextTask, how: TrainConfig, advance: Callable[[int], None]
 ) -> Trained:
     """The model after `how.steps` steps."""
 
@@ -71,14 +71,14 @@ def bytes_of(text: str) -> Tensor:
     return torch.tensor(list(text.encode("utf-8")), dtype=torch.int64)
 
 
-def stream_nats(config: NativeConfig, weights: NativeWeights, ids_BT: Tensor) -> Tensor:
+def stream_nats(config: HopeConfig, weights: HopeWeights, ids_BT: Tensor) -> Tensor:
     """Nats of every token but the first, each predicted before it was learnt from: (B, T - 1)."""
     state = fresh_state(config, weights, len(ids_BT))
     scores = []
     for piece in torch.split(ids_BT, PIECE_TOKENS, dim=1):
         part, state = observe(config, weights, piece, state)
         scores.append(part)
-    scores_BTV = torch.cat(scores, dim=1)[:, :-1]
+    logits_BTV = torch.cat(scores, dim=1)[:, :-1]
     targets_BT = ids_BT[:, 1:]
-    nats = nnf.cross_entropy(scores_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
+    nats = nnf.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
     return nats.view_as(targets_BT)

@@ -16,7 +16,7 @@ from hope_lab.evaluate.learnt import learnt_of
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.scheduler import Ticket
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.learning import Consolidation
 from hope_runtime.session.codec import encode_memory
@@ -68,7 +68,7 @@ class Pupil:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TorchEngine,
         policy: LearningPolicy,
         *,
         consolidated: Callable[[Consolidation], None] = lambda report: None,
@@ -76,7 +76,7 @@ class Pupil:
         self.engine = engine
         self.memory = SessionMemory.fresh(engine.model.fingerprint, policy)
         # The same object until something is learnt.
-        self.learnt = learnt_of(self.memory, engine.branch)
+        self.learnt = learnt_of(self.memory, engine.fast_memory)
         self.consolidations: list[Consolidation] = []
         self._consolidated = consolidated
 
@@ -129,7 +129,7 @@ class Pupil:
         self.memory = observe(self.memory, record, window_tokens=self.engine.window_tokens)
         while (boundary := due(self.memory)) is not None:
             self.memory, report = _result(self.engine.consolidate(self.memory, boundary))
-            self.learnt = learnt_of(self.memory, self.engine.branch)
+            self.learnt = learnt_of(self.memory, self.engine.fast_memory)
             self.consolidations.append(report)
             self._consolidated(report)
 

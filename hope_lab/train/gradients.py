@@ -17,14 +17,14 @@ from torch.utils.checkpoint import checkpoint
 from hope_lab.train.config import TrainConfig
 from hope_lab.train.tasks.base import Batch, Readout, Task, summed_loss
 from hope_runtime.layers.tree import map_tensors
-from hope_runtime.models.hope.config import NativeConfig
+from hope_runtime.models.hope.config import HopeConfig
 from hope_runtime.models.hope.model import Context, fresh_context, hidden_states
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.models.hope.weights import HopeWeights
 
 
 def scores_of(
-    config: NativeConfig,
-    weights: NativeWeights,
+    config: HopeConfig,
+    weights: HopeWeights,
     task: Task,
     readout: Readout,
     batch: Batch,
@@ -41,7 +41,7 @@ def mean_loss(scores: Tensor, batch: Batch, counted: int) -> Tensor:
     return summed_loss(scores, batch) / counted
 
 
-def _read(config: NativeConfig, weights: NativeWeights, ids_BT: Tensor, how: TrainConfig) -> Tensor:
+def _read(config: HopeConfig, weights: HopeWeights, ids_BT: Tensor, how: TrainConfig) -> Tensor:
     B, T = ids_BT.shape
     cut = math.gcd(how.truncate_tokens, how.recompute_tokens) or T
     context = fresh_context(config, weights, B)
@@ -59,7 +59,7 @@ def _read(config: NativeConfig, weights: NativeWeights, ids_BT: Tensor, how: Tra
 
 
 def _recomputed(
-    config: NativeConfig, weights: NativeWeights, ids_BT: Tensor, context: Context
+    config: HopeConfig, weights: HopeWeights, ids_BT: Tensor, context: Context
 ) -> tuple[Tensor, Context]:
     result: tuple[Tensor, Context] = checkpoint(
         hidden_states, config, weights, ids_BT, context, use_reentrant=False

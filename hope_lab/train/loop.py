@@ -24,8 +24,8 @@ from hope_lab.train.tasks.base import Task
 from hope_lab.train.workers import Workers, joined
 from hope_runtime.checkpoints import hope_run as checkpoint
 from hope_runtime.errors import InvalidRequestError, TrainingDivergedError
-from hope_runtime.models.hope.config import NativeConfig
-from hope_runtime.models.hope.weights import NativeWeights, init_weights
+from hope_runtime.models.hope.config import HopeConfig
+from hope_runtime.models.hope.weights import HopeWeights, init_weights
 
 # Apart from every step's own, so that no test is a training batch.
 _TESTS_STEP = 2**40
@@ -35,14 +35,14 @@ _TESTS_STEP = 2**40
 class Trained:
     """A model after its last step, outside any graph, and the task's own readout."""
 
-    config: NativeConfig
-    weights: NativeWeights
+    config: HopeConfig
+    weights: HopeWeights
     readout: Mapping[str, Tensor]
     last: Step | None
 
 
 def train(
-    config: NativeConfig,
+    config: HopeConfig,
     task: Task,
     how: TrainConfig,
     *,
@@ -96,7 +96,7 @@ class _Run:
 
     def __init__(
         self,
-        config: NativeConfig,
+        config: HopeConfig,
         task: Task,
         how: TrainConfig,
         workers: Workers,
@@ -115,7 +115,7 @@ class _Run:
         own = torch.Generator().manual_seed(how.seed)
         self._take(init_weights(config, how.seed), task.readout(config, own))
 
-    def _take(self, weights: NativeWeights, readout: Mapping[str, Tensor]) -> None:
+    def _take(self, weights: HopeWeights, readout: Mapping[str, Tensor]) -> None:
         def leaf(tensor: Tensor) -> Tensor:
             return tensor.to(self.device, copy=True).requires_grad_()
 

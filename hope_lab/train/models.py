@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from hope_runtime.layers.config import Rule
-from hope_runtime.models.hope.config import NativeConfig, preset
+from hope_runtime.models.hope.config import HopeConfig, preset
 
 # Counting and state tracking need transitions with an eigenvalue below zero, and each symbol read
 # after the one before it was written: a linear memory that changes at every token, under a delta
@@ -28,10 +28,10 @@ def small_model(
     n_heads: int = 4,
     fast: dict[str, Any] | None = None,
     **overrides: Any,
-) -> NativeConfig:
+) -> HopeConfig:
     """A preset by its name, with HOPE's memories as STATE says; `fast` overrides them.
 
-    `overrides` are further arguments of `preset`, or fields of NativeConfig such as `variant`.
+    `overrides` are further arguments of `preset`, or fields of HopeConfig such as `variant`.
     Raises ValueError or TypeError for what makes no sense.
     """
     sizes = ("d_ff", "periods", "learning_rate", "window", "tie_embeddings")

@@ -18,10 +18,10 @@ import torch
 
 from hope_runtime.checkpoints.converted_cache import (
     VERSION,
-    claims_native,
-    is_native,
-    load_native,
-    save_native,
+    claims_converted,
+    is_converted,
+    load_converted,
+    save_converted,
 )
 from hope_runtime.checkpoints.gguf import read_gguf
 from hope_runtime.checkpoints.hope_run import is_run
@@ -29,7 +29,7 @@ from hope_runtime.checkpoints.hope_run import load_model as load_trained
 from hope_runtime.checkpoints.huggingface import read_huggingface
 from hope_runtime.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.hope.served import NativeModel
+from hope_runtime.models.hope.served import HopeModel
 
 __all__ = [
     "cache_root",
@@ -73,21 +73,21 @@ def load_base_model(
     """
     report: Progress = progress or (lambda fraction, text: None)
     path = find_source(source, report)
-    if path.is_dir() and claims_native(path):
+    if path.is_dir() and claims_converted(path):
         native = path
     else:
         native = cache_root(cache_dir) / "models" / _cache_name(path)
-        if not is_native(native):
+        if not is_converted(native):
             _convert(path, native, report)
     report(0.95, "loading")
-    model = load_native(native).to(resolve_dtype(dtype, device), device)
+    model = load_converted(native).to(resolve_dtype(dtype, device), device)
     report(1.0, "ready")
     return model
 
 
 def load_model(
     source: str | Path, *, dtype: DTypeName = "auto", progress: Progress | None = None
-) -> BaseModel | NativeModel:
+) -> BaseModel | HopeModel:
     """What a source names: a native model that `hope train` has stored, by its run's directory or
     one checkpoint's, or else a base model, see `load_base_model`.
 
@@ -232,7 +232,7 @@ def _convert(path: Path, native: Path, report: Progress) -> None:
         )
     report(0.8, "storing")
     try:
-        save_native(native, config, weights, tokenizer)
+        save_converted(native, config, weights, tokenizer)
     except OSError as error:
         raise ModelError(
             f"the converted model cannot be stored in {native.parent} ({error.strerror}); "

@@ -42,7 +42,7 @@ _WEIGHTS = "weights.safetensors"
 _STALE_SECONDS = 3600.0
 
 
-def is_native(directory: Path) -> bool:
+def is_converted(directory: Path) -> bool:
     """Whether a directory holds a complete model in this format and version."""
     try:
         manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def is_native(directory: Path) -> bool:
         return False
 
 
-def claims_native(directory: Path) -> bool:
+def claims_converted(directory: Path) -> bool:
     """Whether a directory says that it is in this format, complete or not, of any version."""
     try:
         manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ def claims_native(directory: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
-def load_native(directory: Path) -> BaseModel:
+def load_converted(directory: Path) -> BaseModel:
     """Map a model into memory, in its stored dtype, on the CPU; the pages load when first used.
 
     The fingerprint is the manifest's: hashing the weights again would cost more than all the rest.
@@ -100,7 +100,7 @@ def load_native(directory: Path) -> BaseModel:
         raise CorruptModelError(f"{directory} cannot be read: {error!r}") from error
 
 
-def save_native(
+def save_converted(
     directory: Path, config: ModelConfig, weights: BaseWeights, tokenizer: Tokenizer
 ) -> None:
     """Store a model so that it can be loaded by `load_native`; the directory appears whole.
@@ -140,12 +140,12 @@ def _place(building: Path, directory: Path) -> None:
             building.rename(directory)
             _sync(directory.parent)
             return
-        if is_native(directory):
+        if is_converted(directory):
             return
         aside = _sibling(directory, "old")
         with contextlib.suppress(OSError):
             directory.rename(aside)
-        if is_native(aside):
+        if is_converted(aside):
             # It was completed between the look and the rename: put it back, first come.
             with contextlib.suppress(OSError):
                 aside.rename(directory)

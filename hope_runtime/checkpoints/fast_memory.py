@@ -18,9 +18,9 @@ import torch
 from hope_runtime.errors import CorruptModelError, UnsupportedModelError
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.weights import (
-    Branch,
-    BranchConfig,
-    BranchWeights,
+    FastMemory,
+    FastMemoryConfig,
+    FastMemoryWeights,
     check_fits,
     expected_shapes,
 )
@@ -29,17 +29,17 @@ FORMAT, VERSION = "hope-branch", "1"
 _SHIPPED = "hope_runtime.checkpoints.fast_memories"
 
 
-def save_branch(path: Path, branch: Branch, fingerprint: str) -> None:
+def save_fast_memory(path: Path, fast_memory: FastMemory, fingerprint: str) -> None:
     """Stores a branch in bfloat16, whole or not at all."""
     tensors = {
         name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
-        for name, tensor in branch.weights.named()
+        for name, tensor in fast_memory.weights.named()
     }
     header = {
         "format": FORMAT,
         "version": VERSION,
         "fingerprint": fingerprint,
-        "config": json.dumps(branch.config.to_fields(), sort_keys=True),
+        "config": json.dumps(fast_memory.config.to_fields(), sort_keys=True),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
@@ -47,7 +47,7 @@ def save_branch(path: Path, branch: Branch, fingerprint: str) -> None:
     beside.replace(path)
 
 
-def load_branch(path: Path, model: BaseModel) -> Branch:
+def load_fast_memory(path: Path, model: BaseModel) -> FastMemory:
     """A branch for `model`, float32, on its device.
 
     Raises CorruptModelError, and UnsupportedModelError for a newer format or another base model.
@@ -60,27 +60,27 @@ def load_branch(path: Path, model: BaseModel) -> Branch:
             raise UnsupportedModelError(f"{path} is not a {FORMAT} file of version {VERSION}")
         if header.get("fingerprint") != model.fingerprint:
             raise UnsupportedModelError(f"{path} was trained beside another base model")
-        config = BranchConfig.from_fields(json.loads(header["config"]))
+        config = FastMemoryConfig.from_fields(json.loads(header["config"]))
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected_shapes(
             config
         ) or not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise CorruptModelError(f"the tensors of {path} are not those of its configuration")
-        weights = BranchWeights.from_named(tensors).to(torch.float32, model.device)
-        branch = Branch(config, weights)
-        check_fits(branch, model)
+        weights = FastMemoryWeights.from_named(tensors).to(torch.float32, model.device)
+        fast_memory = FastMemory(config, weights)
+        check_fits(fast_memory, model)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CorruptModelError(f"{path} cannot be read: {error!r}") from error
-    return branch
+    return fast_memory
 
 
-def shipped_branch(model: BaseModel) -> Branch | None:
+def shipped_fast_memory(model: BaseModel) -> FastMemory | None:
     """The branch of the package that was trained beside this very model, or None."""
     for entry in sorted(files(_SHIPPED).iterdir(), key=lambda one: one.name):
         if not entry.name.endswith(".safetensors"):
             continue
         with as_file(entry) as path:
             if _fingerprint(path) == model.fingerprint:
-                return load_branch(path, model)
+                return load_fast_memory(path, model)
     return None
 
 

@@ -2,7 +2,7 @@
 
     step-00000400/
       run.json               format, version, step, and the run's settings
-      weights.safetensors    NativeWeights.named; the task's own under "readout."
+      weights.safetensors    HopeWeights.named; the task's own under "readout."
       tokenizer.json         Tokenizer.to_json, of a model of text
       optimizer.safetensors  the optimiser's tensors
     log.jsonl                belongs to log.py
@@ -34,9 +34,9 @@ from hope_runtime.errors import (
     TokenizerMissingError,
     UnsupportedModelError,
 )
-from hope_runtime.models.hope.config import NativeConfig
-from hope_runtime.models.hope.served import NativeModel, fingerprint_of
-from hope_runtime.models.hope.weights import NativeWeights, from_named
+from hope_runtime.models.hope.config import HopeConfig
+from hope_runtime.models.hope.served import HopeModel, fingerprint_of
+from hope_runtime.models.hope.weights import HopeWeights, from_named
 from hope_runtime.tokenizer import Tokenizer
 
 FORMAT, VERSION = "hope-training", 1
@@ -51,9 +51,9 @@ class Saved:
     """A run after `step` steps. `settings` are plain values that say what was trained, and how."""
 
     step: int
-    config: NativeConfig
+    config: HopeConfig
     settings: Mapping[str, Any]
-    weights: NativeWeights
+    weights: HopeWeights
     readout: Mapping[str, Tensor]
     optimizer_tensors: Mapping[str, Tensor]
     optimizer_values: Mapping[str, Any]
@@ -123,7 +123,7 @@ def load(directory: Path) -> Saved:
         )
 
 
-def load_model(directory: Path) -> NativeModel:
+def load_model(directory: Path) -> HopeModel:
     """The model of the newest checkpoint of a run's directory, or of one checkpoint itself.
 
     On the CPU. Raises as `load` does, and TokenizerMissingError for a model that was not trained
@@ -143,7 +143,7 @@ def load_model(directory: Path) -> NativeModel:
         fingerprint = fingerprint_of(config, weights, tokenizer)
         if fingerprint != run["fingerprint"]:
             raise CorruptModelError(f"the files of {place} are not those that were saved together")
-        return NativeModel(config, weights, tokenizer, fingerprint)
+        return HopeModel(config, weights, tokenizer, fingerprint)
 
 
 def is_run(directory: Path) -> bool:
@@ -178,9 +178,9 @@ def _run(place: Path) -> dict[str, Any]:
 
 def _weights(
     place: Path, run: Mapping[str, Any]
-) -> tuple[NativeConfig, NativeWeights, dict[str, Tensor]]:
+) -> tuple[HopeConfig, HopeWeights, dict[str, Tensor]]:
     """The model and the task's readout."""
-    config = NativeConfig.from_fields(run["model"])
+    config = HopeConfig.from_fields(run["model"])
     tensors = safetensors.torch.load_file(place / _WEIGHTS)
     readout = {
         name.removeprefix(_READOUT): tensors.pop(name)

@@ -10,41 +10,41 @@ from collections.abc import Generator, Mapping
 from functools import cached_property
 
 from hope_runtime.engine import turn as turns
-from hope_runtime.engine.adapter_layout import LowRankLayout
+from hope_runtime.engine.adapter_layout import AdapterLayout
 from hope_runtime.engine.scheduler import Ticket
 from hope_runtime.learning import Learner
 from hope_runtime.learning.drift import base_norm, relative_change
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.fold import observe, with_window
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory, state_bytes_limit
 from hope_runtime.session.policy import POLICIES, LearningPolicy
 
 
-class Backbone:
+class AdapterEngine:
     """A part of SessionEngine: policies, layout, and what is known of memories without computing.
 
     `branch` is the trained fast memory beside the model, if the engine serves one.
     """
 
     def __init__(
-        self, model: BaseModel, window_tokens: int, branch: Branch | None, learner: Learner
+        self, model: BaseModel, window_tokens: int, fast_memory: FastMemory | None, learner: Learner
     ) -> None:
         self.model = model
         self.window_tokens = window_tokens
-        self.branch = branch
+        self.fast_memory = fast_memory
         self.learner = learner
 
     @property
     def policies(self) -> Mapping[str, LearningPolicy]:
-        if self.branch is not None:
+        if self.fast_memory is not None:
             return POLICIES
         return {name: policy for name, policy in POLICIES.items() if not policy.writes_forward}
 
     @cached_property
-    def layout(self) -> LowRankLayout:
-        return LowRankLayout(self.model.config, self.branch)
+    def layout(self) -> AdapterLayout:
+        return AdapterLayout(self.model.config, self.fast_memory)
 
     @cached_property
     def _base_norm(self) -> float:

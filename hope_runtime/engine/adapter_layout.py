@@ -8,34 +8,34 @@ import torch
 
 from hope_runtime.errors import CorruptStateError
 from hope_runtime.layers.config import ModelConfig
-from hope_runtime.layers.lora import STORED_DTYPE, LowRank, shapes
+from hope_runtime.layers.lora import STORED_DTYPE, LoraAdapter, shapes
 from hope_runtime.models.fast_memory.session import tensor_name
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.layout import Tensors, check_tensors
 from hope_runtime.session.policy import LevelConfig
 
 
 @dataclass(frozen=True, slots=True)
-class LowRankLayout:
+class AdapterLayout:
     """Sessions of a frozen backbone: levels are low-rank terms; what is written forward is the
     memory of the trained branch beside it, if there is one."""
 
     model: ModelConfig
-    branch: Branch | None = None
+    fast_memory: FastMemory | None = None
 
     @property
     def vocab_size(self) -> int:
         return self.model.vocab_size
 
-    def level(self, index: int, config: LevelConfig, tensors: Tensors) -> LowRank:
+    def level(self, index: int, config: LevelConfig, tensors: Tensors) -> LoraAdapter:
         check_tensors("level", tensors, shapes(self.model, config.rank), STORED_DTYPE)
-        return LowRank(**tensors)
+        return LoraAdapter(**tensors)
 
     def check_fast(self, tensors: Tensors) -> None:
-        if self.branch is None:
+        if self.fast_memory is None:
             raise CorruptStateError("The session has a fast memory, and the model has none.")
-        shape = self.branch.shape()
-        check_tensors("fast memory", tensors, {tensor_name(self.branch): shape}, torch.float32)
+        shape = self.fast_memory.shape()
+        check_tensors("fast memory", tensors, {tensor_name(self.fast_memory): shape}, torch.float32)
 
     def check_context(self, tensors: Tensors) -> None:
         raise CorruptStateError("A conversation has a context, and the model keeps none.")

@@ -17,25 +17,27 @@ from torch import Tensor
 
 from hope_runtime.engine.kv_slots import Row
 from hope_runtime.models.fast_memory.memory import find, inputs
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 
 
-class RowsBranch:
-    """One pass over rows, whose tokens lie behind each other: `forward(.., branch=RowsBranch(..))`.
+class BatchedFastMemory:
+    """The fast memories of a batch, row by row, for `forward(.., fast_memory=...)`.
 
     `lengths` says how many tokens each row reads. The rows' inputs are kept; where a row has no
     fast memory exactly nothing is added.
     """
 
-    def __init__(self, branch: Branch, rows: Sequence[Row], lengths: Sequence[int]) -> None:
-        self._branch = branch
+    def __init__(
+        self, fast_memory: FastMemory, rows: Sequence[Row], lengths: Sequence[int]
+    ) -> None:
+        self._fast_memory = fast_memory
         self._rows = rows
         self._lengths = list(lengths)
         self._seen: list[Tensor] = []
 
     def at(self, layer: int, x_ND: Tensor) -> Tensor:
         """See model/hope.py; (1, T, D) of a row alone is taken as well."""
-        config = self._branch.config
+        config = self._fast_memory.config
         if layer in config.sources:
             self._seen.append(x_ND.reshape(-1, config.d_model))
         if layer != config.target:
@@ -46,7 +48,7 @@ class RowsBranch:
         return x_ND + self._added().view_as(x_ND).to(x_ND.dtype)
 
     def _keep(self, seen_NX: Tensor) -> None:
-        input_NR = inputs(self._branch.config, self._branch.weights, seen_NX[None])[0]
+        input_NR = inputs(self._fast_memory.config, self._fast_memory.weights, seen_NX[None])[0]
         for row, part_TR in zip(self._rows, torch.split(input_NR, self._lengths), strict=True):
             assert row.inputs is not None
             row.inputs[row.kv.length : row.kv.length + len(part_TR)] = part_TR
@@ -56,13 +58,13 @@ class RowsBranch:
         taps = [
             self._taps(row, length) for row, length in zip(self._rows, self._lengths, strict=True)
         ]
-        return find_of_rows(self._branch, taps, [row.fast for row in self._rows])
+        return find_of_rows(self._fast_memory, taps, [row.fast for row in self._rows])
 
     def _taps(self, row: Row, length: int) -> Tensor:
         """The inputs of the new tokens behind those of the W - 1 before them; zeros stand before
         the first token of a window. (W - 1 + T, R)"""
         assert row.inputs is not None
-        before = self._branch.config.taps - 1
+        before = self._fast_memory.config.taps - 1
         start = row.kv.length - before
         taps = row.inputs[max(start, 0) : row.kv.length + length]
         if start >= 0:
@@ -71,7 +73,7 @@ class RowsBranch:
 
 
 def find_of_rows(
-    branch: Branch, taps: Sequence[Tensor], memories: Sequence[Tensor | None]
+    fast_memory: FastMemory, taps: Sequence[Tensor], memories: Sequence[Tensor | None]
 ) -> Tensor:
     """What the rows' tokens find, one row behind the other: (N, D), float32.
 
@@ -79,7 +81,7 @@ def find_of_rows(
     `memories` are (H, V, K). A row without one finds exactly nothing. Rows of one token are one
     product.
     """
-    config, weights = branch.config, branch.weights
+    config, weights = fast_memory.config, fast_memory.weights
     lengths = [len(taps_SR) - (config.taps - 1) for taps_SR in taps]
     found = [weights.out.new_zeros(length, config.d_model) for length in lengths]
     held = [index for index, memory in enumerate(memories) if memory is not None]

@@ -27,9 +27,9 @@ from hope_runtime.errors import DivergedStateError
 from hope_runtime.learning import Consolidation
 from hope_runtime.models.hope.batch import Batch
 from hope_runtime.models.hope.model import forward
-from hope_runtime.models.hope.served import NativeModel
-from hope_runtime.models.hope.session import NativeLayout, flushed, restore
-from hope_runtime.models.hope.state import NativeState, Segment
+from hope_runtime.models.hope.served import HopeModel
+from hope_runtime.models.hope.session import HopeLayout, flushed, restore
+from hope_runtime.models.hope.state import HopeState, Segment
 from hope_runtime.models.hope.stream import end_segments, flush
 from hope_runtime.session.fold import Boundary
 from hope_runtime.session.levels import FullRank
@@ -38,23 +38,23 @@ from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import LearningPolicy
 
 
-class NativeEngine:
+class HopeEngine:
     """See SessionEngine. Raises UnsupportedModelError for a model whose levels cannot be served.
 
     A level learns at its boundaries while tokens are read, so a turn brings it along; only what a
     flush asks for (the end of a document or of a conversation) is consolidated behind the turn.
     """
 
-    def __init__(self, model: NativeModel) -> None:
+    def __init__(self, model: HopeModel) -> None:
         self.model = model
         self.policies: Mapping[str, LearningPolicy] = {model.policy.name: model.policy}
-        self.layout = NativeLayout(model)
+        self.layout = HopeLayout(model)
         self._norms = [_norm(initial.theta) for initial in model.initial]
         self._batch = Batch(model)
         self._loop = Loop(self._compute, threads=1, room=lambda: MAX_ROWS)
         self._loop.start()
 
-    def __enter__(self) -> NativeEngine:
+    def __enter__(self) -> HopeEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,10 +127,10 @@ class NativeEngine:
 
     def _compute(self, tickets: Sequence[Ticket[Any]]) -> list[Resolve | None]:
         """One pass of each turn. A turn whose pass cannot be computed fails alone."""
-        replies: dict[Ticket[Any], turns.NativePass] = {}
+        replies: dict[Ticket[Any], turns.HopeForwardChunk] = {}
         for ticket in tickets:
             wanted = ticket.wanted
-            assert isinstance(wanted, turns.NativePass)
+            assert isinstance(wanted, turns.HopeForwardChunk)
             if turns.is_reply(self.model, wanted):
                 replies[ticket] = wanted
         outputs = dict(zip(replies, self._together([*replies.values()]), strict=False))
@@ -139,7 +139,7 @@ class NativeEngine:
             for ticket in tickets
         ]
 
-    def _together(self, passes: Sequence[turns.NativePass]) -> list[turns.NativeOutput]:
+    def _together(self, passes: Sequence[turns.HopeForwardChunk]) -> list[turns.HopeOutput]:
         """The outputs of one batch; none when there is nothing to gain, or when it failed."""
         if len(passes) < 2:
             return []
@@ -149,7 +149,7 @@ class NativeEngine:
             return []  # one by one it will show whose fault it is
 
     def _advance(self, ticket: Ticket[Any]) -> Resolve | None:
-        assert isinstance(ticket.wanted, turns.NativePass)
+        assert isinstance(ticket.wanted, turns.HopeForwardChunk)
         try:
             output = turns.run(self.model, ticket.wanted)
         except Exception as error:
@@ -187,7 +187,7 @@ class NativeEngine:
 
 
 @torch.no_grad()
-def _segment_nats(model: NativeModel, state: NativeState, segment: Segment) -> float:
+def _segment_nats(model: HopeModel, state: HopeState, segment: Segment) -> float:
     """Mean nats of the tokens of a segment that count, under the levels of `state`; 0 for none."""
     length = int(segment.length_B)
     if length < 2:

@@ -25,9 +25,9 @@ from hope_runtime.engine.turn import DEFAULT_MAX_TOKENS, GenerateOutcome, Genera
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.models.hope.batch import Batch
 from hope_runtime.models.hope.model import fresh_context
-from hope_runtime.models.hope.served import NativeModel
+from hope_runtime.models.hope.served import HopeModel
 from hope_runtime.models.hope.session import enter, remember, restore
-from hope_runtime.models.hope.state import NativeState, fresh_state, has_room
+from hope_runtime.models.hope.state import HopeState, fresh_state, has_room
 from hope_runtime.models.hope.stream import observe as stream
 from hope_runtime.session.fold import observe
 from hope_runtime.session.log import Record
@@ -40,68 +40,68 @@ CHUNK_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NativePass:
+class HopeForwardChunk:
     """Tokens that a state reads next, and which of them it may learn from."""
 
-    state: NativeState
+    state: HopeState
     ids: tuple[int, ...]
     learn: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NativeOutput:
+class HopeOutput:
     """Scores of the token after each, (T, V), and the state after the last one."""
 
-    scores_TV: Tensor
-    state: NativeState
+    logits_TV: Tensor
+    state: HopeState
 
 
-Work = Generator[NativePass, NativeOutput, _Result]
+Work = Generator[HopeForwardChunk, HopeOutput, _Result]
 
 
-def run(model: NativeModel, wanted: NativePass) -> NativeOutput:
+def run(model: HopeModel, wanted: HopeForwardChunk) -> HopeOutput:
     """Computes one pass, its row alone: so levels do not depend on what else is served, in no bit.
     Raises DivergedStateError when learning would make the memory unusable."""
-    scores_BTV, state = stream(
+    logits_BTV, state = stream(
         model.config,
         model.weights,
         torch.tensor([wanted.ids], device=model.device),
         wanted.state,
         learn_BT=torch.tensor([wanted.learn]),
     )
-    return NativeOutput(scores_BTV[0], state)
+    return HopeOutput(logits_BTV[0], state)
 
 
-def is_reply(model: NativeModel, wanted: NativePass) -> bool:
+def is_reply(model: HopeModel, wanted: HopeForwardChunk) -> bool:
     """Whether a pass reads a token of a reply and nothing is learnt at it."""
     return wanted.learn == (False,) and has_room(model.config, wanted.state)
 
 
-def run_together(batch: Batch, passes: Sequence[NativePass]) -> list[NativeOutput]:
+def run_together(batch: Batch, passes: Sequence[HopeForwardChunk]) -> list[HopeOutput]:
     """Computes passes for which `is_reply` holds as one batch."""
     states = [one.state for one in passes]
-    scores_BV, after = batch.read(states, [one.ids[0] for one in passes])
-    rows = zip(scores_BV[:, None], after, strict=True)
-    return [NativeOutput(scores_1V, state) for scores_1V, state in rows]
+    logits_BV, after = batch.read(states, [one.ids[0] for one in passes])
+    rows = zip(logits_BV[:, None], after, strict=True)
+    return [HopeOutput(logits_1V, state) for logits_1V, state in rows]
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
     """The state after tokens, the scores (V,) of the next one, and summed nats of those scored."""
 
-    state: NativeState
+    state: HopeState
     logits_V: Tensor
     nats: float
     scored: int
 
 
-def prompt(model: NativeModel, memory: SessionMemory, turn: GenerateTurn) -> Record:
+def prompt(model: HopeModel, memory: SessionMemory, turn: GenerateTurn) -> Record:
     """The turn's record up to where the model answers. Raises InvalidRequestError."""
     return turn_record(model.tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn)
 
 
 def generate(
-    model: NativeModel, memory: SessionMemory, turn: GenerateTurn, on_text: OnText
+    model: HopeModel, memory: SessionMemory, turn: GenerateTurn, on_text: OnText
 ) -> Work[GenerateOutcome]:
     """Reads the prompt, learning from what the user says, and writes a reply."""
     started = time.monotonic()
@@ -115,9 +115,9 @@ def generate(
 
     def extend(token: int) -> Work[Tensor]:
         nonlocal state, read
-        output = yield NativePass(state, (token,), (False,))
+        output = yield HopeForwardChunk(state, (token,), (False,))
         state, read = output.state, read + 1
-        return output.scores_TV[-1]
+        return output.logits_TV[-1]
 
     limit = turn.sampling.max_tokens or DEFAULT_MAX_TOKENS
     reply = yield from write(
@@ -142,7 +142,7 @@ def generate(
 
 
 def read_record(
-    model: NativeModel, memory: SessionMemory, record: Record, *, scored: bool = True
+    model: HopeModel, memory: SessionMemory, record: Record, *, scored: bool = True
 ) -> Work[ReadOutcome]:
     """Reads a record of the log, learning from what it may learn from, and scores its tokens.
 
@@ -158,9 +158,7 @@ def read_record(
     return ReadOutcome(reading.nats, reading.scored, after)
 
 
-def observe_record(
-    model: NativeModel, memory: SessionMemory, record: Record
-) -> Work[SessionMemory]:
+def observe_record(model: HopeModel, memory: SessionMemory, record: Record) -> Work[SessionMemory]:
     """The memory after a record of the log."""
     outcome = yield from read_record(model, memory, record, scored=False)
     assert outcome.memory is not None
@@ -168,7 +166,7 @@ def observe_record(
 
 
 def score(
-    model: NativeModel, memory: SessionMemory | None, context: str, text: str
+    model: HopeModel, memory: SessionMemory | None, context: str, text: str
 ) -> Work[ReadOutcome]:
     """Summed nats of `text` after `context` in a new conversation; a memory of None is the model
     as it was trained. Nothing is learnt and nothing stays.
@@ -193,7 +191,7 @@ def score(
     return ReadOutcome(reading.nats, reading.scored)
 
 
-def _beginning(model: NativeModel, state: NativeState) -> NativeState:
+def _beginning(model: HopeModel, state: HopeState) -> HopeState:
     """The same memories at the beginning of a conversation."""
     fresh = fresh_context(model.config, model.weights, 1)
     layers = tuple(
@@ -205,7 +203,7 @@ def _beginning(model: NativeModel, state: NativeState) -> NativeState:
 
 
 def _read(
-    state: NativeState,
+    state: HopeState,
     ids: Sequence[int],
     learn: Sequence[bool],
     *,
@@ -216,17 +214,17 @@ def _read(
     last_V: Tensor | None = None
     for start in range(0, len(ids), CHUNK_TOKENS):
         stop = min(start + CHUNK_TOKENS, len(ids))
-        output = yield NativePass(state, tuple(ids[start:stop]), tuple(learn[start:stop]))
-        state, scores_TV = output.state, output.scores_TV
+        output = yield HopeForwardChunk(state, tuple(ids[start:stop]), tuple(learn[start:stop]))
+        state, logits_TV = output.state, output.logits_TV
         if chosen := [at for at in range(max(start, 1), stop) if score and score[at]]:
             # Row i of these predicts the token at index `origin + i`.
-            made_TV = scores_TV if last_V is None else torch.cat([last_V[None], scores_TV])
+            made_TV = logits_TV if last_V is None else torch.cat([last_V[None], logits_TV])
             origin = start + 1 if last_V is None else start
             rows_TV = made_TV[torch.tensor(chosen, dtype=torch.int64) - origin]
             wanted = torch.tensor([ids[at] for at in chosen], dtype=torch.int64)
             nats += float(nnf.cross_entropy(rows_TV.float(), wanted, reduction="sum"))
             scored += len(chosen)
-        last_V = scores_TV[-1]
+        last_V = logits_TV[-1]
     assert last_V is not None, "there is something to read"
     return _Reading(state, last_V, nats, scored)
 

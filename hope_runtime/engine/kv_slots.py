@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LowRank
+from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.session.memory import SessionMemory
 
 
@@ -29,7 +29,7 @@ class Row:
     kv: KVCache
     # Digest of the levels that `kv` belongs to, and their terms while the row is in use.
     levels_digest: str = ""
-    terms: LowRank | None = None
+    adapter: LoraAdapter | None = None
     # Ids whose keys and values are in `kv`, and how many of them were read in whole chunks.
     tokens: tuple[int, ...] = ()
     aligned: int = 0
@@ -39,7 +39,7 @@ class Row:
     inputs: Tensor | None = None
 
 
-class Arena:
+class SlotPool:
     """Slots for windows. Least recently used ones are taken over when no free one is left.
 
     A row in use (between `take` and `give`) cannot be taken over or dropped. Safe for the engine's
@@ -96,7 +96,7 @@ class Arena:
     def give(self, key: Hashable, row: Row, *, keep: bool) -> None:
         """Ends what `take` began; what is not kept is forgotten."""
         # The memory has them; a kept row must not hold on to them.
-        row.terms = row.fast = None
+        row.adapter = row.fast = None
         with self._lock:
             self._held.remove(key)
             if keep:
@@ -129,24 +129,24 @@ class Memories:
     def __init__(self, budget_bytes: int, dtype: torch.dtype) -> None:
         self._budget_bytes = budget_bytes
         self._dtype = dtype
-        self._terms: OrderedDict[str, LowRank] = OrderedDict()
+        self._adapter: OrderedDict[str, LoraAdapter] = OrderedDict()
         self.nbytes = 0
 
     def __len__(self) -> int:
-        return len(self._terms)
+        return len(self._adapter)
 
-    def terms(self, memory: SessionMemory) -> LowRank | None:
+    def adapter(self, memory: SessionMemory) -> LoraAdapter | None:
         """The memory's terms, all levels as one; None while it is the base model."""
         digest = memory.levels_digest()
-        found = self._terms.pop(digest, None)
+        found = self._adapter.pop(digest, None)
         if found is None:
-            stored = memory.terms
+            stored = memory.adapter
             if stored is None:
                 return None
             found = stored.to(self._dtype)
             self.nbytes += found.nbytes
-        self._terms[digest] = found
+        self._adapter[digest] = found
         while self.nbytes > self._budget_bytes:
-            _, oldest = self._terms.popitem(last=False)
+            _, oldest = self._adapter.popitem(last=False)
             self.nbytes -= oldest.nbytes
         return found

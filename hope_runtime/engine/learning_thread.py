@@ -19,7 +19,7 @@ from hope_runtime.errors import CancelledTurnError
 _Result = TypeVar("_Result")
 
 
-class Teaching:
+class LearningThread:
     """Learns from `start` until it is closed.
 
     Of `threads` compute threads one is left to turns while `serving`; `widen` is told before each

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from hope_runtime.engine.learning_thread import Teaching
+from hope_runtime.engine.learning_thread import LearningThread
 from hope_runtime.engine.scheduler import Resolve, Ticket, choose
 from hope_runtime.errors import CancelledTurnError
 
@@ -54,7 +54,7 @@ class Loop:
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="hope-turns", daemon=True)
-        self._teaching = Teaching(threads=threads, serving=lambda: self._serving, widen=widen)
+        self._teaching = LearningThread(threads=threads, serving=lambda: self._serving, widen=widen)
 
     def start(self) -> None:
         self._thread.start()

@@ -14,13 +14,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hope_runtime.engine.fast_memory import RowsBranch
+from hope_runtime.engine.fast_memory import BatchedFastMemory
 from hope_runtime.engine.kv_slots import Row
-from hope_runtime.layers.lora import LowRank
-from hope_runtime.models.decoder.batched import RowInput, TermStack, forward_rows, scores_of_rows
+from hope_runtime.layers.lora import LoraAdapter
+from hope_runtime.models.decoder.batched import AdapterStack, RowInput, forward_rows, logits_of_rows
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 
 _Result = TypeVar("_Result")
 
@@ -42,18 +42,18 @@ class Output:
     """Hidden states of a pass, (T, D), and the next token's scores, (V,), if they were wanted."""
 
     hidden_TD: Tensor
-    scores_V: Tensor | None
+    logits_V: Tensor | None
 
 
 class Runner:
     """Computes passes with one model. One thread at a time."""
 
-    def __init__(self, model: BaseModel, branch: Branch | None = None) -> None:
+    def __init__(self, model: BaseModel, fast_memory: FastMemory | None = None) -> None:
         self._model = model
-        self._branch = branch
+        self._fast_memory = fast_memory
         # The stack of the last composition of rows; it mostly stays for many steps.
-        self._stack = TermStack(model, [])
-        self._stacked: list[LowRank | None] = []
+        self._stack = AdapterStack(model, [])
+        self._stacked: list[LoraAdapter | None] = []
 
     @torch.no_grad()
     def run(self, passes: Sequence[Pass]) -> list[Output]:
@@ -66,7 +66,7 @@ class Runner:
         scores: dict[int, Tensor] = {}
         if wanted:
             last_BD = torch.stack([hidden[index][-1] for index in wanted])
-            scores = dict(zip(wanted, scores_of_rows(self._model, last_BD), strict=True))
+            scores = dict(zip(wanted, logits_of_rows(self._model, last_BD), strict=True))
         return [Output(states, scores.get(index)) for index, states in enumerate(hidden)]
 
     def finish(self, work: Generator[Pass, Output, _Result]) -> _Result:
@@ -83,7 +83,7 @@ class Runner:
         ids_BT = torch.tensor([one.ids], device=self._model.device)
         beside = self._beside([one])
         hidden_BTD = forward(
-            self._model, ids_BT, cache=one.row.kv, terms=one.row.terms, branch=beside
+            self._model, ids_BT, cache=one.row.kv, adapter=one.row.adapter, fast_memory=beside
         )
         return hidden_BTD[0]
 
@@ -91,21 +91,21 @@ class Runner:
         # Rows of one token first, as the batched pass wants them.
         order = sorted(range(len(passes)), key=lambda index: len(passes[index].ids) > 1)
         rows = [
-            RowInput(passes[index].ids, passes[index].row.kv, passes[index].row.terms)
+            RowInput(passes[index].ids, passes[index].row.kv, passes[index].row.adapter)
             for index in order
         ]
-        stacked = [row.terms for row in rows if len(row.ids) == 1]
+        stacked = [row.adapter for row in rows if len(row.ids) == 1]
         if len(stacked) != len(self._stacked) or any(
             mine is not theirs for mine, theirs in zip(stacked, self._stacked, strict=True)
         ):
-            self._stack, self._stacked = TermStack(self._model, stacked), stacked
+            self._stack, self._stacked = AdapterStack(self._model, stacked), stacked
         beside = self._beside([passes[index] for index in order])
         found = forward_rows(self._model, rows, self._stack, beside)
         return [found[order.index(index)] for index in range(len(passes))]
 
-    def _beside(self, passes: Sequence[Pass]) -> RowsBranch | None:
-        if self._branch is None:
+    def _beside(self, passes: Sequence[Pass]) -> BatchedFastMemory | None:
+        if self._fast_memory is None:
             return None
-        return RowsBranch(
-            self._branch, [one.row for one in passes], [len(one.ids) for one in passes]
+        return BatchedFastMemory(
+            self._fast_memory, [one.row for one in passes], [len(one.ids) for one in passes]
         )

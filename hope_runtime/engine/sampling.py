@@ -84,23 +84,23 @@ class Sampler:
     def choose(self, logits_V: Tensor, reply: Sequence[int]) -> int:
         """The next token id. `logits_V` is (V,), any float dtype; `reply` is what came before."""
         options = self._sampling
-        scores_V = logits_V.float().cpu()
+        logits_V = logits_V.float().cpu()
         if options.repetition_penalty != 1 and reply:
             seen = torch.tensor(sorted(set(reply)))
             # Dividing a negative score would reward it, so those are multiplied.
-            kept = scores_V[seen]
+            kept = logits_V[seen]
             penalised = torch.where(
                 kept > 0, kept / options.repetition_penalty, kept * options.repetition_penalty
             )
             limit = torch.finfo(torch.float32).max
-            scores_V = scores_V.index_copy(0, seen, penalised.clamp(-limit, limit))
+            logits_V = logits_V.index_copy(0, seen, penalised.clamp(-limit, limit))
         if options.temperature == 0:
-            return int(scores_V.argmax())
+            return int(logits_V.argmax())
         # Differences to the best first: they may overflow to -inf, which softmax understands.
-        scores_V, order_V = ((scores_V - scores_V.max()) / options.temperature).sort(
+        logits_V, order_V = ((logits_V - logits_V.max()) / options.temperature).sort(
             descending=True, stable=True
         )
-        weights_V = scores_V.softmax(-1)
+        weights_V = logits_V.softmax(-1)
         keep_V = weights_V >= options.min_p * weights_V[0]
         # A token stays if the likelier ones together have not reached top_p yet.
         keep_V &= weights_V.cumsum(-1) - weights_V < options.top_p

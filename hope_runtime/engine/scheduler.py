@@ -89,7 +89,7 @@ class Ticket(Generic[_Result]):
         if self.rest:
             return None
         hidden_TD = self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts)
-        return self.advance(Output(hidden_TD, output.scores_V))
+        return self.advance(Output(hidden_TD, output.logits_V))
 
     def fail(self, error: Exception) -> Resolve:
         """Ends the work with an error that its pass met."""

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import torch
 
 from hope_runtime.engine import turn as turns
-from hope_runtime.engine.adapter_engine import Backbone
+from hope_runtime.engine.adapter_engine import AdapterEngine
 from hope_runtime.engine.base import EngineLoad
-from hope_runtime.engine.kv_slots import Arena, Row
+from hope_runtime.engine.kv_slots import Row, SlotPool
 from hope_runtime.engine.loop import Loop
 from hope_runtime.engine.reply import OnText
 from hope_runtime.engine.runner import Output, Pass, Runner
@@ -27,7 +27,7 @@ from hope_runtime.errors import ModelError
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.fold import Boundary
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory
@@ -38,7 +38,7 @@ MAX_SLOTS = 1024
 _Result = TypeVar("_Result")
 
 
-class Engine(Backbone):
+class TorchEngine(AdapterEngine):
     """See SessionEngine.
 
     `branch` is the trained fast memory beside the model, if it has one. `threads` is the number of
@@ -58,7 +58,7 @@ class Engine(Backbone):
         threads: int | None = None,
         window_cache_bytes: int = 2 << 30,
         memory_cache_bytes: int = 1 << 30,
-        branch: Branch | None = None,
+        fast_memory: FastMemory | None = None,
         learner: Learner | None = None,
     ) -> None:
         if window_tokens > model.config.max_positions:
@@ -72,7 +72,9 @@ class Engine(Backbone):
                 f"window_cache_bytes is {window_cache_bytes}; a window of {window_tokens} tokens "
                 f"of this model takes {slot_bytes} bytes."
             )
-        super().__init__(model, window_tokens, branch, learner or Learner(model, threads, branch))
+        super().__init__(
+            model, window_tokens, fast_memory, learner or Learner(model, threads, fast_memory)
+        )
         slots = KVCache.pool(
             model.config,
             min(MAX_SLOTS, window_cache_bytes // slot_bytes),
@@ -80,18 +82,20 @@ class Engine(Backbone):
             dtype=model.dtype,
             device=model.device,
         )
-        self.arena = Arena(slots)
-        self._reader = Reader(model, window_tokens, memory_bytes=memory_cache_bytes, branch=branch)
-        self._runner = Runner(model, branch)
+        self.slot_pool = SlotPool(slots)
+        self._reader = Reader(
+            model, window_tokens, memory_bytes=memory_cache_bytes, fast_memory=fast_memory
+        )
+        self._runner = Runner(model, fast_memory)
         self._loop = Loop(
             self._compute,
             threads=threads or torch.get_num_threads(),
-            room=lambda: self.arena.room,
+            room=lambda: self.slot_pool.room,
             widen=self._widen,
         )
         self._loop.start()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> TorchEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,7 +158,7 @@ class Engine(Backbone):
         return self._loop.teach(Ticket(work))
 
     def drop(self, row: Hashable) -> None:
-        self.arena.drop(row)
+        self.slot_pool.drop(row)
 
     def load(self) -> EngineLoad:
         running, waiting, learning = self._loop.load()
@@ -162,8 +166,8 @@ class Engine(Backbone):
             running=running,
             waiting=waiting,
             learning=learning,
-            resident_rows=len(self.arena) + self.arena.held,
-            resident_bytes=self.arena.nbytes + self._reader.memories.nbytes,
+            resident_rows=len(self.slot_pool) + self.slot_pool.held,
+            resident_bytes=self.slot_pool.nbytes + self._reader.memories.nbytes,
         )
 
     def _widen(self, threads: int) -> None:
@@ -200,11 +204,11 @@ class Engine(Backbone):
         keep: bool = True,
     ) -> Generator[Pass, Output, _Result]:
         """Runs `work` on the row of `key`; a row that saw an error is not kept."""
-        row = self.arena.take(key)
+        row = self.slot_pool.take(key)
         finished = False
         try:
             result = yield from work(row)
             finished = True
             return result
         finally:
-            self.arena.give(key, row, keep=keep and finished)
+            self.slot_pool.give(key, row, keep=keep and finished)

@@ -23,7 +23,7 @@ from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.forward import logits
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import written
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.memory import SessionMemory
 
 CHUNK_TOKENS = 128
@@ -55,10 +55,10 @@ class Reader:
         capacity: int,
         *,
         memory_bytes: int = 0,
-        branch: Branch | None = None,
+        fast_memory: FastMemory | None = None,
     ) -> None:
         self._model = model
-        self._branch = branch
+        self._fast_memory = fast_memory
         self._capacity = capacity
         self.memories = Memories(memory_bytes, model.dtype)
 
@@ -71,21 +71,21 @@ class Reader:
     def bind(self, row: Row, memory: SessionMemory | None) -> None:
         """Makes `row` serve `memory`; None is the frozen base. Drops what another memory left."""
         digest = "" if memory is None else memory.levels_digest()
-        row.terms = None if memory is None else self.memories.terms(memory)
-        if self._branch is not None:
-            self._bind_fast(row, memory, self._branch)
+        row.adapter = None if memory is None else self.memories.adapter(memory)
+        if self._fast_memory is not None:
+            self._bind_fast(row, memory, self._fast_memory)
         if row.levels_digest == digest:
             return
         row.levels_digest = digest
         row.tokens, row.aligned = (), 0
         row.kv.truncate(0)
 
-    def _bind_fast(self, row: Row, memory: SessionMemory | None, branch: Branch) -> None:
+    def _bind_fast(self, row: Row, memory: SessionMemory | None, fast_memory: FastMemory) -> None:
         device = self._model.device
         if row.inputs is None:
-            width = branch.config.input_width
+            width = fast_memory.config.input_width
             row.inputs = torch.zeros(self._capacity, width, device=device)
-        fast = None if memory is None else written(branch, memory)
+        fast = None if memory is None else written(fast_memory, memory)
         row.fast = None if fast is None else fast[0].to(device)
 
     def read(
@@ -141,19 +141,19 @@ class Reader:
 
     @torch.no_grad()
     def _nats(self, states_TD: Tensor, targets: list[int]) -> float:
-        scores_TV = logits(self._model, states_TD[None])[0].float()
-        wanted = torch.tensor(targets, device=scores_TV.device)
-        return float(torch.nn.functional.cross_entropy(scores_TV, wanted, reduction="sum"))
+        logits_TV = logits(self._model, states_TD[None])[0].float()
+        wanted = torch.tensor(targets, device=logits_TV.device)
+        return float(torch.nn.functional.cross_entropy(logits_TV, wanted, reduction="sum"))
 
 
 def _finite(row: Row, output: Output, nats: float = 0.0) -> Tensor:
     """The scores of a pass. What is no number came from the cache or went into it, so then the row
     forgets all it holds."""
-    scores_V = output.scores_V
-    assert scores_V is not None
+    logits_V = output.logits_V
+    assert logits_V is not None
     # The largest is NaN where any is.
-    if math.isfinite(scores_V.max()) and math.isfinite(nats):
-        return scores_V
+    if math.isfinite(logits_V.max()) and math.isfinite(nats):
+        return logits_V
     row.tokens, row.aligned = (), 0
     row.kv.truncate(0)
     for cache in (row.kv.k, row.kv.v):

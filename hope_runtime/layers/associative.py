@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.layers.config import FastMemoryConfig, Rule
+from hope_runtime.layers.config import Rule, TitansConfig
 from hope_runtime.layers.delta_rule import Writes
 
 Parameters = tuple[Tensor, ...]
@@ -122,9 +122,9 @@ class ResidualBank:
         gate = torch.sigmoid(before_BHNTF)
         hidden_BHNTF = before_BHNTF * gate
         target_BHNTO = self._split(target_BHTR)
-        branch = hidden_BHNTF @ outer.mT
+        fast_memory = hidden_BHNTF @ outer.mT
         left = target_BHNTO - key_BHTK[:, :, None] if self.skip else target_BHNTO
-        error_BHNTO = branch - left
+        error_BHNTO = fast_memory - left
         slope = gate * (1 + before_BHNTF * (1 - gate))
         backward_BHNTF = (error_BHNTO @ outer) * slope
         eta_BHT1 = step.eta_BHT[..., None]
@@ -146,8 +146,8 @@ class ResidualBank:
         return inner_writes, Writes(hidden_BHNTF, written, eta * hidden_BHNTF, decay)
 
     def _output(self, outer: Tensor, hidden_BHNTF: Tensor, z_BHTK: Tensor) -> Tensor:
-        branch = hidden_BHNTF @ outer.mT
-        return self._join(branch + z_BHTK[:, :, None] if self.skip else branch)
+        fast_memory = hidden_BHNTF @ outer.mT
+        return self._join(fast_memory + z_BHTK[:, :, None] if self.skip else fast_memory)
 
     def _split(self, joined: Tensor) -> Tensor:
         """(B, H, T, N * X) -> (B, H, N, T, X)."""
@@ -159,7 +159,7 @@ class ResidualBank:
         return split.transpose(2, 3).flatten(-2)
 
 
-def banks_of(config: FastMemoryConfig) -> tuple[tuple[Bank, tuple[str, ...]], ...]:
+def banks_of(config: TitansConfig) -> tuple[tuple[Bank, tuple[str, ...]], ...]:
     """The banks of a layer with the names of their memories, in order; the last is ("mem",)."""
     projections = tuple(name for name in ("k", "v", "q") if name in config.adaptive)
     gates = tuple(name for name in ("eta", "alpha") if name in config.adaptive)

@@ -72,7 +72,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class FastMemoryConfig:
+class TitansConfig:
     """Self-modifying Titans (Nested Learning, section 8.1), and the memories it generalises.
 
     `rule` writes a value v̂ under a unit key k with step eta and keep fraction alpha:

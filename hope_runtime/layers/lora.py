@@ -24,7 +24,7 @@ from hope_runtime.layers.config import ModelConfig
 STORED_DTYPE = torch.bfloat16
 
 
-class LowRankTerms(Protocol):
+class AdapterTensors(Protocol):
     """A session's private part of the MLPs: the effective weight of a matrix is W + B @ A.
 
     In the dtype and on the device of the base weights. gate_a and up_a (L, R, D), gate_b and up_b
@@ -45,27 +45,27 @@ class LowRankTerms(Protocol):
     def down_b(self) -> Tensor: ...
 
 
-LayerTerms = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""One layer of LowRankTerms: gate_a, gate_b, up_a, up_b, down_a, down_b without their L."""
+LayerAdapter = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""One layer of AdapterTensors: gate_a, gate_b, up_a, up_b, down_a, down_b without their L."""
 
 
-def split_layers(terms: LowRankTerms) -> list[LayerTerms]:
+def split_layers(adapter: AdapterTensors) -> list[LayerAdapter]:
     """The terms layer by layer, as views; one unbind a tensor rather than one index a layer."""
     return list(
         zip(
-            terms.gate_a.unbind(0),
-            terms.gate_b.unbind(0),
-            terms.up_a.unbind(0),
-            terms.up_b.unbind(0),
-            terms.down_a.unbind(0),
-            terms.down_b.unbind(0),
+            adapter.gate_a.unbind(0),
+            adapter.gate_b.unbind(0),
+            adapter.up_a.unbind(0),
+            adapter.up_b.unbind(0),
+            adapter.down_a.unbind(0),
+            adapter.down_b.unbind(0),
             strict=True,
         )
     )
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LoraAdapter:
     """Terms B A for the gate, up and down matrices of all layers.
 
     a: (L, R, in), b: (L, out, R). bfloat16 as stored, the model's dtype as served, float32 while
@@ -91,12 +91,12 @@ class LowRank:
         """The six tensors by name, in declaration order."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
-    def to(self, dtype: torch.dtype) -> LowRank:
-        return LowRank(**{name: tensor.to(dtype) for name, tensor in self.tensors().items()})
+    def to(self, dtype: torch.dtype) -> LoraAdapter:
+        return LoraAdapter(**{name: tensor.to(dtype) for name, tensor in self.tensors().items()})
 
-    def scaled(self, factor: float) -> LowRank:
+    def scaled(self, factor: float) -> LoraAdapter:
         """The same directions at `factor` of their strength: scales B only."""
-        return LowRank(
+        return LoraAdapter(
             **{
                 name: tensor * factor if name.endswith("_b") else tensor
                 for name, tensor in self.tensors().items()
@@ -122,7 +122,7 @@ class LowRank:
 
 
 def shapes(config: ModelConfig, rank: int) -> dict[str, tuple[int, int, int]]:
-    """Shape of each tensor of a LowRank of this model."""
+    """Shape of each tensor of a LoraAdapter of this model."""
     layers, width, inner = config.n_layers, config.d_model, config.d_ff
     return {
         "gate_a": (layers, rank, width),
@@ -134,7 +134,7 @@ def shapes(config: ModelConfig, rank: int) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def initial(config: ModelConfig, rank: int, seed: int) -> LowRank:
+def initial(config: ModelConfig, rank: int, seed: int) -> LoraAdapter:
     """A random with unit expected column norm, B zero: no effect until B has learnt. float32."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -143,16 +143,16 @@ def initial(config: ModelConfig, rank: int, seed: int) -> LowRank:
             tensors[name] = torch.randn(shape, generator=generator) / math.sqrt(shape[-1])
         else:
             tensors[name] = torch.zeros(shape)
-    return LowRank(**tensors)
+    return LoraAdapter(**tensors)
 
 
-def concatenate(terms: Iterable[LowRank | None]) -> LowRank | None:
+def concatenate(adapter: Iterable[LoraAdapter | None]) -> LoraAdapter | None:
     """One term with the sum of the ranks and the sum of the effects; None when all are absent."""
-    present = [term for term in terms if term is not None]
+    present = [term for term in adapter if term is not None]
     if len(present) < 2:
         return present[0] if present else None
     parts = [term.tensors() for term in present]
-    return LowRank(
+    return LoraAdapter(
         **{
             name: torch.cat([part[name] for part in parts], dim=1 if name.endswith("_a") else 2)
             for name in parts[0]

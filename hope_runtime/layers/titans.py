@@ -26,7 +26,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.layers.associative import LinearBank, Parameters, Step, banks_of
-from hope_runtime.layers.config import FastMemoryConfig
+from hope_runtime.layers.config import TitansConfig
 from hope_runtime.layers.delta_rule import (
     Inertia,
     Writes,
@@ -47,7 +47,7 @@ CLIP_PERIOD = 16
 
 
 @dataclass(frozen=True, slots=True)
-class FastWeights:
+class TitansWeights:
     """One layer, as the outer loop learns it. None where the configuration has no such part.
 
     norm (D,), conv (D, W), mix (D, D): what each head sees of x, with several heads of adaptive
@@ -85,7 +85,7 @@ class BankState:
 
 
 @dataclass(frozen=True, slots=True)
-class FastState:
+class TitansState:
     """One layer's state: the last W - 1 inputs of the convolution (B, W-1, D), and the banks."""
 
     conv: Tensor
@@ -119,14 +119,14 @@ class Pass:
     silent: bool = False
 
 
-def periods(config: FastMemoryConfig) -> tuple[int, ...]:
+def periods(config: TitansConfig) -> tuple[int, ...]:
     """Tokens between changes of each bank's snapshot, in written tokens."""
     others = len(banks_of(config)) - 1
     return (config.chunk_other,) * others + (EXACT_RUN if config.per_token else config.chunk_mem,)
 
 
 def plan(
-    config: FastMemoryConfig, written_B: Tensor, write_BT: Tensor | None, T: int
+    config: TitansConfig, written_B: Tensor, write_BT: Tensor | None, T: int
 ) -> tuple[Run, ...]:
     """Cuts a pass of T tokens into runs. `written_B` (int64, CPU) counts the tokens that every row
     has written before, and `write_BT` says which of the pass do; None is all of them."""
@@ -161,7 +161,7 @@ def plan(
     return tuple(runs)
 
 
-def fresh(config: FastMemoryConfig, weights: FastWeights, rows: int) -> FastState:
+def fresh(config: TitansConfig, weights: TitansWeights, rows: int) -> TitansState:
     """The state before the first token: every memory as the outer loop left it. Shares storage."""
     states = []
     for initial in weights.initial:
@@ -169,18 +169,18 @@ def fresh(config: FastMemoryConfig, weights: FastWeights, rows: int) -> FastStat
         velocity = tuple(torch.zeros_like(tensor) for tensor in parameters)
         states.append(BankState(parameters, parameters, velocity if config.momentum else ()))
     conv = weights.norm.new_zeros(rows, TAPS - 1, weights.norm.shape[0])
-    return FastState(conv, tuple(states))
+    return TitansState(conv, tuple(states))
 
 
-def fast_memory(
+def titans_memory(
     x_BTD: Tensor,
     *,
-    config: FastMemoryConfig,
-    weights: FastWeights,
-    state: FastState,
+    config: TitansConfig,
+    weights: TitansWeights,
+    state: TitansState,
     shared: Pass,
     eps: float,
-) -> tuple[Tensor, FastState]:
+) -> tuple[Tensor, TitansState]:
     """One layer without its residual: (B, T, D) -> (B, T, D), and the state after it.
 
     Every read sees the memory before its own token's write (unless `read_after_write`), and every
@@ -197,7 +197,7 @@ def fast_memory(
     o_BHTK = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     o_BTD = rms_norm(o_BHTK, weights.out_norm, eps).transpose(1, 2).flatten(2)
     gated = o_BTD * nnf.silu(nnf.linear(normed, weights.gate))
-    return nnf.linear(gated, weights.out), FastState(conv, tuple(states))
+    return nnf.linear(gated, weights.out), TitansState(conv, tuple(states))
 
 
 def causal_conv(
@@ -223,7 +223,7 @@ def unit(x: Tensor) -> Tensor:
 class _Layer:
     """One pass of one layer: what static weights give for all tokens at once, then run by run."""
 
-    def __init__(self, config: FastMemoryConfig, weights: FastWeights, u_BTD: Tensor) -> None:
+    def __init__(self, config: TitansConfig, weights: TitansWeights, u_BTD: Tensor) -> None:
         self.config, self.weights = config, weights
         self.banks = banks_of(config)
         self.width = u_BTD.shape[2] // config.n_heads

@@ -16,7 +16,7 @@ from functools import partial
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.prompt_prefixes import chat_opening, plain_opening
 from hope_runtime.learning.reference import Rehearsed, references
-from hope_runtime.learning.sample_cache import KeptTexts
+from hope_runtime.learning.sample_cache import SampleCache
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ _OPENINGS = ("How can I", "How do I", "What should I", "Why do I", "Where can I"
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class BaseSamples:
     """What the base wrote: windows to rehearse, and users' questions as token ids."""
 
     windows: list[Rehearsed]
@@ -38,13 +38,13 @@ class Samples:
 
 
 def sample(
-    model: BaseModel, workers: Workers, kept: KeptTexts, seed: int
-) -> Generator[None, None, Samples]:
+    model: BaseModel, workers: Workers, kept: SampleCache, seed: int
+) -> Generator[None, None, BaseSamples]:
     """The base's own samples, deterministic in `seed`; yields on the way."""
     windows = yield from sample_windows(model, workers, kept, seed)
     tokenizer = model.tokenizer
     if not tokenizer.has_chat_template:
-        return Samples(windows, [])
+        return BaseSamples(windows, [])
     chat = chat_opening(tokenizer)
     rows = [tuple(tokenizer.encode(opening)) for opening in _OPENINGS]
     rows = [rows[index % len(rows)] for index in range(QUESTIONS)]
@@ -56,11 +56,11 @@ def sample(
         temperature=1.0,
         seed=seed + 1,
     )
-    return Samples(windows, [(*row, *end) for row, end in zip(rows, ends, strict=True)])
+    return BaseSamples(windows, [(*row, *end) for row, end in zip(rows, ends, strict=True)])
 
 
 def sample_windows(
-    model: BaseModel, workers: Workers, kept: KeptTexts, seed: int, count: int = WINDOWS
+    model: BaseModel, workers: Workers, kept: SampleCache, seed: int, count: int = WINDOWS
 ) -> Generator[None, None, list[Rehearsed]]:
     """`count` windows of the base's own, half plain text, half chat; fewer where it says nothing.
     Deterministic in `seed`."""

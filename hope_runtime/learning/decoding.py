@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LowRank
+from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
@@ -32,7 +32,7 @@ def decode(
     prefix: tuple[int, ...] = (),
     temperature: float = 0.0,
     seed: int = 0,
-    terms: LowRank | None = None,
+    adapter: LoraAdapter | None = None,
 ) -> list[tuple[int, ...]]:
     """Continuations of `prompts` without their stop tokens.
 
@@ -40,10 +40,10 @@ def decode(
     with a generator for each batch. `terms` are a memory's, in the model's dtype; None is the
     frozen base. Deterministic: rows run in batches of `ROWS` in the given order.
     """
-    shared = workers.map(lambda ids: _read_prefix(model, ids, terms), [prefix] if prefix else [])
+    shared = workers.map(lambda ids: _read_prefix(model, ids, adapter), [prefix] if prefix else [])
 
     def run(start: int) -> list[list[int]]:
-        batch = _Batch(model, prompts[start : start + ROWS], max_tokens, terms, *shared)
+        batch = _Batch(model, prompts[start : start + ROWS], max_tokens, adapter, *shared)
         generator = torch.Generator().manual_seed(seed * 1009 + start)
         while batch.step(stop, temperature, generator):
             pass
@@ -59,11 +59,11 @@ class _Batch:
         model: BaseModel,
         prompts: Sequence[tuple[int, ...]],
         max_tokens: int,
-        terms: LowRank | None,
+        adapter: LoraAdapter | None,
         shared: KVCache | None = None,
     ) -> None:
         self._model = model
-        self._terms = terms
+        self._adapter = adapter
         self._max_tokens = max_tokens
         self._shared = shared.length if shared is not None else 0
         rows = len(prompts)
@@ -89,12 +89,12 @@ class _Batch:
     @torch.no_grad()
     def step(self, stop: frozenset[int], temperature: float, generator: torch.Generator) -> bool:
         """One token for every row that goes on; False when none does."""
-        scores_BV = self._scores()
+        logits_BV = self._scores()
         if temperature:
-            weights_BV = (scores_BV / temperature).softmax(-1)
+            weights_BV = (logits_BV / temperature).softmax(-1)
             chosen_B = torch.multinomial(weights_BV, 1, generator=generator)[:, 0]
         else:
-            chosen_B = scores_BV.argmax(-1)
+            chosen_B = logits_BV.argmax(-1)
         for row, token in enumerate(chosen_B.tolist()):
             if not self._done[row]:
                 if token in stop:
@@ -125,13 +125,13 @@ class _Batch:
             positions_BT=positions_BT.to(device),
             cache=self._cache,
             mask_BTS=mask_BTS.to(device),
-            terms=self._terms,
+            adapter=self._adapter,
         )
         return logits(self._model, hidden_BTD[:, -1:])[:, 0].float().cpu()
 
 
 @torch.no_grad()
-def _read_prefix(model: BaseModel, prefix: tuple[int, ...], terms: LowRank | None) -> KVCache:
+def _read_prefix(model: BaseModel, prefix: tuple[int, ...], adapter: LoraAdapter | None) -> KVCache:
     cache = KVCache(model.config, capacity=len(prefix), dtype=model.dtype, device=model.device)
-    forward(model, torch.tensor([prefix], device=model.device), cache=cache, terms=terms)
+    forward(model, torch.tensor([prefix], device=model.device), cache=cache, adapter=adapter)
     return cache

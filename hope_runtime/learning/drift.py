@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hope_runtime.layers.lora import LowRank, concatenate
+from hope_runtime.layers.lora import LoraAdapter, concatenate
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.levels import Level
 
@@ -60,8 +60,8 @@ def base_norm(model: BaseModel) -> float:
 def relative_change(before: Level | None, after: Level, norm: float) -> float:
     """Frobenius norm of what was added to a level's term between two states of it, over `norm`,
     that of the base; None is a level that has not learnt."""
-    old = None if before is None or before.terms is None else before.terms.scaled(-1.0)
-    change = concatenate([old, after.terms])
+    old = None if before is None or before.adapter is None else before.adapter.scaled(-1.0)
+    change = concatenate([old, after.adapter])
     return change.norm() / norm if change is not None else 0.0
 
 
@@ -70,18 +70,18 @@ def level_drift(before: Level, after: Level, norm: float, steps: Steps) -> Level
     return LevelDrift(
         relative_norm=relative_change(None, after, norm),
         update_ratio=relative_change(before, after, norm),
-        effective_rank=effective_rank(after.terms) if after.terms is not None else 0.0,
+        effective_rank=effective_rank(after.adapter) if after.adapter is not None else 0.0,
         steps=steps,
     )
 
 
 @torch.no_grad()
-def effective_rank(terms: LowRank) -> float:
+def effective_rank(adapter: LoraAdapter) -> float:
     """Mean effective rank of the products B A; matrices that are zero do not count."""
     ranks = []
     for name in ("gate", "up", "down"):
-        a_LRI = getattr(terms, f"{name}_a").double()
-        b_LOR = getattr(terms, f"{name}_b").double()
+        a_LRI = getattr(adapter, f"{name}_a").double()
+        b_LOR = getattr(adapter, f"{name}_b").double()
         # With B = Q T, the singular values of B A are those of T A, and their squares the
         # eigenvalues of T A Aᵀ Tᵀ: an R x R problem instead of one of the matrix's size.
         t_LRR = torch.linalg.qr(b_LOR, mode="r").R

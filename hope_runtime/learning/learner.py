@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from hope_runtime.errors import DivergedStateError
-from hope_runtime.learning.base_samples import Samples, sample
+from hope_runtime.learning.base_samples import BaseSamples, sample
 from hope_runtime.learning.clip_update import within
 from hope_runtime.learning.drift import LevelDrift, base_norm, level_drift
-from hope_runtime.learning.level_trainer import Trainee
+from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.probes import Probed, Probes, write_probes
-from hope_runtime.learning.recipes.fast_memory_writer import ForwardWriter
-from hope_runtime.learning.recipes.replay.recipe import Practised, ReplayRecipe
+from hope_runtime.learning.recipes.fast_memory_writer import FastMemoryWriter
+from hope_runtime.learning.recipes.replay.recipe import LevelResult, ReplayRecipe
 from hope_runtime.learning.recipes.replay.reservoir import keep_sample
 from hope_runtime.learning.recipes.summed_gradient import summed_gradient
-from hope_runtime.learning.sample_cache import KeptTexts
+from hope_runtime.learning.sample_cache import SampleCache
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.fold import Boundary, stretch
 from hope_runtime.session.guards import Event, Guard, GuardState
 from hope_runtime.session.levels import Level
@@ -67,7 +67,7 @@ class Consolidation:
         return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-NOTHING_PRACTISED = Practised((), 0.0, 0.0)
+NOTHING_PRACTISED = LevelResult((), 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class _Outcome:
     """What became of a stretch. The figures are None where nothing was learnt."""
 
     memory: SessionMemory
-    practised: Practised
+    practised: LevelResult
     trained_tokens: int = 0
     drift: LevelDrift | None = None
     probed: Probed | None = None
@@ -98,16 +98,18 @@ class Learner:
         self,
         model: BaseModel,
         threads: int | None = None,
-        branch: Branch | None = None,
+        fast_memory: FastMemory | None = None,
         kept: Path | None = None,
     ) -> None:
         self._model = model
         self._workers = Workers(threads)
         self._recipe = ReplayRecipe(model, self._workers)
-        self._kept = KeptTexts(model, self._workers, kept)
-        self._writer = None if branch is None else ForwardWriter(model, branch, self._workers)
+        self._kept = SampleCache(model, self._workers, kept)
+        self._writer = (
+            None if fast_memory is None else FastMemoryWriter(model, fast_memory, self._workers)
+        )
         # By seed: the base's own samples are the same for every session of a policy.
-        self._samples: dict[int, Samples] = {}
+        self._samples: dict[int, BaseSamples] = {}
         self._probes: dict[int, Probes] = {}
 
     @cached_property
@@ -132,7 +134,7 @@ class Learner:
         if spans and boundary.level == 0 and memory.policy.writes_forward:
             assert self._writer is not None, "a policy that writes forward has something to write"
             memory = yield from self._writer.write(memory, spans)
-        found = _Outcome(memory, Practised(spans, 0.0, 0.0))
+        found = _Outcome(memory, LevelResult(spans, 0.0, 0.0))
         guard = memory.levels[boundary.level].guard
         if spans and guard.frozen:
             events = (Event(Guard.PASSED_OVER, len(spans), 0),)
@@ -211,11 +213,11 @@ class Learner:
             # What the faster level knows moves here, so it makes room.
             memory = _decayed(memory, index - 1, policy.replay.fast_decay)
         level = memory.levels[index]
-        trainee = Trainee(self._model, memory, index, self._workers)
+        trainer = LevelTrainer(self._model, memory, index, self._workers)
         rate = level.config.learning_rate
         events: list[Event] = []
         if policy.guards is not None:
-            nats = yield from self._recipe.surprises(trainee, spans)
+            nats = yield from self._recipe.surprises(trainer, spans)
             limit = policy.guards.surprise_nats
             if max(nats) > limit:
                 events.append(Event(Guard.SKIPPED, max(nats), limit))
@@ -224,8 +226,8 @@ class Learner:
                 if not spans:
                     return _Outcome(untouched, NOTHING_PRACTISED, events=tuple(events))
         if policy.recipe == "summed_gradient":
-            before, after = yield from summed_gradient(trainee, spans, rate)
-            practised = Practised(spans, before, after)
+            before, after = yield from summed_gradient(trainer, spans, rate)
+            practised = LevelResult(spans, before, after)
         else:
             if policy.seed not in self._samples:
                 self._samples[policy.seed] = yield from sample(
@@ -233,7 +235,7 @@ class Learner:
                 )
             taught = {span.start for span in spans}
             practised = yield from self._recipe.practise(
-                trainee,
+                trainer,
                 policy.replay,
                 rate,
                 spans,
@@ -241,15 +243,15 @@ class Learner:
                 self._samples[policy.seed],
                 seed=_seed(policy, boundary),
             )
-        terms = trainee.stored()
+        adapter = trainer.stored()
         if policy.guards is not None:
-            terms, shrunk = within(terms, level.terms, policy.guards, self._base_norm)
+            adapter, shrunk = within(adapter, level.adapter, policy.guards, self._base_norm)
             events += shrunk
             if shrunk:
-                trainee.load(terms)
+                trainer.load(adapter)
         level = replace(
             level,
-            terms=terms,
+            adapter=adapter,
             updates=level.updates + 1,
             learnt_tokens=level.learnt_tokens + sum(len(span.ids) for span in spans),
             surprise_before_nats=practised.before_nats,
@@ -259,9 +261,9 @@ class Learner:
         return _Outcome(
             _with_level(memory, index, level),
             practised,
-            trainee.tokens,
-            level_drift(untaught, level, self._base_norm, trainee.steps),
-            (yield from probes.measure(trainee)) if probes.packs else None,
+            trainer.tokens,
+            level_drift(untaught, level, self._base_norm, trainer.steps),
+            (yield from probes.measure(trainer)) if probes.packs else None,
             tuple(events),
         )
 
@@ -288,6 +290,6 @@ def _with_level(memory: SessionMemory, index: int, level: Level) -> SessionMemor
 
 def _decayed(memory: SessionMemory, index: int, factor: float) -> SessionMemory:
     level = memory.levels[index]
-    if level.terms is None:
+    if level.adapter is None:
         return memory
-    return _with_level(memory, index, replace(level, terms=level.terms.scaled(factor)))
+    return _with_level(memory, index, replace(level, adapter=level.adapter.scaled(factor)))

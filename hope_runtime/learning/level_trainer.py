@@ -13,7 +13,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.errors import DivergedStateError
-from hope_runtime.layers.lora import STORED_DTYPE, LowRank, concatenate, initial
+from hope_runtime.layers.lora import STORED_DTYPE, LoraAdapter, concatenate, initial
 from hope_runtime.learning.drift import Steps
 from hope_runtime.learning.packing import Pack
 from hope_runtime.learning.workers import Workers
@@ -34,7 +34,7 @@ def finite(tensor: Tensor, name: str) -> Tensor:
     return tensor
 
 
-class Trainee:
+class LevelTrainer:
     """Float32 copy of one level's terms that may be changed, beside the other levels as they are.
 
     `tokens` counts what was run forward and backward so far; `is_fresh` says that the level never
@@ -47,17 +47,17 @@ class Trainee:
         self._model = model
         self.workers = workers
         config = memory.levels[level].config
-        self.is_fresh = memory.levels[level].terms is None
+        self.is_fresh = memory.levels[level].adapter is None
         # Each level starts from directions of its own, the same for all its life.
-        terms = memory.levels[level].terms or initial(
+        adapter = memory.levels[level].adapter or initial(
             model.config, config.rank, seed=memory.policy.seed * 1009 + level
         )
         self._others = concatenate(
-            other.terms for index, other in enumerate(memory.levels) if index != level
+            other.adapter for index, other in enumerate(memory.levels) if index != level
         )
-        tensors = {k: v.float().to(model.device).clone() for k, v in terms.tensors().items()}
-        self.terms = LowRank(**{k: v.requires_grad_() for k, v in tensors.items()})
-        self.parameters = list(self.terms.tensors().values())
+        tensors = {k: v.float().to(model.device).clone() for k, v in adapter.tensors().items()}
+        self.adapter = LoraAdapter(**{k: v.requires_grad_() for k, v in tensors.items()})
+        self.parameters = list(self.adapter.tensors().values())
         self.tokens = 0
         # Frobenius norm of every gradient so far, in order.
         self.gradient_norms: list[float] = []
@@ -75,9 +75,9 @@ class Trainee:
             rehearsed_share=self.rehearsed_tokens / max(self.new_tokens + self.rehearsed_tokens, 1),
         )
 
-    def nats(self, scores_NV: Tensor, pack: Pack) -> Tensor:
+    def nats(self, logits_NV: Tensor, pack: Pack) -> Tensor:
         """Negative log-likelihood of each target, nats, float32 (N,); differentiable."""
-        return nnf.cross_entropy(scores_NV, self._to(pack.targets_N), reduction="none")
+        return nnf.cross_entropy(logits_NV, self._to(pack.targets_N), reduction="none")
 
     def surprises(self, packs: Sequence[Pack]) -> Generator[None, None, list[Tensor]]:
         """Nats of every target of each pack, (N,), without gradients; yields on the way.
@@ -102,7 +102,7 @@ class Trainee:
             self._to(pack.ids_BT),
             positions_BT=self._to(pack.positions_BT),
             mask_BTS=self._to(pack.mask_BTT),
-            terms=self._combined(),
+            adapter=self._combined(),
         )
         hidden_ND = hidden_BTD.flatten(0, 1)[self._to(pack.predictors_N)]
         return logits(self._model, hidden_ND[None])[0].float()
@@ -134,29 +134,29 @@ class Trainee:
         norm = torch.stack([part.float().norm() for part in gradient]).norm()
         return float(finite(norm, "A gradient"))
 
-    def snapshot(self) -> LowRank:
+    def snapshot(self) -> LoraAdapter:
         """All levels' terms as they are now, detached, in the model's dtype."""
         with torch.no_grad():
             return self._combined()
 
-    def _combined(self) -> LowRank:
-        combined = concatenate([self._others, self.terms])
+    def _combined(self) -> LoraAdapter:
+        combined = concatenate([self._others, self.adapter])
         assert combined is not None
         return combined.to(self._model.dtype)
 
-    def load(self, terms: LowRank) -> None:
+    def load(self, adapter: LoraAdapter) -> None:
         """Goes on from these terms of the level."""
         with torch.no_grad():
-            for name, tensor in self.terms.tensors().items():
-                tensor.copy_(getattr(terms, name))
+            for name, tensor in self.adapter.tensors().items():
+                tensor.copy_(getattr(adapter, name))
 
-    def stored(self) -> LowRank:
+    def stored(self) -> LoraAdapter:
         """The terms as a memory keeps them: bfloat16, on the CPU, detached. Raises
         DivergedStateError when they are not finite."""
-        return LowRank(
+        return LoraAdapter(
             **{
                 name: finite(tensor.detach().to("cpu", STORED_DTYPE), "What was learnt")
-                for name, tensor in self.terms.tensors().items()
+                for name, tensor in self.adapter.tensors().items()
             }
         )
 

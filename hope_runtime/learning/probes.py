@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 
 from hope_runtime.learning.base_samples import sample_windows
-from hope_runtime.learning.level_trainer import Trainee, finite
+from hope_runtime.learning.level_trainer import LevelTrainer, finite
 from hope_runtime.learning.packing import Pack, pack
 from hope_runtime.learning.reference import Rehearsed, scores
-from hope_runtime.learning.sample_cache import KeptTexts
+from hope_runtime.learning.sample_cache import SampleCache
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 
@@ -57,20 +57,20 @@ class Probes:
     frozen_nats: float
 
     @torch.no_grad()
-    def measure(self, trainee: Trainee) -> Generator[None, None, Probed]:
+    def measure(self, trainer: LevelTrainer) -> Generator[None, None, Probed]:
         """How the trainee reads them as it is now, the other levels beside it. Raises
         DivergedStateError when that is no number."""
 
         def one(index: int) -> tuple[float, float]:
             with torch.no_grad():
                 pack_, window = self.packs[index], self.windows[index]
-                scores_NV = trainee.scores(pack_)
-                nats = trainee.nats(scores_NV, pack_).sum()
-                divergence = window.reference.divergence(scores_NV).sum()
+                logits_NV = trainer.scores(pack_)
+                nats = trainer.nats(logits_NV, pack_).sum()
+                divergence = window.reference.divergence(logits_NV).sum()
                 finite(nats + divergence, "What the probes make of it")
                 return float(nats), float(divergence)
 
-        found = trainee.workers.map(one, range(len(self.packs)))
+        found = trainer.workers.map(one, range(len(self.packs)))
         yield
         tokens = sum(len(each.targets_N) for each in self.packs)
         return Probed(
@@ -81,7 +81,7 @@ class Probes:
 
 
 def write_probes(
-    model: BaseModel, workers: Workers, kept: KeptTexts, seed: int
+    model: BaseModel, workers: Workers, kept: SampleCache, seed: int
 ) -> Generator[None, None, Probes]:
     """The probes of a base model, deterministic in `seed`; yields on the way."""
     windows = yield from sample_windows(model, workers, kept, seed + SEED_OFFSET, PROBES)

@@ -30,9 +30,9 @@ class Reference:
     log_probabilities_NK: Tensor
     ids_NK: Tensor
 
-    def divergence(self, scores_NV: Tensor) -> Tensor:
+    def divergence(self, logits_NV: Tensor) -> Tensor:
         """KL(base || adapted) in nats, (N,), from the adapted model's scores; differentiable."""
-        adapted_NK = scores_NV.log_softmax(-1).gather(1, self.ids_NK)
+        adapted_NK = logits_NV.log_softmax(-1).gather(1, self.ids_NK)
         base_NK = self.log_probabilities_NK
         base_rest_N = (1 - base_NK.exp().sum(1)).clamp(min=_TINY)
         adapted_rest_N = (1 - adapted_NK.exp().sum(1)).clamp(min=_TINY)

@@ -24,7 +24,7 @@ from hope_runtime.models.decoder.weights import BaseModel
 Texts = list[tuple[int, ...]]
 
 
-class KeptTexts:
+class SampleCache:
     """Continuations by one base model, read from `directory` where it wrote them before; None
     keeps nothing."""
 

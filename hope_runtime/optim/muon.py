@@ -147,10 +147,10 @@ class M3(UpdateRule):
             "count": count,
         }
 
-    def _written(self, memory: Tensor, what: Tensor, beta: float, terms: int = 1) -> Tensor:
+    def _written(self, memory: Tensor, what: Tensor, beta: float, adapter: int = 1) -> Tensor:
         """`memory` after a sum of `terms` terms was written into it."""
         if self.average:
-            return beta * memory + (1 - beta) / terms * what
+            return beta * memory + (1 - beta) / adapter * what
         return memory + beta * what
 
     def _orthogonal(self, memory: Tensor, batch_dims: int) -> Tensor:

@@ -28,12 +28,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, StateVersionError
-from hope_runtime.layers.lora import LowRank
-from hope_runtime.session.guards import NEVER, Event, GuardState
+from hope_runtime.layers.lora import LoraAdapter
+from hope_runtime.session.guards import EMPTY_GUARDS, Event, GuardState
 from hope_runtime.session.layout import Layout, Tensors
 from hope_runtime.session.levels import Level
-from hope_runtime.session.memory import Conversation, Document, FastMemory, SessionMemory, Span
-from hope_runtime.session.page_hinkley import UNSEEN, Watched
+from hope_runtime.session.memory import Conversation, Document, FastMemoryState, SessionMemory, Span
+from hope_runtime.session.page_hinkley import EMPTY_STREAM, Watched
 from hope_runtime.session.policy import LearningPolicy
 from hope_runtime.session.state_schema import SpanFields, StateFields
 from hope_runtime.session.window import Window
@@ -220,13 +220,14 @@ def _build(
             kept = state.guards[index]
             events = tuple(Event(*event) for event in kept.events)
             streams = (
-                UNSEEN if each is None else Watched(*each) for each in (kept.surprise, kept.probes)
+                EMPTY_STREAM if each is None else Watched(*each)
+                for each in (kept.surprise, kept.probes)
             )
             level = replace(level, guard=GuardState(kept.rejections, kept.frozen, events, *streams))
         if entry.has_learnt:
             learnt = layout.level(index, config, opened("level", level_blob(index)))
-            if isinstance(learnt, LowRank):
-                level = replace(level, terms=learnt)
+            if isinstance(learnt, LoraAdapter):
+                level = replace(level, adapter=learnt)
             else:
                 level = replace(level, weights=learnt)
         levels.append(level)
@@ -244,7 +245,7 @@ def _build(
         layout.check_context(contexts[name])
     fast = None
     if state.fast is not None:
-        fast = FastMemory(opened("fast", FAST_BLOB), state.fast.conversation)
+        fast = FastMemoryState(opened("fast", FAST_BLOB), state.fast.conversation)
         layout.check_fast(fast.tensors)
     conversations = {
         item.name: Conversation(
@@ -319,7 +320,7 @@ def _take(flat: torch.Tensor, lengths: list[int]) -> list[tuple[int, ...]]:
 
 
 def _describe_guards(memory: SessionMemory) -> list[Any]:
-    if all(level.guard == NEVER for level in memory.levels):
+    if all(level.guard == EMPTY_GUARDS for level in memory.levels):
         return []
     return [
         [

@@ -19,7 +19,7 @@ from hope_runtime.session.memory import (
     MAX_DOCUMENTS,
     Conversation,
     Document,
-    FastMemory,
+    FastMemoryState,
     SessionMemory,
     Span,
 )
@@ -220,7 +220,7 @@ def _collect_spans(memory: SessionMemory, record: Record) -> SessionMemory:
     return replace(memory, pending=tuple(spans), observed_tokens=observed)
 
 
-def _left(memory: SessionMemory, conversation: str) -> FastMemory | None:
+def _left(memory: SessionMemory, conversation: str) -> FastMemoryState | None:
     """The fast memory once a conversation has ended: the next one goes on from another context."""
     if memory.fast is None or memory.fast.conversation != conversation:
         return memory.fast

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from hope_runtime.session.page_hinkley import UNSEEN, PageHinkley, Watched
+from hope_runtime.session.page_hinkley import EMPTY_STREAM, PageHinkley, Watched
 
 
 class Guard(StrEnum):
@@ -70,11 +70,11 @@ class GuardState:
     rejections: int = 0
     frozen: bool = False
     events: tuple[Event, ...] = ()
-    surprise: Watched = UNSEEN
-    probes: Watched = UNSEEN
+    surprise: Watched = EMPTY_STREAM
+    probes: Watched = EMPTY_STREAM
 
 
-NEVER = GuardState()
+EMPTY_GUARDS = GuardState()
 
 
 SURPRISE_CHANGE = PageHinkley(tolerance=0.5, threshold=8.0, warm_up=5)

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from hope_runtime.errors import CorruptStateError
-from hope_runtime.layers.lora import LowRank
+from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.session.levels import FullRank
 from hope_runtime.session.policy import LevelConfig
 
@@ -27,12 +27,12 @@ class Layout(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
-    def level(self, index: int, config: LevelConfig, tensors: Tensors) -> LowRank | FullRank:
+    def level(self, index: int, config: LevelConfig, tensors: Tensors) -> LoraAdapter | FullRank:
         """What level `index` has learnt."""
         ...
 
     def check_fast(self, tensors: Tensors) -> None:
-        """Those of a FastMemory."""
+        """Those of a FastMemoryState."""
         ...
 
     def check_context(self, tensors: Tensors) -> None:

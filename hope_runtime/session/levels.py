@@ -15,8 +15,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from hope_runtime.layers.lora import LowRank, tensors_digest
-from hope_runtime.session.guards import NEVER, GuardState
+from hope_runtime.layers.lora import LoraAdapter, tensors_digest
+from hope_runtime.session.guards import EMPTY_GUARDS, GuardState
 from hope_runtime.session.policy import LevelConfig
 
 
@@ -52,7 +52,7 @@ class Level:
     theta_0); then it has one of them, `weights` in a native model."""
 
     config: LevelConfig
-    terms: LowRank | None = None
+    adapter: LoraAdapter | None = None
     # Count of learnable tokens at its last boundary.
     learnt_through: int = 0
     updates: int = 0
@@ -62,12 +62,12 @@ class Level:
     surprise_before_nats: float | None = None
     surprise_after_nats: float | None = None
     weights: FullRank | None = None
-    guard: GuardState = NEVER
+    guard: GuardState = EMPTY_GUARDS
 
     @property
-    def learnt(self) -> LowRank | FullRank | None:
+    def learnt(self) -> LoraAdapter | FullRank | None:
         """What it has learnt; None while it is at theta_0."""
-        return self.weights if self.terms is None else self.terms
+        return self.weights if self.adapter is None else self.adapter
 
     def digest(self) -> bytes:
         """SHA-256 over counters and the exact bits of the stored tensors."""

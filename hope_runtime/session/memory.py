@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from hope_runtime.layers.config import ModelConfig
-from hope_runtime.layers.lora import LowRank, concatenate
+from hope_runtime.layers.lora import LoraAdapter, concatenate
 from hope_runtime.session.levels import Level
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.policy import LearningPolicy
@@ -68,7 +68,7 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class FastMemory:
+class FastMemoryState:
     """What was written forward while tokens were read: named tensors whose meaning is the
     engine's. Never changed in place.
 
@@ -104,7 +104,7 @@ class SessionMemory:
     log_digest: bytes = bytes(32)
     # None until something was written, and in models that have no fast memory. Not part of the
     # hash: how tokens were cut into passes changes its rounding, as it does that of logits.
-    fast: FastMemory | None = None
+    fast: FastMemoryState | None = None
 
     @staticmethod
     def fresh(fingerprint: str, policy: LearningPolicy) -> SessionMemory:
@@ -113,9 +113,9 @@ class SessionMemory:
         return SessionMemory(fingerprint, policy, levels)
 
     @property
-    def terms(self) -> LowRank | None:
+    def adapter(self) -> LoraAdapter | None:
         """All levels' terms as one; None for the plain base model."""
-        return concatenate(level.terms for level in self.levels)
+        return concatenate(level.adapter for level in self.levels)
 
     @property
     def pending_tokens(self) -> int:

@@ -27,7 +27,7 @@ class Watched:
     most: float = -math.inf
 
 
-UNSEEN = Watched()
+EMPTY_STREAM = Watched()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class PageHinkley:
         least, most = min(state.least, up), max(state.most, down)
         if count >= self.warm_up:
             if up - least > self.threshold:
-                return UNSEEN, up - least
+                return EMPTY_STREAM, up - least
             if most - down > self.threshold:
-                return UNSEEN, down - most
+                return EMPTY_STREAM, down - most
         return Watched(count, mean, up, least, down, most), 0.0

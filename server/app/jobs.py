@@ -97,7 +97,7 @@ class Running:
             rest = done.seconds * (done.total_tokens - done.learnt_tokens) / done.learnt_tokens
         return JobRunningError(message, min(max(rest, 1.0), MAX_RETRY_SECONDS))
 
-    async def give_way(self) -> None:
+    async def wait_or_refuse(self) -> None:
         """Raises JobRunningError, or waits until a job that is over has let go of the session."""
         if not self.is_over():
             raise self.refusal()
@@ -165,7 +165,7 @@ class Jobs:
             if entry.job is not None:
                 await entry.job.stop(JobCancelledError("The job was cancelled."))
             if (await self._store.head(key)).job is not None:
-                await self._residency.let_go(entry)
+                await self._residency.release(entry)
                 lease = await self._residency.acquire(key)
                 async with self._residency.kept(lease):
                     await self._store.end_job(lease)
@@ -183,7 +183,7 @@ class Jobs:
             self._sessions.admit()
             running = self.running(key)
             if running is not None and running.is_over() and not is_it(running.ask):
-                await running.give_way()
+                await running.wait_or_refuse()
                 running = None
             head = await self._store.head(key)
             if running is None:
@@ -195,7 +195,7 @@ class Jobs:
 
     async def _launch(self, entry: Entry, key: SessionKey, ask: Ask) -> Running:
         """Runs a job, which is begun if the store has none. The entry's lock is held."""
-        await self._residency.let_go(entry)
+        await self._residency.release(entry)
         lease = await self._residency.acquire(key)
         try:
             job = (await self._store.head(key)).job

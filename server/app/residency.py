@@ -43,7 +43,7 @@ class JobRunningError(Exception):
 class Job(Protocol):
     """What is known here of a job: how to end it, and what others are told."""
 
-    async def give_way(self) -> None:
+    async def wait_or_refuse(self) -> None:
         """Raises JobRunningError while it is under way; waits for one that has ended to let go."""
 
     async def stop(self, reason: Exception) -> None:
@@ -155,7 +155,7 @@ class Residency:
             with contextlib.suppress(StoreError):
                 await complete(self._store.release(lease))
 
-    async def let_go(self, entry: Entry) -> None:
+    async def release(self, entry: Entry) -> None:
         """Ends residency: waits for learning, releases the lease. The entry's lock is held."""
         resident, entry.resident = entry.resident, None
         if resident is None:
@@ -175,11 +175,11 @@ class Residency:
             entry = self.entries.get(resident.key)
             if entry and not entry.users and not resident.learning:
                 async with self.locked(resident.key):
-                    await self.let_go(entry)
+                    await self.release(entry)
 
     async def close(self) -> None:
         """Lets go of every session, after what is on it."""
         for entry in list(self.entries.values()):
             async with entry.lock:
-                await self.let_go(entry)
+                await self.release(entry)
         self.entries.clear()

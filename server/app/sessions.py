@@ -170,7 +170,7 @@ class Sessions:
     async def _vacate(self, entry: Entry) -> None:
         if entry.job is not None:
             await entry.job.stop(NotFoundError("the session was erased"))
-        await self.residency.let_go(entry)
+        await self.residency.release(entry)
 
     @contextlib.asynccontextmanager
     async def exclusive(
@@ -185,7 +185,7 @@ class Sessions:
             try:
                 self.admit()
                 if entry.job is not None:
-                    await entry.job.give_way()
+                    await entry.job.wait_or_refuse()
                 if entry.resident is None:
                     entry.resident = await complete(self._load(key))
                 resident = entry.resident
@@ -207,8 +207,8 @@ class Sessions:
         self.admit()
         async with self.residency.locked(key) as entry:
             if entry.job is not None:
-                await entry.job.give_way()
-            await self.residency.let_go(entry)
+                await entry.job.wait_or_refuse()
+            await self.residency.release(entry)
             lease = await self.residency.acquire(key)
             async with self.residency.kept(lease):
                 yield lease

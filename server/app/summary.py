@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hope_runtime.errors import CorruptStateError
-from hope_runtime.session.guards import NEVER, GuardState
+from hope_runtime.session.guards import EMPTY_GUARDS, GuardState
 from hope_runtime.session.memory import SessionMemory
 
 
@@ -72,7 +72,7 @@ def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
 
 
 def _guarded(state: GuardState) -> dict[str, Any]:
-    if state == NEVER:
+    if state == EMPTY_GUARDS:
         return {}
     return {
         "frozen": state.frozen,

@@ -13,13 +13,13 @@ import torch
 
 from hope_runtime.checkpoints import converted_cache as converted_cache
 from hope_runtime.checkpoints import fast_memory as fast_memory_files
-from hope_runtime.checkpoints.fast_memory import shipped_branch
+from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import tensor_name
 from hope_runtime.models.fast_memory.weights import (
-    Branch,
-    BranchConfig,
-    BranchWeights,
+    FastMemory,
+    FastMemoryConfig,
+    FastMemoryWeights,
     expected_shapes,
 )
 from hope_runtime.models.hope.config import PRESETS, preset
@@ -38,20 +38,20 @@ def test_digests_of_policies() -> None:
 
 
 def test_the_digest_of_a_fast_memory_names_what_it_wrote() -> None:
-    config = BranchConfig(
+    config = FastMemoryConfig(
         8, (0, 1), 2, n_heads=1, key_width=4, value_width=4, input_width=4, hidden=4
     )
     zeros = {name: torch.zeros(shape) for name, shape in expected_shapes(config).items()}
-    branch = Branch(config, BranchWeights.from_named(zeros))
-    assert branch.digest == "611173a4e0c342b7f84ea48a8d5fd0e99598d55379a1187e8a8ddbb2e2d1ec40"
-    assert tensor_name(branch) == "branch.611173a4e0c342b7"
+    fast_memory = FastMemory(config, FastMemoryWeights.from_named(zeros))
+    assert fast_memory.digest == "611173a4e0c342b7f84ea48a8d5fd0e99598d55379a1187e8a8ddbb2e2d1ec40"
+    assert tensor_name(fast_memory) == "branch.611173a4e0c342b7"
 
 
 def test_the_default_model_and_its_fast_memory(base_model: BaseModel) -> None:
     assert base_model.fingerprint.startswith("fa9ca9bb680e6d4f")
-    branch = shipped_branch(base_model)
-    assert branch is not None
-    assert branch.digest.startswith("2d3c21a94ea30602")
+    fast_memory = shipped_fast_memory(base_model)
+    assert fast_memory is not None
+    assert fast_memory.digest.startswith("2d3c21a94ea30602")
 
 
 def test_configurations_of_hope_models_as_they_are_stored() -> None:

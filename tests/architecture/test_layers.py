@@ -1,15 +1,111 @@
-"""Dependencies point one way: clients -> protos <- server -> hope_runtime; a store knows no tensor.
+"""Dependencies point one way, between packages and within them.
 
-Looked at from outside: what a fresh interpreter has loaded once every module of a package is.
+clients -> protos <- server -> hope_runtime <- hope_lab. Seen twice: by the imports in the files,
+which name the line that breaks the rule, and from outside, by what a fresh interpreter has loaded.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
+# Each package of hope_runtime, and those that it may import, from the lowest upwards.
+RUNTIME = ("layers", "session", "models", "optim", "learning", "checkpoints", "engine")
+MAY_IMPORT = {
+    "layers": set(),
+    "session": {"layers"},
+    "models": {"layers", "session"},
+    "optim": set(),
+    "learning": {"layers", "session", "models", "optim"},
+    "checkpoints": {"layers", "session", "models"},
+    "engine": {"layers", "session", "models", "learning", "checkpoints"},
+}
+FAMILIES = ("decoder", "fast_memory", "hope")
+MAY_IMPORT_OF_MODELS = {"decoder": set(), "fast_memory": {"decoder"}, "hope": {"decoder"}}
+
+
+def imports(folder: Path) -> Iterator[tuple[str, str]]:
+    """(place, imported module) for every import in the files under `folder`."""
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Import):
+                yield from ((place, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                yield from ((place, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def offences(folder: Path, prefix: str, allowed: set[str], all_of: tuple[str, ...]) -> list[str]:
+    """Imports of siblings under `prefix` that `folder` may not have."""
+    own = folder.name
+    found = []
+    for place, module in imports(folder):
+        if not module.startswith(prefix + "."):
+            continue
+        sibling = module.removeprefix(prefix + ".").split(".")[0]
+        if sibling in all_of and sibling != own and sibling not in allowed:
+            found.append(f"{place} imports {module}")
+    return found
+
+
+@pytest.mark.parametrize("package", RUNTIME)
+def test_packages_of_the_runtime_need_none_above_them(package: str) -> None:
+    folder = ROOT / "hope_runtime" / package
+    assert not offences(folder, "hope_runtime", MAY_IMPORT[package], RUNTIME)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_models(family: str) -> None:
+    folder = ROOT / "hope_runtime" / "models" / family
+    allowed = MAY_IMPORT_OF_MODELS[family]
+    assert not offences(folder, "hope_runtime.models", allowed, FAMILIES)
+
+
+def test_every_package_of_the_runtime_has_its_place() -> None:
+    folders = {path.parent.name for path in (ROOT / "hope_runtime").glob("*/__init__.py")}
+    assert folders == set(RUNTIME)
+    families = {path.parent.name for path in (ROOT / "hope_runtime/models").glob("*/__init__.py")}
+    assert families == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("hope_runtime", ("hope_lab", "server", "hope_client", "grpc", "redis", "starlette")),
+        ("hope_runtime/layers", ("hope_runtime.session", "hope_runtime.tokenizer")),
+        ("hope_lab", ("server", "hope_client", "grpc")),
+        ("server", ("hope_client", "hope_lab")),
+        ("server/app", ("grpc", "starlette", "hope.v1")),
+        ("server/store", ("torch", "numpy", "hope_runtime", "grpc")),
+        ("clients/python", ("server", "hope_runtime", "hope_lab", "torch")),
+    ],
+)
+def test_a_folder_names_nothing_foreign(folder: str, forbidden: tuple[str, ...]) -> None:
+    found = [
+        f"{place} imports {module}"
+        for place, module in imports(ROOT / folder)
+        if any(module == name or module.startswith(name + ".") for name in forbidden)
+    ]
+    assert not found
+
+
+def test_a_forbidden_import_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules above look at what they say they look at."""
+    monkeypatch.setattr("test_layers.ROOT", tmp_path)
+    layers = tmp_path / "hope_runtime" / "layers"
+    layers.mkdir(parents=True)
+    (layers / "bad.py").write_text("def f():\n    from hope_runtime.session import memory\n")
+    assert offences(layers, "hope_runtime", MAY_IMPORT["layers"], RUNTIME) == [
+        "hope_runtime/layers/bad.py:2 imports hope_runtime.session.memory"
+    ]
+
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
@@ -32,8 +128,11 @@ def loaded_by(*packages: str) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
-        ("hope_runtime", {"grpc", "redis", "prometheus_client", "server", "hope", "hope_client"}),
-        ("hope_client", {"server", "hope_runtime", "torch"}),
+        (
+            "hope_runtime",
+            {"grpc", "redis", "prometheus_client", "server", "hope", "hope_client", "hope_lab"},
+        ),
+        ("hope_client", {"server", "hope_runtime", "hope_lab", "torch"}),
         ("server.store", {"torch", "numpy", "hope_runtime", "grpc", "hope"}),
         ("hope.v1", {"server", "hope_runtime", "hope_client", "torch"}),
     ],

@@ -160,7 +160,7 @@ def test_a_converter_that_comes_second_keeps_the_first(tiny_llama: Any, tmp_path
     model = load_base_model(directory, dtype="float32", cache_dir=tmp_path)
     (place,) = cached(tmp_path)
     stamp = (place / "weights.safetensors").stat().st_mtime_ns
-    native.save_native(place, model.config, model.weights, model.tokenizer)
+    native.save_converted(place, model.config, model.weights, model.tokenizer)
     assert (place / "weights.safetensors").stat().st_mtime_ns == stamp
     assert cached(tmp_path) == [place]
 

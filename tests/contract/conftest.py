@@ -31,7 +31,7 @@ async def store(harness: Harness) -> AsyncIterator[SessionStore]:
 
 @pytest.fixture(
     scope="session",
-    params=["native", pytest.param("vllm", marks=pytest.mark.vllm)],
+    params=["torch", pytest.param("vllm", marks=pytest.mark.vllm)],
 )
 def make_engine(request: pytest.FixtureRequest) -> Make:
     """Makes an engine of one kind over a model."""

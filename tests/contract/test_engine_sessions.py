@@ -32,13 +32,13 @@ from hope_runtime.session.memory import SessionMemory
 @torch.no_grad()
 def likeliest(model: BaseModel, memory: SessionMemory, record: Record, prompt: int) -> None:
     """Asserts that each token of the reply is the likeliest under this memory."""
-    terms = memory.terms.to(torch.float32) if memory.terms else None
+    adapter = memory.adapter.to(torch.float32) if memory.adapter else None
     ids = torch.tensor([record.tokens])
-    scores_TV = logits(model, forward(model, ids, terms=terms))[0]
+    logits_TV = logits(model, forward(model, ids, adapter=adapter))[0]
     reply = record.segments[-1].tokens[:-1]  # the end token was added
     for offset, token in enumerate(reply):
-        scores_V = scores_TV[prompt - 1 + offset]
-        assert float(scores_V[token]) == pytest.approx(float(scores_V.max()), abs=1e-3)
+        logits_V = logits_TV[prompt - 1 + offset]
+        assert float(logits_V[token]) == pytest.approx(float(logits_V.max()), abs=1e-3)
 
 
 def test_sessions_with_memories_of_their_own_answer_together_as_alone(
@@ -81,8 +81,8 @@ def test_a_session_without_a_memory_is_the_frozen_model_in_every_mixture(
         ticket.future.result(WAIT)
     likeliest(small_model, memory, outcome.record, outcome.input_tokens)
     with torch.no_grad():
-        scores_TV = logits(small_model, forward(small_model, torch.tensor([outcome.record.tokens])))
-    expected_TV = scores_TV[0].log_softmax(-1)
+        logits_TV = logits(small_model, forward(small_model, torch.tensor([outcome.record.tokens])))
+    expected_TV = logits_TV[0].log_softmax(-1)
     for offset, each in enumerate(outcome.reply.logprobs):
         expected = float(expected_TV[outcome.input_tokens - 1 + offset, each.token])
         assert each.logprob == pytest.approx(expected, abs=1e-4)

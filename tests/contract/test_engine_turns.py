@@ -125,8 +125,8 @@ def test_nothing_is_drawn_while_a_prompt_is_read(make_engine: Make, small_model:
             for index, token in enumerate(reply):
                 with torch.no_grad():
                     hidden = forward(small_model, torch.tensor([stream]))
-                    scores_V = logits(small_model, hidden)[0, -1]
-                assert sampler.choose(scores_V, list(reply[:index])) == token
+                    logits_V = logits(small_model, hidden)[0, -1]
+                assert sampler.choose(logits_V, list(reply[:index])) == token
                 stream.append(token)
 
 
@@ -181,9 +181,9 @@ def test_a_score_is_that_of_a_plain_forward(engine: SessionEngine, small_model: 
     encode = small_model.tokenizer.encode
     before, wanted = encode(context), encode(text)
     for memory in (fresh(small_model), None, taught(small_model, 2)):
-        terms = memory.terms.to(torch.float32) if memory and memory.terms else None
+        adapter = memory.adapter.to(torch.float32) if memory and memory.adapter else None
         ids = torch.tensor([before + wanted])
-        scores = logits(small_model, forward(small_model, ids, terms=terms))[0]
+        scores = logits(small_model, forward(small_model, ids, adapter=adapter))[0]
         expected = torch.nn.functional.cross_entropy(
             scores[len(before) - 1 : -1], torch.tensor(wanted), reduction="sum"
         )
@@ -221,11 +221,13 @@ def test_reading_scores_what_is_new_and_changes_the_window(
         found.append(outcome)
     assert [outcome.scored for outcome in found] == [49, 30]
     assert memory.conversations["reading"].window.tokens == tuple(range(300, 380))
-    terms = taught(small_model, 3).terms
-    assert terms is not None
+    adapter = taught(small_model, 3).adapter
+    assert adapter is not None
     ids = torch.tensor([list(range(300, 380))])
     with torch.no_grad():
-        scores = logits(small_model, forward(small_model, ids, terms=terms.to(torch.float32)))[0]
+        scores = logits(small_model, forward(small_model, ids, adapter=adapter.to(torch.float32)))[
+            0
+        ]
     nats = torch.nn.functional.cross_entropy(scores[:-1], ids[0, 1:], reduction="none")
     assert found[0].nats == pytest.approx(float(nats[:49].sum()), rel=1e-5)
     assert found[1].nats == pytest.approx(float(nats[49:].sum()), rel=1e-5)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from memories import POLICY
 
-from hope_runtime.engine.kv_slots import Arena, Memories, Row
+from hope_runtime.engine.kv_slots import Memories, Row, SlotPool
 from hope_runtime.layers.lora import initial
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.memory import SessionMemory
@@ -26,7 +26,7 @@ class ArenaMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         slots = [SimpleNamespace(nbytes=SLOT_BYTES, truncate=lambda _: None) for _ in range(SLOTS)]
-        self.arena = Arena(slots)
+        self.slot_pool = SlotPool(slots)
         self.held: dict[int, Row] = {}
         self.kept: dict[int, Row] = {}  # most recently given last
 
@@ -34,10 +34,10 @@ class ArenaMachine(RuleBasedStateMachine):
     def take(self, key: int) -> None:
         if key in self.held or len(self.held) == SLOTS:
             with pytest.raises(AssertionError):
-                self.arena.take(key)
+                self.slot_pool.take(key)
             return
         known = self.kept.pop(key, None)
-        row = self.arena.take(key)
+        row = self.slot_pool.take(key)
         assert (row is known) if known else not row.tokens
         assert row.kv not in [other.kv for other in self.held.values()]
         if len(self.held) + len(self.kept) == SLOTS:
@@ -50,22 +50,22 @@ class ArenaMachine(RuleBasedStateMachine):
     def give(self, data: st.DataObject, keep: bool) -> None:
         key = data.draw(st.sampled_from(sorted(self.held)))
         row = self.held.pop(key)
-        self.arena.give(key, row, keep=keep)
+        self.slot_pool.give(key, row, keep=keep)
         if keep:
             self.kept[key] = row
 
     @rule(key=KEYS)
     def drop(self, key: int) -> None:
-        self.arena.drop(key)
+        self.slot_pool.drop(key)
         self.kept.pop(key, None)
 
     @invariant()
     def conservation(self) -> None:
-        self.arena.check_integrity()
-        assert self.arena.held == len(self.held)
-        assert self.arena.room == SLOTS - len(self.held)
-        assert len(self.arena) == len(self.kept)
-        assert self.arena.nbytes == SLOT_BYTES * (len(self.held) + len(self.kept))
+        self.slot_pool.check_integrity()
+        assert self.slot_pool.held == len(self.held)
+        assert self.slot_pool.room == SLOTS - len(self.held)
+        assert len(self.slot_pool) == len(self.kept)
+        assert self.slot_pool.nbytes == SLOT_BYTES * (len(self.held) + len(self.kept))
 
 
 TestArenaMachine = ArenaMachine.TestCase
@@ -74,32 +74,32 @@ TestArenaMachine = ArenaMachine.TestCase
 def taught_memory(model: BaseModel, seed: int = 0) -> SessionMemory:
     """A memory whose fastest level has learnt something."""
     memory = SessionMemory.fresh(model.fingerprint, POLICY)
-    level = replace(memory.levels[0], terms=initial(model.config, 4, seed), updates=1)
+    level = replace(memory.levels[0], adapter=initial(model.config, 4, seed), updates=1)
     return replace(memory, levels=(level, *memory.levels[1:]))
 
 
 def test_windows_of_one_memory_share_its_terms(tiny_model: BaseModel) -> None:
     memories = Memories(1 << 30, tiny_model.dtype)
     memory = taught_memory(tiny_model)
-    terms = memories.terms(memory)
-    assert terms is not None
-    assert memories.terms(memory) is terms
-    assert memories.nbytes == terms.nbytes
+    adapter = memories.adapter(memory)
+    assert adapter is not None
+    assert memories.adapter(memory) is adapter
+    assert memories.nbytes == adapter.nbytes
 
 
 def test_the_least_recently_used_memory_leaves_first(tiny_model: BaseModel) -> None:
     taught = [taught_memory(tiny_model, seed=seed) for seed in range(3)]
-    size = taught[0].terms.to(tiny_model.dtype).nbytes
+    size = taught[0].adapter.to(tiny_model.dtype).nbytes
     memories = Memories(2 * size, tiny_model.dtype)
-    first, second = memories.terms(taught[0]), memories.terms(taught[1])
-    assert memories.terms(taught[0]) is first
-    memories.terms(taught[2])
+    first, second = memories.adapter(taught[0]), memories.adapter(taught[1])
+    assert memories.adapter(taught[0]) is first
+    memories.adapter(taught[2])
     assert (len(memories), memories.nbytes) == (2, 2 * size)
-    assert memories.terms(taught[0]) is first
-    assert memories.terms(taught[1]) is not second
+    assert memories.adapter(taught[0]) is first
+    assert memories.adapter(taught[1]) is not second
 
 
 def test_a_budget_of_nothing_keeps_nothing(tiny_model: BaseModel) -> None:
     memories = Memories(0, tiny_model.dtype)
-    assert memories.terms(taught_memory(tiny_model)) is not None
+    assert memories.adapter(taught_memory(tiny_model)) is not None
     assert (len(memories), memories.nbytes) == (0, 0)

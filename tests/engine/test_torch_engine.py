@@ -17,7 +17,7 @@ from hope_runtime.engine.reply import FinishReason, TextPiece
 from hope_runtime.engine.runner import Runner
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.scheduler import Ticket
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.engine.window_reader import Reader
 from hope_runtime.errors import (
@@ -40,8 +40,8 @@ SMALL = 96  # a window that the system prompt leaves some room in
 
 
 @pytest.fixture(scope="module")
-def engine(chat_model: BaseModel) -> Iterator[Engine]:
-    with Engine(chat_model, window_tokens=256, threads=1) as running:
+def engine(chat_model: BaseModel) -> Iterator[TorchEngine]:
+    with TorchEngine(chat_model, window_tokens=256, threads=1) as running:
         yield running
 
 
@@ -51,10 +51,10 @@ def memory(chat_model: BaseModel) -> SessionMemory:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_behind(engine: Engine) -> Iterator[None]:
+def _nothing_is_left_behind(engine: TorchEngine) -> Iterator[None]:
     yield
-    engine.arena.check_integrity()
-    assert engine.arena.held == 0
+    engine.slot_pool.check_integrity()
+    assert engine.slot_pool.held == 0
     load = engine.load()
     assert (load.running, load.waiting, load.learning) == (0, 0, 0)
 
@@ -65,7 +65,7 @@ def ask(text: str = "Who are you?", tokens: int = 8, **options: Any) -> Generate
 
 
 def answer(
-    engine: Engine, memory: SessionMemory, turn: GenerateTurn, row: object = "row"
+    engine: TorchEngine, memory: SessionMemory, turn: GenerateTurn, row: object = "row"
 ) -> tuple[GenerateOutcome, list[TextPiece]]:
     parts: list[TextPiece] = []
     ticket = engine.generate(row, memory, turn, parts.append)
@@ -89,7 +89,7 @@ class Gate:
 # Replies
 
 
-def test_a_reply_is_a_record_and_its_text(engine: Engine, memory: SessionMemory) -> None:
+def test_a_reply_is_a_record_and_its_text(engine: TorchEngine, memory: SessionMemory) -> None:
     outcome, parts = answer(engine, memory, ask(tokens=8))
     assert outcome.finish_reason is FinishReason.LENGTH
     assert outcome.output_tokens == 8
@@ -107,7 +107,7 @@ def test_a_reply_is_a_record_and_its_text(engine: Engine, memory: SessionMemory)
 
 def test_a_reply_ends_with_the_models_end_token_or_a_stop_string(base_model: BaseModel) -> None:
     memory = SessionMemory.fresh(base_model.fingerprint, POLICY)
-    with Engine(base_model, window_tokens=256, threads=1) as engine:
+    with TorchEngine(base_model, window_tokens=256, threads=1) as engine:
         outcome, _ = answer(engine, memory, ask("Say only: yes.", tokens=40))
         assert outcome.finish_reason is FinishReason.STOP
         assert outcome.record.tokens[-1] in base_model.tokenizer.eos_ids
@@ -119,20 +119,20 @@ def test_a_reply_ends_with_the_models_end_token_or_a_stop_string(base_model: Bas
 
 
 def chat(
-    engine: Engine, memory: SessionMemory, turns: int, *, forget: bool = False
+    engine: TorchEngine, memory: SessionMemory, turns: int, *, forget: bool = False
 ) -> list[GenerateOutcome]:
     outcomes = []
     for number in range(turns):
         outcome, _ = answer(engine, memory, ask(f"Question {number}, and more?", tokens=20))
         if forget:
-            engine.arena.drop("row")
+            engine.slot_pool.drop("row")
         memory = observe(memory, outcome.record, window_tokens=engine.window_tokens)
         outcomes.append(outcome)
     return outcomes
 
 
 def test_a_conversation_is_the_same_whether_rows_are_kept_or_dropped(
-    chat_model: BaseModel, engine: Engine, memory: SessionMemory
+    chat_model: BaseModel, engine: TorchEngine, memory: SessionMemory
 ) -> None:
     kept, dropped = chat(engine, memory, 8), chat(engine, memory, 8, forget=True)
     for one, other in zip(kept, dropped, strict=True):
@@ -144,7 +144,7 @@ def test_a_conversation_is_the_same_whether_rows_are_kept_or_dropped(
 def test_a_reply_goes_on_when_the_window_hops_under_it(
     chat_model: BaseModel, memory: SessionMemory
 ) -> None:
-    with Engine(chat_model, window_tokens=SMALL, threads=1) as engine:
+    with TorchEngine(chat_model, window_tokens=SMALL, threads=1) as engine:
         outcome, _ = answer(engine, memory, ask(tokens=150))
     assert outcome.output_tokens == 150
     prompt = outcome.record.tokens[: outcome.input_tokens]
@@ -163,7 +163,7 @@ def test_a_reply_goes_on_when_the_window_hops_under_it(
 
 @torch.no_grad()
 def test_logprobs_are_the_models_own_whatever_the_sampling(
-    engine: Engine, memory: SessionMemory, chat_model: BaseModel
+    engine: TorchEngine, memory: SessionMemory, chat_model: BaseModel
 ) -> None:
     turn = ask(tokens=8, temperature=1.5, repetition_penalty=2.0, seed=4, logprobs=3)
     outcome, parts = answer(engine, memory, turn)
@@ -183,7 +183,9 @@ def test_logprobs_are_the_models_own_whatever_the_sampling(
         assert [value for _, value in each.top] == pytest.approx(best.values.tolist(), abs=1e-3)
 
 
-def test_a_turn_that_cannot_be_read_whole_is_refused(engine: Engine, memory: SessionMemory) -> None:
+def test_a_turn_that_cannot_be_read_whole_is_refused(
+    engine: TorchEngine, memory: SessionMemory
+) -> None:
     long = ask("word " * 400)
     with pytest.raises(WindowOverflowError, match="room for"):
         engine.check(memory, long)
@@ -193,7 +195,7 @@ def test_a_turn_that_cannot_be_read_whole_is_refused(engine: Engine, memory: Ses
 
 
 def test_the_default_length_fits_the_window(chat_model: BaseModel, memory: SessionMemory) -> None:
-    with Engine(chat_model, window_tokens=SMALL, threads=1) as engine:
+    with TorchEngine(chat_model, window_tokens=SMALL, threads=1) as engine:
         turn = GenerateTurn("default", (Message("user", "Hi"),))
         outcome, _ = answer(engine, memory, turn)
     assert outcome.input_tokens + outcome.output_tokens <= SMALL
@@ -201,7 +203,7 @@ def test_the_default_length_fits_the_window(chat_model: BaseModel, memory: Sessi
 
 def test_a_window_longer_than_the_model_knows_is_refused(chat_model: BaseModel) -> None:
     with pytest.raises(ModelError, match="8192 positions"):
-        Engine(chat_model, window_tokens=8193)
+        TorchEngine(chat_model, window_tokens=8193)
 
 
 # Scores
@@ -209,7 +211,7 @@ def test_a_window_longer_than_the_model_knows_is_refused(chat_model: BaseModel) 
 
 @torch.no_grad()
 def test_a_score_is_that_of_a_plain_forward(
-    engine: Engine, memory: SessionMemory, chat_model: BaseModel
+    engine: TorchEngine, memory: SessionMemory, chat_model: BaseModel
 ) -> None:
     context, text = "The river was wide.", " The boat was small, and old."
     encode = chat_model.tokenizer.encode
@@ -227,7 +229,7 @@ def test_a_score_is_that_of_a_plain_forward(
 
 
 @pytest.mark.parametrize("text", ["", "word " * 300])
-def test_a_text_that_cannot_be_scored_is_refused(engine: Engine, text: str) -> None:
+def test_a_text_that_cannot_be_scored_is_refused(engine: TorchEngine, text: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         engine.score(None, "", text).future.result(WAIT)
     assert caught.value.field == "text"
@@ -238,10 +240,10 @@ def test_a_text_that_cannot_be_scored_is_refused(engine: Engine, text: str) -> N
 
 def test_turns_without_a_slot_wait_for_one(chat_model: BaseModel, memory: SessionMemory) -> None:
     slot = KVCache.bytes_of(chat_model.config, SMALL, chat_model.dtype)
-    with Engine(
+    with TorchEngine(
         chat_model, window_tokens=SMALL, threads=1, window_cache_bytes=2 * slot + 1
     ) as engine:
-        assert engine.arena.slots == 2
+        assert engine.slot_pool.slots == 2
         gates = [Gate(), Gate()]
         holding = [
             engine.generate(("held", n), memory, ask(tokens=9), gate.on_text, ready=gate.ready)
@@ -257,34 +259,36 @@ def test_turns_without_a_slot_wait_for_one(chat_model: BaseModel, memory: Sessio
             gate.is_open.set()
         replies = {ticket.future.result(WAIT).text for ticket in holding + waiting}
         assert len(replies) == 1
-        engine.arena.check_integrity()
-        assert len(engine.arena) == 2
+        engine.slot_pool.check_integrity()
+        assert len(engine.slot_pool) == 2
 
 
 def test_a_cache_that_holds_no_window_is_refused(chat_model: BaseModel) -> None:
     with pytest.raises(ModelError, match="window_cache_bytes is 1000; a window of 256 tokens"):
-        Engine(chat_model, window_tokens=256, window_cache_bytes=1000)
+        TorchEngine(chat_model, window_tokens=256, window_cache_bytes=1000)
 
 
-def test_a_cancelled_turn_leaves_no_row(engine: Engine, memory: SessionMemory) -> None:
+def test_a_cancelled_turn_leaves_no_row(engine: TorchEngine, memory: SessionMemory) -> None:
     gate = Gate()
     ticket = engine.generate("gone", memory, ask(tokens=200), gate.on_text, ready=gate.ready)
     assert gate.begun.wait(WAIT)
-    assert engine.arena.held == 1
+    assert engine.slot_pool.held == 1
     ticket.cancel()
     with pytest.raises(CancelledTurnError):
         ticket.future.result(WAIT)
-    assert engine.arena.held == len(engine.arena) == 0
+    assert engine.slot_pool.held == len(engine.slot_pool) == 0
 
 
-def test_a_turn_that_never_started_can_be_cancelled(engine: Engine, memory: SessionMemory) -> None:
+def test_a_turn_that_never_started_can_be_cancelled(
+    engine: TorchEngine, memory: SessionMemory
+) -> None:
     ticket = engine.generate("row", memory, ask(), lambda *_: None, ready=lambda: False)
     ticket.cancel()
     with pytest.raises(CancelledTurnError):
         ticket.future.result(WAIT)
 
 
-def test_a_slow_reader_stalls_only_itself(engine: Engine, memory: SessionMemory) -> None:
+def test_a_slow_reader_stalls_only_itself(engine: TorchEngine, memory: SessionMemory) -> None:
     gate = Gate()
     slow = engine.generate("slow", memory, ask(tokens=20), gate.on_text, ready=gate.ready)
     assert gate.begun.wait(WAIT)
@@ -295,7 +299,7 @@ def test_a_slow_reader_stalls_only_itself(engine: Engine, memory: SessionMemory)
     assert slow.future.result(WAIT).record == quick.record
 
 
-def test_an_error_in_one_turn_is_its_own(engine: Engine, memory: SessionMemory) -> None:
+def test_an_error_in_one_turn_is_its_own(engine: TorchEngine, memory: SessionMemory) -> None:
     def broken(piece: TextPiece) -> None:
         raise RuntimeError("the stream is gone")
 
@@ -331,7 +335,7 @@ def test_turns_go_on_while_something_is_learnt_and_learning_while_turns_go_on(
 ) -> None:
     trace: list[str] = []
     learner = TracingLearner(trace, pieces=3)
-    with Engine(chat_model, window_tokens=256, threads=3, learner=learner) as engine:  # type: ignore[arg-type]
+    with TorchEngine(chat_model, window_tokens=256, threads=3, learner=learner) as engine:  # type: ignore[arg-type]
         learning = engine.consolidate(memory, Boundary(0, 1))
         assert learner.begun.wait(WAIT)
         assert engine.load().learning == 1
@@ -350,7 +354,9 @@ def test_turns_go_on_while_something_is_learnt_and_learning_while_turns_go_on(
     assert learner.width == 2
 
 
-def test_learning_through_the_engine_is_learning(engine: Engine, memory: SessionMemory) -> None:
+def test_learning_through_the_engine_is_learning(
+    engine: TorchEngine, memory: SessionMemory
+) -> None:
     memory = observe(memory, document(spans_of(*[8] * 4, start=300)), window_tokens=WINDOW)
     turns = [
         engine.generate(row, memory, ask(tokens=10), lambda *_: None) for row in ("a", "b", "c")
@@ -363,10 +369,10 @@ def test_learning_through_the_engine_is_learning(engine: Engine, memory: Session
 
 
 def test_a_session_is_served_alike_alone_and_beside_others(
-    engine: Engine, memory: SessionMemory
+    engine: TorchEngine, memory: SessionMemory
 ) -> None:
     alone, _ = answer(engine, memory, ask("Tell me a story.", tokens=16))
-    engine.arena.drop("row")
+    engine.slot_pool.drop("row")
     others = [
         engine.generate(("other", number), memory, ask(f"{number}?", tokens=30), lambda *_: None)
         for number in range(4)
@@ -378,7 +384,7 @@ def test_a_session_is_served_alike_alone_and_beside_others(
 
 
 def test_closing_cancels_what_was_not_done(chat_model: BaseModel, memory: SessionMemory) -> None:
-    engine = Engine(chat_model, window_tokens=256, threads=1)
+    engine = TorchEngine(chat_model, window_tokens=256, threads=1)
     gate = Gate()
     tickets: list[Ticket[Any]] = [
         engine.generate("a", memory, ask(tokens=200), gate.on_text, ready=gate.ready),
@@ -389,12 +395,14 @@ def test_closing_cancels_what_was_not_done(chat_model: BaseModel, memory: Sessio
     for ticket in tickets:
         with pytest.raises(CancelledTurnError):
             ticket.future.result(WAIT)
-    assert engine.arena.held == 0
+    assert engine.slot_pool.held == 0
     with pytest.raises(CancelledTurnError, match="closing"):
         engine.generate("a", memory, ask(), lambda *_: None)
 
 
-def test_a_future_cannot_be_taken_from_the_engine(engine: Engine, memory: SessionMemory) -> None:
+def test_a_future_cannot_be_taken_from_the_engine(
+    engine: TorchEngine, memory: SessionMemory
+) -> None:
     ticket = engine.generate("row", memory, ask(), lambda *_: None)
     future: Future[Any] = ticket.future
     assert not future.cancel()
@@ -402,18 +410,18 @@ def test_a_future_cannot_be_taken_from_the_engine(engine: Engine, memory: Sessio
 
 
 def test_a_row_of_the_wrong_conversation_is_only_a_cache(
-    engine: Engine, memory: SessionMemory
+    engine: TorchEngine, memory: SessionMemory
 ) -> None:
     first, _ = answer(engine, memory, ask("One."), row="shared")
     other, _ = answer(engine, memory, ask("Two."), row="shared")
-    engine.arena.drop("shared")
+    engine.slot_pool.drop("shared")
     again, _ = answer(engine, memory, ask("Two."), row="shared")
     assert other.record == again.record != first.record
 
 
 def test_reading_scores_what_is_new(chat_model: BaseModel, memory: SessionMemory) -> None:
     reader = Reader(chat_model, 256)
-    with Engine(chat_model, window_tokens=256, threads=1) as engine:
+    with TorchEngine(chat_model, window_tokens=256, threads=1) as engine:
         record = replace(document([tuple(range(300, 350))]), document="x")
         outcome = engine.read("row", memory, record).future.result(WAIT)
     row = reader.new_row()
@@ -427,7 +435,7 @@ def test_reading_scores_what_is_new(chat_model: BaseModel, memory: SessionMemory
 
 
 def test_sessions_with_memories_of_their_own_answer_together_as_alone(
-    chat_model: BaseModel, engine: Engine, memory: SessionMemory
+    chat_model: BaseModel, engine: TorchEngine, memory: SessionMemory
 ) -> None:
     """16 memories, replies that begin and end while others are being written."""
     learner = engine.learner
@@ -441,7 +449,7 @@ def test_sessions_with_memories_of_their_own_answer_together_as_alone(
     alone = []
     for item, turn in zip(memories, turns, strict=True):
         alone.append(answer(engine, item, turn, row="alone")[0].record)
-        engine.arena.drop("alone")
+        engine.slot_pool.drop("alone")
     tickets = []
     for number, (item, turn) in enumerate(zip(memories, turns, strict=True)):
         tickets.append(engine.generate(("row", number), item, turn, lambda *_: None))
@@ -452,7 +460,7 @@ def test_sessions_with_memories_of_their_own_answer_together_as_alone(
 
 
 def test_a_pass_that_cannot_be_computed_fails_its_own_turn_only(
-    engine: Engine, memory: SessionMemory
+    engine: TorchEngine, memory: SessionMemory
 ) -> None:
     gate = Gate()
     tickets = [

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from hope_runtime.layers.config import ModelConfig
-from hope_runtime.layers.lora import LowRank, shapes
+from hope_runtime.layers.lora import LoraAdapter, shapes
 from hope_runtime.session.codec import STATE_FORMAT, encode_level, encode_memory, encode_state
 from hope_runtime.session.guards import Event, Guard, GuardState
 from hope_runtime.session.levels import FullRank
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.session.memory import Conversation, Document, FastMemory, SessionMemory, Span
+from hope_runtime.session.memory import Conversation, Document, FastMemoryState, SessionMemory, Span
 from hope_runtime.session.page_hinkley import Watched
 from hope_runtime.session.policy import LearningPolicy, LevelConfig
 from hope_runtime.session.window import Window
@@ -66,7 +66,7 @@ def memory() -> SessionMemory:
     fresh = SessionMemory.fresh(FINGERPRINT, POLICY)
     fast = replace(
         fresh.levels[0],
-        terms=LowRank(**values),
+        adapter=LoraAdapter(**values),
         learnt_through=8,
         updates=1,
         learnt_tokens=7,
@@ -100,7 +100,7 @@ def memory() -> SessionMemory:
     )
 
 
-def native_memory() -> SessionMemory:
+def torch_memory() -> SessionMemory:
     """The same as an engine of native models leaves it: with whole weights, and tensors that were
     written forward."""
     stored = memory()
@@ -110,9 +110,9 @@ def native_memory() -> SessionMemory:
     conversations["default"] = replace(default, context={"position_B": torch.tensor([7])})
     return replace(
         stored,
-        levels=(replace(stored.levels[0], terms=None, weights=weights), stored.levels[1]),
+        levels=(replace(stored.levels[0], adapter=None, weights=weights), stored.levels[1]),
         conversations=conversations,
-        fast=FastMemory(
+        fast=FastMemoryState(
             {"context.position_B": torch.tensor([3]), "bank": torch.arange(8.0).reshape(1, 2, 4)},
             "naïve: name",
         ),
@@ -153,7 +153,7 @@ def write(directory: Path) -> None:
     base = f"v{STATE_FORMAT}"
     (directory / f"state.{base}.safetensors").write_bytes(encode_state(stored))
     (directory / f"level.0.{base}.safetensors").write_bytes(level)
-    native = native_memory()
+    native = torch_memory()
     for name, blob in encode_memory(native).items():
         kind = name.partition(".")[0]
         (directory / f"native.{kind}.{base}.safetensors").write_bytes(blob)

@@ -77,10 +77,10 @@ def test_the_gradient_of_a_deep_memory_is_its_objective_s(
     loss_l2, loss_dot = torch.zeros(()), torch.zeros(())
     for n in range(2):
         hidden = nnf.silu(key[0, 0] @ inner[0, 0, n * F : (n + 1) * F].T)
-        branch = hidden @ outer[0, 0, n].T
+        fast_memory = hidden @ outer[0, 0, n].T
         wanted = target[0, 0, :, n * outputs : (n + 1) * outputs]
-        loss_l2 = loss_l2 + 0.5 * (branch + (key[0, 0] if skip else 0) - wanted).square().sum()
-        loss_dot = loss_dot - (branch * (wanted - (key[0, 0] if skip else 0))).sum()
+        loss_l2 = loss_l2 + 0.5 * (fast_memory + (key[0, 0] if skip else 0) - wanted).square().sum()
+        loss_dot = loss_dot - (fast_memory * (wanted - (key[0, 0] if skip else 0))).sum()
     grad_inner, grad_outer = torch.autograd.grad(loss_l2, (inner, outer), retain_graph=True)
     state = (inner.detach(), outer.detach())
     of_inner, of_outer = bank.writes(state, key, target, step(rule))

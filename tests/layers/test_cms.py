@@ -14,16 +14,16 @@ from hope_runtime.layers.cms import chain
 from hope_runtime.models.decoder.forward import forward as base_forward
 from hope_runtime.models.decoder.forward import logits as base_logits
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.hope.config import NativeConfig, NativeLevel
+from hope_runtime.models.hope.config import HopeConfig, HopeLevel
 from hope_runtime.models.hope.model import Context, forward
 from hope_runtime.models.hope.stacking import stack_levels
-from hope_runtime.models.hope.state import NativeState, fresh_state
+from hope_runtime.models.hope.state import HopeState, fresh_state
 from hope_runtime.models.hope.stream import flush, observe
-from hope_runtime.models.hope.weights import NativeWeights, init_weights
+from hope_runtime.models.hope.weights import HopeWeights, init_weights
 
 
 def thetas_of(
-    config: NativeConfig, weights: NativeWeights, state: NativeState, level: int
+    config: HopeConfig, weights: HopeWeights, state: HopeState, level: int
 ) -> tuple[Tensor, ...]:
     """The rows' weights of a level, theta_0 where none has learnt."""
     theta = state.levels[level].theta
@@ -33,8 +33,8 @@ def thetas_of(
 
 
 def loss_gradients(
-    config: NativeConfig,
-    weights: NativeWeights,
+    config: HopeConfig,
+    weights: HopeWeights,
     inputs: Tensor,
     targets: Tensor,
     context: Context | None,
@@ -93,7 +93,7 @@ def test_twice_the_text_moves_a_level_twice_as_far() -> None:
     repeated = torch.full((1, 17), 3)
     moved = []
     for period in (9, 17):
-        levels = (NativeLevel(period, config.levels[0].d_ff, 0.1),)
+        levels = (HopeLevel(period, config.levels[0].d_ff, 0.1),)
         longer = replace(config, levels=levels)
         _, state = read(longer, weights, repeated[:, :period], [period])
         (theta,) = (level.theta for level in state.levels)

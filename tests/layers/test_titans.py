@@ -12,8 +12,8 @@ from titans_reference import layer as reference_layer
 from torch import Tensor
 
 from hope_runtime.layers import titans
-from hope_runtime.layers.config import FastMemoryConfig
-from hope_runtime.layers.titans import FastState, FastWeights, Pass, fast_memory, fresh, plan
+from hope_runtime.layers.config import TitansConfig
+from hope_runtime.layers.titans import Pass, TitansState, TitansWeights, fresh, plan, titans_memory
 from hope_runtime.models.hope.model import forward
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
@@ -50,7 +50,7 @@ EXACT: list[dict[str, Any]] = [
 ]
 
 
-def make(variant: dict[str, Any]) -> tuple[FastMemoryConfig, FastWeights]:
+def make(variant: dict[str, Any]) -> tuple[TitansConfig, TitansWeights]:
     name = "hope" if variant.get("adaptive", True) else "titans"
     base = {"eta_max": 1.0, "momentum": 0.0, "activation": False, "rule": "delta"}
     config, weights = tiny(name, fast=base | variant)
@@ -67,19 +67,19 @@ def make(variant: dict[str, Any]) -> tuple[FastMemoryConfig, FastWeights]:
 
 
 def run(
-    config: FastMemoryConfig,
-    weights: FastWeights,
+    config: TitansConfig,
+    weights: TitansWeights,
     x_BTD: Tensor,
     *,
-    state: FastState | None = None,
+    state: TitansState | None = None,
     written: int = 0,
     write_BT: Tensor | None = None,
-) -> tuple[Tensor, FastState]:
+) -> tuple[Tensor, TitansState]:
     B, T, _ = x_BTD.shape
     runs = plan(config, torch.full((B,), written), write_BT, T)
     state = state or fresh(config, weights, B)
     shared = Pass(runs, write_BT, None)
-    return fast_memory(x_BTD, config=config, weights=weights, state=state, shared=shared, eps=EPS)
+    return titans_memory(x_BTD, config=config, weights=weights, state=state, shared=shared, eps=EPS)
 
 
 def inputs(T: int, rows: int = 2) -> Tensor:
@@ -145,7 +145,7 @@ def test_forms_agree_in_float32() -> None:
     torch.testing.assert_close(torch.cat(parts, 1), folded, rtol=1e-5, atol=1e-5)
 
 
-def titans_map(weights: FastWeights) -> FastWeights:
+def titans_map(weights: TitansWeights) -> TitansWeights:
     from hope_runtime.layers.tree import map_tensors
 
     return map_tensors(lambda tensor: tensor.float(), weights)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.layers.config import FastMemoryConfig
-from hope_runtime.layers.titans import FastWeights
+from hope_runtime.layers.config import TitansConfig
+from hope_runtime.layers.titans import TitansWeights
 
 EPS = 1e-5
 
@@ -36,11 +36,11 @@ class Memory:
     def at(self, parameters: list[Tensor], z: Tensor) -> Tensor:
         if len(parameters) == 1:
             return parameters[0] @ z
-        branch = parameters[1] @ nnf.silu(parameters[0] @ z)
-        return z + branch if self.skip else branch
+        fast_memory = parameters[1] @ nnf.silu(parameters[0] @ z)
+        return z + fast_memory if self.skip else fast_memory
 
 
-def split_memories(config: FastMemoryConfig, weights: FastWeights, head: int) -> dict[str, Memory]:
+def split_memories(config: TitansConfig, weights: TitansWeights, head: int) -> dict[str, Memory]:
     """The memories of one head by name, out of the banks that hold them side by side."""
     K = weights.out_norm.shape[0]
     projections = [name for name in ("k", "v", "q") if name in config.adaptive]
@@ -64,17 +64,15 @@ def split_memories(config: FastMemoryConfig, weights: FastWeights, head: int) ->
     return found
 
 
-def gradients(
-    config: FastMemoryConfig, memory: Memory, key: Tensor, target: Tensor
-) -> list[Tensor]:
+def gradients(config: TitansConfig, memory: Memory, key: Tensor, target: Tensor) -> list[Tensor]:
     """By autograd, of the objective that the rule takes for each matrix."""
     leaves = [tensor.detach().requires_grad_() for tensor in memory.snapshot]
     target = target.detach()
     out = memory.at(leaves, key)
     l2 = list(torch.autograd.grad(0.5 * (out - target).square().sum(), leaves, retain_graph=True))
     rest = target - key if memory.skip else target
-    branch = out - key if memory.skip else out
-    dot = list(torch.autograd.grad(-(branch * rest).sum(), leaves))
+    fast_memory = out - key if memory.skip else out
+    dot = list(torch.autograd.grad(-(fast_memory * rest).sum(), leaves))
     if config.rule == "hebbian":
         return dot
     if config.rule == "delta" and (config.depth == 1 or config.deep_erase == "layers"):
@@ -84,7 +82,7 @@ def gradients(
 
 
 def write(
-    config: FastMemoryConfig,
+    config: TitansConfig,
     memory: Memory,
     key: Tensor,
     target: Tensor,
@@ -114,7 +112,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def layer(
-    config: FastMemoryConfig, weights: FastWeights, x_TD: Tensor
+    config: TitansConfig, weights: TitansWeights, x_TD: Tensor
 ) -> tuple[Tensor, list[dict[str, Memory]]]:
     """Outputs (T, D) from the first token on, and the memories of every head after the last."""
     H, K = config.n_heads, weights.out_norm.shape[0]
@@ -133,8 +131,8 @@ def layer(
 
 
 def _token(
-    config: FastMemoryConfig,
-    weights: FastWeights,
+    config: TitansConfig,
+    weights: TitansWeights,
     memories: dict[str, Memory],
     head: int,
     u: Tensor,

@@ -14,11 +14,11 @@ from memories import POLICY, WINDOW, document, finish
 from torch import Tensor
 
 from hope_runtime.errors import DivergedStateError
-from hope_runtime.layers.lora import LowRank, shapes
+from hope_runtime.layers.lora import LoraAdapter, shapes
 from hope_runtime.learning import Learner, learner
 from hope_runtime.learning.drift import Steps, base_norm, effective_rank, level_drift
 from hope_runtime.learning.probes import PROBES, Probes, write_probes
-from hope_runtime.learning.sample_cache import KeptTexts
+from hope_runtime.learning.sample_cache import SampleCache
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import Boundary, observe
@@ -31,9 +31,9 @@ BOUNDARY = Boundary(0, len(IDS))
 MATRICES = ("gate", "up", "down")
 
 
-def random_terms(model: BaseModel, rank: int, seed: int) -> LowRank:
+def random_adapter(model: BaseModel, rank: int, seed: int) -> LoraAdapter:
     generator = torch.Generator().manual_seed(seed)
-    return LowRank(
+    return LoraAdapter(
         **{
             name: torch.randn(shape, generator=generator)
             for name, shape in shapes(model.config, rank).items()
@@ -41,9 +41,9 @@ def random_terms(model: BaseModel, rank: int, seed: int) -> LowRank:
     )
 
 
-def dense(terms: LowRank) -> list[Tensor]:
+def dense(adapter: LoraAdapter) -> list[Tensor]:
     """Every product B A of every layer, as a matrix."""
-    tensors = terms.tensors()
+    tensors = adapter.tensors()
     return [
         (b @ a).double()
         for name in MATRICES
@@ -62,23 +62,23 @@ def at_rate(rate: float) -> LearningPolicy:
 
 
 def test_effective_rank_is_that_of_the_dense_products(chat_model: BaseModel) -> None:
-    terms = random_terms(chat_model, 4, 0)
+    adapter = random_adapter(chat_model, 4, 0)
     expected = []
-    for product in dense(terms):
+    for product in dense(adapter):
         values = torch.linalg.svdvals(product)[:4]
         shares = values / values.sum()
         expected.append(float(torch.exp(-(shares * shares.log()).sum())))
-    assert effective_rank(terms) == pytest.approx(sum(expected) / len(expected), rel=1e-6)
-    assert effective_rank(random_terms(chat_model, 1, 1)) == pytest.approx(1.0, rel=1e-6)
-    assert effective_rank(terms.scaled(0.0)) == 0.0
+    assert effective_rank(adapter) == pytest.approx(sum(expected) / len(expected), rel=1e-6)
+    assert effective_rank(random_adapter(chat_model, 1, 1)) == pytest.approx(1.0, rel=1e-6)
+    assert effective_rank(adapter.scaled(0.0)) == 0.0
 
 
 def test_norms_are_those_of_the_dense_change(chat_model: BaseModel) -> None:
-    old, new = random_terms(chat_model, 4, 0), random_terms(chat_model, 4, 1)
+    old, new = random_adapter(chat_model, 4, 0), random_adapter(chat_model, 4, 1)
     norm = base_norm(chat_model)
     level = Level(LevelConfig(32, 4, 1e-2))
     steps = Steps(1, 2.0, 2.0)
-    figures = level_drift(replace(level, terms=old), replace(level, terms=new), norm, steps)
+    figures = level_drift(replace(level, adapter=old), replace(level, adapter=new), norm, steps)
     change = [after - before for before, after in zip(dense(old), dense(new), strict=True)]
 
     def relative(matrices: Sequence[Tensor]) -> float:
@@ -92,10 +92,10 @@ def test_norms_are_those_of_the_dense_change(chat_model: BaseModel) -> None:
 
 def test_a_consolidation_reports_its_drift_and_the_log_can_hold_it(chat_model: BaseModel) -> None:
     after, report = finish(Learner(chat_model).consolidate(read(chat_model), BOUNDARY))
-    terms = after.levels[0].terms
+    adapter = after.levels[0].adapter
     assert report.drift is not None
-    assert terms is not None
-    assert report.drift.relative_norm == pytest.approx(terms.norm() / base_norm(chat_model))
+    assert adapter is not None
+    assert report.drift.relative_norm == pytest.approx(adapter.norm() / base_norm(chat_model))
     assert report.drift.update_ratio == report.drift.relative_norm  # the first one
     assert 0 < report.drift.effective_rank <= 4
     assert report.drift.steps.count == 1
@@ -136,7 +136,7 @@ def test_probes_change_no_memory(chat_model: BaseModel, monkeypatch: pytest.Monk
 
 def test_probes_are_the_same_for_everybody(chat_model: BaseModel) -> None:
     workers = Workers(1)
-    kept = KeptTexts(chat_model, workers)
+    kept = SampleCache(chat_model, workers)
     first, second = (finish(write_probes(chat_model, workers, kept, 0)) for _ in range(2))
     assert 0 < len(first.windows) <= PROBES
     assert [each.example for each in first.windows] == [each.example for each in second.windows]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from memories import POLICY, WINDOW, document, finish, spans_of
 
-from hope_runtime.layers.lora import LowRank, initial
+from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.learning import Learner
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
@@ -31,11 +31,11 @@ def read(model: BaseModel, policy: LearningPolicy, ids: tuple[int, ...]) -> Sess
     return observe(memory, document([ids]), window_tokens=WINDOW)
 
 
-def learn(model: BaseModel, policy: LearningPolicy, ids: tuple[int, ...]) -> LowRank:
+def learn(model: BaseModel, policy: LearningPolicy, ids: tuple[int, ...]) -> LoraAdapter:
     memory = read(model, policy, ids)
-    terms = Learner(model).consolidate_now(memory, Boundary(0, len(ids))).levels[0].terms
-    assert terms is not None
-    return terms
+    adapter = Learner(model).consolidate_now(memory, Boundary(0, len(ids))).levels[0].adapter
+    assert adapter is not None
+    return adapter
 
 
 def token_gradients(model: BaseModel, ids: tuple[int, ...]) -> list[dict[str, torch.Tensor]]:
@@ -88,10 +88,10 @@ def test_it_is_a_sum_and_not_a_mean_over_any_number_of_windows(chat_model: BaseM
 
 
 def test_a_rate_of_zero_leaves_the_base_model_bit_for_bit(chat_model: BaseModel) -> None:
-    terms = learn(chat_model, one_level(0.0), tuple(range(300, 400))).to(torch.float32)
+    adapter = learn(chat_model, one_level(0.0), tuple(range(300, 400))).to(torch.float32)
     ids = torch.arange(100, 140)[None]
     with torch.no_grad():
-        assert torch.equal(forward(chat_model, ids, terms=terms), forward(chat_model, ids))
+        assert torch.equal(forward(chat_model, ids, adapter=adapter), forward(chat_model, ids))
 
 
 def test_learning_lowers_the_surprise_it_reports(chat_model: BaseModel) -> None:
@@ -124,7 +124,7 @@ def test_work_comes_in_pieces_and_may_be_dropped_between_any_two(chat_model: Bas
     dropped = Learner(chat_model).consolidate(memory, Boundary(0, 600))
     next(dropped)
     dropped.close()
-    assert memory.levels[0].terms is None
+    assert memory.levels[0].adapter is None
 
 
 def weights_hash(model: BaseModel) -> str:
@@ -152,7 +152,7 @@ def test_a_boundary_without_a_whole_span_moves_on_and_teaches_nothing(
 ) -> None:
     memory = read(chat_model, POLICY, tuple(range(300, 350)))
     after = Learner(chat_model).consolidate_now(memory, Boundary(0, 32))
-    assert after.levels[0].terms is None
+    assert after.levels[0].adapter is None
     assert after.levels[0].learnt_through == 32
     assert after.pending == memory.pending
 
@@ -164,10 +164,10 @@ def test_what_is_learnt_stays_finite_and_of_constant_size(chat_model: BaseModel)
     for round_ in range(12):
         record = document(spans_of(*[8] * 16, start=300 + round_))
         memory = replay(memory, [record], learner, window_tokens=WINDOW)
-        terms = memory.levels[0].terms
-        assert terms is not None
-        assert terms.is_finite()
-        sizes.add(terms.nbytes)
+        adapter = memory.levels[0].adapter
+        assert adapter is not None
+        assert adapter.is_finite()
+        sizes.add(adapter.nbytes)
     assert len(sizes) == 1
 
 

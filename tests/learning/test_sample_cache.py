@@ -11,7 +11,7 @@ import pytest
 
 from hope_runtime.learning import sample_cache as kept
 from hope_runtime.learning.decoding import decode
-from hope_runtime.learning.sample_cache import KeptTexts
+from hope_runtime.learning.sample_cache import SampleCache
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 
@@ -20,7 +20,7 @@ HOW: dict[str, Any] = {"max_tokens": 6, "stop": frozenset(), "temperature": 1.0}
 
 
 def texts(model: BaseModel, directory: Path | None, **how: Any) -> list[tuple[int, ...]]:
-    return KeptTexts(model, Workers(1), directory).write(PROMPTS, **(HOW | how))
+    return SampleCache(model, Workers(1), directory).write(PROMPTS, **(HOW | how))
 
 
 @pytest.fixture

@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 
 from hope_runtime.errors import WindowOverflowError
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LowRank, initial
-from hope_runtime.models.decoder.batched import RowInput, TermStack, forward_rows
+from hope_runtime.layers.lora import LoraAdapter, initial
+from hope_runtime.models.decoder.batched import AdapterStack, RowInput, forward_rows
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
 
 CAPACITY = 48
 
 
-def terms_of(model: BaseModel, rank: int, seed: int) -> LowRank | None:
+def terms_of(model: BaseModel, rank: int, seed: int) -> LoraAdapter | None:
     """A memory that changes much; None for rank 0."""
     if not rank:
         return None
     generator = torch.Generator().manual_seed(seed)
     tensors = initial(model.config, rank, seed).tensors()
-    return LowRank(
+    return LoraAdapter(
         **{
             name: tensor
             if name.endswith("_a")
@@ -41,16 +41,16 @@ def row_of(model: BaseModel, before: int, new: int, rank: int, seed: int) -> Row
     vocabulary = model.config.vocab_size
     ids = torch.randint(vocabulary, (before + new,), generator=generator).tolist()
     cache = KVCache(model.config, capacity=CAPACITY, dtype=model.dtype)
-    terms = terms_of(model, rank, seed)
+    adapter = terms_of(model, rank, seed)
     if before:
         with torch.no_grad():
-            forward(model, torch.tensor([ids[:before]]), cache=cache, terms=terms)
-    return RowInput(tuple(ids[before:]), cache, terms)
+            forward(model, torch.tensor([ids[:before]]), cache=cache, adapter=adapter)
+    return RowInput(tuple(ids[before:]), cache, adapter)
 
 
 def together(model: BaseModel, rows: list[RowInput]) -> list[torch.Tensor]:
     rows = sorted(rows, key=lambda row: len(row.ids) > 1)
-    stack = TermStack(model, [row.terms for row in rows if len(row.ids) == 1])
+    stack = AdapterStack(model, [row.adapter for row in rows if len(row.ids) == 1])
     return forward_rows(model, rows, stack)
 
 
@@ -73,7 +73,7 @@ def test_a_row_computes_what_it_would_alone(
     for (before, new, _), row, alone, hidden_TD in zip(shapes, rows, apart, found, strict=True):
         with torch.no_grad():
             expected = forward(
-                tiny_model, torch.tensor([alone.ids]), cache=alone.cache, terms=alone.terms
+                tiny_model, torch.tensor([alone.ids]), cache=alone.cache, adapter=alone.adapter
             )
         torch.testing.assert_close(hidden_TD, expected[0], rtol=1e-6, atol=1e-8)
         assert row.cache.length == alone.cache.length == before + new
@@ -87,10 +87,10 @@ def test_a_row_of_nan_changes_no_other(tiny_model: BaseModel) -> None:
     rows = [row_of(tiny_model, *shape, seed=i) for i, shape in enumerate(shapes)]
     clean = together(tiny_model, rows)
     rows = [row_of(tiny_model, *shape, seed=i) for i, shape in enumerate(shapes)]
-    terms = rows[1].terms
-    assert terms is not None
-    broken = LowRank(**{name: t * float("nan") for name, t in terms.tensors().items()})
-    rows[1] = replace(rows[1], terms=broken)
+    adapter = rows[1].adapter
+    assert adapter is not None
+    broken = LoraAdapter(**{name: t * float("nan") for name, t in adapter.tensors().items()})
+    rows[1] = replace(rows[1], adapter=broken)
     dirty = together(tiny_model, rows)
     assert dirty[1].isnan().all()
     for index in (0, 2, 3):

@@ -15,23 +15,23 @@ from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.memory import (
     RUN_TOKENS,
-    BranchPass,
-    BranchState,
+    FastMemoryPass,
+    FastMemoryStream,
     fresh_carry,
     fresh_state,
     read,
     write,
 )
 from hope_runtime.models.fast_memory.weights import (
-    Branch,
-    BranchConfig,
-    BranchWeights,
+    FastMemory,
+    FastMemoryConfig,
+    FastMemoryWeights,
     check_fits,
     expected_shapes,
     init_weights,
 )
 
-SMALL = BranchConfig(
+SMALL = FastMemoryConfig(
     d_model=12,
     sources=(0, 2),
     target=3,
@@ -44,10 +44,10 @@ SMALL = BranchConfig(
 )
 
 
-def weights_of(config: BranchConfig, seed: int = 0) -> BranchWeights:
+def weights_of(config: FastMemoryConfig, seed: int = 0) -> FastMemoryWeights:
     """Random everywhere, biases too: what training may make of them."""
     generator = torch.Generator().manual_seed(seed)
-    return BranchWeights.from_named(
+    return FastMemoryWeights.from_named(
         {
             name: torch.randn(shape, generator=generator) / shape[-1] ** 0.5
             for name, shape in expected_shapes(config).items()
@@ -55,7 +55,7 @@ def weights_of(config: BranchConfig, seed: int = 0) -> BranchWeights:
     )
 
 
-def hidden(rows: int, tokens: int, config: BranchConfig = SMALL, seed: int = 1) -> Tensor:
+def hidden(rows: int, tokens: int, config: FastMemoryConfig = SMALL, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(rows, tokens, config.seen_width, generator=generator)
 
@@ -133,33 +133,35 @@ def test_tokens_that_do_not_write_change_no_bit() -> None:
 def test_an_empty_memory_adds_exactly_zero_and_the_base_stays_the_base(
     tiny_model: BaseModel,
 ) -> None:
-    branch = beside(tiny_model)
+    fast_memory = beside(tiny_model)
     ids = torch.randint(2, 258, (2, 16), generator=torch.Generator().manual_seed(0))
     plain = forward(tiny_model, ids)
-    reading = BranchPass(branch, fresh_state(branch.config, 2))
-    assert torch.equal(forward(tiny_model, ids, branch=reading), plain)
-    only_seen = BranchPass(branch, None)
-    assert torch.equal(forward(tiny_model, ids, branch=only_seen), plain)
-    assert only_seen.hidden.shape == (2, 16, branch.config.seen_width)
+    reading = FastMemoryPass(fast_memory, fresh_state(fast_memory.config, 2))
+    assert torch.equal(forward(tiny_model, ids, fast_memory=reading), plain)
+    only_seen = FastMemoryPass(fast_memory, None)
+    assert torch.equal(forward(tiny_model, ids, fast_memory=only_seen), plain)
+    assert only_seen.hidden.shape == (2, 16, fast_memory.config.seen_width)
 
 
 @torch.no_grad()
 def test_decoding_reads_what_one_pass_reads(tiny_model: BaseModel) -> None:
-    branch = beside(tiny_model)
+    fast_memory = beside(tiny_model)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(2, 258, (2, 18), generator=generator)
-    first = BranchPass(branch, None)
-    plain = forward(tiny_model, ids, branch=first)
-    written = write(branch.config, branch.weights, first.hidden, fresh_state(branch.config, 2))
-    snapshot = replace(written, carry=fresh_carry(branch.config, 2))
-    whole = forward(tiny_model, ids, branch=BranchPass(branch, snapshot))
+    first = FastMemoryPass(fast_memory, None)
+    plain = forward(tiny_model, ids, fast_memory=first)
+    written = write(
+        fast_memory.config, fast_memory.weights, first.hidden, fresh_state(fast_memory.config, 2)
+    )
+    snapshot = replace(written, carry=fresh_carry(fast_memory.config, 2))
+    whole = forward(tiny_model, ids, fast_memory=FastMemoryPass(fast_memory, snapshot))
     assert not torch.allclose(whole, plain)
     cache = KVCache(tiny_model.config, capacity=18, rows=2, dtype=tiny_model.dtype)
-    state: BranchState | None = snapshot
+    state: FastMemoryStream | None = snapshot
     parts = []
     for piece in ids.split([7, 1, 1, 9], dim=1):
-        reading = BranchPass(branch, state)
-        parts.append(forward(tiny_model, piece, cache=cache, branch=reading))
+        reading = FastMemoryPass(fast_memory, state)
+        parts.append(forward(tiny_model, piece, cache=cache, fast_memory=reading))
         state = reading.after
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-4)
 
@@ -170,10 +172,10 @@ def test_gradients_go_through_the_write() -> None:
     tensors = [tensor.double().requires_grad_() for _, tensor in weights_of(config).named()]
     told, asked = hidden(1, 5, config).double(), hidden(1, 3, config, seed=7).double()
     empty = fresh_state(config, 1)
-    empty = BranchState(empty.memory.double(), empty.carry.double())
+    empty = FastMemoryStream(empty.memory.double(), empty.carry.double())
 
     def answer(*given: Tensor) -> Tensor:
-        weights = BranchWeights.from_named(dict(zip(names, given, strict=True)))
+        weights = FastMemoryWeights.from_named(dict(zip(names, given, strict=True)))
         state = write(config, weights, told, empty)
         found, _ = read(config, weights, asked, replace(state, carry=empty.carry))
         return found
@@ -182,11 +184,11 @@ def test_gradients_go_through_the_write() -> None:
 
 
 def test_a_branch_of_another_shape_is_refused(tiny_model: BaseModel) -> None:
-    branch = beside(tiny_model)
-    check_fits(branch, tiny_model)
-    wide = replace(branch.config, d_model=branch.config.d_model + 4)
+    fast_memory = beside(tiny_model)
+    check_fits(fast_memory, tiny_model)
+    wide = replace(fast_memory.config, d_model=fast_memory.config.d_model + 4)
     with pytest.raises(ValueError, match="another shape"):
-        check_fits(Branch(wide, init_weights(wide, 0)), tiny_model)
+        check_fits(FastMemory(wide, init_weights(wide, 0)), tiny_model)
 
 
 @pytest.mark.parametrize("wrong", [{"sources": (3, 1)}, {"sources": (4,)}, {"taps": 0}])
@@ -195,8 +197,8 @@ def test_what_makes_no_sense_is_no_configuration(wrong: dict[str, object]) -> No
         replace(SMALL, **wrong)  # type: ignore[arg-type]
 
 
-def beside(model: BaseModel) -> Branch:
-    config = BranchConfig(
+def beside(model: BaseModel) -> FastMemory:
+    config = FastMemoryConfig(
         d_model=model.config.d_model,
         sources=(0, 1),
         target=model.config.n_layers,
@@ -205,4 +207,4 @@ def beside(model: BaseModel) -> Branch:
         input_width=8,
         hidden=8,
     )
-    return Branch(config, weights_of(config))
+    return FastMemory(config, weights_of(config))

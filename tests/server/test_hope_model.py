@@ -17,7 +17,7 @@ from test_durability import say_until_heard
 
 from hope_lab.train.cli import main as train
 from hope_runtime.checkpoints import load_model
-from hope_runtime.models.hope.served import NativeModel
+from hope_runtime.models.hope.served import HopeModel
 from hope_runtime.session.log import Record, RecordKind
 from server.main import main as serve_command
 from server.store.base import SessionKey
@@ -44,16 +44,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module", params=PRESETS)
-def model(request: pytest.FixtureRequest, runs: dict[str, Path]) -> NativeModel:
+def model(request: pytest.FixtureRequest, runs: dict[str, Path]) -> HopeModel:
     found = load_model(runs[request.param])
-    assert isinstance(found, NativeModel)
+    assert isinstance(found, HopeModel)
     return found
 
 
 @pytest.fixture(scope="module")
-def hope(runs: dict[str, Path]) -> NativeModel:
+def hope(runs: dict[str, Path]) -> HopeModel:
     found = load_model(runs["hope"])
-    assert isinstance(found, NativeModel)
+    assert isinstance(found, HopeModel)
     return found
 
 
@@ -67,7 +67,7 @@ async def chat(api: Api) -> list[str]:
     return [(await api.say(text, conversation=name)).text for text, name in told]
 
 
-async def test_the_server_says_what_it_runs(serve: Serve, model: NativeModel) -> None:
+async def test_the_server_says_what_it_runs(serve: Serve, model: HopeModel) -> None:
     async with serve(model) as served:
         info = await served.api.admin.GetServerInfo(admin_pb2.GetServerInfoRequest())
         assert list(info.policies) == ["default"]
@@ -85,7 +85,7 @@ async def test_the_server_says_what_it_runs(serve: Serve, model: NativeModel) ->
 
 
 async def test_restarts_and_pieces_change_nothing(
-    serve: Serve, model: NativeModel, tmp_path: Path
+    serve: Serve, model: HopeModel, tmp_path: Path
 ) -> None:
     data = BOOK.encode()
     cuts = sorted(random.Random(5).sample(range(1, len(data)), 11))
@@ -115,7 +115,7 @@ async def test_restarts_and_pieces_change_nothing(
         assert session.levels[0].relative_norm > 0
 
 
-async def test_a_forgotten_document_was_never_read(serve: Serve, model: NativeModel) -> None:
+async def test_a_forgotten_document_was_never_read(serve: Serve, model: HopeModel) -> None:
     async with serve(model) as served:
         api, other = served.api, served.api.on("innocent")
         scores = []
@@ -139,7 +139,7 @@ async def test_a_forgotten_document_was_never_read(serve: Serve, model: NativeMo
             await api.forget("secret")
 
 
-async def test_a_migration_folds_to_the_same_memory(serve: Serve, model: NativeModel) -> None:
+async def test_a_migration_folds_to_the_same_memory(serve: Serve, model: HopeModel) -> None:
     async with serve(model) as served:
         api = await begin(served)
         await api.ingest([BOOK.encode()])
@@ -152,7 +152,7 @@ async def test_a_migration_folds_to_the_same_memory(serve: Serve, model: NativeM
         assert after.memory_version == before.memory_version + 1
 
 
-async def test_versions_forks_and_exports(serve: Serve, model: NativeModel) -> None:
+async def test_versions_forks_and_exports(serve: Serve, model: HopeModel) -> None:
     async with serve(model) as served:
         api = await begin(served)
         await api.say(TEXT)
@@ -184,7 +184,7 @@ async def test_versions_forks_and_exports(serve: Serve, model: NativeModel) -> N
         assert (await api.say("So?")).text == (await fork.say("So?")).text
 
 
-async def test_levels_are_flushed_reset_and_compared(serve: Serve, hope: NativeModel) -> None:
+async def test_levels_are_flushed_reset_and_compared(serve: Serve, hope: HopeModel) -> None:
     async with serve(hope) as served:
         api = await begin(served)
         await api.say("Twenty bytes of text")
@@ -207,7 +207,7 @@ async def test_levels_are_flushed_reset_and_compared(serve: Serve, hope: NativeM
             await api.reset(2)
 
 
-async def test_what_is_ephemeral_leaves_no_trace(serve: Serve, model: NativeModel) -> None:
+async def test_what_is_ephemeral_leaves_no_trace(serve: Serve, model: HopeModel) -> None:
     async with serve(model) as served:
         api = await begin(served)
         await api.say(TEXT)
@@ -222,7 +222,7 @@ async def test_what_is_ephemeral_leaves_no_trace(serve: Serve, model: NativeMode
 
 
 async def test_what_stopped_between_the_two_commits_is_done_after_it(
-    serve: Serve, hope: NativeModel, tmp_path: Path
+    serve: Serve, hope: HopeModel, tmp_path: Path
 ) -> None:
     async def asked(api: Api, served: Served) -> None:
         """Commit 1 of a flush, and no more."""
@@ -249,7 +249,7 @@ async def test_what_stopped_between_the_two_commits_is_done_after_it(
 
 
 async def test_a_server_process_is_killed_and_another_goes_on(
-    serve: Serve, spawn: Spawn, runs: dict[str, Path], hope: NativeModel, tmp_path: Path
+    serve: Serve, spawn: Spawn, runs: dict[str, Path], hope: HopeModel, tmp_path: Path
 ) -> None:
     async with spawn(model=runs["hope"]) as server:
         await server.api.create(policy="")
@@ -309,7 +309,7 @@ def test_checkpoints_that_cannot_be_served_say_why(
 
 
 async def test_sessions_of_another_model_are_refused(
-    serve: Serve, runs: dict[str, Path], hope: NativeModel
+    serve: Serve, runs: dict[str, Path], hope: HopeModel
 ) -> None:
     async with serve(hope) as served:
         await begin(served)
@@ -319,7 +319,7 @@ async def test_sessions_of_another_model_are_refused(
         assert refusal_of(caught.value).reason == "OTHER_BASE_MODEL"
 
 
-async def test_its_history_has_no_drift(serve: Serve, hope: NativeModel) -> None:
+async def test_its_history_has_no_drift(serve: Serve, hope: HopeModel) -> None:
     async with serve(hope) as served:
         api = await begin(served)
         await api.say(TEXT)
@@ -336,4 +336,4 @@ def test_vllm_does_not_serve_a_native_model(
 ) -> None:
     """It writes its memories while it reads."""
     assert serve_command(["--model", str(runs["hope"]), "--engine", "vllm", "--port", "0"]) == 1
-    assert "--engine native" in capsys.readouterr().err
+    assert "--engine torch" in capsys.readouterr().err

@@ -29,8 +29,8 @@ async def at_rest(served: Served) -> None:
             await served.api.get()
     load = engine.load()
     assert (load.running, load.waiting, load.learning) == (0, 0, 0)
-    assert engine.arena.held == 0
-    engine.arena.check_integrity()
+    assert engine.slot_pool.held == 0
+    engine.slot_pool.check_integrity()
     for entry in residency.entries.values():
         assert (entry.users, entry.lock.locked(), entry.job) == (0, False, None)
     assert await sessions.store.check_integrity() == []
@@ -137,7 +137,7 @@ async def test_a_drain_under_load_keeps_what_was_acknowledged_and_nothing_else(
         assert refusals.keys() <= {"DRAINING", "UNAVAILABLE", "CANCELLED"}
         assert refusals.total() == len(apis)
         assert refusals["DRAINING"]
-        assert served.running.sessions.engine.arena.held == 0
+        assert served.running.sessions.engine.slot_pool.held == 0
     async with serve() as served:
         for name, tokens in answered.items():
             api = Api(served.api.channel, name)

@@ -13,7 +13,7 @@ from api import Api, refused
 from serving import Served
 
 from hope_runtime.engine.runner import Runner
-from hope_runtime.learning.level_trainer import Trainee
+from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.reference import Reference
 
 TEXT = b"My dog Rolf is nine years old. He likes cheese and long walks by the river Tern. " * 3
@@ -40,7 +40,7 @@ def in_steps(patched: pytest.MonkeyPatch) -> None:
 
 
 LEARNING: dict[str, Site] = {
-    "loss": in_learning(Trainee, "nats"),
+    "loss": in_learning(LevelTrainer, "nats"),
     "gradient": in_gradients,
     "step": in_steps,
     "probes": in_learning(Reference, "divergence"),
@@ -85,8 +85,8 @@ def passes_are_poisoned(monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator
         if count > after:
             for output in found:
                 output.hidden_TD.mul_(NAN)
-                if output.scores_V is not None:
-                    output.scores_V.mul_(NAN)
+                if output.logits_V is not None:
+                    output.logits_V.mul_(NAN)
             for one in passes:  # type: ignore[attr-defined]
                 one.row.kv.k[:, :, :, : one.row.kv.length] = NAN
         return found

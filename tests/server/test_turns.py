@@ -134,7 +134,7 @@ async def test_an_ephemeral_turn_keeps_nothing(served: Served, api: Api) -> None
     plain = await api.say(TEXT + TEXT, ephemeral=True)
     await api.say(TEXT, ephemeral=True, conversation="another", request_id="once")
     assert kept(await api.learnt()) == kept(before)
-    assert len(served.running.sessions.engine.arena) == 0
+    assert len(served.running.sessions.engine.slot_pool) == 0
     # It saw the conversation all the same: the reply is the one of a turn that is kept.
     assert (await api.say(TEXT + TEXT)).text == plain.text
 
@@ -229,7 +229,7 @@ async def test_a_cancelled_turn_leaves_no_trace(served: Served, api: Api) -> Non
     call.cancel()
     await api.score("x")  # waits for the turn to let go
     assert kept(await api.get()) == kept(before)
-    assert served.running.sessions.engine.arena.held == 0
+    assert served.running.sessions.engine.slot_pool.held == 0
 
 
 async def test_a_client_that_vanishes_leaves_no_trace(serve: Serve) -> None:
@@ -251,7 +251,7 @@ async def test_a_deadline_ends_a_turn_and_leaves_no_trace(served: Served, api: A
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     await api.score("x")
     assert kept(await api.get()) == kept(before)
-    assert served.running.sessions.engine.arena.held == 0
+    assert served.running.sessions.engine.slot_pool.held == 0
 
 
 async def test_a_reader_that_stalls_holds_up_nobody_else(served: Served, api: Api) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 from api import Api, refusal_of, refused
-from fast_memories import small_branch
+from fast_memories import small_fast_memory
 from grpc import aio
 from quick_server import QUICK
 from serving import Serve
@@ -80,7 +80,7 @@ async def test_a_session_moves_between_engines_with_all_its_memories(
     """Levels and fast memory both: exported after each part of its life, and imported elsewhere."""
     policy = replace(QUICK, name="both", writes_forward=True)
     monkeypatch.setitem(POLICIES, policy.name, policy)
-    monkeypatch.setattr(main, "shipped_branch", small_branch)
+    monkeypatch.setattr(main, "shipped_branch", small_fast_memory)
     options = {"model": small_model, "window_cache_bytes": CACHE}
 
     async def part(api: Api, number: int) -> tuple[str, str]:
@@ -92,7 +92,7 @@ async def test_a_session_moves_between_engines_with_all_its_memories(
         await home.api.create(policy="both")
         stayed = [await part(home.api, number) for number in range(4)]
     moved, data = [], b""
-    for number, engine in enumerate(("vllm", "native", "vllm", "native")):
+    for number, engine in enumerate(("vllm", "torch", "vllm", "torch")):
         place = tmp_path / f"{number}.db"
         async with serve(**options, engine=engine, database=place) as served:
             if data:

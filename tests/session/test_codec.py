@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from memories import WINDOW, Ledger, document, fresh, spans_of, turn
 from safetensors.torch import load, save
 
-from hope_runtime.engine.adapter_layout import LowRankLayout
+from hope_runtime.engine.adapter_layout import AdapterLayout
 from hope_runtime.errors import (
     CorruptStateError,
     FingerprintMismatchError,
@@ -69,7 +69,7 @@ def encode(memory: SessionMemory) -> Blobs:
 
 
 def decode(blobs: Blobs, **changes: Any) -> SessionMemory:
-    expected = {"policies": {"golden": golden.POLICY}, "layout": LowRankLayout(golden.MODEL)}
+    expected = {"policies": {"golden": golden.POLICY}, "layout": AdapterLayout(golden.MODEL)}
     return decode_memory(blobs, **({"fingerprint": golden.FINGERPRINT} | expected | changes))
 
 
@@ -115,7 +115,7 @@ def test_every_format_that_was_ever_written_is_read(version: int) -> None:
     assert records == golden.records()
 
 
-class AnyLayout(LowRankLayout):
+class AnyLayout(AdapterLayout):
     """Takes what a native engine's layout would look into."""
 
     def level(self, index: int, config: LevelConfig, tensors: Tensors) -> FullRank:
@@ -128,7 +128,7 @@ class AnyLayout(LowRankLayout):
 
 @pytest.mark.parametrize("version", range(2, STATE_FORMAT + 1))
 def test_every_format_of_what_is_written_forward_is_read(version: int) -> None:
-    expected = golden.native_memory()
+    expected = golden.torch_memory()
     blobs = {
         name: (GOLDEN / f"native.{name.partition('.')[0]}.v{version}.safetensors").read_bytes()
         for name in (STATE_BLOB, "level.0", FAST_BLOB, context_blob("default"))
@@ -157,7 +157,7 @@ def test_a_memory_is_restored_whole(sizes: list[int], learn: bool, ended: bool) 
     model = replace(golden.MODEL, vocab_size=600)
     policies = {memory.policy.name: memory.policy}
     restored = decode(
-        encode(memory), fingerprint="base", layout=LowRankLayout(model), policies=policies
+        encode(memory), fingerprint="base", layout=AdapterLayout(model), policies=policies
     )
     assert restored == memory
     assert restored.hash() == memory.hash()
@@ -170,7 +170,7 @@ def test_going_on_after_a_restore_is_going_on() -> None:
     model = replace(golden.MODEL, vocab_size=600)
     policies = {half.policy.name: half.policy}
     restored = decode(
-        encode(half), fingerprint="base", layout=LowRankLayout(model), policies=policies
+        encode(half), fingerprint="base", layout=AdapterLayout(model), policies=policies
     )
     assert replay(restored, [rest], Ledger(), window_tokens=WINDOW) == whole
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from memories import WINDOW, document, finish
 
-from hope_runtime.engine.adapter_layout import LowRankLayout
+from hope_runtime.engine.adapter_layout import AdapterLayout
 from hope_runtime.errors import DivergedStateError
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.learning.drift import base_norm
-from hope_runtime.learning.level_trainer import Trainee
+from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.reference import Reference
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.codec import decode_memory, encode_memory
@@ -112,9 +112,9 @@ def test_a_level_beyond_its_budget_decays(chat_model: BaseModel, learner: Learne
     guards = replace(WIDE, relative_norm=budget)
     memory, [report] = learn(learner, fresh(chat_model, guards), text(0))
     assert decided(report) == [Guard.DECAYED]
-    terms = memory.levels[0].terms
-    assert terms is not None
-    assert 0.9 * budget < terms.norm() / base_norm(chat_model) <= budget
+    adapter = memory.levels[0].adapter
+    assert adapter is not None
+    assert 0.9 * budget < adapter.norm() / base_norm(chat_model) <= budget
     # The directions are the same.
     assert report.drift is not None
     assert report.drift.effective_rank == pytest.approx(free.drift.effective_rank, rel=0.02)
@@ -130,7 +130,7 @@ def test_beyond_reason_is_skipped_and_the_rest_is_taught(
         said = [document([ids]), Record(RecordKind.CONSOLIDATE)]
         memory, [report] = learn(learner, all_skipped, *said)
         assert decided(report) == [Guard.SKIPPED]
-        assert (memory.levels[0].terms, memory.pending) == (None, ())
+        assert (memory.levels[0].adapter, memory.pending) == (None, ())
         nats[ids] = report.guards[0].value
     low, high = sorted(nats.values())
     assert low < high
@@ -152,7 +152,7 @@ def test_damage_is_rejected_and_at_last_the_level_freezes(
     assert first.guards[0].value > 0.02
     assert first.probed is not None
     assert first.guards[0].value == pytest.approx(first.probed.rise)
-    assert once.levels[0].terms is None
+    assert once.levels[0].adapter is None
     assert (once.pending, once.levels[0].learnt_through) == ((), 32)
     assert not once.learnt_since(start)
     left = once.levels[0].guard
@@ -166,7 +166,7 @@ def test_damage_is_rejected_and_at_last_the_level_freezes(
     restored = decode_memory(
         encode_memory(passed),
         policies={"guarded": start.policy},
-        layout=LowRankLayout(chat_model.config),
+        layout=AdapterLayout(chat_model.config),
         fingerprint=chat_model.fingerprint,
     )
     assert restored.levels == passed.levels
@@ -185,7 +185,7 @@ def test_one_event_lets_a_frozen_level_learn_again(
     assert decided(report) == [Guard.PASSED_OVER]
     after, [report] = learn(learner, frozen, Record(kind, levels=(0,)), text(1))
     assert decided(report) == []
-    assert after.levels[0].terms is not None
+    assert after.levels[0].adapter is not None
     assert not after.levels[0].guard.frozen
 
 
@@ -203,8 +203,8 @@ def poisoned(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = float("nan")
     match site:
         case "loss":
-            nats = Trainee.nats
-            monkeypatch.setattr(Trainee, "nats", lambda *args: nats(*args) * bad)
+            nats = LevelTrainer.nats
+            monkeypatch.setattr(LevelTrainer, "nats", lambda *args: nats(*args) * bad)
         case "gradient":
             gradient = torch.autograd.grad
             monkeypatch.setattr(
@@ -239,7 +239,7 @@ def test_what_is_no_number_undoes_the_consolidation_and_learning_goes_on(
         poisoned(site, patched)
         twice, [report] = learn(learner, once, text(1))
     assert decided(report) == [Guard.DIVERGED]
-    assert twice.levels[0].terms is once.levels[0].terms
+    assert twice.levels[0].adapter is once.levels[0].adapter
     assert twice.levels[0].guard.rejections == 1
     assert (twice.pending, twice.levels[0].learnt_through) == ((), 64)
     after, [report] = learn(learner, twice, text(2))
@@ -276,7 +276,7 @@ def test_a_change_is_told_and_changes_nothing_else(chat_model: BaseModel, learne
     restored = decode_memory(
         encode_memory(free),
         policies={"guarded": free.policy},
-        layout=LowRankLayout(chat_model.config),
+        layout=AdapterLayout(chat_model.config),
         fingerprint=chat_model.fingerprint,
     )
     assert restored.levels[0].guard == free.levels[0].guard

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river.drift import PageHinkley as Oracle
 
-from hope_runtime.session.page_hinkley import UNSEEN, PageHinkley
+from hope_runtime.session.page_hinkley import EMPTY_STREAM, PageHinkley
 
 FIGURES = st.floats(-20, 20, allow_nan=False)
 
@@ -29,7 +29,7 @@ def test_it_alarms_where_river_does(
 ) -> None:
     test = PageHinkley(tolerance, threshold, warm_up, memory)
     oracle = Oracle(min_instances=warm_up, delta=tolerance, threshold=threshold, alpha=memory)
-    state = UNSEEN
+    state = EMPTY_STREAM
     for mean, noise in stretches:
         for each in noise:
             state, deviation = test.step(state, mean + each)
@@ -41,7 +41,7 @@ def test_it_alarms_where_river_does(
 def test_the_sign_says_which_way_the_mean_went() -> None:
     test = PageHinkley(tolerance=0.1, threshold=2, warm_up=5)
     for change in (3.0, -3.0):
-        state, found = UNSEEN, list[float]()
+        state, found = EMPTY_STREAM, list[float]()
         for value in [1.0] * 10 + [1.0 + change] * 5:
             state, deviation = test.step(state, value)
             found.append(deviation)
@@ -50,7 +50,7 @@ def test_the_sign_says_which_way_the_mean_went() -> None:
 
 
 def test_noise_within_the_tolerance_is_no_change() -> None:
-    test, state = PageHinkley(tolerance=0.5, threshold=1, warm_up=1), UNSEEN
+    test, state = PageHinkley(tolerance=0.5, threshold=1, warm_up=1), EMPTY_STREAM
     for index in range(1000):
         state, deviation = test.step(state, 0.4 * (-1) ** index)
         assert deviation == 0

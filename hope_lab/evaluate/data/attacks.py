@@ -54,8 +54,8 @@ def surprising(model: BaseModel, rng: random.Random) -> Sentences:
         ids_B1 = torch.full((BATCH, 1), start, device=model.device)
         sentences: list[list[int]] = [[] for _ in range(BATCH)]
         for _ in range(WORDS):
-            scores_BV = logits(model, forward(model, ids_B1, cache=cache))[:, -1].float()
-            least_BV = words_V[scores_BV[:, words_V].topk(4 * BATCH, largest=False).indices]
+            logits_BV = logits(model, forward(model, ids_B1, cache=cache))[:, -1].float()
+            least_BV = words_V[logits_BV[:, words_V].topk(4 * BATCH, largest=False).indices]
             # Not the very least each time: rows would be alike.
             ids_B1 = least_BV.gather(1, _drawn(rng, least_BV.shape[1]).to(least_BV.device))
             for sentence, token in zip(sentences, ids_B1[:, 0].tolist(), strict=True):

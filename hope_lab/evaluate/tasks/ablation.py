@@ -29,7 +29,7 @@ from hope_lab.evaluate.streams import (
 )
 from hope_lab.train import TrainConfig
 from hope_runtime.layers.config import Projection
-from hope_runtime.models.hope.config import NativeConfig, NativeLevel, preset
+from hope_runtime.models.hope.config import HopeConfig, HopeLevel, preset
 
 NAME = "ablation"
 SUMMARY = "HOPE without each of its parts, on text"
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def model_of(variant: str, width: int) -> NativeConfig:
+def model_of(variant: str, width: int) -> HopeConfig:
     """The model of a variant; all have as many parameters in their MLPs."""
     fast, _ = VARIANTS[variant]
     base: dict[str, Any] = {"adaptive": ALL, "momentum": 0.5}
@@ -96,7 +96,7 @@ def model_of(variant: str, width: int) -> NativeConfig:
     )
     if variant == "no_cms":
         units = sum(level.d_ff for level in config.levels)
-        return replace(config, levels=(NativeLevel(0, units),))
+        return replace(config, levels=(HopeLevel(0, units),))
     return config
 
 

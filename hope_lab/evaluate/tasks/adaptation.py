@@ -118,10 +118,10 @@ def read_through(
         nonlocal read
         for at in range(0, len(ids), CHUNK_TOKENS):
             part = ids[at : at + CHUNK_TOKENS]
-            scores_NV, targets_N = stream.predict(part, learnt)
+            logits_NV, targets_N = stream.predict(part, learnt)
             if len(targets_N):
-                plain_N = cross_entropy(scores_NV, targets_N, reduction="none").cpu()
-                fitted_N = calibration.read(scores_NV, targets_N)
+                plain_N = cross_entropy(logits_NV, targets_N, reduction="none").cpu()
+                fitted_N = calibration.read(logits_NV, targets_N)
                 first = read + len(part) - len(targets_N)
                 for name, nats_N in zip(names, (plain_N, fitted_N), strict=True):
                     _add(blocks[name], first, nats_N.tolist(), block)

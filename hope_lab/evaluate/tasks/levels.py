@@ -36,8 +36,8 @@ from hope_lab.evaluate.streams import (
 )
 from hope_lab.train import TrainConfig
 from hope_runtime.errors import DivergedStateError
-from hope_runtime.models.hope.config import NativeConfig, NativeLevel, preset
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.models.hope.config import HopeConfig, HopeLevel, preset
+from hope_runtime.models.hope.weights import HopeWeights
 
 NAME = "levels"
 SUMMARY = "how many levels, and how slow the slowest, on text of another kind"
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def model_of(width: int, window: int) -> NativeConfig:
+def model_of(width: int, window: int) -> HopeConfig:
     """Attention and static MLPs, with a level of its own for every layer's."""
     return preset(
         "transformer",
@@ -111,15 +111,15 @@ def model_of(width: int, window: int) -> NativeConfig:
     )
 
 
-def placed(config: NativeConfig, levels: int, lowest: int, rate: float) -> NativeConfig:
+def placed(config: HopeConfig, levels: int, lowest: int, rate: float) -> HopeConfig:
     """The same weights with the MLPs of the last layers in `levels` - 1 learning levels, the last
     layer in the fastest, and those before them in a static one."""
     units = config.levels[0].d_ff
     learning = tuple(
-        NativeLevel(lowest // APART ** (levels - 2 - index), units, rate)
+        HopeLevel(lowest // APART ** (levels - 2 - index), units, rate)
         for index in range(levels - 1)
     )
-    static = (NativeLevel(0, units),) if levels <= LAYERS else ()
+    static = (HopeLevel(0, units),) if levels <= LAYERS else ()
     of_layer = [min(LAYERS - 1 - layer, levels - 1) for layer in range(LAYERS)]
     return replace(
         config,
@@ -129,8 +129,8 @@ def placed(config: NativeConfig, levels: int, lowest: int, rate: float) -> Nativ
 
 
 def _one(
-    config: NativeConfig,
-    weights: NativeWeights,
+    config: HopeConfig,
+    weights: HopeWeights,
     levels: int,
     lowest: int,
     ids_BT: Tensor,
@@ -157,8 +157,8 @@ def _one(
 
 
 def _nats(
-    config: NativeConfig,
-    weights: NativeWeights,
+    config: HopeConfig,
+    weights: HopeWeights,
     levels: int,
     lowest: int,
     rate: float,

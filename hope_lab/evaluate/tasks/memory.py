@@ -27,18 +27,18 @@ from hope_lab.evaluate.report.progress import progress_bar
 from hope_lab.evaluate.report.report import wilson
 from hope_lab.train.fast_memory.episodes import Question, Story, Storyteller
 from hope_runtime.checkpoints import load_base_model
-from hope_runtime.checkpoints.fast_memory import load_branch, shipped_branch
+from hope_runtime.checkpoints.fast_memory import load_fast_memory, shipped_fast_memory
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.memory import (
-    BranchPass,
-    BranchState,
+    FastMemoryPass,
+    FastMemoryStream,
     fresh_carry,
     fresh_state,
     write,
 )
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 
 NAME = "memory"
 SUMMARY = "what the trained fast memory recalls of facts that it read once"
@@ -88,8 +88,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     model = load_base_model(args.model, dtype=args.dtype)
-    branch = load_branch(args.branch, model) if args.branch else shipped_branch(model)
-    if branch is None:
+    fast_memory = (
+        load_fast_memory(args.fast_memory, model)
+        if args.fast_memory
+        else shipped_fast_memory(model)
+    )
+    if fast_memory is None:
         raise InvalidRequestError("there is no trained branch for this base model", field="branch")
     found: dict[str, Shares] = {}
     answered: dict[int, list[Answered]] = {}
@@ -99,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
             progress.start(f"{facts} facts", args.questions)
             answered[facts], memory = recall(
                 model,
-                branch,
+                fast_memory,
                 facts=facts,
                 questions=args.questions,
                 seed=args.seed,
@@ -130,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
 @torch.no_grad()
 def recall(
     model: BaseModel,
-    branch: Branch,
+    fast_memory: FastMemory,
     *,
     facts: int,
     questions: int,
@@ -141,10 +145,10 @@ def recall(
     teller = Storyteller(model.tokenizer, held_out=True)
     rng = random.Random(f"recall:{seed}:{facts}")
     answered: list[Answered] = []
-    memory = Beside(branch, fresh_state(branch.config, 1).memory)
+    memory = Beside(fast_memory, fresh_state(fast_memory.config, 1).memory)
     while len(answered) < questions:
         stories = _stories(teller, rng, facts)
-        memory = Beside(branch, read_stories(model, branch, stories).memory)
+        memory = Beside(fast_memory, read_stories(model, fast_memory, stories).memory)
         asked = {question.about: question for story in stories for question in story.questions}
         prompts = [teller.opening + question.prompt for question in asked.values()]
         replies = ask(model, prompts, Learnt(beside=memory), new_tokens=NEW_TOKENS)
@@ -159,16 +163,18 @@ def recall(
 
 
 @torch.no_grad()
-def read_stories(model: BaseModel, branch: Branch, stories: Sequence[Story]) -> BranchState:
+def read_stories(
+    model: BaseModel, fast_memory: FastMemory, stories: Sequence[Story]
+) -> FastMemoryStream:
     """A fresh memory after some windows of text, one row."""
-    config = branch.config
+    config = fast_memory.config
     state = fresh_state(config, 1, model.device)
     for story in stories:
-        seen = BranchPass(branch, None)
-        forward(model, torch.tensor([story.ids], device=model.device), branch=seen)
+        seen = FastMemoryPass(fast_memory, None)
+        forward(model, torch.tensor([story.ids], device=model.device), fast_memory=seen)
         state = replace(state, carry=fresh_carry(config, 1, model.device))
         learnable = torch.tensor([story.learnable], device=model.device)
-        state = write(config, branch.weights, seen.hidden, state, learnable)
+        state = write(config, fast_memory.weights, seen.hidden, state, learnable)
     return replace(state, carry=fresh_carry(config, 1, model.device))
 
 

@@ -17,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from hope_runtime.errors import CorruptModelError, ModelNotFoundError
-from hope_runtime.models.fast_memory.weights import BranchWeights
+from hope_runtime.models.fast_memory.weights import FastMemoryWeights
 
 STATE = "training.safetensors"
 _WEIGHTS, _OPTIMIZER = "weights.", "optimizer."
@@ -30,7 +30,7 @@ class Saved:
     step: int
     seconds: float
     settings: Mapping[str, Any]
-    weights: BranchWeights
+    weights: FastMemoryWeights
     optimizer_tensors: Mapping[str, Tensor]
     optimizer_values: Mapping[str, Any]
 
@@ -68,7 +68,7 @@ def load(directory: Path) -> Saved:
             int(header["step"]),
             float(header["seconds"]),
             json.loads(header["settings"]),
-            BranchWeights.from_named(_under(_WEIGHTS, tensors)),
+            FastMemoryWeights.from_named(_under(_WEIGHTS, tensors)),
             _under(_OPTIMIZER, tensors),
             json.loads(header["optimizer"]),
         )

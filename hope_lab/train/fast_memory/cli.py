@@ -16,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hope_lab.train.fast_memory import log
 from hope_lab.train.fast_memory.log import MemoryStep
-from hope_lab.train.fast_memory.loop import BRANCH, MemoryTrainConfig, train_branch
+from hope_lab.train.fast_memory.loop import BRANCH, MemoryTrainConfig, train_fast_memory
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.errors import InvalidRequestError
-from hope_runtime.models.fast_memory.weights import BranchConfig
+from hope_runtime.models.fast_memory.weights import FastMemoryConfig
 
 DEFAULT_LAYERS = (0, 8, 16)
 _ON_GPU = {"facts_a_step": 512, "stories_a_round": 256, "autocast": True}
@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
     device = torch.device(args.device)
     model = load_base_model(args.model, dtype="float32", device=device)
     try:
-        config = BranchConfig(
+        config = FastMemoryConfig(
             d_model=model.config.d_model,
             sources=tuple(sorted(set(args.layers))),
             target=model.config.n_layers,
@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     except ValueError as error:
         raise InvalidRequestError(str(error), field="layers") from error
     with _bar(args.steps) as report:
-        train_branch(
+        train_fast_memory(
             model,
             config,
             how,

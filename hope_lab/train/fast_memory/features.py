@@ -28,7 +28,7 @@ from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.weights import BranchConfig
+from hope_runtime.models.fast_memory.weights import FastMemoryConfig
 
 STORIES_A_ROUND = 32
 # Of the stories of a round so many tell something of an earlier one anew.
@@ -98,7 +98,7 @@ def round_texts(teller: Storyteller, seed: int, index: int, count: int) -> Round
 class Reader:
     """Reads texts with the frozen base and keeps what a branch of `config` sees of them."""
 
-    def __init__(self, model: BaseModel, config: BranchConfig, teller: Storyteller) -> None:
+    def __init__(self, model: BaseModel, config: FastMemoryConfig, teller: Storyteller) -> None:
         self._model, self._config, self._teller = model, config, teller
         # What is only told needs no layer above the sources.
         top = config.sources[-1]
@@ -228,7 +228,7 @@ class Reader:
             keep = _Keep(self._config.sources)
             with torch.no_grad():
                 ids = torch.tensor([opening], device=self._model.device)
-                forward(self._model, ids, cache=cache, branch=keep)
+                forward(self._model, ids, cache=cache, fast_memory=keep)
             self._openings[opening] = cache, keep.seen()[0, -self._config.taps :]
         return self._openings[opening]
 
@@ -254,7 +254,7 @@ class Reader:
             cache.k[:, :, :, :P], cache.v[:, :, :, :P] = prefix.k[:L], prefix.v[:L]
             cache.length = P
             keep = _Keep((*self._config.sources, L))
-            forward(model, ids_BT.to(model.device), cache=cache, branch=keep)
+            forward(model, ids_BT.to(model.device), cache=cache, fast_memory=keep)
             seen_BTX = keep.seen()
             D = self._config.d_model
             for row, index in enumerate(members):

@@ -32,13 +32,13 @@ from hope_lab.train.fast_memory.features import (
 from hope_lab.train.fast_memory.log import MemoryStep
 from hope_lab.train.fast_memory.loss import FACTS, Scored, Texts, dropout, scored
 from hope_lab.train.optimizer import optimizer_state, restore_optimizer
-from hope_runtime.checkpoints.fast_memory import save_branch
+from hope_runtime.checkpoints.fast_memory import save_fast_memory
 from hope_runtime.errors import InvalidRequestError, TrainingDivergedError
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.weights import (
-    Branch,
-    BranchConfig,
-    BranchWeights,
+    FastMemory,
+    FastMemoryConfig,
+    FastMemoryWeights,
     init_weights,
 )
 
@@ -86,16 +86,16 @@ class MemoryTrainConfig:
         return self.first_rounds + step // self.round_every
 
 
-def train_branch(
+def train_fast_memory(
     model: BaseModel,
-    config: BranchConfig,
+    config: FastMemoryConfig,
     how: MemoryTrainConfig,
     out: Path,
     *,
     resume: bool = False,
     minutes: float | None = None,
     report: Callable[[MemoryStep], None] = lambda step: None,
-) -> Branch:
+) -> FastMemory:
     """Trains a branch beside `model`; the same call gives the same branch on one kind of machine.
 
     The run is logged and stored in `out`, texts and all; with `resume` it goes on from there as if
@@ -121,7 +121,7 @@ def train_branch(
 
 class _Run:
     def __init__(
-        self, model: BaseModel, config: BranchConfig, how: MemoryTrainConfig, out: Path
+        self, model: BaseModel, config: FastMemoryConfig, how: MemoryTrainConfig, out: Path
     ) -> None:
         self.model, self.config, self.how, self.out = model, config, how, out
         (out / "texts").mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class _Run:
         self.texts = Texts(self._plain())
         self.tests = self._tests()
 
-    def _take(self, weights: BranchWeights) -> None:
+    def _take(self, weights: FastMemoryWeights) -> None:
         self.weights = weights.to(torch.float32, self.model.device)
         for _, tensor in self.weights.named():
             tensor.requires_grad_()
@@ -168,7 +168,7 @@ class _Run:
             self.texts.add(self.reader.stories(told, file))
             self.rounds += 1
 
-    def finish(self, minutes: float | None, report: Callable[[MemoryStep], None]) -> Branch:
+    def finish(self, minutes: float | None, report: Callable[[MemoryStep], None]) -> FastMemory:
         started = time.monotonic()
         before = self.seconds
         while self.step < self.how.steps:
@@ -197,7 +197,7 @@ class _Run:
                 self._save()
             if stop:
                 break
-        return Branch(self.config, self._detached())
+        return FastMemory(self.config, self._detached())
 
     def _one_step(self) -> Scored:
         how = self.how
@@ -255,8 +255,8 @@ class _Run:
             found[f"questions_{facts}"] = total
         return found
 
-    def _detached(self) -> BranchWeights:
-        return BranchWeights.from_named({n: t.detach() for n, t in self.weights.named()})
+    def _detached(self) -> FastMemoryWeights:
+        return FastMemoryWeights.from_named({n: t.detach() for n, t in self.weights.named()})
 
     def _save(self) -> None:
         tensors, values = optimizer_state(self.optimizer)
@@ -264,7 +264,9 @@ class _Run:
         weights = self._detached()
         saved = checkpoint.Saved(self.step, self.seconds, settings, weights, tensors, values)
         checkpoint.save(self.out, saved)
-        save_branch(self.out / BRANCH, Branch(self.config, weights), self.model.fingerprint)
+        save_fast_memory(
+            self.out / BRANCH, FastMemory(self.config, weights), self.model.fingerprint
+        )
 
     def resume(self, saved: checkpoint.Saved) -> None:
         self._take(saved.weights)
@@ -273,7 +275,7 @@ class _Run:
         log.cut(self.out, self.step)
 
 
-def _settings(model: BaseModel, config: BranchConfig, how: MemoryTrainConfig) -> dict[str, Any]:
+def _settings(model: BaseModel, config: FastMemoryConfig, how: MemoryTrainConfig) -> dict[str, Any]:
     """Plain values that a resumed run must agree on."""
     chosen = asdict(how)
     for changeable in ("steps", "save_every", "test_every", "log_every"):

@@ -24,13 +24,13 @@ from hope_lab.train.fast_memory.features import AskedFeatures, PlainFeatures, St
 from hope_runtime.layers.norm import rms_norm
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.memory import (
-    BranchState,
+    FastMemoryStream,
     fresh_carry,
     fresh_state,
     read,
     write,
 )
-from hope_runtime.models.fast_memory.weights import BranchConfig, BranchWeights
+from hope_runtime.models.fast_memory.weights import FastMemoryConfig, FastMemoryWeights
 
 # Facts of an episode, and about how many of all episodes of a step.
 FACTS = (4, 8, 8, 16, 24, 32)
@@ -58,7 +58,7 @@ class Episode:
     told: tuple[Told, ...]
     words: tuple[int, ...]
     asked: tuple[AskedFeatures, ...]
-    strangers: tuple[AskedFeatures, ...]
+    negatives: tuple[AskedFeatures, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,9 @@ class Texts:
                 Told(window.seen, torch.ones(len(window.ids), dtype=torch.bool)),
             )
         others = [rng.choice(rng.choice(self.stories).asked) for _ in range(STRANGERS)]
-        strangers = tuple(one for one in others if one.question.about not in newest)
+        negatives = tuple(one for one in others if one.question.about not in newest)
         words = tuple(token for i in chosen for token in self.stories[i].told)
-        return Episode(tuple(told), words, tuple(newest.values()), strangers)
+        return Episode(tuple(told), words, tuple(newest.values()), negatives)
 
 
 Dropout = Callable[[Tensor], Tensor]
@@ -139,8 +139,8 @@ def dropout(share: float, seed: int) -> Dropout:
 
 
 def memories(
-    config: BranchConfig,
-    weights: BranchWeights,
+    config: FastMemoryConfig,
+    weights: FastMemoryWeights,
     episodes: Sequence[Episode],
     drop: Dropout = lambda seen: seen,
 ) -> Tensor:
@@ -181,8 +181,8 @@ class _Asked:
 
 def scored(
     model: BaseModel,
-    config: BranchConfig,
-    weights: BranchWeights,
+    config: FastMemoryConfig,
+    weights: FastMemoryWeights,
     episodes: Sequence[Episode],
     *,
     plain: Sequence[PlainFeatures] = (),
@@ -198,7 +198,9 @@ def scored(
     device = weights.down.device
     memory_EHVK = memories(config, weights, episodes, drop)
     asked = _side_by_side(episodes, questions, rng, device)
-    state = BranchState(memory_EHVK[asked.owner_Q], fresh_carry(config, len(asked.places), device))
+    state = FastMemoryStream(
+        memory_EHVK[asked.owner_Q], fresh_carry(config, len(asked.places), device)
+    )
     added_QTD, _ = read(config, weights, drop(asked.seen_QTX), state)
     first = config.taps - 1
     added_AD = torch.cat(
@@ -223,7 +225,7 @@ def scored(
         kl = _kl(scores(asked.final_AD[~known_A]), score_AC[~known_A]).mean()
     for index, window in enumerate(plain):
         memory_1HVK = memory_EHVK[index % len(episodes)][None]
-        state = BranchState(memory_1HVK, fresh_carry(config, 1, device))
+        state = FastMemoryStream(memory_1HVK, fresh_carry(config, 1, device))
         added_1TD, _ = read(config, weights, window.seen.to(device)[None], state)
         final_TD = window.final.to(device).float()
         kl = kl + _kl(scores(final_TD), scores(final_TD + added_1TD[0])).mean() / len(plain)
@@ -252,7 +254,7 @@ def _side_by_side(
         if questions is not None and rng is not None and len(own) > questions:
             own = rng.sample(own, questions)
         rows += [(index, True, one) for one in own]
-        rows += [(index, False, one) for one in episode.strangers]
+        rows += [(index, False, one) for one in episode.negatives]
     features = [one for _, _, one in rows]
     places = tuple(len(one.answer) for one in features)
     return _Asked(

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.models.hope.config import NativeConfig
+from hope_runtime.models.hope.config import HopeConfig
 from hope_runtime.models.hope.model import logits
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.models.hope.weights import HopeWeights
 from hope_runtime.tokenizer import Tokenizer
 
 Readout = Mapping[str, Tensor]
@@ -68,11 +68,11 @@ class Task(Protocol):
         """What is measured after training, by the name of the test."""
         ...
 
-    def readout(self, config: NativeConfig, generator: torch.Generator) -> dict[str, Tensor]:
+    def readout(self, config: HopeConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Weights of the task's own that are trained beside the model's; mostly none."""
         ...
 
-    def scores(self, hidden_BTD: Tensor, weights: NativeWeights, readout: Readout) -> Tensor:
+    def scores(self, hidden_BTD: Tensor, weights: HopeWeights, readout: Readout) -> Tensor:
         """Hidden states -> scores (B, S, V) for the batch's targets."""
         ...
 
@@ -86,10 +86,10 @@ class LanguageTask:
 
     tokenizer: Tokenizer | None = None
 
-    def readout(self, config: NativeConfig, generator: torch.Generator) -> dict[str, Tensor]:
+    def readout(self, config: HopeConfig, generator: torch.Generator) -> dict[str, Tensor]:
         return {}
 
-    def scores(self, hidden_BTD: Tensor, weights: NativeWeights, readout: Readout) -> Tensor:
+    def scores(self, hidden_BTD: Tensor, weights: HopeWeights, readout: Readout) -> Tensor:
         return logits(weights, hidden_BTD)
 
     def accuracy(self, scores: Tensor, batch: Batch) -> float:

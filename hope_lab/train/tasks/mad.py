@@ -21,9 +21,9 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_lab.train.tasks.base import Batch, LanguageTask, Readout
-from hope_runtime.models.hope.config import NativeConfig
+from hope_runtime.models.hope.config import HopeConfig
 from hope_runtime.models.hope.model import logits
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.models.hope.weights import HopeWeights
 
 
 class MadTask(LanguageTask):
@@ -171,7 +171,7 @@ class Compression(MadTask):
         counted = torch.ones_like(tokens, dtype=torch.bool)
         return Batch(torch.cat((tokens, sign), dim=1), tokens, counted)
 
-    def readout(self, config: NativeConfig, generator: torch.Generator) -> dict[str, Tensor]:
+    def readout(self, config: HopeConfig, generator: torch.Generator) -> dict[str, Tensor]:
         D = config.backbone.d_model
         scale = 1 / math.sqrt(D)
         return {
@@ -180,7 +180,7 @@ class Compression(MadTask):
             "down": torch.randn(D, 4 * D, generator=generator) * scale / 2,
         }
 
-    def scores(self, hidden_BTD: Tensor, weights: NativeWeights, readout: Readout) -> Tensor:
+    def scores(self, hidden_BTD: Tensor, weights: HopeWeights, readout: Readout) -> Tensor:
         asked_BSD = hidden_BTD[:, -1:] + readout["place"]
         up = nnf.silu(nnf.linear(asked_BSD, readout["up"]))
         return logits(weights, nnf.linear(up, readout["down"]))

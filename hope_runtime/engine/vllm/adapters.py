@@ -20,7 +20,7 @@ from torch import Tensor
 from hope_runtime.engine.vllm.messages import FAST, Drop, Put
 from hope_runtime.errors import UnsupportedMemoryError
 from hope_runtime.models.fast_memory.session import written
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.memory import SessionMemory
 
 # The frozen base.
@@ -41,9 +41,9 @@ class Adapters:
     """
 
     def __init__(
-        self, places: int, rank: int, dtype: torch.dtype, branch: Branch | None = None
+        self, places: int, rank: int, dtype: torch.dtype, fast_memory: FastMemory | None = None
     ) -> None:
-        self._branch = branch
+        self._fast_memory = fast_memory
         self._places = places
         self._rank = rank
         self._dtype = dtype
@@ -62,8 +62,8 @@ class Adapters:
         """
         if memory is None:
             return NONE
-        terms = memory.terms
-        fast = None if self._branch is None else written(self._branch, memory)
+        terms = memory.adapter
+        fast = None if self._fast_memory is None else written(self._fast_memory, memory)
         if terms is None and fast is None:
             return NONE
         digest = memory.levels_digest() + ("" if fast is None else _digest(fast))

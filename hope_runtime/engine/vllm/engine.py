@@ -15,23 +15,23 @@ from collections.abc import Callable, Hashable
 import safetensors.torch
 import torch
 
-from hope_runtime.engine.adapter_engine import Backbone
+from hope_runtime.engine.adapter_engine import AdapterEngine
 from hope_runtime.engine.base import EngineLoad
-from hope_runtime.engine.learning_thread import Teaching
+from hope_runtime.engine.learning_thread import LearningThread
 from hope_runtime.engine.reply import OnText
 from hope_runtime.engine.scheduler import Ticket
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.engine.vllm import turns
 from hope_runtime.engine.vllm.adapters import Adapters
 from hope_runtime.engine.vllm.export import exported
-from hope_runtime.engine.vllm.frontend import Front
+from hope_runtime.engine.vllm.frontend import Frontend
 from hope_runtime.engine.vllm.messages import Options
 from hope_runtime.engine.vllm.supervisor import Supervisor
 from hope_runtime.errors import ModelError
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.fold import Boundary
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory
@@ -41,7 +41,7 @@ MAX_ROWS = 32
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
-class VLLMEngine(Backbone):
+class VLLMEngine(AdapterEngine):
     """See SessionEngine.
 
     `threads` compute threads serve, and learn when nobody is served. `window_cache_bytes` are
@@ -60,7 +60,7 @@ class VLLMEngine(Backbone):
         window_cache_bytes: int = 2 << 30,
         rows: int = MAX_ROWS,
         learner: Learner | None = None,
-        branch: Branch | None = None,
+        fast_memory: FastMemory | None = None,
     ) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise ModelError("vLLM is not installed here; run: make setup-vllm")
@@ -77,16 +77,18 @@ class VLLMEngine(Backbone):
                 f"of this model takes {window_bytes} bytes."
             )
         threads = threads or torch.get_num_threads()
-        if branch is not None and branch.config.target != model.config.n_layers:
+        if fast_memory is not None and fast_memory.config.target != model.config.n_layers:
             # Else keys and values would depend on it, and vLLM looks them up without it.
             raise ModelError("vLLM reads a trained branch behind the last layer only.")
-        super().__init__(model, window_tokens, branch, learner or Learner(model, threads, branch))
+        super().__init__(
+            model, window_tokens, fast_memory, learner or Learner(model, threads, fast_memory)
+        )
         rank = rank_for(
             max(sum(level.rank for level in policy.levels) for policy in self.policies.values())
         )
         config = model.config
-        self._adapters = Adapters(rows, rank, model.dtype, branch)
-        self._front = Front(
+        self._adapters = Adapters(rows, rank, model.dtype, fast_memory)
+        self._front = Frontend(
             self._adapters,
             rows=rows,
             stop_ids=lambda: model.tokenizer.eos_ids,
@@ -104,7 +106,9 @@ class VLLMEngine(Backbone):
                 d_model=config.d_model,
                 d_ff=config.d_ff,
                 vocab_size=config.vocab_size,
-                branch=None if branch is None else (branch.config, _weights_of(branch)),
+                fast_memory=None
+                if fast_memory is None
+                else (fast_memory.config, _weights_of(fast_memory)),
             ),
             threads=threads,
             on_message=self._front.receive,
@@ -113,7 +117,7 @@ class VLLMEngine(Backbone):
         )
         self._supervisor.start()
         self._front.start()
-        self._teaching = Teaching(
+        self._teaching = LearningThread(
             threads=threads, serving=lambda: self._front.load[0] > 0, widen=self._widen
         )
         self._teaching.start()
@@ -184,8 +188,8 @@ class VLLMEngine(Backbone):
         self.learner.width = threads
 
 
-def _weights_of(branch: Branch) -> bytes:
-    named = {name: tensor.cpu().contiguous() for name, tensor in branch.weights.named()}
+def _weights_of(fast_memory: FastMemory) -> bytes:
+    named = {name: tensor.cpu().contiguous() for name, tensor in fast_memory.weights.named()}
     return safetensors.torch.save(named)
 
 

@@ -68,7 +68,7 @@ def _config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     if config.rope_factors is not None:
         raise UnsupportedModelError(
             "The model's rotary frequencies are those of a GGUF file, which vLLM cannot be told; "
-            "serve it with --engine native, or from its Hugging Face directory."
+            "serve it with --engine torch, or from its Hugging Face directory."
         )
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if (scaling := config.rope_scaling) is not None:

@@ -59,7 +59,7 @@ class _Turn:
     aborting: bool = False
 
 
-class Front:
+class Frontend:
     """Serves turns from `start` until it is closed.
 
     At most `rows` at a time. `send` reaches the process, or raises EngineLostError; what the
@@ -152,7 +152,7 @@ class Front:
                     event()
                 stopped = event == self._stop
                 self._admit()
-                self._look_around()
+                self.poll_running()
             except Exception:  # a bug in the engine itself must not stop every session
                 _log.exception("the engine failed")
 
@@ -181,7 +181,7 @@ class Front:
         """Numbers of the turns that hold a row."""
         return {turn.number for turn in (*self._running, *self._requests.values())}
 
-    def _look_around(self) -> None:
+    def poll_running(self) -> None:
         """Sees who was cancelled, and makes requests for those whose readers are ready."""
         for turn in [*self._running]:
             if turn.ticket.cancelled:

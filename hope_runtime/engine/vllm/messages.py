@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hope_runtime.engine.sampling import Sampling, TokenLogprobs
-from hope_runtime.models.fast_memory.weights import BranchConfig
+from hope_runtime.models.fast_memory.weights import FastMemoryConfig
 
 FAST = "fast"
 
@@ -33,7 +33,7 @@ class Options:
     vocab_size: int
     # The trained fast memory beside the model, if one is served: its configuration, and its
     # weights as safetensors.
-    branch: tuple[BranchConfig, bytes] | None = None
+    fast_memory: tuple[FastMemoryConfig, bytes] | None = None
 
 
 # From the server.
@@ -41,8 +41,8 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A memory becomes adapter `adapter`; `tensors` are safetensors of its terms, a LowRank, and of
-    what the trained branch wrote, (H, V, K) under FAST. Either may be missing."""
+    """Make a memory the adapter number `adapter`; `tensors` are safetensors of its LoraAdapter and
+    of its fast memory, (H, V, K) under FAST. Either may be missing."""
 
     adapter: int
     tensors: bytes

@@ -20,10 +20,15 @@ from hope_runtime.learning.prompt_prefixes import chat_opening, plain_opening
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import BranchPass, BranchState, fresh_carry, fresh_state
-from hope_runtime.models.fast_memory.memory import write as write_branch
+from hope_runtime.models.fast_memory.memory import (
+    FastMemoryPass,
+    FastMemoryStream,
+    fresh_carry,
+    fresh_state,
+)
+from hope_runtime.models.fast_memory.memory import write as write_fast_memory
 from hope_runtime.models.fast_memory.session import with_written, written
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import SessionMemory, Span
 
@@ -33,15 +38,15 @@ WINDOW_TOKENS = 256
 _Window = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-class ForwardWriter:
+class FastMemoryWriter:
     """Writes with one branch of one base model."""
 
-    def __init__(self, model: BaseModel, branch: Branch, workers: Workers) -> None:
+    def __init__(self, model: BaseModel, fast_memory: FastMemory, workers: Workers) -> None:
         self._model = model
-        self._branch = branch
+        self._fast_memory = fast_memory
         self._workers = workers
         # No layer above the last source says anything that is written.
-        top = branch.config.sources[-1]
+        top = fast_memory.config.sources[-1]
         self._lower = replace(
             model,
             config=replace(model.config, n_layers=max(top, 1)),
@@ -56,15 +61,15 @@ class ForwardWriter:
     ) -> Generator[None, None, SessionMemory]:
         """The memory once the spans are written in their order; yields after each window. Raises
         DivergedStateError when the result is not finite."""
-        before = written(self._branch, memory)
-        state = fresh_state(self._branch.config, 1, self._model.device)
+        before = written(self._fast_memory, memory)
+        state = fresh_state(self._fast_memory.config, 1, self._model.device)
         if before is not None:
             state = replace(state, memory=before.to(self._model.device))
         for window in self._windows(spans):
             (state,) = self._workers.map(partial(self._read, state), [window])
             yield
         kept = finite(state.memory.cpu(), "What was written")
-        return with_written(self._branch, memory, kept)
+        return with_written(self._fast_memory, memory, kept)
 
     def _windows(self, spans: Sequence[Span]) -> list[_Window]:
         """Opening and ids of each window. A span that is too long for one has one of its own."""
@@ -84,12 +89,14 @@ class ForwardWriter:
         ]
 
     @torch.no_grad()
-    def _read(self, state: BranchState, window: _Window) -> BranchState:
+    def _read(self, state: FastMemoryStream, window: _Window) -> FastMemoryStream:
         opening, ids = window
-        config, device = self._branch.config, self._model.device
-        seen = BranchPass(self._branch, None)
+        config, device = self._fast_memory.config, self._model.device
+        seen = FastMemoryPass(self._fast_memory, None)
         ids_1T = torch.tensor([opening + ids], device=device)
         learnable_1T = torch.arange(ids_1T.shape[1], device=device)[None] >= len(opening)
-        forward(self._lower, ids_1T, branch=seen)
+        forward(self._lower, ids_1T, fast_memory=seen)
         state = replace(state, carry=fresh_carry(config, 1, device))
-        return write_branch(config, self._branch.weights, seen.hidden, state, learnable_1T)
+        return write_fast_memory(
+            config, self._fast_memory.weights, seen.hidden, state, learnable_1T
+        )

@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor
 
-from hope_runtime.learning.level_trainer import Trainee
+from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example, pack
 from hope_runtime.session.memory import Span
 
@@ -24,7 +24,7 @@ WINDOWS_AT_A_TIME = 4
 
 
 def summed_gradient(
-    trainee: Trainee, spans: Sequence[Span], learning_rate: float
+    trainer: LevelTrainer, spans: Sequence[Span], learning_rate: float
 ) -> Generator[None, None, tuple[float, float]]:
     """One step; yields between windows. Returns mean nats per token before and after it."""
     windows = [pack([example], row_tokens=WINDOW_TOKENS) for example in _running_text(spans)]
@@ -36,18 +36,18 @@ def summed_gradient(
     for start in range(0, len(windows), WINDOWS_AT_A_TIME):
         chosen = windows[start : start + WINDOWS_AT_A_TIME]
 
-        def loss(index: int, scores_NV: Tensor, start: int = start) -> Tensor:
-            summed = trainee.nats(scores_NV, windows[start + index]).sum()
+        def loss(index: int, logits_NV: Tensor, start: int = start) -> Tensor:
+            summed = trainer.nats(logits_NV, windows[start + index]).sum()
             nats[start + index] = float(summed.detach())
             return summed
 
-        part = trainee.gradient(loss, chosen)
+        part = trainer.gradient(loss, chosen)
         total = [mine + more for mine, more in zip(total, part, strict=True)] if total else part
         yield
     with torch.no_grad():
-        for parameter, gradient in zip(trainee.parameters, total, strict=True):
+        for parameter, gradient in zip(trainer.parameters, total, strict=True):
             parameter.sub_(gradient, alpha=learning_rate)
-    after = yield from trainee.surprises(windows)
+    after = yield from trainer.surprises(windows)
     return sum(nats) / count, sum(float(found_N.sum()) for found_N in after) / count
 
 

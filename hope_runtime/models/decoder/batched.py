@@ -22,9 +22,9 @@ from torch import Tensor
 
 from hope_runtime.errors import WindowOverflowError
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LayerTerms, LowRank, split_layers
+from hope_runtime.layers.lora import LayerAdapter, LoraAdapter, split_layers
 from hope_runtime.layers.norm import rms_norm
-from hope_runtime.models.decoder.forward import Branch
+from hope_runtime.models.decoder.forward import FastMemory
 from hope_runtime.models.decoder.weights import BaseModel
 
 # Up to here a product is bound by reading the weights.
@@ -40,10 +40,10 @@ class RowInput:
 
     ids: tuple[int, ...]
     cache: KVCache
-    terms: LowRank | None = None
+    adapter: LoraAdapter | None = None
 
 
-class TermStack:
+class AdapterStack:
     """The terms of rows that decode together, side by side, so that one product serves all.
 
     Rows of a smaller rank, or without terms, are filled up with zeros, which add exactly nothing.
@@ -52,10 +52,10 @@ class TermStack:
     second factors lie with their rank first, as the product of a single token reads them fastest.
     """
 
-    def __init__(self, model: BaseModel, rows: Sequence[LowRank | None]) -> None:
+    def __init__(self, model: BaseModel, rows: Sequence[LoraAdapter | None]) -> None:
         config, B = model.config, len(rows)
         L, D, F = config.n_layers, config.d_model, config.d_ff
-        self.rank = R = max((terms.rank for terms in rows if terms is not None), default=0)
+        self.rank = R = max((adapter.rank for adapter in rows if adapter is not None), default=0)
         if not R:
             return
 
@@ -64,13 +64,13 @@ class TermStack:
 
         gate_up_a, gate_b, up_b = zeros(2 * R, D), zeros(R, F), zeros(R, F)
         down_a, down_b = zeros(R, F), zeros(R, D)
-        for row, terms in enumerate(rows):
-            if terms is None:
+        for row, adapter in enumerate(rows):
+            if adapter is None:
                 continue
-            r = terms.rank
-            gate_up_a[:, row, :r], gate_up_a[:, row, R : R + r] = terms.gate_a, terms.up_a
-            gate_b[:, row, :r], up_b[:, row, :r] = terms.gate_b.mT, terms.up_b.mT
-            down_a[:, row, :r], down_b[:, row, :r] = terms.down_a, terms.down_b.mT
+            r = adapter.rank
+            gate_up_a[:, row, :r], gate_up_a[:, row, R : R + r] = adapter.gate_a, adapter.up_a
+            gate_b[:, row, :r], up_b[:, row, :r] = adapter.gate_b.mT, adapter.up_b.mT
+            down_a[:, row, :r], down_b[:, row, :r] = adapter.down_a, adapter.down_b.mT
         tensors = (gate_up_a, gate_b, up_b, down_a, down_b)
         self.layers = list(zip(*(tensor.unbind(0) for tensor in tensors), strict=True))
 
@@ -96,8 +96,8 @@ class TermStack:
 def forward_rows(
     model: BaseModel,
     rows: Sequence[RowInput],
-    stack: TermStack,
-    branch: Branch | None = None,
+    stack: AdapterStack,
+    fast_memory: FastMemory | None = None,
 ) -> list[Tensor]:
     """Hidden states after the final norm, (T, D) for each row; the caches grow by T.
 
@@ -120,11 +120,11 @@ def forward_rows(
     cos_N1K, sin_N1K = (part[0] for part in model.rotary.at(positions_N[None]))
     biases = [_causal_bias(model, row) for row in rows]
     places = [_Places(row) for row in rows]
-    own_terms = [split_layers(row.terms) if row.terms is not None else None for row in rows[B:]]
+    own_terms = [split_layers(row.adapter) if row.adapter is not None else None for row in rows[B:]]
     x_ND = nnf.embedding(ids_N, weights.embedding)
     for index, layer in enumerate(weights.layers):
-        if branch is not None:
-            x_ND = branch.at(index, x_ND)
+        if fast_memory is not None:
+            x_ND = fast_memory.at(index, x_ND)
         normed_ND = rms_norm(x_ND[None], layer.attn_norm, config.norm_eps)[0]
         qkv_NX = _product(normed_ND, layer.qkv, layer.qkv_bias)
         mixed_NX = _attend(model, qkv_NX, cos_N1K, sin_N1K, rows, places, biases, index)
@@ -135,16 +135,16 @@ def forward_rows(
             gate_BF, up_BF = stack.mlp(index, normed_ND[:B], gate_NF[:B], up_NF[:B])
             gate_NF = torch.cat([gate_BF, gate_NF[B:]])
             up_NF = torch.cat([up_BF, up_NF[B:]])
-        terms = [None if of_row is None else of_row[index] for of_row in own_terms]
-        _add_own(terms, lengths, B, normed_ND, gate_NF, up_NF)
+        adapter = [None if of_row is None else of_row[index] for of_row in own_terms]
+        _add_own(adapter, lengths, B, normed_ND, gate_NF, up_NF)
         h_NF = nnf.silu(gate_NF) * up_NF
         out_ND = _product(h_NF, layer.down)
         if stack.rank:
             out_ND = torch.cat([stack.down(index, h_NF[:B], out_ND[:B]), out_ND[B:]])
-        _add_own_down(terms, lengths, B, h_NF, out_ND)
+        _add_own_down(adapter, lengths, B, h_NF, out_ND)
         x_ND = x_ND + out_ND
-    if branch is not None:
-        x_ND = branch.at(config.n_layers, x_ND)
+    if fast_memory is not None:
+        x_ND = fast_memory.at(config.n_layers, x_ND)
     for row in rows:
         row.cache.length += len(row.ids)
     hidden_ND = rms_norm(x_ND[None], weights.final_norm, config.norm_eps)[0]
@@ -152,7 +152,7 @@ def forward_rows(
 
 
 @torch.no_grad()
-def scores_of_rows(model: BaseModel, hidden_BD: Tensor) -> Tensor:
+def logits_of_rows(model: BaseModel, hidden_BD: Tensor) -> Tensor:
     """Scores of the next token of several rows, (B, D) -> (B, V)."""
     return _product(hidden_BD, model.weights.lm_head)
 
@@ -241,7 +241,7 @@ def _attend(
 
 
 def _add_own(
-    terms: Sequence[LayerTerms | None],
+    adapter: Sequence[LayerAdapter | None],
     lengths: Sequence[int],
     start: int,
     x_ND: Tensor,
@@ -250,7 +250,7 @@ def _add_own(
 ) -> None:
     """Adds the terms of the rows of several tokens to gate and up, in place."""
     at = start
-    for of_row, length in zip(terms, lengths[start:], strict=True):
+    for of_row, length in zip(adapter, lengths[start:], strict=True):
         mine = slice(at, at + length)
         if of_row is not None:
             gate_a, gate_b, up_a, up_b, _, _ = of_row
@@ -260,7 +260,7 @@ def _add_own(
 
 
 def _add_own_down(
-    terms: Sequence[LayerTerms | None],
+    adapter: Sequence[LayerAdapter | None],
     lengths: Sequence[int],
     start: int,
     h_NF: Tensor,
@@ -268,7 +268,7 @@ def _add_own_down(
 ) -> None:
     """Adds the terms of the rows of several tokens to the MLP's output, in place."""
     at = start
-    for of_row, length in zip(terms, lengths[start:], strict=True):
+    for of_row, length in zip(adapter, lengths[start:], strict=True):
         if of_row is not None:
             *_, down_a, down_b = of_row
             h = h_NF[at : at + length]

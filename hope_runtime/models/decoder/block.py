@@ -17,7 +17,7 @@ from torch import Tensor
 from hope_runtime.layers.attention import AttentionPlan, attend
 from hope_runtime.layers.config import ModelConfig
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LayerTerms
+from hope_runtime.layers.lora import LayerAdapter
 from hope_runtime.layers.norm import rms_norm
 from hope_runtime.models.decoder.weights import LayerWeights
 
@@ -28,18 +28,18 @@ OnMlp = Callable[[int, Tensor, Tensor], None]
 def mlp(
     x_BTD: Tensor,
     weights: LayerWeights,
-    terms: LayerTerms | None,
+    adapter: LayerAdapter | None,
     seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """down(silu(gate x) * up x), each matrix with its low-rank term; (B, T, D) -> (B, T, D)."""
     gate_BTF, up_BTF = nnf.linear(x_BTD, weights.gate_up).chunk(2, dim=-1)
-    if terms is None:
+    if adapter is None:
         h_BTF = nnf.silu(gate_BTF) * up_BTF
         if seen is not None:
             seen(x_BTD, h_BTF)
         return nnf.linear(h_BTF, weights.down)
     # W x + B (A x): the product B A would cost a D by F matrix a layer and session.
-    gate_a_RD, gate_b_FR, up_a_RD, up_b_FR, down_a_RF, down_b_DR = terms
+    gate_a_RD, gate_b_FR, up_a_RD, up_b_FR, down_a_RF, down_b_DR = adapter
     gate_BTF = gate_BTF + nnf.linear(nnf.linear(x_BTD, gate_a_RD), gate_b_FR)
     up_BTF = up_BTF + nnf.linear(nnf.linear(x_BTD, up_a_RD), up_b_FR)
     h_BTF = nnf.silu(gate_BTF) * up_BTF
@@ -54,7 +54,7 @@ def block(
     *,
     config: ModelConfig,
     weights: LayerWeights,
-    terms: LayerTerms | None,
+    adapter: LayerAdapter | None,
     plan: AttentionPlan,
     cache: KVCache | None,
     layer: int,
@@ -67,4 +67,4 @@ def block(
     x_BTD = x_BTD + nnf.linear(mixed, weights.out, weights.out_bias)
     normed = rms_norm(x_BTD, weights.mlp_norm, config.norm_eps)
     seen = None if on_mlp is None else partial(on_mlp, layer)
-    return x_BTD + mlp(normed, weights, terms, seen)
+    return x_BTD + mlp(normed, weights, adapter, seen)

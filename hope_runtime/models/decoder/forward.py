@@ -17,13 +17,13 @@ from torch import Tensor
 from hope_runtime.errors import WindowOverflowError
 from hope_runtime.layers.attention import AttentionPlan
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LowRankTerms, split_layers
+from hope_runtime.layers.lora import AdapterTensors, split_layers
 from hope_runtime.layers.norm import rms_norm
 from hope_runtime.models.decoder.block import OnMlp, block
 from hope_runtime.models.decoder.weights import BaseModel
 
 
-class Branch(Protocol):
+class FastMemory(Protocol):
     """What stands beside the blocks: it sees the residual stream and may add to it."""
 
     def at(self, layer: int, x_BTD: Tensor) -> Tensor:
@@ -37,9 +37,9 @@ def forward(
     *,
     positions_BT: Tensor | None = None,
     cache: KVCache | None = None,
-    terms: LowRankTerms | None = None,
+    adapter: AdapterTensors | None = None,
     mask_BTS: Tensor | None = None,
-    branch: Branch | None = None,
+    fast_memory: FastMemory | None = None,
     on_mlp: OnMlp | None = None,
 ) -> Tensor:
     """Hidden states after the final norm, (B, T, D), in the dtype of the weights.
@@ -66,23 +66,23 @@ def forward(
     cos, sin = model.rotary.run(start, T) if positions_BT is None else model.rotary.at(positions_BT)
     bias = _score_bias(mask_BTS, start, T, weights.dtype, weights.device)
     plan = AttentionPlan(cos, sin, start, causal=bias is None and T > 1, bias=bias)
-    layer_terms = None if terms is None else split_layers(terms)
+    layer_terms = None if adapter is None else split_layers(adapter)
     x_BTD = nnf.embedding(ids_BT, weights.embedding)
     for index, layer in enumerate(weights.layers):
-        if branch is not None:
-            x_BTD = branch.at(index, x_BTD)
+        if fast_memory is not None:
+            x_BTD = fast_memory.at(index, x_BTD)
         x_BTD = block(
             x_BTD,
             config=config,
             weights=layer,
-            terms=None if layer_terms is None else layer_terms[index],
+            adapter=None if layer_terms is None else layer_terms[index],
             plan=plan,
             cache=cache,
             layer=index,
             on_mlp=on_mlp,
         )
-    if branch is not None:
-        x_BTD = branch.at(config.n_layers, x_BTD)
+    if fast_memory is not None:
+        x_BTD = fast_memory.at(config.n_layers, x_BTD)
     if cache is not None:
         cache.length = start + T
     return rms_norm(x_BTD, weights.final_norm, config.norm_eps)

@@ -28,14 +28,14 @@ from torch import Tensor
 from hope_runtime.layers.associative import LinearBank, Step
 from hope_runtime.layers.delta_rule import decays, fold
 from hope_runtime.layers.titans import unit
-from hope_runtime.models.fast_memory.weights import Branch, BranchConfig, BranchWeights
+from hope_runtime.models.fast_memory.weights import FastMemory, FastMemoryConfig, FastMemoryWeights
 
 # Tokens that are folded at once: the triangular system grows with their square.
 RUN_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class BranchState:
+class FastMemoryStream:
     """Of B rows, float32: memory (B, H, V, K), and carry (B, W, R), the last W inputs of the
     window, zeros before its first token."""
 
@@ -43,25 +43,27 @@ class BranchState:
     carry: Tensor
 
 
-def fresh_state(config: BranchConfig, rows: int, device: torch.device | str = "cpu") -> BranchState:
+def fresh_state(
+    config: FastMemoryConfig, rows: int, device: torch.device | str = "cpu"
+) -> FastMemoryStream:
     """Empty memories at the beginning of a window."""
     shape = rows, config.n_heads, config.value_width, config.key_width
     memory = torch.zeros(shape, device=device)
-    return BranchState(memory, fresh_carry(config, rows, device))
+    return FastMemoryStream(memory, fresh_carry(config, rows, device))
 
 
-def fresh_carry(config: BranchConfig, rows: int, device: torch.device | str = "cpu") -> Tensor:
+def fresh_carry(config: FastMemoryConfig, rows: int, device: torch.device | str = "cpu") -> Tensor:
     """The carry at the beginning of a window, (B, W, R)."""
     return torch.zeros(rows, config.taps, config.input_width, device=device)
 
 
 def write(
-    config: BranchConfig,
-    weights: BranchWeights,
+    config: FastMemoryConfig,
+    weights: FastMemoryWeights,
     hidden_BTX: Tensor,
-    state: BranchState,
+    state: FastMemoryStream,
     write_BT: Tensor | None = None,
-) -> BranchState:
+) -> FastMemoryStream:
     """The state after T tokens; those where `write_BT` is False change no bit of the memory.
 
     `hidden_BTX` is the residual stream at the sources, side by side. None for `write_BT` writes
@@ -86,12 +88,15 @@ def write(
         value = value_BHTV[..., run, :]
         writes = LinearBank().writes_per_token(key_BHTK[..., run, :], value, value, step)
         memory, _ = fold(memory, writes)
-    return BranchState(memory, carry)
+    return FastMemoryStream(memory, carry)
 
 
 def read(
-    config: BranchConfig, weights: BranchWeights, hidden_BTX: Tensor, state: BranchState
-) -> tuple[Tensor, BranchState]:
+    config: FastMemoryConfig,
+    weights: FastMemoryWeights,
+    hidden_BTX: Tensor,
+    state: FastMemoryStream,
+) -> tuple[Tensor, FastMemoryStream]:
     """What T tokens find in the memory, (B, T, D), and the state with the window's new carry.
 
     Nothing is written; an empty memory gives exactly zero.
@@ -100,16 +105,16 @@ def read(
         config, weights, _scaled(config, hidden_BTX, weights.down.dtype), state.carry
     )
     added_BTD = find(config, weights, joined_BTR[:, 1:], state.memory)
-    return added_BTD, BranchState(state.memory, carry)
+    return added_BTD, FastMemoryStream(state.memory, carry)
 
 
-def inputs(config: BranchConfig, weights: BranchWeights, hidden_BTX: Tensor) -> Tensor:
+def inputs(config: FastMemoryConfig, weights: FastMemoryWeights, hidden_BTX: Tensor) -> Tensor:
     """What keys and queries are made of, (B, T, R): of each token for itself."""
     return nnf.linear(_scaled(config, hidden_BTX, weights.down.dtype), weights.down)
 
 
 def find(
-    config: BranchConfig, weights: BranchWeights, input_BTR: Tensor, memory_BHVK: Tensor
+    config: FastMemoryConfig, weights: FastMemoryWeights, input_BTR: Tensor, memory_BHVK: Tensor
 ) -> Tensor:
     """What the tokens find whose inputs, behind those of the W - 1 tokens before them, are
     (B, W - 1 + T, R): (B, T, D)."""
@@ -121,16 +126,16 @@ def find(
     return nnf.linear(found_BHTV.transpose(1, 2).flatten(2), weights.out)
 
 
-class BranchPass:
-    """One forward pass with a branch: `forward(..., branch=BranchPass(...))`.
+class FastMemoryPass:
+    """One forward pass with a branch: `forward(..., branch=FastMemoryPass(...))`.
 
     Reads `state.memory` (a snapshot: nothing is written here) and keeps what `write` wants:
     `hidden`, (B, T, X). `state` is the one before the pass; `after` the one behind it, with
     the same memory and the new carry. With `state` None nothing is added, only kept.
     """
 
-    def __init__(self, branch: Branch, state: BranchState | None) -> None:
-        self._branch = branch
+    def __init__(self, fast_memory: FastMemory, state: FastMemoryStream | None) -> None:
+        self._fast_memory = fast_memory
         self._seen: list[Tensor] = []
         self.state = state
         self.after = state
@@ -141,16 +146,16 @@ class BranchPass:
         return torch.cat(self._seen, dim=-1)
 
     def at(self, layer: int, x_BTD: Tensor) -> Tensor:
-        config = self._branch.config
+        config = self._fast_memory.config
         if layer in config.sources:
             self._seen.append(x_BTD)
         if layer != config.target or self.state is None:
             return x_BTD
-        added_BTD, self.after = read(config, self._branch.weights, self.hidden, self.state)
+        added_BTD, self.after = read(config, self._fast_memory.weights, self.hidden, self.state)
         return x_BTD + added_BTD.to(x_BTD.dtype)
 
 
-def _scaled(config: BranchConfig, hidden_BTX: Tensor, dtype: torch.dtype) -> Tensor:
+def _scaled(config: FastMemoryConfig, hidden_BTX: Tensor, dtype: torch.dtype) -> Tensor:
     """Every source of every token with a root mean square of 1."""
     B, T, X = hidden_BTX.shape
     parts = hidden_BTX.to(dtype).view(B, T, len(config.sources), config.d_model)
@@ -159,14 +164,14 @@ def _scaled(config: BranchConfig, hidden_BTX: Tensor, dtype: torch.dtype) -> Ten
 
 
 def _joined(
-    config: BranchConfig, weights: BranchWeights, scaled_BTX: Tensor, carry: Tensor
+    config: FastMemoryConfig, weights: FastMemoryWeights, scaled_BTX: Tensor, carry: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The inputs of the trunk behind the carry, (B, W + T, R), and the new carry."""
     joined = torch.cat((carry, nnf.linear(scaled_BTX, weights.down)), dim=1)
     return joined, joined[:, joined.shape[1] - config.taps :]
 
 
-def _trunk(config: BranchConfig, weights: BranchWeights, input_BTR: Tensor) -> Tensor:
+def _trunk(config: FastMemoryConfig, weights: FastMemoryWeights, input_BTR: Tensor) -> Tensor:
     """(B, W - 1 + T, R) -> (B, T, U): each token with the W - 1 before it."""
     W = config.taps
     T = input_BTR.shape[1] - (W - 1)
@@ -175,7 +180,7 @@ def _trunk(config: BranchConfig, weights: BranchWeights, input_BTR: Tensor) -> T
     return trunk
 
 
-def _heads(config: BranchConfig, x_BTD: Tensor) -> Tensor:
+def _heads(config: FastMemoryConfig, x_BTD: Tensor) -> Tensor:
     """(B, T, H * K) -> (B, H, T, K)."""
     B, T, _ = x_BTD.shape
     return x_BTD.view(B, T, config.n_heads, -1).transpose(1, 2)

@@ -9,20 +9,22 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from hope_runtime.models.fast_memory.weights import Branch
-from hope_runtime.session.memory import FastMemory, SessionMemory
+from hope_runtime.models.fast_memory.weights import FastMemory
+from hope_runtime.session.memory import FastMemoryState, SessionMemory
 
 
-def tensor_name(branch: Branch) -> str:
-    """Under which a FastMemory holds what `branch` wrote."""
-    return f"branch.{branch.digest[:16]}"
+def tensor_name(fast_memory: FastMemory) -> str:
+    """Under which a FastMemoryState holds what `branch` wrote."""
+    return f"branch.{fast_memory.digest[:16]}"
 
 
-def written(branch: Branch, memory: SessionMemory) -> Tensor | None:
+def written(fast_memory: FastMemory, memory: SessionMemory) -> Tensor | None:
     """What `branch` wrote of the session, (1, H, V, K) float32; None while that is nothing."""
-    return None if memory.fast is None else memory.fast.tensors[tensor_name(branch)]
+    return None if memory.fast is None else memory.fast.tensors[tensor_name(fast_memory)]
 
 
-def with_written(branch: Branch, memory: SessionMemory, written_1HVK: Tensor) -> SessionMemory:
+def with_written(
+    fast_memory: FastMemory, memory: SessionMemory, written_1HVK: Tensor
+) -> SessionMemory:
     """The session's memory with another fast memory."""
-    return replace(memory, fast=FastMemory({tensor_name(branch): written_1HVK}))
+    return replace(memory, fast=FastMemoryState({tensor_name(fast_memory): written_1HVK}))

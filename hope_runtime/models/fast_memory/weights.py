@@ -23,7 +23,7 @@ from hope_runtime.models.decoder.weights import BaseModel
 
 
 @dataclass(frozen=True, slots=True)
-class BranchConfig:
+class FastMemoryConfig:
     """Shape of a branch on a base model of width `d_model`.
 
     `sources` are layers whose input the branch sees, rising; 0 is the embedding. What it reads is
@@ -60,13 +60,13 @@ class BranchConfig:
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_fields(fields: Mapping[str, Any]) -> BranchConfig:
+    def from_fields(fields: Mapping[str, Any]) -> FastMemoryConfig:
         """The inverse of `to_fields`, after JSON too. Raises ValueError, TypeError or KeyError."""
-        return BranchConfig(**dict(fields) | {"sources": tuple(fields["sources"])})
+        return FastMemoryConfig(**dict(fields) | {"sources": tuple(fields["sources"])})
 
 
 @dataclass(frozen=True, slots=True)
-class BranchWeights:
+class FastMemoryWeights:
     """What the outer loop learns; (outputs, inputs) where a matrix is one of nnf.linear.
 
     down (R, X); mix (U, W * R) and mix_bias (U,): the trunk, newest token first; key and query
@@ -92,18 +92,18 @@ class BranchWeights:
             yield field.name, getattr(self, field.name)
 
     @staticmethod
-    def from_named(tensors: Mapping[str, Tensor]) -> BranchWeights:
+    def from_named(tensors: Mapping[str, Tensor]) -> FastMemoryWeights:
         """The inverse of `named`. The names and shapes have been checked by the caller."""
-        return BranchWeights(**tensors)
+        return FastMemoryWeights(**tensors)
 
-    def to(self, dtype: torch.dtype, device: torch.device | str) -> BranchWeights:
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> FastMemoryWeights:
         """The same weights elsewhere or in another precision."""
-        return BranchWeights(
+        return FastMemoryWeights(
             **{name: tensor.to(device=device, dtype=dtype) for name, tensor in self.named()}
         )
 
 
-def _identity(config: BranchConfig) -> str:
+def _identity(config: FastMemoryConfig) -> str:
     """The text of a configuration that enters digests, of which stored sessions name their fast
     memory. It never changes, whatever classes and fields are called in the code."""
     fields = (
@@ -121,11 +121,11 @@ def _identity(config: BranchConfig) -> str:
 
 
 @dataclass(frozen=True)
-class Branch:
+class FastMemory:
     """A trained branch: configuration and weights."""
 
-    config: BranchConfig
-    weights: BranchWeights
+    config: FastMemoryConfig
+    weights: FastMemoryWeights
 
     @cached_property
     def digest(self) -> str:
@@ -141,8 +141,8 @@ class Branch:
         return rows, config.n_heads, config.value_width, config.key_width
 
 
-def expected_shapes(config: BranchConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that `BranchWeights.named` yields."""
+def expected_shapes(config: FastMemoryConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that `FastMemoryWeights.named` yields."""
     D, U, H = config.d_model, config.hidden, config.n_heads
     K, V = config.key_width, config.value_width
     return {
@@ -160,17 +160,17 @@ def expected_shapes(config: BranchConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def check_fits(branch: Branch, model: BaseModel) -> None:
+def check_fits(fast_memory: FastMemory, model: BaseModel) -> None:
     """Raises ValueError for a branch that was made for a base model of another shape."""
-    config = branch.config
+    config = fast_memory.config
     if config.d_model != model.config.d_model or config.target > model.config.n_layers:
         raise ValueError("the branch was made for a base model of another shape")
-    for name, tensor in branch.weights.named():
+    for name, tensor in fast_memory.weights.named():
         if tuple(tensor.shape) != expected_shapes(config)[name]:
             raise ValueError(f"{name} of the branch has the shape {tuple(tensor.shape)}")
 
 
-def init_weights(config: BranchConfig, seed: int) -> BranchWeights:
+def init_weights(config: FastMemoryConfig, seed: int) -> FastMemoryWeights:
     """Weights to begin training with, float32. Reads find writes from the first step: queries are
     keys, and what is read is turned back by half of what turned the value."""
     generator = torch.Generator().manual_seed(seed)
@@ -188,4 +188,4 @@ def init_weights(config: BranchConfig, seed: int) -> BranchWeights:
     made = {name: torch.zeros(shape) for name, shape in shapes.items()}
     made |= {"down": matrix("down"), "mix": matrix("mix"), "key": key, "query": key.clone()}
     made |= {"value": value, "out": 0.5 * value.T.contiguous()}
-    return BranchWeights.from_named(made)
+    return FastMemoryWeights.from_named(made)

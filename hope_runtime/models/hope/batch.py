@@ -18,8 +18,8 @@ from hope_runtime.layers.cms import Theta
 from hope_runtime.layers.titans import BankState
 from hope_runtime.models.hope.model import Context, LayerContext, Thetas, forward
 from hope_runtime.models.hope.rows import align, join_rows, take_rows
-from hope_runtime.models.hope.served import NativeModel
-from hope_runtime.models.hope.state import NativeState, with_context
+from hope_runtime.models.hope.served import HopeModel
+from hope_runtime.models.hope.state import HopeState, with_context
 
 Banks = tuple[BankState, ...]
 
@@ -27,7 +27,7 @@ Banks = tuple[BankState, ...]
 class Batch:
     """Reads for one model. One thread at a time."""
 
-    def __init__(self, model: NativeModel) -> None:
+    def __init__(self, model: HopeModel) -> None:
         self._model = model
         # Of the last rows: what each had, and all of it as one.
         self._had: list[tuple[object, ...]] = []
@@ -36,8 +36,8 @@ class Batch:
 
     @torch.no_grad()
     def read(
-        self, states: Sequence[NativeState], tokens: Sequence[int]
-    ) -> tuple[Tensor, list[NativeState]]:
+        self, states: Sequence[HopeState], tokens: Sequence[int]
+    ) -> tuple[Tensor, list[HopeState]]:
         """Scores of the next tokens (B, V), and the states of one row each after the given ones."""
         config, weights = self._model.config, self._model.weights
         self._join(states)
@@ -47,7 +47,7 @@ class Batch:
         context = self._with_memories(join_rows(contexts))
         ids_B1 = torch.tensor(tokens, device=weights.device)[:, None]
         silent = torch.zeros(ids_B1.shape, dtype=torch.bool)
-        scores_B1V, after = forward(
+        logits_B1V, after = forward(
             config, weights, ids_B1, context, thetas=self._thetas, write_BT=silent
         )
         bare = _without_memories(after)
@@ -55,9 +55,9 @@ class Batch:
         for row, state in enumerate(states):
             own = _with_memories_of(take_rows(bare, [row]), state.context)
             found.append(with_context(state, own, ids_B1[row : row + 1]))
-        return scores_B1V[:, 0], found
+        return logits_B1V[:, 0], found
 
-    def _join(self, states: Sequence[NativeState]) -> None:
+    def _join(self, states: Sequence[HopeState]) -> None:
         """What the rows have that does not change; again only for other rows or new memories."""
         had: list[tuple[object, ...]] = [
             (state.levels, *map(_banks_of, state.context.layers)) for state in states

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from hope_runtime.layers.config import FastMemoryConfig, ModelConfig, RopeScaling
+from hope_runtime.layers.config import ModelConfig, RopeScaling, TitansConfig
 
 
 @dataclass(frozen=True, slots=True)
-class NativeLevel:
+class HopeLevel:
     """One level of the Continuum Memory System: an MLP of every block (or of some).
 
     `period_tokens` is C of Eq. 71 in learnable tokens; 0 is frequency 0, a plain static MLP.
@@ -32,7 +32,7 @@ class NativeLevel:
 
 
 @dataclass(frozen=True, slots=True)
-class NativeConfig:
+class HopeConfig:
     """A model of pre-norm residual blocks: attention, then fast memory, then its levels.
 
     `backbone` holds the sizes (its d_ff is not used). Levels run fast to slow; a block without
@@ -41,9 +41,9 @@ class NativeConfig:
     """
 
     backbone: ModelConfig
-    levels: tuple[NativeLevel, ...]
+    levels: tuple[HopeLevel, ...]
     attention: bool = False
-    fast: FastMemoryConfig | None = None
+    fast: TitansConfig | None = None
     variant: Literal["sequential", "nested", "independent"] = "sequential"
     layer_levels: tuple[tuple[int, ...], ...] | None = None
     window: int = 1024
@@ -93,7 +93,7 @@ class NativeConfig:
         return asdict(self)
 
     @staticmethod
-    def from_fields(fields: dict[str, Any]) -> NativeConfig:
+    def from_fields(fields: dict[str, Any]) -> HopeConfig:
         """The inverse of `to_fields`, after JSON too. Raises ValueError, TypeError or KeyError."""
         values = dict(fields)
         backbone = dict(values["backbone"])
@@ -102,13 +102,13 @@ class NativeConfig:
         if backbone.get("rope_factors") is not None:
             backbone["rope_factors"] = tuple(backbone["rope_factors"])
         values["backbone"] = ModelConfig(**backbone)
-        values["levels"] = tuple(NativeLevel(**level) for level in values["levels"])
+        values["levels"] = tuple(HopeLevel(**level) for level in values["levels"])
         if values.get("fast") is not None:
             fast = dict(values["fast"])
-            values["fast"] = FastMemoryConfig(**fast | {"adaptive": tuple(fast["adaptive"])})
+            values["fast"] = TitansConfig(**fast | {"adaptive": tuple(fast["adaptive"])})
         if values.get("layer_levels") is not None:
             values["layer_levels"] = tuple(tuple(row) for row in values["layer_levels"])
-        return NativeConfig(**values)
+        return HopeConfig(**values)
 
 
 PRESETS = ("hope", "hope_attention", "titans", "transformer", "linear_attention", "gated_deltanet")
@@ -128,11 +128,11 @@ def preset(
     window: int = 1024,
     tie_embeddings: bool = True,
     fast: dict[str, Any] | None = None,
-) -> NativeConfig:
+) -> HopeConfig:
     """A model of the papers by its name (PRESETS).
 
     All have the same MLP parameters: `d_ff` (8/3 of the width when 0) is shared out evenly among
-    the levels. `fast` overrides fields of the preset's FastMemoryConfig. Raises ValueError.
+    the levels. `fast` overrides fields of the preset's TitansConfig. Raises ValueError.
     """
     if name not in PRESETS:
         raise ValueError(f"{name!r} is no preset; there are {', '.join(PRESETS)}")
@@ -140,9 +140,9 @@ def preset(
     learns = name in ("hope", "hope_attention")
     count = len(periods) if learns else 1
     levels = (
-        tuple(NativeLevel(period, -(-d_ff // count), learning_rate) for period in periods)
+        tuple(HopeLevel(period, -(-d_ff // count), learning_rate) for period in periods)
         if learns
-        else (NativeLevel(0, d_ff),)
+        else (HopeLevel(0, d_ff),)
     )
     attention = name in ("hope_attention", "transformer")
     memory = None if attention else _fast_preset(name, n_heads, d_model // n_heads)
@@ -165,15 +165,13 @@ def preset(
         max_positions=window,
         tie_embeddings=tie_embeddings,
     )
-    return NativeConfig(backbone, levels=levels, attention=attention, fast=memory, window=window)
+    return HopeConfig(backbone, levels=levels, attention=attention, fast=memory, window=window)
 
 
-def _fast_preset(name: str, n_heads: int, width: int) -> FastMemoryConfig:
+def _fast_preset(name: str, n_heads: int, width: int) -> TitansConfig:
     if name == "hope":
-        return FastMemoryConfig(n_heads, hidden=width)
-    static = FastMemoryConfig(
-        n_heads, adaptive=(), self_targets=False, hidden=width, activation=True
-    )
+        return TitansConfig(n_heads, hidden=width)
+    static = TitansConfig(n_heads, adaptive=(), self_targets=False, hidden=width, activation=True)
     if name == "titans":
         return replace(static, rule="gd", momentum=0.9)
     exact = replace(static, depth=1, hidden=0, chunk_mem=1, read_after_write=True)

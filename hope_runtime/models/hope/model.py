@@ -18,9 +18,9 @@ from torch import Tensor
 
 from hope_runtime.layers.cms import Theta, chain
 from hope_runtime.layers.norm import rms_norm
-from hope_runtime.layers.titans import FastState, Pass, fast_memory, fresh, plan
-from hope_runtime.models.hope.config import NativeConfig
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.layers.titans import Pass, TitansState, fresh, plan, titans_memory
+from hope_runtime.models.hope.config import HopeConfig
+from hope_runtime.models.hope.weights import HopeWeights
 from hope_runtime.models.hope.window import KeysValues, Sight, attention
 
 
@@ -29,7 +29,7 @@ class LayerContext:
     """What one block carries along a stream."""
 
     window: KeysValues | None
-    fast: FastState | None
+    fast: TitansState | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Context:
 Thetas = tuple[Theta | None, ...]
 
 
-def fresh_context(config: NativeConfig, weights: NativeWeights, rows: int) -> Context:
+def fresh_context(config: HopeConfig, weights: HopeWeights, rows: int) -> Context:
     """The context before the first token. Shares the memories' storage with the weights."""
     layers = []
     for block in weights.blocks:
@@ -69,8 +69,8 @@ def fresh_context(config: NativeConfig, weights: NativeWeights, rows: int) -> Co
 
 
 def forward(
-    config: NativeConfig,
-    weights: NativeWeights,
+    config: HopeConfig,
+    weights: HopeWeights,
     ids_BT: Tensor,
     context: Context | None = None,
     *,
@@ -98,15 +98,15 @@ def forward(
     return logits(weights, hidden), context
 
 
-def logits(weights: NativeWeights, hidden: Tensor) -> Tensor:
+def logits(weights: HopeWeights, hidden: Tensor) -> Tensor:
     """Scores of the next token, (..., D) -> (..., V)."""
     head = weights.embedding if weights.lm_head is None else weights.lm_head
     return nnf.linear(hidden, head)
 
 
 def hidden_states(
-    config: NativeConfig,
-    weights: NativeWeights,
+    config: HopeConfig,
+    weights: HopeWeights,
     ids_BT: Tensor,
     context: Context | None = None,
     *,
@@ -157,7 +157,7 @@ def hidden_states(
             assert fast is not None
             # Memories add up over a stream: their state and arithmetic keep the weights' dtype.
             with torch.autocast(device.type, enabled=False):
-                added, fast = fast_memory(
+                added, fast = titans_memory(
                     x_BTD,
                     config=config.fast,
                     weights=block.fast,

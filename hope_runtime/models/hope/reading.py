@@ -24,18 +24,18 @@ from hope_runtime.layers.cms import (
     update,
 )
 from hope_runtime.layers.tree import map_tensors
-from hope_runtime.models.hope.config import NativeConfig
+from hope_runtime.models.hope.config import HopeConfig
 from hope_runtime.models.hope.model import Context, Thetas, forward
 from hope_runtime.models.hope.rows import align, put_rows, take_rows
-from hope_runtime.models.hope.state import NativeState, Segment
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.models.hope.state import HopeState, Segment
+from hope_runtime.models.hope.weights import HopeWeights
 
 
 class Reader:
     """One call of `observe`: the state as it grows, replaced and never changed in place."""
 
     def __init__(
-        self, config: NativeConfig, weights: NativeWeights, state: NativeState, rule: UpdateRule
+        self, config: HopeConfig, weights: HopeWeights, state: HopeState, rule: UpdateRule
     ) -> None:
         self.config, self.weights, self.rule = config, weights, rule
         self.state = state
@@ -43,7 +43,7 @@ class Reader:
 
     def read(
         self, ids_BT: Tensor, learnable_BT: Tensor, lengths_B: Tensor | None
-    ) -> tuple[Tensor, NativeState]:
+    ) -> tuple[Tensor, HopeState]:
         B, T = ids_BT.shape
         lengths = [T] * B if lengths_B is None else [int(n) for n in lengths_B]
         # Of each row: tokens read, and tokens observed; they differ after a boundary.
@@ -150,7 +150,7 @@ class Reader:
             old.segment.learnable_BN.masked_fill(on_device, False),
             old.segment.length_B.masked_fill(ended[:, 0], 0),
         )
-        self.state = NativeState(
+        self.state = HopeState(
             _with_rows(old.context, rows, end), observed_B, tuple(levels), segment
         )
         return scores
@@ -247,9 +247,9 @@ class Reader:
         segment = state.segment
         if segment is not None:
             segment = segment.with_tokens(ids, learnable, lengths_B)
-        self.state = NativeState(context, observed, state.levels, segment)
+        self.state = HopeState(context, observed, state.levels, segment)
 
-    def flush(self, *, learn: bool) -> NativeState:
+    def flush(self, *, learn: bool) -> HopeState:
         """Ends every segment, and reads its last token again into the next one."""
         segment = self.state.segment
         assert segment is not None
@@ -310,7 +310,7 @@ def _with_rows(old: Context, rows: Sequence[int], new: Context) -> Context:
 
 
 def _assembled(
-    pieces: Sequence[tuple[list[int], list[int], Tensor]], ids_BT: Tensor, weights: NativeWeights
+    pieces: Sequence[tuple[list[int], list[int], Tensor]], ids_BT: Tensor, weights: HopeWeights
 ) -> Tensor:
     """One (B, T, V) of pieces that start at different places of their rows."""
     B, T = ids_BT.shape

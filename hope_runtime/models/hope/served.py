@@ -10,23 +10,23 @@ from functools import cached_property
 import torch
 
 from hope_runtime.errors import UnsupportedModelError
-from hope_runtime.models.hope.config import NativeConfig
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.models.hope.config import HopeConfig
+from hope_runtime.models.hope.weights import HopeWeights
 from hope_runtime.session.levels import FullRank
 from hope_runtime.session.policy import LearningPolicy, LevelConfig
 from hope_runtime.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class NativeModel:
+class HopeModel:
     """What all sessions of a server have in common when its model is a native one.
 
     `fingerprint` identifies configuration, weights and tokenizer (`fingerprint_of`); a memory that
     was learnt on one model is refused on another.
     """
 
-    config: NativeConfig
-    weights: NativeWeights
+    config: HopeConfig
+    weights: HopeWeights
     tokenizer: Tokenizer
     fingerprint: str
 
@@ -68,7 +68,7 @@ class NativeModel:
             raise UnsupportedModelError(f"the model's levels cannot be served: {error}") from error
 
 
-def fingerprint_of(config: NativeConfig, weights: NativeWeights, tokenizer: Tokenizer) -> str:
+def fingerprint_of(config: HopeConfig, weights: HopeWeights, tokenizer: Tokenizer) -> str:
     """SHA-256, in hex, over the configuration, every byte of the weights and the tokenizer."""
     digest = hashlib.sha256()
     digest.update(json.dumps(config.to_fields(), sort_keys=True).encode())

@@ -26,22 +26,22 @@ from hope_runtime.errors import CorruptStateError
 from hope_runtime.layers.cms import LevelState
 from hope_runtime.layers.tree import named_tensors, with_tensors
 from hope_runtime.models.hope.model import Context, fresh_context
-from hope_runtime.models.hope.served import NativeModel
-from hope_runtime.models.hope.state import NativeState, Segment, fresh_state
+from hope_runtime.models.hope.served import HopeModel
+from hope_runtime.models.hope.state import HopeState, Segment, fresh_state
 from hope_runtime.models.hope.stream import end_segments
 from hope_runtime.models.hope.window import TAIL_TOKENS
 from hope_runtime.session.fold import observe
 from hope_runtime.session.layout import Tensors, check_tensors
 from hope_runtime.session.levels import FullRank, Level
 from hope_runtime.session.log import Record
-from hope_runtime.session.memory import FastMemory, SessionMemory, Span
+from hope_runtime.session.memory import FastMemoryState, SessionMemory, Span
 from hope_runtime.session.policy import LevelConfig
 
 _CONTEXT, _START, _GATHERED = "context", "segment.start", "gathered"
 _SEGMENT = ("ids_BN", "learnable_BN", "length_B")
 
 
-def enter(model: NativeModel, memory: SessionMemory, conversation: str) -> SessionMemory:
+def enter(model: HopeModel, memory: SessionMemory, conversation: str) -> SessionMemory:
     """The memory as it is when `conversation` is the next one to be read.
 
     What the one before carried is set aside, and taken from where `conversation` left its own; a
@@ -65,11 +65,11 @@ def enter(model: NativeModel, memory: SessionMemory, conversation: str) -> Sessi
     if state.segment is not None:
         segment = _empty(state.segment, context)
     state = replace(state, context=context, segment=segment)
-    fast = FastMemory(_tensors(state), conversation)
+    fast = FastMemoryState(_tensors(state), conversation)
     return replace(memory, fast=fast, conversations=conversations)
 
 
-def restore(model: NativeModel, memory: SessionMemory) -> NativeState:
+def restore(model: HopeModel, memory: SessionMemory) -> HopeState:
     """The state of one row from which the conversation that is being read goes on."""
     config, weights = model.config, model.weights
     state = fresh_state(config, weights, 1)
@@ -93,7 +93,7 @@ def restore(model: NativeModel, memory: SessionMemory) -> NativeState:
 
 
 def remember(
-    model: NativeModel, memory: SessionMemory, record: Record, state: NativeState
+    model: HopeModel, memory: SessionMemory, record: Record, state: HopeState
 ) -> SessionMemory:
     """The memory after `record`, whose tokens `state` has observed from restore(enter(memory))."""
     memory = observe(memory, record, window_tokens=None)
@@ -107,16 +107,14 @@ def remember(
     return _learnt_through(memory, through)
 
 
-def flushed(memory: SessionMemory, state: NativeState, position: int) -> SessionMemory:
+def flushed(memory: SessionMemory, state: HopeState, position: int) -> SessionMemory:
     """The memory after its levels learnt what they had gathered, at `position`."""
     assert memory.fast is not None, "a flush follows what was read"
     memory = with_state(memory, state, memory.fast.conversation)
     return _learnt_through(memory, [position] * len(memory.levels))
 
 
-def with_state(
-    memory: SessionMemory, state: NativeState, conversation: str | None
-) -> SessionMemory:
+def with_state(memory: SessionMemory, state: HopeState, conversation: str | None) -> SessionMemory:
     """The memory with the levels and the fast memory of a state."""
     levels = []
     for level, now in zip(memory.levels, state.levels, strict=False):
@@ -125,15 +123,15 @@ def with_state(
             weights = None if now.theta is None else FullRank(tuple(t[0] for t in now.theta))
             level = replace(level, weights=weights, updates=updates)
         levels.append(level)
-    fast = FastMemory(_tensors(state), conversation)
+    fast = FastMemoryState(_tensors(state), conversation)
     return replace(memory, levels=tuple(levels), fast=fast)
 
 
 @dataclass(frozen=True, slots=True)
-class NativeLayout:
+class HopeLayout:
     """See Layout. Windows may hold any number of tokens up to what a window and its tail hold."""
 
-    model: NativeModel
+    model: HopeModel
 
     @property
     def vocab_size(self) -> int:
@@ -224,7 +222,7 @@ def _floor(count: int, period: int) -> int:
     return count // period * period
 
 
-def _tensors(state: NativeState) -> dict[str, Tensor]:
+def _tensors(state: HopeState) -> dict[str, Tensor]:
     """Everything but the levels' weights; the start of an empty segment is the context."""
     tensors = _prefixed(_CONTEXT, state.context)
     if (segment := state.segment) is not None:

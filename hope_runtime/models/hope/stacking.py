@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from hope_runtime.errors import UnsupportedModelError
 from hope_runtime.layers.cms import LevelWeights
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.hope.config import NativeConfig, NativeLevel
-from hope_runtime.models.hope.weights import AttentionWeights, BlockWeights, NativeWeights
+from hope_runtime.models.hope.config import HopeConfig, HopeLevel
+from hope_runtime.models.hope.weights import AttentionWeights, BlockWeights, HopeWeights
 
 
 def stack_levels(
@@ -22,7 +22,7 @@ def stack_levels(
     layer_level: Sequence[int],
     *,
     window: int = 0,
-) -> tuple[NativeConfig, NativeWeights]:
+) -> tuple[HopeConfig, HopeWeights]:
     """The base as a native model whose layer i learns at level layer_level[i].
 
     `levels` are (period in tokens, learning rate) from fast to slow; a period of 0 is a static
@@ -34,9 +34,9 @@ def stack_levels(
         raise UnsupportedModelError(
             f"layer_level names {len(layer_level)} layers and the model has {config.n_layers}"
         )
-    native = NativeConfig(
+    native = HopeConfig(
         config,
-        levels=tuple(NativeLevel(period, config.d_ff, rate) for period, rate in levels),
+        levels=tuple(HopeLevel(period, config.d_ff, rate) for period, rate in levels),
         attention=True,
         layer_levels=tuple((level,) for level in layer_level),
         window=window or config.max_positions,
@@ -53,4 +53,4 @@ def stack_levels(
         for layer in weights.layers
     )
     head = None if weights.lm_head is weights.embedding else weights.lm_head
-    return native, NativeWeights(weights.embedding, blocks, weights.final_norm, head)
+    return native, HopeWeights(weights.embedding, blocks, weights.final_norm, head)

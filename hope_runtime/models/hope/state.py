@@ -18,9 +18,9 @@ from torch import Tensor
 from hope_runtime.errors import DivergedStateError
 from hope_runtime.layers.cms import LevelState
 from hope_runtime.layers.tree import named_tensors
-from hope_runtime.models.hope.config import NativeConfig
+from hope_runtime.models.hope.config import HopeConfig
 from hope_runtime.models.hope.model import Context, Thetas, fresh_context
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.models.hope.weights import HopeWeights
 
 # A tensor of a state with a norm beyond this is taken for a runaway; rows of fast memories are
 # bounded far below it (titans.py), and weights of a level have no business near it.
@@ -56,7 +56,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class NativeState:
+class HopeState:
     """Everything that B sessions carry. Immutable: reading on returns a new one.
 
     context: after the last token. observed_B: learnable tokens so far, int64 on the CPU. levels:
@@ -84,7 +84,7 @@ class NativeState:
 
 
 @torch.no_grad()
-def fresh_state(config: NativeConfig, weights: NativeWeights, rows: int) -> NativeState:
+def fresh_state(config: HopeConfig, weights: HopeWeights, rows: int) -> HopeState:
     """B sessions that have seen nothing: the model as it was trained, bit for bit."""
     context = fresh_context(config, weights, rows)
     zeros = torch.zeros(rows, dtype=torch.int64)
@@ -93,15 +93,15 @@ def fresh_state(config: NativeConfig, weights: NativeWeights, rows: int) -> Nati
     if config.segment:
         ids = torch.zeros(rows, config.segment, dtype=torch.int64, device=weights.device)
         segment = Segment(context, ids, torch.zeros_like(ids, dtype=torch.bool), zeros)
-    return NativeState(context, zeros, levels, segment)
+    return HopeState(context, zeros, levels, segment)
 
 
-def has_room(config: NativeConfig, state: NativeState) -> bool:
+def has_room(config: HopeConfig, state: HopeState) -> bool:
     """Whether one more token in each row would end no segment, if it is context only."""
     return state.segment is None or int(state.segment.length_B.max()) < config.segment
 
 
-def with_context(state: NativeState, context: Context, ids_B1: Tensor) -> NativeState:
+def with_context(state: HopeState, context: Context, ids_B1: Tensor) -> HopeState:
     """The state after one token of context in each row, behind which they have `context`.
 
     For whoever reads such tokens by `forward`, where `has_room` says that nothing else is to do.
@@ -113,7 +113,7 @@ def with_context(state: NativeState, context: Context, ids_B1: Tensor) -> Native
     return replace(state, context=context, segment=segment)
 
 
-def check_bounds(state: NativeState, before: NativeState | None = None) -> None:
+def check_bounds(state: HopeState, before: HopeState | None = None) -> None:
     """Raises DivergedStateError, naming the rows, unless all memories are finite and bounded.
 
     Tensors that `before` has as well are not looked at again: most tokens change no level.
@@ -133,7 +133,7 @@ def check_bounds(state: NativeState, before: NativeState | None = None) -> None:
         )
 
 
-def _memories(state: NativeState) -> Iterator[Tensor]:
+def _memories(state: HopeState) -> Iterator[Tensor]:
     """Everything learnt, as it is after the last token: fast memories and levels."""
     for layer in state.context.layers:
         for bank in () if layer.fast is None else layer.fast.banks:

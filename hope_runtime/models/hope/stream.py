@@ -29,23 +29,23 @@ from hope_runtime.layers.cms import (
     GradientDescent,
     UpdateRule,
 )
-from hope_runtime.models.hope.config import NativeConfig
+from hope_runtime.models.hope.config import HopeConfig
 from hope_runtime.models.hope.reading import Reader
-from hope_runtime.models.hope.state import NativeState, check_bounds
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.models.hope.state import HopeState, check_bounds
+from hope_runtime.models.hope.weights import HopeWeights
 
 
 @torch.no_grad()
 def observe(
-    config: NativeConfig,
-    weights: NativeWeights,
+    config: HopeConfig,
+    weights: HopeWeights,
     ids_BT: Tensor,
-    state: NativeState,
+    state: HopeState,
     *,
     mask_BT: Tensor | None = None,
     learn_BT: Tensor | bool = True,
     rule: UpdateRule | None = None,
-) -> tuple[Tensor, NativeState]:
+) -> tuple[Tensor, HopeState]:
     """Reads tokens and learns from them: logits of the next token (B, T, V), and the new state.
 
     Tokens where `mask_BT` (bool) is False do not exist: they change nothing, no counter either, and
@@ -69,25 +69,25 @@ def observe(
         ids_BT = ids_BT.gather(1, order.to(ids_BT.device))
         learnable_BT = learnable_BT.gather(1, order)
     reader = Reader(config, weights, state, rule or GradientDescent())
-    scores_BTV, state = reader.read(ids_BT, learnable_BT, lengths_B)
+    logits_BTV, state = reader.read(ids_BT, learnable_BT, lengths_B)
     if order is not None:
         assert mask_BT is not None
-        back = order.argsort(dim=1).to(scores_BTV.device)
-        scores_BTV = scores_BTV.gather(1, back[..., None].expand_as(scores_BTV))
-        hidden = ~mask_BT.to(scores_BTV.device)[..., None]
-        scores_BTV = scores_BTV.masked_fill(hidden, 0.0)
+        back = order.argsort(dim=1).to(logits_BTV.device)
+        logits_BTV = logits_BTV.gather(1, back[..., None].expand_as(logits_BTV))
+        hidden = ~mask_BT.to(logits_BTV.device)[..., None]
+        logits_BTV = logits_BTV.masked_fill(hidden, 0.0)
     check_bounds(state, before)
-    return scores_BTV, state
+    return logits_BTV, state
 
 
 @torch.no_grad()
 def flush(
-    config: NativeConfig,
-    weights: NativeWeights,
-    state: NativeState,
+    config: HopeConfig,
+    weights: HopeWeights,
+    state: HopeState,
     *,
     rule: UpdateRule | None = None,
-) -> NativeState:
+) -> HopeState:
     """Levels learn at once what they have gathered of unfinished chunks; nothing else ever does.
 
     The last token still waits for its target. Counters and later boundaries stay where they are;
@@ -101,7 +101,7 @@ def flush(
 
 
 @torch.no_grad()
-def end_segments(config: NativeConfig, weights: NativeWeights, state: NativeState) -> NativeState:
+def end_segments(config: HopeConfig, weights: HopeWeights, state: HopeState) -> HopeState:
     """The state with the gradients of its open segments gathered and nothing learnt: each row may
     go on from another context. The last token of a row never gets its target."""
     if state.segment is None:
@@ -109,7 +109,7 @@ def end_segments(config: NativeConfig, weights: NativeWeights, state: NativeStat
     return Reader(config, weights, state, GradientDescent()).flush(learn=False)
 
 
-def _check_ids(config: NativeConfig, ids_BT: Tensor, state: NativeState) -> None:
+def _check_ids(config: HopeConfig, ids_BT: Tensor, state: HopeState) -> None:
     if ids_BT.dim() != 2 or ids_BT.shape[0] != state.rows or not ids_BT.shape[1]:
         raise InvalidRequestError(
             f"ids are {tuple(ids_BT.shape)} and should be ({state.rows}, at least 1)", field="ids"

@@ -18,10 +18,10 @@ from torch import Tensor
 from hope_runtime.errors import CorruptModelError
 from hope_runtime.layers.associative import Parameters, banks_of
 from hope_runtime.layers.cms import LevelWeights, Theta
-from hope_runtime.layers.config import FastMemoryConfig, ModelConfig
-from hope_runtime.layers.titans import TAPS, FastWeights
+from hope_runtime.layers.config import ModelConfig, TitansConfig
+from hope_runtime.layers.titans import TAPS, TitansWeights
 from hope_runtime.layers.tree import map_tensors, named_tensors, with_tensors
-from hope_runtime.models.hope.config import NativeConfig
+from hope_runtime.models.hope.config import HopeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,17 @@ class AttentionWeights:
 
 @dataclass(frozen=True, slots=True)
 class BlockWeights:
-    """One block. `levels` are those of NativeConfig.levels_of; `mix` (levels,) sums independent
+    """One block. `levels` are those of HopeConfig.levels_of; `mix` (levels,) sums independent
     ones."""
 
     attention: AttentionWeights | None
-    fast: FastWeights | None
+    fast: TitansWeights | None
     levels: tuple[LevelWeights, ...]
     mix: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
-class NativeWeights:
+class HopeWeights:
     """embedding (V, D), blocks, final_norm (D,); lm_head (V, D), None when tied to the embedding.
 
     Tensors are leaves of the outer loop; nothing that happens in a session changes them.
@@ -70,20 +70,20 @@ class NativeWeights:
         """Every tensor under its dotted name, in a fixed order."""
         return named_tensors(self)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> NativeWeights:
+    def map(self, function: Callable[[Tensor], Tensor]) -> HopeWeights:
         """The same tree with each tensor replaced by what `function` makes of it."""
         return map_tensors(function, self)
 
-    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> NativeWeights:
+    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> HopeWeights:
         return self.map(lambda tensor: tensor.to(device=device, dtype=dtype))
 
-    def detached(self) -> NativeWeights:
+    def detached(self) -> HopeWeights:
         """The same weights outside any graph; shares storage."""
         if not any(tensor.requires_grad for _, tensor in self.named()):
             return self
         return self.map(Tensor.detach)
 
-    def theta(self, config: NativeConfig, level: int) -> Theta:
+    def theta(self, config: HopeConfig, level: int) -> Theta:
         """theta_0 of one level over all blocks that have it."""
         tensors: list[Tensor] = []
         for index, block in enumerate(self.blocks):
@@ -93,7 +93,7 @@ class NativeWeights:
         return tuple(tensors)
 
 
-def init_weights(config: NativeConfig, seed: int) -> NativeWeights:
+def init_weights(config: HopeConfig, seed: int) -> HopeWeights:
     """Random weights in float32 on the CPU, from nothing but the configuration and the seed."""
     draw = _Draw(seed)
     backbone = config.backbone
@@ -119,7 +119,7 @@ def init_weights(config: NativeConfig, seed: int) -> NativeWeights:
                 mix=torch.full((len(levels),), 1 / len(levels)) if independent else None,
             )
         )
-    return NativeWeights(
+    return HopeWeights(
         embedding=draw.matrix(backbone.vocab_size, D),
         blocks=tuple(blocks),
         final_norm=torch.ones(D),
@@ -127,8 +127,8 @@ def init_weights(config: NativeConfig, seed: int) -> NativeWeights:
     )
 
 
-def from_named(config: NativeConfig, tensors: Mapping[str, Tensor]) -> NativeWeights:
-    """The inverse of `NativeWeights.named`. Raises CorruptModelError for what does not fit."""
+def from_named(config: HopeConfig, tensors: Mapping[str, Tensor]) -> HopeWeights:
+    """The inverse of `HopeWeights.named`. Raises CorruptModelError for what does not fit."""
     with torch.device("meta"):
         expected = init_weights(config, 0)
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.named()}
@@ -170,7 +170,7 @@ def _attention(draw: _Draw, config: ModelConfig, into_stream: float) -> Attentio
     return replace(weights, qkv_bias=torch.zeros(width), out_bias=torch.zeros(D))
 
 
-def _fast(draw: _Draw, config: FastMemoryConfig, D: int, into_stream: float) -> FastWeights:
+def _fast(draw: _Draw, config: TitansConfig, D: int, into_stream: float) -> TitansWeights:
     H = config.n_heads
     conv = draw.tensor((D, TAPS), 0.1)
     conv[:, -1] += 1.0
@@ -181,7 +181,7 @@ def _fast(draw: _Draw, config: FastMemoryConfig, D: int, into_stream: float) -> 
     def gate(name: str, exists: bool) -> Tensor | None:
         return draw.matrix(H, D, 0.1) if exists and name not in config.adaptive else None
 
-    return FastWeights(
+    return TitansWeights(
         norm=torch.ones(D),
         conv=conv,
         mix=draw.matrix(D, D) if config.adaptive and H > 1 else None,
@@ -204,7 +204,7 @@ def _fast(draw: _Draw, config: FastMemoryConfig, D: int, into_stream: float) -> 
 _WIDEST_ETA = 0.75
 
 
-def _eta_bias(config: FastMemoryConfig) -> Tensor:
+def _eta_bias(config: TitansConfig) -> Tensor:
     """The logits of each head's first eta, (H,), stable even for a chunk of one and the same token.
 
     The delta rule of a linear memory erases token by token, so it may write half of a value. Where
@@ -222,7 +222,7 @@ def _eta_bias(config: FastMemoryConfig) -> Tensor:
     return torch.logit(shares)
 
 
-def _initial_memories(draw: _Draw, config: FastMemoryConfig, K: int) -> tuple[Parameters, ...]:
+def _initial_memories(draw: _Draw, config: TitansConfig, K: int) -> tuple[Parameters, ...]:
     """M_0 of every bank. Self-generated writes multiply what is there, so none may be zero, except
     the gates, whose bias speaks first; the memory that is read begins as the identity."""
     H, F = config.n_heads, config.hidden

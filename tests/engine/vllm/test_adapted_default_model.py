@@ -10,11 +10,11 @@ import importlib.util
 import pytest
 from engines import WAIT, taught, window_bytes
 
-from hope_runtime.checkpoints.fast_memory import shipped_branch
+from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.prompt import Message, turn_record
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.learning import Learner
@@ -68,7 +68,7 @@ def test_sessions_in_one_batch_are_each_alone_and_the_native_engine(
     }
     memories[0] = SessionMemory.fresh(base_model.fingerprint, DEFAULT_POLICY)
     everyone = [*range(1, sessions + 1)]
-    with Engine(base_model, window_tokens=WINDOW, threads=1) as engine:
+    with TorchEngine(base_model, window_tokens=WINDOW, threads=1) as engine:
         native = [ask(engine, [number], memories)[0] for number in [0, *everyone]]
     assert len({outcome.text for outcome in native}) > sessions // 2, "the memories matter"
     with VLLMEngine(
@@ -98,9 +98,9 @@ def test_sessions_in_one_batch_are_each_alone_and_the_native_engine(
 
 
 def test_the_shipped_fast_memory_answers_as_natively(base_model: BaseModel) -> None:
-    branch = shipped_branch(base_model)
+    fast_memory = shipped_fast_memory(base_model)
     memories = {0: SessionMemory.fresh(base_model.fingerprint, FORWARD_POLICY)}
-    learner = Learner(base_model, 1, branch)
+    learner = Learner(base_model, 1, fast_memory)
     for number, town in enumerate(("Bremen", "Porto", "Quito"), start=1):
         record = turn_record(
             base_model.tokenizer,
@@ -117,11 +117,17 @@ def test_the_shipped_fast_memory_answers_as_natively(base_model: BaseModel) -> N
         assert memory.fast is not None
         memories[number] = memory
     everyone = [*memories]
-    with Engine(base_model, branch=branch, window_tokens=WINDOW, threads=1) as engine:
+    with TorchEngine(
+        base_model, fast_memory=fast_memory, window_tokens=WINDOW, threads=1
+    ) as engine:
         native = [ask(engine, [number], memories)[0] for number in everyone]
     room = window_bytes(base_model, len(everyone) + 1, WINDOW)
     with VLLMEngine(
-        base_model, branch=branch, window_tokens=WINDOW, threads=1, window_cache_bytes=room
+        base_model,
+        fast_memory=fast_memory,
+        window_tokens=WINDOW,
+        threads=1,
+        window_cache_bytes=room,
     ) as engine:
         together = ask(engine, everyone, memories)
     for ours, theirs in zip(native, together, strict=True):

@@ -63,7 +63,7 @@ def test_frequencies_that_the_layout_cannot_say_are_refused(
     _, source = tiny_llama()
     model = load_base_model(source, dtype="float32", cache_dir=tmp_path)
     model = replace(model, config=replace(model.config, rope_factors=(1.0,) * 4))
-    with pytest.raises(UnsupportedModelError, match="--engine native"):
+    with pytest.raises(UnsupportedModelError, match="--engine torch"):
         exported(model, tmp_path)
 
 

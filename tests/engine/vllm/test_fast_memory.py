@@ -9,16 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 from engines import ROWS, WAIT, WINDOW, answer, ask, fresh, taught, window_bytes
-from fast_memories import noise, small_branch
+from fast_memories import noise, small_fast_memory
 
 from hope_runtime.engine.base import SessionEngine
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateOutcome
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.errors import ModelError
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import with_written, written
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.fold import due, observe
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
@@ -35,22 +35,24 @@ FORWARD = replace(FORWARD_POLICY, levels=(LevelConfig(period_tokens=32, rank=1, 
 
 
 @pytest.fixture(scope="module")
-def branch(small_model: BaseModel) -> Branch:
-    return small_branch(small_model)
+def fast_memory(small_model: BaseModel) -> FastMemory:
+    return small_fast_memory(small_model)
 
 
 @pytest.fixture(scope="module")
-def native(small_model: BaseModel, branch: Branch) -> Iterator[SessionEngine]:
-    with Engine(small_model, branch=branch, window_tokens=WINDOW, threads=1) as engine:
+def native(small_model: BaseModel, fast_memory: FastMemory) -> Iterator[SessionEngine]:
+    with TorchEngine(
+        small_model, fast_memory=fast_memory, window_tokens=WINDOW, threads=1
+    ) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
-def engine(small_model: BaseModel, branch: Branch) -> Iterator[SessionEngine]:
+def engine(small_model: BaseModel, fast_memory: FastMemory) -> Iterator[SessionEngine]:
     room = window_bytes(small_model, 4 * ROWS)
     with VLLMEngine(
         small_model,
-        branch=branch,
+        fast_memory=fast_memory,
         window_tokens=WINDOW,
         threads=1,
         window_cache_bytes=room,
@@ -66,13 +68,13 @@ def same(one: GenerateOutcome, other: GenerateOutcome) -> None:
 
 
 def test_rows_of_one_batch_each_read_their_own(
-    small_model: BaseModel, branch: Branch, native: SessionEngine, engine: SessionEngine
+    small_model: BaseModel, fast_memory: FastMemory, native: SessionEngine, engine: SessionEngine
 ) -> None:
     empty = fresh(small_model)
     memories = [
         empty,
-        with_written(branch, empty, noise(branch, 1)),
-        with_written(branch, taught(small_model, 2), noise(branch, 2)),
+        with_written(fast_memory, empty, noise(fast_memory, 1)),
+        with_written(fast_memory, taught(small_model, 2), noise(fast_memory, 2)),
         taught(small_model, 3),
     ]
     texts = ["Who are you?", LONG, "Rolf?", LONG + " Rolf?"]
@@ -89,15 +91,15 @@ def test_rows_of_one_batch_each_read_their_own(
 
 
 def test_a_window_that_is_found_again_reads_as_a_fresh_one(
-    small_model: BaseModel, branch: Branch, native: SessionEngine, engine: SessionEngine
+    small_model: BaseModel, fast_memory: FastMemory, native: SessionEngine, engine: SessionEngine
 ) -> None:
     """Turns of one conversation, whose keys and values are not computed twice; the memory, which
     they do not depend on, changes in between, and at last the window hops."""
     row = object()
     ours = theirs = fresh(small_model)
     for number in range(4):
-        memory = noise(branch, number)
-        ours, theirs = (with_written(branch, one, memory) for one in (ours, theirs))
+        memory = noise(fast_memory, number)
+        ours, theirs = (with_written(fast_memory, one, memory) for one in (ours, theirs))
         turn = ask(f"{LONG if number else ''} And now, {number}?", 20, logprobs=0)
         found, expected = answer(engine, ours, turn, row), answer(native, theirs, turn)
         same(found, expected)
@@ -107,7 +109,7 @@ def test_a_window_that_is_found_again_reads_as_a_fresh_one(
 
 
 def test_what_is_written_between_turns_is_what_the_native_engine_writes(
-    small_model: BaseModel, branch: Branch, native: SessionEngine, engine: SessionEngine
+    small_model: BaseModel, fast_memory: FastMemory, native: SessionEngine, engine: SessionEngine
 ) -> None:
     def life(engine: SessionEngine) -> SessionMemory:
         memory = SessionMemory.fresh(small_model.fingerprint, FORWARD)
@@ -122,7 +124,7 @@ def test_what_is_written_between_turns_is_what_the_native_engine_writes(
 
     ours, theirs = life(engine), life(native)
     assert ours.hash() == theirs.hash()
-    one, other = written(branch, ours), written(branch, theirs)
+    one, other = written(fast_memory, ours), written(fast_memory, theirs)
     assert one is not None
     assert other is not None
     assert float(one.norm()) > 0
@@ -130,16 +132,18 @@ def test_what_is_written_between_turns_is_what_the_native_engine_writes(
 
 
 def test_a_turn_that_is_given_up_leaves_nothing_behind(
-    small_model: BaseModel, branch: Branch, native: SessionEngine, engine: SessionEngine
+    small_model: BaseModel, fast_memory: FastMemory, native: SessionEngine, engine: SessionEngine
 ) -> None:
-    memory = with_written(branch, fresh(small_model), noise(branch, 9))
+    memory = with_written(fast_memory, fresh(small_model), noise(fast_memory, 9))
     row, turn = object(), ask(LONG, 16, logprobs=0)
     ticket = engine.generate(row, memory, ask(LONG, 60), lambda _: None)
     ticket.cancel()
     same(answer(engine, memory, turn, row), answer(native, memory, turn))
 
 
-def test_a_branch_before_the_last_layer_is_refused(small_model: BaseModel, branch: Branch) -> None:
-    early = Branch(replace(branch.config, target=1), branch.weights)
+def test_a_branch_before_the_last_layer_is_refused(
+    small_model: BaseModel, fast_memory: FastMemory
+) -> None:
+    early = FastMemory(replace(fast_memory.config, target=1), fast_memory.weights)
     with pytest.raises(ModelError, match="behind the last layer"):
-        VLLMEngine(small_model, branch=early, window_tokens=WINDOW)
+        VLLMEngine(small_model, fast_memory=early, window_tokens=WINDOW)

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from engines import WAIT, answer, ask, fresh, make_native, make_vllm
+from engines import WAIT, answer, ask, fresh, make_torch, make_vllm
 
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.models.decoder.weights import BaseModel
@@ -38,7 +38,7 @@ def test_sessions_that_learn_between_turns_answer_as_natively(
     small_model: BaseModel, sessions: int, turns: int
 ) -> None:
     memories = [fresh(small_model) for _ in range(sessions)]
-    with make_vllm(small_model) as engine, make_native(small_model) as native:
+    with make_vllm(small_model) as engine, make_torch(small_model) as native:
         assert isinstance(engine, VLLMEngine)
 
         def learnt(memory: SessionMemory) -> SessionMemory:

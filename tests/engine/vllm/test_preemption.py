@@ -11,16 +11,16 @@ from collections.abc import Iterator
 
 import pytest
 from engines import ROWS, WAIT, WINDOW, answer, ask, fresh, taught
-from fast_memories import noise, small_branch
+from fast_memories import noise, small_fast_memory
 
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.reply import TextPiece
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import with_written
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.memory import SessionMemory
 
 pytestmark = [
@@ -33,26 +33,28 @@ ROOM = WINDOW + 96
 
 
 @pytest.fixture(scope="module")
-def branch(small_model: BaseModel) -> Branch:
-    return small_branch(small_model)
+def fast_memory(small_model: BaseModel) -> FastMemory:
+    return small_fast_memory(small_model)
 
 
 @pytest.fixture(scope="module")
-def native(small_model: BaseModel, branch: Branch) -> Iterator[SessionEngine]:
-    with Engine(small_model, branch=branch, window_tokens=WINDOW, threads=1) as engine:
+def native(small_model: BaseModel, fast_memory: FastMemory) -> Iterator[SessionEngine]:
+    with TorchEngine(
+        small_model, fast_memory=fast_memory, window_tokens=WINDOW, threads=1
+    ) as engine:
         yield engine
 
 
 @pytest.fixture
 def cramped(
-    small_model: BaseModel, branch: Branch, monkeypatch: pytest.MonkeyPatch
+    small_model: BaseModel, fast_memory: FastMemory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[SessionEngine]:
     room = KVCache.bytes_of(small_model.config, ROOM, small_model.dtype)
     with monkeypatch.context() as patched:
         patched.setattr(KVCache, "bytes_of", lambda *_: room // ROWS)
         engine = VLLMEngine(
             small_model,
-            branch=branch,
+            fast_memory=fast_memory,
             window_tokens=WINDOW,
             threads=1,
             window_cache_bytes=room,
@@ -63,12 +65,12 @@ def cramped(
 
 
 def test_rows_that_are_taken_out_and_computed_again_answer_the_same(
-    small_model: BaseModel, branch: Branch, native: SessionEngine, cramped: SessionEngine
+    small_model: BaseModel, fast_memory: FastMemory, native: SessionEngine, cramped: SessionEngine
 ) -> None:
     memories: list[SessionMemory] = [
         fresh(small_model),
-        with_written(branch, fresh(small_model), noise(branch, 1)),
-        with_written(branch, taught(small_model, 2), noise(branch, 2)),
+        with_written(fast_memory, fresh(small_model), noise(fast_memory, 1)),
+        with_written(fast_memory, taught(small_model, 2), noise(fast_memory, 2)),
         taught(small_model, 3),
     ]
     turns = [ask(f"Who are you, {name}?", 180, logprobs=0) for name in "abcd"]

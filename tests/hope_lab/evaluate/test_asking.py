@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from fast_memories import noise, small_branch
+from fast_memories import noise, small_fast_memory
 
 from hope_lab.evaluate.asking import ask, chat_prompt, first_sentence, is_correct, raw_prompt
 from hope_lab.evaluate.learnt import NOTHING, Learnt, learnt_of
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.torch_engine import Engine
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.layers.lora import initial
 from hope_runtime.models.decoder.weights import BaseModel
@@ -23,28 +23,28 @@ def test_replies_of_a_batch_are_those_of_the_engine_one_at_a_time(
     base_model: BaseModel, fast: bool
 ) -> None:
     texts = ["What is the capital of Norway?", "Who keeps a parrot?", "Hi", "Name two tools."]
-    branch = small_branch(base_model)
+    fast_memory = small_fast_memory(base_model)
     memory = SessionMemory.fresh(base_model.fingerprint, SUMMED_GRADIENT_POLICY)
     if fast:
-        memory = with_written(branch, memory, noise(branch, 1))
-    with Engine(base_model, threads=1, branch=branch) as engine:
+        memory = with_written(fast_memory, memory, noise(fast_memory, 1))
+    with TorchEngine(base_model, threads=1, fast_memory=fast_memory) as engine:
         single = []
         for text in texts:
             turn = GenerateTurn("new", (Message("user", text),), Sampling(max_tokens=10))
             ticket = engine.generate(text, memory, turn, lambda piece: None)
             single.append(ticket.future.result().text)
     prompts = [chat_prompt(base_model.tokenizer, memory, text) for text in texts]
-    replies = ask(base_model, prompts, learnt_of(memory, branch), new_tokens=10)
+    replies = ask(base_model, prompts, learnt_of(memory, fast_memory), new_tokens=10)
     assert replies == single
     assert (replies != ask(base_model, prompts, NOTHING, new_tokens=10)) is fast
 
 
 def test_rows_without_a_shared_beginning_do_not_disturb_each_other(tiny_model: BaseModel) -> None:
     prompts = [raw_prompt(tiny_model.tokenizer, text) for text in ("abc", "hello you", "x", "no")]
-    terms = initial(tiny_model.config, 2, seed=0)
-    terms.down_b.normal_(std=0.5)  # an effect that shows
-    alone = [ask(tiny_model, [ids], Learnt(terms), new_tokens=8)[0] for ids in prompts]
-    assert ask(tiny_model, prompts, Learnt(terms), new_tokens=8) == alone
+    adapter = initial(tiny_model.config, 2, seed=0)
+    adapter.down_b.normal_(std=0.5)  # an effect that shows
+    alone = [ask(tiny_model, [ids], Learnt(adapter), new_tokens=8)[0] for ids in prompts]
+    assert ask(tiny_model, prompts, Learnt(adapter), new_tokens=8) == alone
     assert ask(tiny_model, prompts, NOTHING, new_tokens=8) != alone
 
 

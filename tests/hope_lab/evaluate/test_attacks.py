@@ -29,7 +29,7 @@ def test_one_sentence_is_repeated(chat_model: BaseModel) -> None:
 def test_the_base_expects_gibberish_more_than_what_should_surprise(base_model: BaseModel) -> None:
     def nats(name: str) -> float:
         ids_BT = torch.tensor([base_model.tokenizer.encode(attack(name, base_model, 60, seed=0))])
-        scores_TV = logits(base_model, forward(base_model, ids_BT)[:, :-1])[0].float()
-        return float(cross_entropy(scores_TV, ids_BT[0, 1:]))
+        logits_TV = logits(base_model, forward(base_model, ids_BT)[:, :-1])[0].float()
+        return float(cross_entropy(logits_TV, ids_BT[0, 1:]))
 
     assert nats("surprising") > nats("gibberish") + 3

@@ -23,13 +23,13 @@ def stream(sharpness: float, steps: int = 60) -> list[tuple[Tensor, Tensor]]:
 
 
 def read(calibration: Calibration, parts: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    return [calibration.read(scores_NV, targets_N) for scores_NV, targets_N in parts]
+    return [calibration.read(logits_NV, targets_N) for logits_NV, targets_N in parts]
 
 
 def test_the_first_tokens_have_the_loss_that_they_had() -> None:
-    scores_NV, targets_N = stream(3.0)[0]
-    expected = cross_entropy(scores_NV, targets_N, reduction="none")
-    torch.testing.assert_close(Calibration(V).read(scores_NV, targets_N), expected)
+    logits_NV, targets_N = stream(3.0)[0]
+    expected = cross_entropy(logits_NV, targets_N, reduction="none")
+    torch.testing.assert_close(Calibration(V).read(logits_NV, targets_N), expected)
 
 
 def test_a_wrong_temperature_is_found() -> None:

@@ -79,9 +79,9 @@ def test_held_out_texts_are_long_enough_and_scored_by_domain(base_model: BaseMod
 def test_held_out_loss_is_a_mean_that_terms_change(tiny_model: BaseModel) -> None:
     base = heldout_nats(tiny_model, NOTHING)
     assert set(base) == set(DOMAINS)
-    terms = initial(tiny_model.config, 2, seed=0)
-    assert heldout_nats(tiny_model, Learnt(terms)) == pytest.approx(base)
-    terms.down_b.normal_()
-    assert heldout_nats(tiny_model, Learnt(terms)) != pytest.approx(base)
-    terms.down_b.fill_(math.nan)
-    assert set(heldout_nats(tiny_model, Learnt(terms)).values()) == {math.inf}
+    adapter = initial(tiny_model.config, 2, seed=0)
+    assert heldout_nats(tiny_model, Learnt(adapter)) == pytest.approx(base)
+    adapter.down_b.normal_()
+    assert heldout_nats(tiny_model, Learnt(adapter)) != pytest.approx(base)
+    adapter.down_b.fill_(math.nan)
+    assert set(heldout_nats(tiny_model, Learnt(adapter)).values()) == {math.inf}

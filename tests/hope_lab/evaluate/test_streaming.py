@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fast_memories import noise, small_branch
+from fast_memories import noise, small_fast_memory
 from torch.nn.functional import cross_entropy
 
 from hope_lab.evaluate.learnt import NOTHING, Learnt, learnt_of
 from hope_lab.evaluate.streaming import Stream
-from hope_runtime.engine.torch_engine import Engine
-from hope_runtime.layers.lora import LowRank, initial
+from hope_runtime.engine.torch_engine import TorchEngine
+from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import with_written
 from hope_runtime.session.fold import observe
@@ -33,44 +33,48 @@ def pieces() -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("fast", [False, True])
 def test_losses_are_those_of_the_engine(tiny_model: BaseModel, levels: bool, fast: bool) -> None:
     memory = SessionMemory.fresh(tiny_model.fingerprint, SUMMED_GRADIENT_POLICY)
-    branch = small_branch(tiny_model)
+    fast_memory = small_fast_memory(tiny_model)
     if fast:
-        memory = with_written(branch, memory, noise(branch, 1))
+        memory = with_written(fast_memory, memory, noise(fast_memory, 1))
     if levels:
-        first = replace(memory.levels[0], terms=noisy(tiny_model, 1))
+        first = replace(memory.levels[0], adapter=noisy(tiny_model, 1))
         memory = replace(memory, levels=(first, *memory.levels[1:]))
-    learnt = learnt_of(memory, branch)
+    learnt = learnt_of(memory, fast_memory)
     assert (learnt.beside is not None) is fast
     stream = Stream(tiny_model, WINDOW)
-    with Engine(
-        tiny_model, window_tokens=WINDOW, threads=1, window_cache_bytes=1 << 24, branch=branch
+    with TorchEngine(
+        tiny_model,
+        window_tokens=WINDOW,
+        threads=1,
+        window_cache_bytes=1 << 24,
+        fast_memory=fast_memory,
     ) as engine:
         for ids in pieces():
             segment = Segment(Speaker.DOCUMENT, (ids,), learnable=True)
             record = Record(RecordKind.DOCUMENT, "c", (segment,), document="d")
             expected = engine.read("row", memory, record).future.result()
             memory = observe(memory, record, window_tokens=WINDOW)
-            scores_NV, targets_N = stream.predict(ids, learnt)
+            logits_NV, targets_N = stream.predict(ids, learnt)
             assert targets_N.tolist() == list(ids[-expected.scored :])
-            nats = float(cross_entropy(scores_NV, targets_N, reduction="sum"))
+            nats = float(cross_entropy(logits_NV, targets_N, reduction="sum"))
             assert nats == pytest.approx(expected.nats, rel=1e-5)
     assert memory.conversations["c"].window.dropped > 0
 
 
-def noisy(model: BaseModel, seed: int) -> LowRank:
-    terms = initial(model.config, 2, seed=seed)
-    terms.down_b.normal_(std=0.5, generator=torch.Generator().manual_seed(seed))
-    return terms
+def noisy(model: BaseModel, seed: int) -> LoraAdapter:
+    adapter = initial(model.config, 2, seed=seed)
+    adapter.down_b.normal_(std=0.5, generator=torch.Generator().manual_seed(seed))
+    return adapter
 
 
 def test_another_memory_reads_the_window_anew(tiny_model: BaseModel) -> None:
     changing, other = Stream(tiny_model, WINDOW), Learnt(noisy(tiny_model, 1))
     steady = Stream(tiny_model, WINDOW)
     for index, ids in enumerate(pieces()):
-        scores_NV, _ = changing.predict(ids, NOTHING if index < 10 else other)
+        logits_NV, _ = changing.predict(ids, NOTHING if index < 10 else other)
         expected_NV, _ = steady.predict(ids, other)
         if index >= 10:
             # As if it had been this memory from the beginning: the window is no memory.
-            torch.testing.assert_close(scores_NV, expected_NV)
+            torch.testing.assert_close(logits_NV, expected_NV)
         elif index:
-            assert not torch.allclose(scores_NV, expected_NV)
+            assert not torch.allclose(logits_NV, expected_NV)

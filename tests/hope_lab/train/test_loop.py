@@ -29,7 +29,7 @@ from hope_runtime.errors import (
     OptimiserError,
     TrainingDivergedError,
 )
-from hope_runtime.models.hope.config import NativeConfig, preset
+from hope_runtime.models.hope.config import HopeConfig, preset
 from hope_runtime.models.hope.weights import init_weights
 
 # As the algorithm is printed nothing decays, and its steps are as long as gradients are small.
@@ -38,7 +38,7 @@ HOW = TrainConfig(steps=6, batch_rows=4, warmup_steps=2, log_every=1, test_rows=
 TASK = make_task("parity", longest=12, longest_tested=30)
 
 
-def model(name: str = "hope", task: Task = TASK) -> NativeConfig:
+def model(name: str = "hope", task: Task = TASK) -> HopeConfig:
     fast = {"depth": 1, "chunk_mem": 1, "chunk_other": 4, "eta_max": 2.0}
     return preset(
         name,

@@ -19,16 +19,20 @@ from hope_lab.train.fast_memory import log, people
 from hope_lab.train.fast_memory.checkpoint import STATE
 from hope_lab.train.fast_memory.episodes import Storyteller
 from hope_lab.train.fast_memory.features import Reader, RoundTexts, round_texts
-from hope_lab.train.fast_memory.loop import BRANCH, MemoryTrainConfig, train_branch
+from hope_lab.train.fast_memory.loop import BRANCH, MemoryTrainConfig, train_fast_memory
 from hope_lab.train.fast_memory.loss import Texts, dropout, scored
 from hope_lab.train.fast_memory.relations import RELATIONS
-from hope_runtime.checkpoints.fast_memory import load_branch, save_branch, shipped_branch
+from hope_runtime.checkpoints.fast_memory import (
+    load_fast_memory,
+    save_fast_memory,
+    shipped_fast_memory,
+)
 from hope_runtime.errors import CorruptModelError, InvalidRequestError, UnsupportedModelError
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.weights import (
-    Branch,
-    BranchConfig,
-    BranchWeights,
+    FastMemory,
+    FastMemoryConfig,
+    FastMemoryWeights,
     init_weights,
 )
 from hope_runtime.tokenizer import Tokenizer
@@ -39,9 +43,9 @@ def tokenizer(chat_model: BaseModel) -> Tokenizer:
     return chat_model.tokenizer
 
 
-def small_branch(model: BaseModel, **overrides: Any) -> BranchConfig:
+def small_fast_memory(model: BaseModel, **overrides: Any) -> FastMemoryConfig:
     sizes = {"key_width": 16, "value_width": 32, "input_width": 24, "hidden": 32, "n_heads": 2}
-    config = BranchConfig(d_model=64, sources=(0, 1), target=2)
+    config = FastMemoryConfig(d_model=64, sources=(0, 1), target=2)
     return replace(config, **sizes | overrides)
 
 
@@ -155,7 +159,7 @@ def test_what_was_told_last_is_what_is_asked(chat_model: BaseModel) -> None:
     second = teller.story(rng, facts=1, earlier=[question.about])
     assert second.questions[0].about == question.about
     texts = Texts([])
-    reader = Reader(chat_model, small_branch(chat_model), teller)
+    reader = Reader(chat_model, small_fast_memory(chat_model), teller)
     texts.add(reader.stories(RoundTexts((first, second), (None, 0))))
     orders = set()
     for seed in range(40):
@@ -167,7 +171,7 @@ def test_what_was_told_last_is_what_is_asked(chat_model: BaseModel) -> None:
         orders.add(tuple(told))
         (asked,) = episode.asked
         assert asked.question == texts.stories[told[-1]].asked[0].question
-        assert not episode.strangers
+        assert not episode.negatives
     assert {(0, 1), (1, 0)} <= orders
 
 
@@ -175,9 +179,9 @@ def test_features_are_what_the_forward_pass_gives(chat_model: BaseModel) -> None
     """A loss over kept features is the loss of reading and asking through the model itself."""
     from hope_lab.evaluate.tasks.memory import read_stories
     from hope_runtime.models.decoder.forward import forward, logits
-    from hope_runtime.models.fast_memory.memory import BranchPass, fresh_carry
+    from hope_runtime.models.fast_memory.memory import FastMemoryPass, fresh_carry
 
-    config = small_branch(chat_model)
+    config = small_fast_memory(chat_model)
     weights = init_weights(config, 0)
     teller = Storyteller(chat_model.tokenizer, held_out=False)
     told = round_texts(teller, 0, 0, 1)
@@ -185,15 +189,17 @@ def test_features_are_what_the_forward_pass_gives(chat_model: BaseModel) -> None
     texts.add(Reader(chat_model, config, teller).stories(told))
     (story,) = told.stories
     episode = texts.episode(random.Random(0), len(story.questions))
-    episode = replace(episode, strangers=())
+    episode = replace(episode, negatives=())
     found = scored(chat_model, config, weights, [episode], whole_vocabulary=True)
-    state = read_stories(chat_model, Branch(config, weights), [story])
+    state = read_stories(chat_model, FastMemory(config, weights), [story])
     total, weight = 0.0, 0.0
     for question in story.questions:
         ids = torch.tensor([teller.opening + question.prompt + question.answer])
         fresh = replace(state, carry=fresh_carry(config, 1))
         with torch.no_grad():
-            hidden = forward(chat_model, ids, branch=BranchPass(Branch(config, weights), fresh))
+            hidden = forward(
+                chat_model, ids, fast_memory=FastMemoryPass(FastMemory(config, weights), fresh)
+            )
             score = logits(chat_model, hidden)[0].log_softmax(-1)
         first = len(teller.opening) + len(question.prompt)
         for place, token in enumerate(question.answer):
@@ -205,9 +211,9 @@ def test_features_are_what_the_forward_pass_gives(chat_model: BaseModel) -> None
 
 
 def test_training_lowers_the_loss(chat_model: BaseModel, tmp_path: Path) -> None:
-    config = small_branch(chat_model)
+    config = small_fast_memory(chat_model)
     how = quick(steps=40, round_every=1000, learning_rate=5e-3, dropout=0.0)
-    train_branch(chat_model, config, how, tmp_path / "run")
+    train_fast_memory(chat_model, config, how, tmp_path / "run")
     lines = log.read(tmp_path / "run")
     first = sum(line.answer_nats for line in lines[:5]) / 5
     last = sum(line.answer_nats for line in lines[-5:]) / 5
@@ -216,43 +222,45 @@ def test_training_lowers_the_loss(chat_model: BaseModel, tmp_path: Path) -> None
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(chat_model: BaseModel, tmp_path: Path) -> None:
-    config = small_branch(chat_model)
-    whole = train_branch(chat_model, config, quick(steps=4), tmp_path / "whole")
-    train_branch(chat_model, config, quick(steps=4), tmp_path / "cut", minutes=0.0)
+    config = small_fast_memory(chat_model)
+    whole = train_fast_memory(chat_model, config, quick(steps=4), tmp_path / "whole")
+    train_fast_memory(chat_model, config, quick(steps=4), tmp_path / "cut", minutes=0.0)
     assert log.read(tmp_path / "cut")[-1].step == 1
-    cut = train_branch(chat_model, config, quick(steps=4), tmp_path / "cut", resume=True)
+    cut = train_fast_memory(chat_model, config, quick(steps=4), tmp_path / "cut", resume=True)
     for (name, mine), (_, theirs) in zip(whole.weights.named(), cut.weights.named(), strict=True):
         assert torch.equal(mine, theirs), name
     assert [line.step for line in log.read(tmp_path / "cut")] == [1, 2, 3, 4]
     with pytest.raises(InvalidRequestError, match="other settings"):
-        train_branch(chat_model, config, quick(seed=1), tmp_path / "cut", resume=True)
+        train_fast_memory(chat_model, config, quick(seed=1), tmp_path / "cut", resume=True)
     with pytest.raises(InvalidRequestError, match="holds a run"):
-        train_branch(chat_model, config, quick(), tmp_path / "cut")
+        train_fast_memory(chat_model, config, quick(), tmp_path / "cut")
 
 
 def test_a_branch_is_stored_for_one_base_model(chat_model: BaseModel, tmp_path: Path) -> None:
-    config = small_branch(chat_model)
-    branch = Branch(config, init_weights(config, 3))
+    config = small_fast_memory(chat_model)
+    fast_memory = FastMemory(config, init_weights(config, 3))
     path = tmp_path / "branch.safetensors"
-    save_branch(path, branch, chat_model.fingerprint)
-    loaded = load_branch(path, chat_model)
+    save_fast_memory(path, fast_memory, chat_model.fingerprint)
+    loaded = load_fast_memory(path, chat_model)
     assert loaded.config == config
     for (name, mine), (_, theirs) in zip(
-        branch.weights.named(), loaded.weights.named(), strict=True
+        fast_memory.weights.named(), loaded.weights.named(), strict=True
     ):
         assert torch.equal(mine.bfloat16().float(), theirs), name
-    assert shipped_branch(chat_model) is None
-    save_branch(path, branch, "another base")
+    assert shipped_fast_memory(chat_model) is None
+    save_fast_memory(path, fast_memory, "another base")
     with pytest.raises(UnsupportedModelError, match="another base model"):
-        load_branch(path, chat_model)
-    broken = dict(branch.weights.named())
+        load_fast_memory(path, chat_model)
+    broken = dict(fast_memory.weights.named())
     broken["out"] = torch.full_like(broken["out"], float("nan"))
-    save_branch(path, Branch(config, BranchWeights.from_named(broken)), chat_model.fingerprint)
+    save_fast_memory(
+        path, FastMemory(config, FastMemoryWeights.from_named(broken)), chat_model.fingerprint
+    )
     with pytest.raises(CorruptModelError):
-        load_branch(path, chat_model)
+        load_fast_memory(path, chat_model)
     path.write_bytes(b"nothing")
     with pytest.raises(CorruptModelError):
-        load_branch(path, chat_model)
+        load_fast_memory(path, chat_model)
 
 
 def test_dropout_is_a_function_of_its_seed() -> None:

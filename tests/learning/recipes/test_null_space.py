@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hope_runtime.layers.lora import LowRank, initial
+from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.recipes.replay.null_space import (
     LARGEST_SHARE,
@@ -86,10 +86,10 @@ def test_the_number_of_threads_changes_no_bit(
 
 
 def trained(
-    model: BaseModel, terms: LowRank, directions: CommonDirections, *, fresh: bool
-) -> LowRank:
-    parameters = {name: tensor.clone() for name, tensor in terms.tensors().items()}
-    changed = LowRank(**parameters)
+    model: BaseModel, adapter: LoraAdapter, directions: CommonDirections, *, fresh: bool
+) -> LoraAdapter:
+    parameters = {name: tensor.clone() for name, tensor in adapter.tensors().items()}
+    changed = LoraAdapter(**parameters)
     steps = InPlace(Adam(), list(parameters.values()))
     confined = ConfinedSteps(steps, changed, directions, fresh=fresh)
     generator = torch.Generator().manual_seed(3)

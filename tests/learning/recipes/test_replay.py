@@ -14,7 +14,7 @@ from hope_runtime.engine.prompt import encode_spans
 from hope_runtime.layers.lora import initial
 from hope_runtime.learning import Learner
 from hope_runtime.learning.decoding import decode
-from hope_runtime.learning.level_trainer import Trainee
+from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example, pack, share_out
 from hope_runtime.learning.recipes.replay.english.names import Names
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statement
@@ -134,8 +134,8 @@ def test_a_rate_of_zero_leaves_the_base_model_bit_for_bit(chat_model):
     memory = learnt(chat_model, told(chat_model, FACTS, policy=replace(POLICY, levels=levels)))
     for level in memory.levels:
         assert level.updates > 0
-        assert level.terms is not None
-        assert level.terms.norm() == 0
+        assert level.adapter is not None
+        assert level.adapter.norm() == 0
 
 
 def test_a_faster_level_gives_way_when_a_slower_one_has_learnt(chat_model):
@@ -144,7 +144,7 @@ def test_a_faster_level_gives_way_when_a_slower_one_has_learnt(chat_model):
     keeps = replace(decays, replay=replace(POLICY.replay, fast_decay=1.0))
     text = "Zanthor lives in Oslo. Brisa has a ferret. " * 8
     before, after = (
-        learnt(chat_model, told(chat_model, text, policy=policy)).levels[0].terms.norm()
+        learnt(chat_model, told(chat_model, text, policy=policy)).levels[0].adapter.norm()
         for policy in (keeps, decays)
     )
     assert after < before
@@ -188,10 +188,10 @@ def test_the_frozen_base_does_not_diverge_from_itself(chat_model):
         Example((5, 6, 7), (False, True, True), prefix=(1, 2, 3)),
     ]
     packed = pack(examples, row_tokens=64)
-    trainee = Trainee(
+    trainer = LevelTrainer(
         chat_model, SessionMemory.fresh(chat_model.fingerprint, POLICY), 0, Workers(1)
     )
-    scores = trainee.scores(packed)
+    scores = trainer.scores(packed)
     known = references(chat_model, examples, row_tokens=64)
     for owner, reference in enumerate(known):
         divergence = reference.divergence(scores[packed.owners_N == owner])
@@ -200,13 +200,15 @@ def test_the_frozen_base_does_not_diverge_from_itself(chat_model):
 
 def test_an_adapted_model_diverges(chat_model):
     memory = SessionMemory.fresh(chat_model.fingerprint, POLICY)
-    terms = initial(chat_model.config, 4, seed=1)
-    strong = replace(terms, **{k: v + 0.1 for k, v in terms.tensors().items() if k[-1] == "b"})
-    level = replace(memory.levels[0], terms=strong)
-    trainee = Trainee(chat_model, replace(memory, levels=(level, memory.levels[1])), 0, Workers(1))
+    adapter = initial(chat_model.config, 4, seed=1)
+    strong = replace(adapter, **{k: v + 0.1 for k, v in adapter.tensors().items() if k[-1] == "b"})
+    level = replace(memory.levels[0], adapter=strong)
+    trainer = LevelTrainer(
+        chat_model, replace(memory, levels=(level, memory.levels[1])), 0, Workers(1)
+    )
     example = writer(chat_model).plain("Zanthor lives in Oslo.")
     [known] = references(chat_model, [example], row_tokens=64)
-    assert known.divergence(trainee.scores(pack([example], row_tokens=64))).mean() > 1e-4
+    assert known.divergence(trainer.scores(pack([example], row_tokens=64))).mean() > 1e-4
 
 
 def test_batched_decoding_is_that_of_each_prompt_alone(chat_model):
@@ -228,17 +230,17 @@ def test_shares_hold_every_example_once_and_its_gradient(chat_model):
     examples = [example for form in forms for example in form]
     gradients = []
     for count in (1, 2, 5):
-        trainee = Trainee(chat_model, memory, 0, Workers(2))
+        trainer = LevelTrainer(chat_model, memory, 0, Workers(2))
         shares = share_out(examples, count)
         assert sorted(member for members, _ in shares for member in members) == list(
             range(len(examples))
         )
         packs = [packed for _, packed in shares]
 
-        def loss(index, scores_NV, trainee=trainee, packs=packs):
-            return trainee.nats(scores_NV, packs[index]).sum()
+        def loss(index, logits_NV, trainer=trainer, packs=packs):
+            return trainer.nats(logits_NV, packs[index]).sum()
 
-        gradients.append(trainee.gradient(loss, packs))
+        gradients.append(trainer.gradient(loss, packs))
     for other in gradients[1:]:
         for mine, theirs in zip(gradients[0], other, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)

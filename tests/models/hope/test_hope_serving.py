@@ -22,8 +22,8 @@ from hope_sessions import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hope_runtime.engine.hope_engine import NativeEngine
-from hope_runtime.engine.hope_turn import NativePass, run
+from hope_runtime.engine.hope_engine import HopeEngine
+from hope_runtime.engine.hope_turn import HopeForwardChunk, run
 from hope_runtime.errors import (
     CancelledTurnError,
     DivergedStateError,
@@ -34,7 +34,7 @@ from hope_runtime.layers.tree import map_tensors
 from hope_runtime.models.hope import state as states
 from hope_runtime.models.hope.batch import Batch
 from hope_runtime.models.hope.config import PRESETS
-from hope_runtime.models.hope.served import NativeModel
+from hope_runtime.models.hope.served import HopeModel
 from hope_runtime.models.hope.session import restore, with_state
 from hope_runtime.models.hope.state import has_room
 from hope_runtime.session.fold import due
@@ -45,22 +45,20 @@ SPANS = ("My dog Rolf is nine.", " He likes rain,", " and cheese.", " So do I!",
 
 
 @pytest.fixture(scope="module")
-def engines() -> Iterator[dict[str, NativeEngine]]:
-    running = {name: NativeEngine(byte_model(name)) for name in PRESETS}
+def engines() -> Iterator[dict[str, HopeEngine]]:
+    running = {name: HopeEngine(byte_model(name)) for name in PRESETS}
     yield running
     for engine in running.values():
         engine.close()
 
 
 @pytest.fixture
-def engine(engines: dict[str, NativeEngine]) -> NativeEngine:
+def engine(engines: dict[str, HopeEngine]) -> HopeEngine:
     return engines["hope"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_session_goes_on_from_what_was_stored(
-    engines: dict[str, NativeEngine], name: str
-) -> None:
+def test_a_session_goes_on_from_what_was_stored(engines: dict[str, HopeEngine], name: str) -> None:
     """Not a bit differs: what is stored is all that there is."""
     engine = engines[name]
     here = there = fresh(engine)
@@ -85,7 +83,7 @@ def test_a_session_goes_on_from_what_was_stored(
 )
 @settings(max_examples=8)
 def test_a_document_teaches_the_same_in_any_pieces(
-    engines: dict[str, NativeEngine], name: str, places: list[int], more: list[int], keep: bool
+    engines: dict[str, HopeEngine], name: str, places: list[int], more: list[int], keep: bool
 ) -> None:
     engine = engines[name]
     spans = SPANS * 2
@@ -98,7 +96,7 @@ def test_a_document_teaches_the_same_in_any_pieces(
     assert_close(*memories)
 
 
-def test_what_was_served_is_what_its_log_folds_to(engine: NativeEngine) -> None:
+def test_what_was_served_is_what_its_log_folds_to(engine: HopeEngine) -> None:
     """Decoding token by token, in two conversations, and reading the log again at once."""
     log, memory = [], fresh(engine)
     for text, conversation, learn in (
@@ -124,7 +122,7 @@ def test_what_was_served_is_what_its_log_folds_to(engine: NativeEngine) -> None:
     assert list(memory.conversations) == ["a"]
 
 
-def test_what_is_forgotten_was_never_read(engine: NativeEngine) -> None:
+def test_what_is_forgotten_was_never_read(engine: HopeEngine) -> None:
     before, after = part(*SPANS[:2]), part(*SPANS[2:], document="other", ended=True)
     secret = part("The password is sesame. Do not tell.", document="secret", ended=True)
     end = Record(RecordKind.END_CONVERSATION, "a")
@@ -135,7 +133,7 @@ def test_what_is_forgotten_was_never_read(engine: NativeEngine) -> None:
     )
 
 
-def test_a_new_conversation_begins_afresh_with_the_same_memories(engine: NativeEngine) -> None:
+def test_a_new_conversation_begins_afresh_with_the_same_memories(engine: HopeEngine) -> None:
     taught = say(engine, fresh(engine), "My dog Rolf likes cheese and rain.").memory
     other = say(engine, taught, "Hello?", "b").memory
     assert taught.fast is not None
@@ -156,7 +154,7 @@ def test_a_new_conversation_begins_afresh_with_the_same_memories(engine: NativeE
     assert int(again.fast.tensors["context.position_B"]) == len("Yes?") + 6
 
 
-def test_the_memory_reaches_other_conversations(engine: NativeEngine) -> None:
+def test_the_memory_reaches_other_conversations(engine: HopeEngine) -> None:
     """What was read in one conversation makes the same text less surprising in another."""
     text = "Rolf likes cheese. " * 8
     taught = say(engine, fresh(engine), text).memory
@@ -167,7 +165,7 @@ def test_the_memory_reaches_other_conversations(engine: NativeEngine) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_without_learning_only_the_context_goes_on(
-    engines: dict[str, NativeEngine], name: str
+    engines: dict[str, HopeEngine], name: str
 ) -> None:
     engine = engines[name]
     memory = say(engine, fresh(engine), "My dog Rolf likes cheese.").memory
@@ -184,7 +182,7 @@ def test_without_learning_only_the_context_goes_on(
     assert int(quiet.fast.tensors[position]) > int(memory.fast.tensors[position])
 
 
-def test_a_flush_teaches_what_waits_and_nothing_twice(engine: NativeEngine) -> None:
+def test_a_flush_teaches_what_waits_and_nothing_twice(engine: HopeEngine) -> None:
     read_so_far = engine.observe(fresh(engine), part("Twelve bytes")).future.result(WAIT)
     assert [level.learnt_through for level in read_so_far.levels] == [8, 0]
     assert read_so_far.pending_tokens == 4
@@ -208,7 +206,7 @@ def test_a_flush_teaches_what_waits_and_nothing_twice(engine: NativeEngine) -> N
 
 
 def test_a_flush_that_would_ruin_a_level_lets_go_of_what_was_gathered(
-    engine: NativeEngine, monkeypatch: pytest.MonkeyPatch
+    engine: HopeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = engine.observe(fresh(engine), part("seven X")).future.result(WAIT)
     asked = engine.observe(memory, Record(RecordKind.CONSOLIDATE)).future.result(WAIT)
@@ -227,7 +225,7 @@ def test_a_flush_that_would_ruin_a_level_lets_go_of_what_was_gathered(
     assert_close(caught_up(engine, asked), read(engine, [Record(RecordKind.CONSOLIDATE)], memory))
 
 
-def test_sessions_side_by_side_do_not_touch_each_other(engine: NativeEngine) -> None:
+def test_sessions_side_by_side_do_not_touch_each_other(engine: HopeEngine) -> None:
     texts = [f"Session {index} says {'very ' * index}little." for index in range(6)]
     alone = [say(engine, fresh(engine), text, max_tokens=12) for text in texts]
     with ThreadPoolExecutor(len(texts)) as pool:
@@ -241,31 +239,32 @@ def test_sessions_side_by_side_do_not_touch_each_other(engine: NativeEngine) -> 
 def test_windows_stay_bounded_when_replies_are_written_together() -> None:
     """Also those that are long enough to gather their newest tokens in a tail."""
     model = byte_model("hope_attention", window=70, n_layers=1)
-    with NativeEngine(model) as engine:
+    with HopeEngine(model) as engine:
         states = [restore(model, say(engine, fresh(engine), text).memory) for text in ("A", "Two")]
         alone, batch, most = states[1], Batch(model), 0
         for token in range(150):
             going = [at for at, state in enumerate(states) if has_room(model.config, state)]
             if len(going) == len(states):
-                scores_BV, states = batch.read(states, [token] * 2)
+                logits_BV, states = batch.read(states, [token] * 2)
                 most = max(most, *(_window_tokens(state) for state in states))
             else:
                 states = [
-                    run(model, NativePass(state, (token,), (False,))).state for state in states
+                    run(model, HopeForwardChunk(state, (token,), (False,))).state
+                    for state in states
                 ]
-            output = run(model, NativePass(alone, (token,), (False,)))
+            output = run(model, HopeForwardChunk(alone, (token,), (False,)))
             alone = output.state
-        torch.testing.assert_close(scores_BV[1], output.scores_TV[-1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits_BV[1], output.logits_TV[-1], rtol=1e-4, atol=1e-4)
         assert 60 < most <= 70
 
 
-def _window_tokens(state: states.NativeState) -> int:
+def _window_tokens(state: states.HopeState) -> int:
     window = state.context.layers[0].window
     assert window is not None
     return window.tokens
 
 
-def _tokens_to_go(model: NativeModel, state: states.NativeState) -> int:
+def _tokens_to_go(model: HopeModel, state: states.HopeState) -> int:
     """Until a segment ends, of which a batch knows nothing."""
     if state.segment is None:
         return 2
@@ -274,7 +273,7 @@ def _tokens_to_go(model: NativeModel, state: states.NativeState) -> int:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_row_of_a_batch_reads_what_it_reads_alone(
-    engines: dict[str, NativeEngine], name: str
+    engines: dict[str, HopeEngine], name: str
 ) -> None:
     """At its own place of its own stream, beside a neighbour of NaN."""
     model = engines[name].model
@@ -288,19 +287,19 @@ def test_a_row_of_a_batch_reads_what_it_reads_alone(
     )
     batch = Batch(model)
     for token in b"go":
-        scores_BV, found = batch.read([spoilt, *states], [token] * (1 + len(states)))
-        alone = [run(model, NativePass(state, (token,), (False,))) for state in states]
+        logits_BV, found = batch.read([spoilt, *states], [token] * (1 + len(states)))
+        alone = [run(model, HopeForwardChunk(state, (token,), (False,))) for state in states]
         for row, expected in enumerate(alone, start=1):
-            torch.testing.assert_close(scores_BV[row], expected.scores_TV[-1], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(logits_BV[row], expected.logits_TV[-1], rtol=1e-4, atol=1e-4)
             one, other = (
                 with_state(memories[0], state, "a") for state in (found[row], expected.state)
             )
             assert_close(one, other)
-        assert bool(scores_BV[0].isnan().all())
+        assert bool(logits_BV[0].isnan().all())
         spoilt, *states = found
 
 
-def test_a_cancelled_turn_leaves_the_engine_free(engine: NativeEngine) -> None:
+def test_a_cancelled_turn_leaves_the_engine_free(engine: HopeEngine) -> None:
     ticket = engine.read("row", fresh(engine), part("x" * 5000))
     ticket.cancel()
     with pytest.raises(CancelledTurnError):
@@ -308,7 +307,7 @@ def test_a_cancelled_turn_leaves_the_engine_free(engine: NativeEngine) -> None:
     assert engine.load().running == 0
 
 
-def test_the_change_of_levels_is_measured_against_the_model(engine: NativeEngine) -> None:
+def test_the_change_of_levels_is_measured_against_the_model(engine: HopeEngine) -> None:
     memory = read(engine, [part(*SPANS)])
     zero = engine.change(None, fresh(engine))
     assert zero == [0.0, 0.0]
@@ -320,14 +319,14 @@ def test_the_change_of_levels_is_measured_against_the_model(engine: NativeEngine
     assert engine.change(None, reset) == pytest.approx([norms[0], 0.0])
 
 
-def test_what_makes_no_sense_is_refused(engine: NativeEngine) -> None:
+def test_what_makes_no_sense_is_refused(engine: HopeEngine) -> None:
     with pytest.raises(InvalidRequestError):
         engine.score(None, "", "").future.result(WAIT)
     with pytest.raises(UnsupportedModelError, match="learning_rate"):
-        NativeEngine(byte_model(rate=1.5))
+        HopeEngine(byte_model(rate=1.5))
 
 
-def test_the_policy_is_the_models_own(engine: NativeEngine) -> None:
+def test_the_policy_is_the_models_own(engine: HopeEngine) -> None:
     policy: LearningPolicy = engine.policies["default"]
     assert [level.period_tokens for level in policy.levels] == [8, 32]
     assert policy.recipe == "streamed"

@@ -13,22 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from hope_runtime.engine.hope_engine import NativeEngine
+from hope_runtime.engine.hope_engine import HopeEngine
 from hope_runtime.errors import CorruptStateError, StateError
 from hope_runtime.session.codec import changed_blobs, context_blob, encode_memory
 from hope_runtime.session.log import Record, RecordKind
 
 
 @pytest.fixture(scope="module")
-def engines() -> Iterator[dict[str, NativeEngine]]:
-    running = {name: NativeEngine(byte_model(name)) for name in ("hope", "hope_attention")}
+def engines() -> Iterator[dict[str, HopeEngine]]:
+    running = {name: HopeEngine(byte_model(name)) for name in ("hope", "hope_attention")}
     yield running
     for engine in running.values():
         engine.close()
 
 
 @pytest.fixture
-def engine(engines: dict[str, NativeEngine]) -> NativeEngine:
+def engine(engines: dict[str, HopeEngine]) -> HopeEngine:
     return engines["hope"]
 
 
@@ -86,7 +86,7 @@ def _nan(tensors: dict[str, torch.Tensor]) -> None:
     ],
 )
 def test_what_does_not_fit_the_model_is_corrupt(
-    engines: dict[str, NativeEngine],
+    engines: dict[str, HopeEngine],
     name: str,
     blob: str,
     change: Callable[[dict[str, torch.Tensor]], None],
@@ -106,7 +106,7 @@ def test_what_does_not_fit_the_model_is_corrupt(
 @given(data=st.data())
 @settings(max_examples=30)
 def test_no_damage_to_a_blob_is_worse_than_a_typed_error(
-    engines: dict[str, NativeEngine], data: st.DataObject
+    engines: dict[str, HopeEngine], data: st.DataObject
 ) -> None:
     engine = engines["hope_attention"]
     memory = say(engine, fresh(engine), "Some text of some length.").memory
@@ -123,7 +123,7 @@ def test_no_damage_to_a_blob_is_worse_than_a_typed_error(
 
 
 @pytest.mark.parametrize("blob", ["fast", "level.0", "context"])
-def test_a_blob_that_is_missing_is_named(engine: NativeEngine, blob: str) -> None:
+def test_a_blob_that_is_missing_is_named(engine: HopeEngine, blob: str) -> None:
     memory = say(engine, fresh(engine), "Some text of more than thirty-two bytes.").memory
     blobs = encode_memory(say(engine, memory, "Other.", "b").memory)
     del blobs[context_blob("a") if blob == "context" else blob]
@@ -131,7 +131,7 @@ def test_a_blob_that_is_missing_is_named(engine: NativeEngine, blob: str) -> Non
         decoded(engine, blobs)
 
 
-def test_a_turn_writes_only_what_it_changed(engine: NativeEngine) -> None:
+def test_a_turn_writes_only_what_it_changed(engine: HopeEngine) -> None:
     memory = fresh(engine)
     first = say(engine, memory, "Four").memory
     assert changed_blobs(memory, first)[0].keys() == {"state", "fast"}

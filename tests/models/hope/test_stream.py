@@ -14,14 +14,14 @@ from torch import Tensor
 from hope_runtime.errors import DivergedStateError, InvalidRequestError
 from hope_runtime.layers.cms import LevelState
 from hope_runtime.layers.tree import map_tensors, named_tensors, with_tensors
-from hope_runtime.models.hope.config import PRESETS, NativeConfig
+from hope_runtime.models.hope.config import PRESETS, HopeConfig
 from hope_runtime.models.hope.model import forward
 from hope_runtime.models.hope.rows import align, join_rows, take_rows
-from hope_runtime.models.hope.state import NativeState, fresh_state
+from hope_runtime.models.hope.state import HopeState, fresh_state
 from hope_runtime.models.hope.stream import observe
-from hope_runtime.models.hope.weights import NativeWeights
+from hope_runtime.models.hope.weights import HopeWeights
 
-Model = tuple[NativeConfig, NativeWeights]
+Model = tuple[HopeConfig, HopeWeights]
 LEARNERS = ["hope", "hope_attention"]
 
 
@@ -110,7 +110,7 @@ def test_masks_cuts_and_context_change_nothing_but_themselves(
 
 
 def assert_same_row(
-    config: NativeConfig, weights: NativeWeights, state: NativeState, row: int, alone: NativeState
+    config: HopeConfig, weights: HopeWeights, state: HopeState, row: int, alone: HopeState
 ) -> None:
     """One row of a batch against a session of its own, up to how absent things are written."""
     mine = take_rows(state, [row])
@@ -180,7 +180,7 @@ def test_a_neighbour_of_nan_changes_nothing_that_is_learnt(
     assert_same(take_rows(sick, [0]), take_rows(well, [0]))
 
 
-def poisoned(state: NativeState, row: int) -> NativeState:
+def poisoned(state: HopeState, row: int) -> HopeState:
     def poison(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
@@ -296,7 +296,7 @@ def test_a_runaway_is_an_error_that_names_its_row_and_changes_nothing() -> None:
     assert_same(state, kept)
 
 
-def huge(weights: NativeWeights, value: float) -> NativeWeights:
+def huge(weights: HopeWeights, value: float) -> HopeWeights:
     embedding = weights.embedding.clone()
     embedding[3] = value
     return replace(weights, embedding=embedding)

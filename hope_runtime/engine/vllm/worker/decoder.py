@@ -21,7 +21,7 @@ from hope_runtime.engine.vllm.worker import lora_cpu as rows
 from hope_runtime.engine.vllm.worker.extension import MemoryExtension
 from hope_runtime.engine.vllm.worker.fast_memory import KEY
 from hope_runtime.engine.vllm.worker.logits_processor import CHOOSERS, Choosing, extra_arguments
-from hope_runtime.models.fast_memory.weights import Branch, BranchWeights
+from hope_runtime.models.fast_memory.weights import FastMemory, FastMemoryWeights
 
 # Tokens of one step: a prompt is read in pieces of so many, beside the replies.
 STEP_TOKENS = 256
@@ -39,10 +39,12 @@ class Decoder:
         # Numbers of the memories that have terms, and of those that a branch wrote.
         self._adapters: set[int] = set()
         self._written: set[int] = set()
-        if options.branch is not None:
-            config, weights = options.branch
-            branch = Branch(config, BranchWeights.from_named(safetensors.torch.load(weights)))
-            self.engine.collective_rpc("hope_serve", args=(branch,))
+        if options.fast_memory is not None:
+            config, weights = options.fast_memory
+            fast_memory = FastMemory(
+                config, FastMemoryWeights.from_named(safetensors.torch.load(weights))
+            )
+            self.engine.collective_rpc("hope_serve", args=(fast_memory,))
 
     @property
     def busy(self) -> bool:

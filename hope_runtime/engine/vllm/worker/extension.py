@@ -12,8 +12,8 @@ from torch import Tensor
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 
-from hope_runtime.engine.vllm.worker.fast_memory import PagedBranch
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.engine.vllm.worker.fast_memory import PagedFastMemory
+from hope_runtime.models.fast_memory.weights import FastMemory
 
 MODULES = ("gate", "up", "down")
 
@@ -22,11 +22,11 @@ class MemoryExtension:
     """Called with the worker's own `model_runner`."""
 
     model_runner: Any
-    hope_branch: PagedBranch
+    hope_branch: PagedFastMemory
 
-    def hope_serve(self, branch: Branch) -> None:
+    def hope_serve(self, fast_memory: FastMemory) -> None:
         """Puts a trained branch beside the model, before anything is asked."""
-        self.hope_branch = PagedBranch(branch, self.model_runner)
+        self.hope_branch = PagedFastMemory(fast_memory, self.model_runner)
 
     def hope_remember(self, number: int, written_HVK: Tensor | None) -> None:
         """What the branch wrote of memory `number`; None is forgotten."""
@@ -36,7 +36,7 @@ class MemoryExtension:
             self.hope_branch.memories[number] = written_HVK
 
     def hope_put(self, adapter: int, tensors: dict[str, Tensor]) -> None:
-        """Makes adapter `adapter` of the tensors of a LowRank, a: (L, R, in), b: (L, out, R)."""
+        """Make adapter `adapter` from a LoraAdapter's tensors, a: (L, R, in), b: (L, out, R)."""
         workers = self.model_runner.lora_manager
         rank = tensors["gate_a"].shape[1]
         helper = PEFTHelper(

@@ -22,17 +22,17 @@ from vllm.forward_context import get_forward_context
 
 from hope_runtime.engine.fast_memory import find_of_rows
 from hope_runtime.models.fast_memory.memory import inputs
-from hope_runtime.models.fast_memory.weights import Branch
+from hope_runtime.models.fast_memory.weights import FastMemory
 
 # Where the number of a request's memory travels in vLLM's parameters.
 KEY = "hope_memory"
 
 
-class PagedBranch:
+class PagedFastMemory:
     """One branch beside one model runner's model, which must not be compiled."""
 
-    def __init__(self, branch: Branch, model_runner: Any) -> None:
-        self._branch = branch
+    def __init__(self, fast_memory: FastMemory, model_runner: Any) -> None:
+        self._fast_memory = fast_memory
         self._runner = model_runner
         # By the number that a request carries: (H, V, K), float32.
         self.memories: dict[int, Tensor] = {}
@@ -40,7 +40,7 @@ class PagedBranch:
         self._block_tokens = 0
         self._seen: list[Tensor] = []
         model = model_runner.model.model
-        config = branch.config
+        config = fast_memory.config
         assert config.target == len(model.layers), "what is read is added behind the last layer"
         for index in config.sources:
             place = model.norm if index == config.target else model.layers[index]
@@ -60,7 +60,7 @@ class PagedBranch:
         hidden_ND, residual_ND = arguments
         count = metadata.num_actual_tokens
         seen_NX = torch.cat(seen, dim=-1)[:count]
-        input_NR = inputs(self._branch.config, self._branch.weights, seen_NX[None])[0]
+        input_NR = inputs(self._fast_memory.config, self._fast_memory.weights, seen_NX[None])[0]
         slots_SR = self._slots()
         slots_SR[metadata.slot_mapping[:count]] = input_NR
         memories = [self._memory_of(request) for request in self._runner.input_batch.req_ids]
@@ -71,7 +71,7 @@ class PagedBranch:
             self._taps(slots_SR, metadata.block_table[row], starts[row + 1] - start, lengths[row])
             for row, start in enumerate(starts[: len(memories)])
         ]
-        added_ND = find_of_rows(self._branch, taps, memories)
+        added_ND = find_of_rows(self._fast_memory, taps, memories)
         hidden_ND = hidden_ND.clone()
         hidden_ND[:count] += added_ND.to(hidden_ND.dtype)
         return hidden_ND, residual_ND
@@ -86,13 +86,13 @@ class PagedBranch:
             cache = self._runner.vllm_config.cache_config
             self._block_tokens = cache.block_size
             slots = cache.num_gpu_blocks * cache.block_size
-            self._inputs_SR = torch.zeros(slots, self._branch.config.input_width)
+            self._inputs_SR = torch.zeros(slots, self._fast_memory.config.input_width)
         return self._inputs_SR
 
     def _taps(self, slots_SR: Tensor, blocks: Tensor, read: int, length: int) -> Tensor:
         """Inputs of a row's last `read` tokens behind those of the W - 1 before them; zeros stand
         before the first token of a window. (W - 1 + T, R)"""
-        first = length - read - (self._branch.config.taps - 1)
+        first = length - read - (self._fast_memory.config.taps - 1)
         places = torch.arange(max(first, 0), length)
         blocks_of = blocks[places // self._block_tokens].long()
         taps = slots_SR[blocks_of * self._block_tokens + places % self._block_tokens]

@@ -85,9 +85,9 @@ def _terms(options: Options) -> dict[str, Tensor]:
         return torch.randn(shape, generator=generator).mul_((2.0 / shape[-1]) ** 0.5)
 
     written = {}
-    if options.branch is not None:
-        branch, _ = options.branch
-        written[FAST] = random(branch.n_heads, branch.value_width, branch.key_width)
+    if options.fast_memory is not None:
+        fast_memory, _ = options.fast_memory
+        written[FAST] = random(fast_memory.n_heads, fast_memory.value_width, fast_memory.key_width)
     return written | {
         "gate_a": random(L, R, D),
         "gate_b": random(L, F, R),

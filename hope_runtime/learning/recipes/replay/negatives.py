@@ -17,7 +17,7 @@ from functools import partial
 from itertools import chain
 
 from hope_runtime.learning.decoding import decode
-from hope_runtime.learning.level_trainer import Trainee
+from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statement
 from hope_runtime.learning.reference import Rehearsed, references, up_to_surprise
 from hope_runtime.learning.workers import Workers
@@ -29,7 +29,7 @@ BATCH = 16
 REPLY_TOKENS = 12
 
 
-class Strangers:
+class Negatives:
     """Writes contrasts for the statements of one base model's sessions."""
 
     def __init__(self, model: BaseModel, workers: Workers, writer: ReplayWriter) -> None:
@@ -49,7 +49,7 @@ class Strangers:
 
     def answered(
         self,
-        trainee: Trainee,
+        trainer: LevelTrainer,
         statements: Sequence[Statement],
         questions: Sequence[tuple[int, ...]],
         rng: random.Random,
@@ -70,7 +70,7 @@ class Strangers:
             [(*prompt.prefix, *prompt.ids) for prompt in prompts],
             max_tokens=REPLY_TOKENS,
             stop=self._model.tokenizer.eos_ids,
-            terms=trainee.snapshot(),
+            adapter=trainer.snapshot(),
         )
         examples = [
             prompt.followed_by(reply)

@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hope_runtime.layers.lora import LowRank
+from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.learning.packing import Example, pack
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward
@@ -57,12 +57,12 @@ class ConfinedSteps:
 
     @torch.no_grad()
     def __init__(
-        self, steps: InPlace, terms: LowRank, directions: CommonDirections, *, fresh: bool
+        self, steps: InPlace, adapter: LoraAdapter, directions: CommonDirections, *, fresh: bool
     ) -> None:
         self._steps = steps
         self._directions = directions
         self._first = {
-            name: tensor for name, tensor in terms.tensors().items() if name.endswith("_a")
+            name: tensor for name, tensor in adapter.tensors().items() if name.endswith("_a")
         }
         if fresh:
             for name, tensor in self._first.items():

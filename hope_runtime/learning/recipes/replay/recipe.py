@@ -18,16 +18,16 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from hope_runtime.learning.base_samples import Samples
-from hope_runtime.learning.level_trainer import Trainee
+from hope_runtime.learning.base_samples import BaseSamples
+from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import pack
 from hope_runtime.learning.recipes.replay.english.clauses import clause_starts, standing_alone
 from hope_runtime.learning.recipes.replay.english.names import Names
 from hope_runtime.learning.recipes.replay.english.questions import ask
 from hope_runtime.learning.recipes.replay.english.word_order import questions_by_word_order
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statement, may_be_voiced
-from hope_runtime.learning.recipes.replay.negatives import Strangers
-from hope_runtime.learning.recipes.replay.training_loop import ROW_TOKENS, Material, Practice
+from hope_runtime.learning.recipes.replay.negatives import Negatives
+from hope_runtime.learning.recipes.replay.training_loop import ROW_TOKENS, Material, TrainingLoop
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.log import Speaker
@@ -39,7 +39,7 @@ BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Practised:
+class LevelResult:
     """What a consolidation did: the spans with what was found out about them, and the mean nats
     per token of their texts before and after."""
 
@@ -56,21 +56,21 @@ class ReplayRecipe:
         self._workers = workers
         self._names = Names(model.tokenizer)
         self._writer = ReplayWriter(model.tokenizer, self._names)
-        self._practice = Practice(model, workers, Strangers(model, workers, self._writer))
+        self._practice = TrainingLoop(model, workers, Negatives(model, workers, self._writer))
 
     def practise(
         self,
-        trainee: Trainee,
+        trainer: LevelTrainer,
         config: ReplayConfig,
         learning_rate: float,
         spans: Sequence[Span],
         buffer: Sequence[Span],
-        samples: Samples,
+        samples: BaseSamples,
         seed: int,
-    ) -> Generator[None, None, Practised]:
+    ) -> Generator[None, None, LevelResult]:
         """Trains `trainee` on `spans`, rehearsing `buffer` and `samples`; yields between steps."""
         spans = [part for span in spans for part in self._clauses(span)]
-        before = yield from self.surprises(trainee, spans)
+        before = yield from self.surprises(trainer, spans)
         spans = tuple(
             replace(span, surprise_nats=nats) if span.surprise_nats is None else span
             for span, nats in zip(spans, before, strict=True)
@@ -88,17 +88,17 @@ class ReplayRecipe:
         budget = config.budget_tokens(stated, other)
         if statements:
             config = config.in_steps(budget, material.step_tokens(config))
-        rate = learning_rate if trainee.is_fresh else learning_rate * config.later_rate
+        rate = learning_rate if trainer.is_fresh else learning_rate * config.later_rate
         rng = random.Random(seed)
-        yield from self._practice.train(trainee, config, rate, material, samples, budget, rng)
-        after = yield from self.surprises(trainee, spans)
+        yield from self._practice.train(trainer, config, rate, material, samples, budget, rng)
+        after = yield from self.surprises(trainer, spans)
         kept = {item.span.start: item for item in statements}
         found = tuple(
             replace(span, cues=self._encode_cues(kept[span.start])) if span.start in kept else span
             for span in spans
         )
         weights = [len(span.ids) for span in spans]
-        return Practised(found, _mean(before, weights), _mean(after, weights))
+        return LevelResult(found, _mean(before, weights), _mean(after, weights))
 
     # Preparation
 
@@ -166,13 +166,13 @@ class ReplayRecipe:
         return tuple(tuple(encode(question)) for question in item.questions)
 
     def surprises(
-        self, trainee: Trainee, spans: Sequence[Span]
+        self, trainer: LevelTrainer, spans: Sequence[Span]
     ) -> Generator[None, None, list[float]]:
         """Mean nats per token of each span's text alone, under the trainee as it is."""
         examples = [self._writer.plain(self._restore(span).text) for span in spans]
         batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
         packs = [pack(batch, row_tokens=ROW_TOKENS) for batch in batches]
-        found = yield from trainee.surprises(packs)
+        found = yield from trainer.surprises(packs)
         nats: list[float] = []
         for batch, packed, losses_N in zip(batches, packs, found, strict=True):
             for owner in range(len(batch)):

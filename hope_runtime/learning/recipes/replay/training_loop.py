@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hope_runtime.learning.base_samples import Samples
-from hope_runtime.learning.level_trainer import Trainee
+from hope_runtime.learning.base_samples import BaseSamples
+from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example, share_out
 from hope_runtime.learning.recipes.replay.examples import Statement
-from hope_runtime.learning.recipes.replay.negatives import Strangers
+from hope_runtime.learning.recipes.replay.negatives import Negatives
 from hope_runtime.learning.recipes.replay.null_space import ConfinedSteps, common_directions
 from hope_runtime.learning.reference import Rehearsed
 from hope_runtime.learning.workers import Workers
@@ -51,21 +51,21 @@ class Material:
         return max(1.0, mean * drawn + ROW_TOKENS / config.window_every)
 
 
-class Practice:
+class TrainingLoop:
     """Trains levels of one base model's sessions."""
 
-    def __init__(self, model: BaseModel, workers: Workers, strangers: Strangers) -> None:
+    def __init__(self, model: BaseModel, workers: Workers, negatives: Negatives) -> None:
         self._model = model
         self._workers = workers
-        self._strangers = strangers
+        self._strangers = negatives
 
     def train(
         self,
-        trainee: Trainee,
+        trainer: LevelTrainer,
         config: ReplayConfig,
         learning_rate: float,
         material: Material,
-        samples: Samples,
+        samples: BaseSamples,
         budget: int,
         rng: random.Random,
     ) -> Generator[None, None, None]:
@@ -77,8 +77,8 @@ class Practice:
         yield
         answered: list[Rehearsed] = []
         ask_at = list(config.answered_at)
-        strangers, own = _Deck(len(told), rng, config), _Deck(0, rng, config)
-        steps = InPlace(Adam(), trainee.parameters)
+        negatives, own = _Deck(len(told), rng, config), _Deck(0, rng, config)
+        steps = InPlace(Adam(), trainer.parameters)
         optimiser: InPlace | ConfinedSteps = steps
         if told and config.common_directions:
             directions = common_directions(
@@ -88,43 +88,43 @@ class Practice:
                 config.common_directions,
                 row_tokens=ROW_TOKENS,
             )
-            optimiser = ConfinedSteps(steps, trainee.terms, directions, fresh=trainee.is_fresh)
+            optimiser = ConfinedSteps(steps, trainer.adapter, directions, fresh=trainer.is_fresh)
             yield
         examples_new = [*material.replays, *material.plain]
         step = 0
-        while trainee.tokens < budget and len(new):
+        while trainer.tokens < budget and len(new):
             step += 1
-            if ask_at and trainee.tokens >= ask_at[0] * budget:
+            if ask_at and trainer.tokens >= ask_at[0] * budget:
                 ask_at.pop(0)
                 answered = self._strangers.answered(
-                    trainee, material.contrasted, samples.questions, rng
+                    trainer, material.contrasted, samples.questions, rng
                 )
                 own = _Deck(len(answered), rng, config)
                 yield
             drawn_new = new.draw(config.new_per_step)
             drawn_old = old.draw(config.earlier_per_step)
-            contrasting = step > config.contrasts_after or not trainee.is_fresh
+            contrasting = step > config.contrasts_after or not trainer.is_fresh
             contrasts = [answered[i] for i in own.draw(config.answered_per_step)]
             missing = config.contrasts_per_step - len(contrasts)
-            contrasts += [told[i] for i in strangers.draw(missing if contrasting else 0)]
+            contrasts += [told[i] for i in negatives.draw(missing if contrasting else 0)]
             held = [
                 samples.windows[i] for i in windows.draw(int((step - 1) % config.window_every == 0))
             ]
             practised = [examples_new[i] for i in drawn_new]
             practised += [material.earlier[i] for i in drawn_old]
             losses = self._step(
-                trainee,
+                trainer,
                 config,
                 optimiser,
                 practised,
                 contrasts,
                 held,
-                learning_rate * _schedule(step, trainee.tokens / budget, config),
+                learning_rate * _schedule(step, trainer.tokens / budget, config),
             )
             rehearsed = practised[len(drawn_new) :]
             rehearsed += [anchor.example for anchor in (*contrasts, *held)]
-            trainee.new_tokens += _tokens(practised[: len(drawn_new)])
-            trainee.rehearsed_tokens += _tokens(rehearsed)
+            trainer.new_tokens += _tokens(practised[: len(drawn_new)])
+            trainer.rehearsed_tokens += _tokens(rehearsed)
             new.report(drawn_new, losses[: len(drawn_new)])
             old.report(drawn_old, losses[len(drawn_new) :])
             yield
@@ -134,7 +134,7 @@ class Practice:
 
     def _step(
         self,
-        trainee: Trainee,
+        trainer: LevelTrainer,
         config: ReplayConfig,
         optimiser: InPlace | ConfinedSteps,
         practised: Sequence[Example],
@@ -158,17 +158,17 @@ class Practice:
         shares = share_out(examples, SHARES)
         found = [0.0] * len(practised)
 
-        def loss(share: int, scores_NV: Tensor) -> Tensor:
+        def loss(share: int, logits_NV: Tensor) -> Tensor:
             members, packed = shares[share]
             # Targets come row by row; sorted by example they line up with the references.
             order = packed.owners_N.argsort(stable=True)
             owners_N = packed.owners_N[order]
-            scores_NV = scores_NV[order]
+            logits_NV = logits_NV[order]
             counts = owners_N.bincount(minlength=len(members)).tolist()
-            total = scores_NV.new_zeros(())
+            total = logits_NV.new_zeros(())
             at = 0
             for member, count in zip(members, counts, strict=True):
-                mine_NV = scores_NV[at : at + count]
+                mine_NV = logits_NV[at : at + count]
                 if member < len(practised):
                     targets_N = packed.targets_N[order[at : at + count]].to(mine_NV.device)
                     term = cross_entropy(mine_NV, targets_N, reduction="sum")
@@ -181,7 +181,7 @@ class Practice:
             return total
 
         packs = [packed for _, packed in shares]
-        optimiser.step(trainee.gradient(loss, packs), rate)
+        optimiser.step(trainer.gradient(loss, packs), rate)
         return found
 
 

@@ -178,14 +178,14 @@ def answers(names: Names, question: str, statement: str) -> bool:
         return False
     asked = [_bare(word) for word in _WORD.findall(question)]
     said = {_bare(word) for word in _WORD.findall(statement)}
-    strangers = [
+    negatives = [
         word
         for index, word in enumerate(_WORD.findall(question))
         if ((word[0].isupper() and index and word != "I") or any(c.isdigit() for c in word))
         and _bare(word) not in said
     ]
     content = said - _FUNCTION_WORDS
-    if strangers or not content - set(asked):
+    if negatives or not content - set(asked):
         return False
     if is_first_person(statement):
         return bool(_FIRST.search(question))
