@@ -40,13 +40,18 @@ from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.hope.served import HopeModel
 from server.app.jobs import Jobs
 from server.app.sessions import Sessions
-from server.auth.access import operator_authenticator, server_credentials, user_authenticator
-from server.auth.tokens import KeyFileError
+from server.auth.access import (
+    Authenticator,
+    operator_authenticator,
+    server_credentials,
+    user_authenticator,
+)
+from server.crypto.files import KeyFileError
 from server.crypto.keys import MasterKeyError
 from server.grpc_api.admin import AdminService
 from server.grpc_api.errors import ErrorInterceptor
 from server.grpc_api.inference import InferenceService
-from server.grpc_api.interceptors.identity import Authenticator, AuthInterceptor
+from server.grpc_api.interceptors.identity import AuthInterceptor
 from server.grpc_api.interceptors.metrics import MeasuringInterceptor
 from server.grpc_api.interceptors.request_log import RequestLogInterceptor
 from server.grpc_api.sessions import SessionService

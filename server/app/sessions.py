@@ -269,7 +269,8 @@ class Sessions:
                 for report in reports
             ]
             await self._commit(resident, memory, records)
-            self.metrics.learnt(reports, decode_summary(resident.head.summary))
+            levels = decode_summary(resident.head.summary).levels
+            self.metrics.learnt(reports, [level.relative_norm for level in levels])
             return reports
         except Exception:
             self.metrics.learning_failures.inc()

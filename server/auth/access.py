@@ -1,26 +1,87 @@
-"""Settings to what gRPC needs: the server's credentials, and who says whom a call comes from.
+"""Authenticators made from settings, and the server's own certificate.
 
-Reads every file once, at start, and refuses what could not work with the file's name.
+An authenticator knows credentials and no transport: whoever serves calls takes `Credentials` out of
+them. Every file is read once, at start; one that cannot work is refused by its name.
 """
 
 from __future__ import annotations
 
 import datetime
+import hmac
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from server.auth.caller import ANYBODY, USER_ID, Caller
 from server.auth.settings import AccessSettings
-from server.auth.tokens import MIN_SHARED_KEY_BYTES, KeyFileError, TokenVerifier, read_key_file
-from server.grpc_api.interceptors.identity import (
-    Authenticator,
-    anybody,
-    by_certificate,
-    by_operator_token,
-    by_token,
-)
+from server.auth.tokens import MIN_SHARED_KEY_BYTES, TokenVerifier, UnauthenticatedError
+from server.crypto.files import KeyFileError, read_key_file
+
+_SCHEME = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a call brought to say who it comes from: the values of its `authorization` header, and
+    the common names in the client's certificate, which TLS has verified."""
+
+    authorization: tuple[str | bytes, ...] = ()
+    certificate_names: tuple[bytes, ...] = ()
+
+
+class Authenticator(Protocol):
+    """Says who a call comes from. Raises UnauthenticatedError."""
+
+    def __call__(self, credentials: Credentials) -> Caller: ...
+
+
+def anybody(credentials: Credentials) -> Caller:
+    """Without authentication, on loopback: names in requests are believed."""
+    return ANYBODY
+
+
+def by_token(verifier: TokenVerifier) -> Authenticator:
+    """The user is the subject of the bearer token."""
+
+    def authenticate(credentials: Credentials) -> Caller:
+        return Caller(verifier.user(_bearer_token(credentials)))
+
+    return authenticate
+
+
+def by_certificate(credentials: Credentials) -> Caller:
+    """The user is the common name of the client's certificate, which TLS has verified."""
+    names = credentials.certificate_names
+    user = names[0].decode(errors="replace") if len(names) == 1 else ""
+    if not USER_ID.fullmatch(user):
+        raise UnauthenticatedError("The client certificate's common name is no id of a user.")
+    return Caller(user)
+
+
+def by_operator_token(expected: bytes) -> Authenticator:
+    """Whoever has this token is an operator, who may speak of every user's names."""
+
+    def authenticate(credentials: Credentials) -> Caller:
+        if not hmac.compare_digest(_bearer_token(credentials).encode(), expected):
+            raise UnauthenticatedError("The bearer token is not this server's operator token.")
+        return ANYBODY
+
+    return authenticate
+
+
+def _bearer_token(credentials: Credentials) -> str:
+    found = credentials.authorization
+    if len(found) != 1 or not isinstance(found[0], str):
+        raise UnauthenticatedError(
+            "This server asks for a bearer token, in the metadata 'authorization: Bearer TOKEN'."
+        )
+    if not found[0][: len(_SCHEME)].lower() == _SCHEME:
+        raise UnauthenticatedError("The metadata 'authorization' must begin with 'Bearer '.")
+    return found[0][len(_SCHEME) :].strip()
 
 
 def user_authenticator(settings: AccessSettings) -> Authenticator:

@@ -28,8 +28,7 @@ from prometheus_client.registry import Collector
 from hope_runtime.engine.base import EngineLoad
 from hope_runtime.learning import Consolidation
 from hope_runtime.session.guards import Guard
-from server.app.summary import Summary
-from server.store.base import (
+from server.store.errors import (
     LeaseLostError,
     StaleRevisionError,
     StoreFullError,
@@ -185,8 +184,8 @@ class Metrics:
             raise
         self.commits.observe(time.monotonic() - started)
 
-    def learnt(self, reports: Sequence[Consolidation], summary: Summary) -> None:
-        """Counts consolidations; `summary` is of the memory after them."""
+    def learnt(self, reports: Sequence[Consolidation], relative_norms: Sequence[float]) -> None:
+        """Counts consolidations; `relative_norms` are those of the levels after them."""
         for report in reports:
             level = str(report.level)
             self.learn.labels(level).observe(report.seconds)
@@ -198,8 +197,7 @@ class Metrics:
             self.trained_tokens.labels(level).inc(report.trained_tokens)
             self.surprise_before.labels(level).observe(report.surprise_before_nats)
             self.surprise_after.labels(level).observe(report.surprise_after_nats)
-            norm = summary.levels[report.level].relative_norm
-            self.relative_norm.labels(level).observe(norm)
+            self.relative_norm.labels(level).observe(relative_norms[report.level])
             if report.drift is not None:
                 self.update_ratio.labels(level).observe(report.drift.update_ratio)
                 self.gradient_norm.labels(level).observe(report.drift.steps.gradient_norm)
