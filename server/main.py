@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import grpc
@@ -39,6 +39,7 @@ from hope_runtime.learning.learner import Learner
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.hope.served import HopeModel
 from server.app.jobs import Jobs
+from server.app.limits import SessionLimits
 from server.app.sessions import Sessions
 from server.auth.access import (
     Authenticator,
@@ -144,6 +145,13 @@ def make_engine(settings: Settings, model: BaseModel | HopeModel) -> SessionEngi
     )
 
 
+def session_limits(settings: Settings) -> SessionLimits:
+    """The limits of sessions: settings of the same names."""
+    return SessionLimits(
+        **{each.name: getattr(settings, each.name) for each in fields(SessionLimits)}
+    )
+
+
 @contextlib.asynccontextmanager
 async def running_server(
     settings: Settings,
@@ -173,14 +181,7 @@ async def running_server(
         sessions = Sessions(
             store,
             engine,
-            lease_seconds=settings.lease_seconds,
-            idle_learning_seconds=settings.idle_learning_seconds,
-            resident_sessions=settings.resident_sessions,
-            keep_versions=settings.keep_versions,
-            session_quota_bytes=settings.session_quota_bytes,
-            user_quota_bytes=settings.user_quota_bytes,
-            user_quota_sessions=settings.user_quota_sessions,
-            user_quota_tokens_per_minute=settings.user_quota_tokens_per_minute,
+            session_limits(settings),
             metrics=metrics,
             tracer=tracer or NO_TRACES,
         )

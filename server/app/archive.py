@@ -24,6 +24,7 @@ from hope_runtime.session.fold import effective
 from hope_runtime.session.log import Record, extend_digest
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete
+from server.app.session_log import log_pages
 from server.app.sessions import Sessions
 from server.store.base import Commit, Head, SessionKey
 from server.store.base import Record as StoredRecord
@@ -31,7 +32,6 @@ from server.store.base import Record as StoredRecord
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
 MAX_IMPORT_BYTES = 256 << 20
-_LOG_PAGE = 256
 _HEAD_BYTES = 5
 _HEADER = ("fingerprint", "policy", "display_name")
 
@@ -47,7 +47,6 @@ class _Contents:
 
 async def export(sessions: Sessions, key: SessionKey) -> AsyncIterator[bytes]:
     """The session's present state and whole log, in pieces of at most a mebibyte."""
-    store = sessions.store
     async with sessions.exclusive(key) as resident:
         head = resident.head
         contents = _Contents(
@@ -58,14 +57,10 @@ async def export(sessions: Sessions, key: SessionKey) -> AsyncIterator[bytes]:
                 "display_name": head.display_name,
                 "version": head.version,
             },
-            await store.read_blobs(key),
+            await sessions.store.read_blobs(key),
         )
-        while True:
-            seen = len(contents.records)
-            page = await store.read_log(key, after_seq=seen, limit=_LOG_PAGE)
+        async for page in log_pages(sessions, key):
             contents.records += [StoredRecord(each.kind, each.payload) for each in page]
-            if len(page) < _LOG_PAGE:
-                break
     # From here on nothing is read any more, so the session goes on while a slow caller takes it.
     for frame in _frames(contents):
         for start in range(0, len(frame), CHUNK_BYTES):
@@ -108,7 +103,7 @@ async def _store(
         policy=policy,
         display_name=contents.header["display_name"],
         blobs=encode_memory(empty),
-        summary=sessions.summary(empty),
+        summary=sessions.commits.summary(empty),
     )
     try:
         async with sessions.unloaded(key) as lease:
@@ -116,11 +111,11 @@ async def _store(
                 expected_revision=1,
                 nonce=uuid.uuid4().hex,
                 version=1,
-                summary=sessions.summary(memory),
+                summary=sessions.commits.summary(memory),
                 put_blobs=contents.blobs,
                 records=contents.records,
             )
-            return await sessions.retried(lambda: store.commit(lease, commit))
+            return await sessions.commits.retried(lambda: store.commit(lease, commit))
     except BaseException:
         # An import that failed leaves nothing behind.
         with contextlib.suppress(Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.app.limits import SessionLimits
 from server.store.base import SessionKey, SessionStore
 
 
@@ -33,31 +34,28 @@ def _too_big(subject: str, used_bytes: int, limit_bytes: int) -> QuotaExceededEr
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """Limits, bytes as `Head.stored_bytes` and `user_bytes` count them; 0 is no limit."""
+    """The quotas among `limits`, checked against what `store` counts."""
 
     store: SessionStore
-    session_bytes: int = 0
-    user_bytes: int = 0
-    user_sessions: int = 0
-    user_tokens_per_minute: int = 0
+    limits: SessionLimits
 
     async def check(self, key: SessionKey, *, new: bool = False, adding: int = 1) -> None:
         """Raises QuotaExceededError when the session, which may be `new`, or its user has no room
         for `adding` bytes, or a new one is one too many. Raises NotFoundError."""
-        if self.session_bytes:
+        if self.limits.session_quota_bytes:
             stored = 0 if new else (await self.store.head(key)).stored_bytes
-            if stored + adding > self.session_bytes:
-                raise _too_big(str(key), stored, self.session_bytes)
-        if self.user_bytes:
+            if stored + adding > self.limits.session_quota_bytes:
+                raise _too_big(str(key), stored, self.limits.session_quota_bytes)
+        if self.limits.user_quota_bytes:
             stored = await self.store.user_bytes(key.user)
-            if stored + adding > self.user_bytes:
-                raise _too_big(f"users/{key.user}", stored, self.user_bytes)
-        if self.user_sessions and new:
+            if stored + adding > self.limits.user_quota_bytes:
+                raise _too_big(f"users/{key.user}", stored, self.limits.user_quota_bytes)
+        if self.limits.user_quota_sessions and new:
             count = await self.store.user_sessions(key.user)
-            if count >= self.user_sessions:
+            if count >= self.limits.user_quota_sessions:
                 raise QuotaExceededError(
                     f"users/{key.user}",
-                    f"has {count} sessions of the {self.user_sessions} that it may; "
+                    f"has {count} sessions of the {self.limits.user_quota_sessions} that it may; "
                     "erase one that is not needed any more.",
                 )
 
@@ -66,23 +64,23 @@ class Quotas:
         if (seconds := await self.wait_seconds(user)) > 0:
             raise QuotaExceededError(
                 f"users/{user}",
-                f"learns at most {self.user_tokens_per_minute:,} tokens in a minute; "
+                f"learns at most {self.limits.user_quota_tokens_per_minute:,} tokens in a minute; "
                 f"try again in {seconds:.0f} seconds, or ask without learning.",
                 retry_seconds=seconds,
             )
 
     async def wait_seconds(self, user: str) -> float:
         """How long until the user may learn again; 0 when it may now."""
-        if not self.user_tokens_per_minute:
+        if not self.limits.user_quota_tokens_per_minute:
             return 0.0
         left = await self._draw(user, 0)
-        return 0.0 if left > 0 else max(1.0, -left * 60 / self.user_tokens_per_minute)
+        return 0.0 if left > 0 else max(1.0, -left * 60 / self.limits.user_quota_tokens_per_minute)
 
     async def charge(self, user: str, tokens: int) -> None:
         """Counts learnable tokens that became part of a session of the user."""
-        if self.user_tokens_per_minute and tokens:
+        if self.limits.user_quota_tokens_per_minute and tokens:
             await self._draw(user, tokens)
 
     async def _draw(self, user: str, tokens: int) -> float:
-        limit = self.user_tokens_per_minute
+        limit = self.limits.user_quota_tokens_per_minute
         return await self.store.draw(user, tokens, capacity=limit, per_second=limit / 60)

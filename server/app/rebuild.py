@@ -15,7 +15,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
@@ -30,14 +30,13 @@ from hope_runtime.session.fold import due, effective
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete, result_of
+from server.app.session_log import read_log
 from server.app.sessions import Sessions
 from server.store.base import (
     Commit,
     Head,
     Job,
     Lease,
-    LogRecord,
-    SessionKey,
     StoreFullError,
     StoreUnavailableError,
 )
@@ -45,7 +44,6 @@ from server.store.base import Record as StoredRecord
 
 _log = logging.getLogger(__name__)
 
-LOG_PAGE = 256
 _Fields = TypeVar("_Fields", "Ask", "Progress")
 
 
@@ -244,27 +242,14 @@ class Refold:
             expected_revision=head.revision,
             nonce=uuid.uuid4().hex,
             version=head.version + 1,
-            summary=await asyncio.to_thread(sessions.summary, memory),
+            summary=await asyncio.to_thread(sessions.commits.summary, memory),
             put_blobs=blobs,
             drop_blobs=frozenset(head.blobs.keys() - blobs.keys()),
             records=[StoredRecord(record.kind, record.encode()) for record in records],
             policy=self._ask.policy,
             ends_job=True,
         )
-        self.committed = await sessions.retried(lambda: sessions.store.commit(self._lease, commit))
-        await sessions.collect(self._lease.key)
+        commits, store = sessions.commits, sessions.store
+        self.committed = await commits.retried(lambda: store.commit(self._lease, commit))
+        await commits.collect(self._lease.key)
         return self.committed
-
-
-async def read_log(sessions: Sessions, key: SessionKey) -> list[Record]:
-    """Every record of a session's log, in order."""
-    records: list[Record] = []
-    while True:
-        page = await sessions.store.read_log(key, after_seq=len(records), limit=LOG_PAGE)
-        records += await asyncio.to_thread(_decoded, page)
-        if len(page) < LOG_PAGE:
-            return records
-
-
-def _decoded(page: Sequence[LogRecord]) -> list[Record]:
-    return [Record.decode(each.payload) for each in page]

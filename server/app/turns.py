@@ -98,13 +98,13 @@ async def generate(
                 )
             try:
                 outcome = generated.outcome
-                await sessions.commit_turn(resident, outcome.record, outcome.memory, reply)
+                await sessions.commits.turn(resident, outcome.record, outcome.memory, reply)
             except AlreadyExistsError:
                 # Another server answered the same request in between.
                 assert request is not None
                 await _check_repeat(sessions, key, request)
                 raise
-            sessions.learn_later(resident)
+            sessions.commits.learn_later(resident)
         return generated
 
 
@@ -182,11 +182,11 @@ async def ingest(
                 row = (key, conversation)
                 outcome = await result_of(sessions.engine.read(row, resident.memory, record))
                 assert outcome.memory is not None
-                await sessions.commit_turn(resident, record, outcome.memory)
+                await sessions.commits.turn(resident, record, outcome.memory)
             else:
-                await sessions.commit_event(resident, record)
+                await sessions.commits.event(resident, record)
             # Not behind the reply but before the next piece: a stretch is learnt when it ends.
-            await sessions.learnt(resident)
+            await sessions.commits.learnt(resident)
             return IngestProgress(
                 now.committed_bytes,
                 tokens,
@@ -244,12 +244,12 @@ async def end_conversation(
         memory = resident.memory
         if conversation in memory.conversations or memory.pending:
             record = Record(RecordKind.END_CONVERSATION, conversation)
-            await sessions.commit_event(resident, record)
+            await sessions.commits.event(resident, record)
             sessions.engine.drop((key, conversation))
         if not wait:
-            sessions.learn_later(resident)
+            sessions.commits.learn_later(resident)
             return resident.head, []
-        reports = await sessions.learnt(resident)
+        reports = await sessions.commits.learnt(resident)
         return resident.head, reports
 
 
@@ -265,9 +265,9 @@ async def _flush(
 ) -> list[Consolidation]:
     if not resident.memory.pending:
         return []
-    await sessions.commit_event(resident, Record(RecordKind.CONSOLIDATE))
+    await sessions.commits.event(resident, Record(RecordKind.CONSOLIDATE))
     on_status(Status.LEARNING)
-    return await sessions.learnt(resident)
+    return await sessions.commits.learnt(resident)
 
 
 async def _check_repeat(sessions: Sessions, key: SessionKey, request: RequestId) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session.log import Record, RecordKind
 from server.app.cancellation import complete
-from server.app.rebuild import LOG_PAGE, read_log
 from server.app.residency import Resident
+from server.app.session_log import log_pages, read_log
 from server.app.sessions import Sessions
 from server.app.version_diff import Taught, Version, between
 from server.store.base import Head, SessionKey, Snapshot, StaleRevisionError, VersionInfo
@@ -36,6 +36,18 @@ async def snapshot(sessions: Sessions, key: SessionKey, name: str) -> Snapshot:
     """Names the present version, with everything learnt that was due."""
     async with sessions.exclusive(key):
         return await sessions.store.snapshot(key, name)
+
+
+async def snapshots(
+    sessions: Sessions, key: SessionKey, *, page_size: int, page_token: str
+) -> tuple[list[Snapshot], str]:
+    """A page of a session's snapshots, and the token of the next one, "" behind the last."""
+    return await sessions.store.snapshots(key, page_size=page_size, page_token=page_token)
+
+
+async def delete_snapshot(sessions: Sessions, key: SessionKey, name: str) -> None:
+    """Takes a snapshot's name away; its version may be forgotten from then on."""
+    await sessions.store.delete_snapshot(key, name)
 
 
 async def rollback(
@@ -69,7 +81,7 @@ async def reset(
                     field="levels",
                 )
         chosen = tuple(sorted(set(levels))) or tuple(known)
-        await sessions.commit_event(resident, Record(RecordKind.RESET, levels=chosen))
+        await sessions.commits.event(resident, Record(RecordKind.RESET, levels=chosen))
         return resident.head
 
 
@@ -83,14 +95,14 @@ async def set_frozen(sessions: Sessions, key: SessionKey, frozen: bool) -> None:
         kind = RecordKind.FREEZE if frozen else RecordKind.UNFREEZE
         levels = tuple(range(len(resident.memory.levels)))
         if any(level.guard.frozen != frozen for level in resident.memory.levels):
-            await sessions.commit_event(resident, Record(kind, levels=levels))
+            await sessions.commits.event(resident, Record(kind, levels=levels))
 
 
 async def rename(sessions: Sessions, key: SessionKey, name: str, etag: str | None) -> Head:
     """Changes a session's display name."""
     async with sessions.exclusive(key) as resident:
         check_etag(resident, etag)
-        await sessions.rename(resident, name)
+        await sessions.commits.rename(resident, name)
         return resident.head
 
 
@@ -124,16 +136,14 @@ async def consolidations(
     """Up to `size` records of consolidations behind a place in the log, and the place behind the
     last of them, 0 when the log ends there. Needs no lock: a log only grows."""
     found: list[Record] = []
-    while True:
-        page = await sessions.store.read_log(key, after_seq=after_seq, limit=LOG_PAGE)
+    async for page in log_pages(sessions, key, after_seq):
         for each in page:
             if each.kind == RecordKind.CONSOLIDATION:
                 if len(found) == size:
                     return found, after_seq
                 found.append(Record.decode(each.payload))
             after_seq = each.seq
-        if len(page) < LOG_PAGE:
-            return found, 0
+    return found, 0
 
 
 def check_etag(resident: Resident, etag: str | None) -> None:
@@ -149,8 +159,8 @@ async def _rollback(sessions: Sessions, resident: Resident, target: int) -> None
     memory = sessions.decode(await sessions.store.read_blobs(key, version=target))
     record = Record(RecordKind.ROLLBACK, target_version=target, target_seq=version.log_seq)
     nonce = uuid.uuid4().hex
-    summary = sessions.summary(memory)
-    resident.head = await sessions.retried(
+    summary = sessions.commits.summary(memory)
+    resident.head = await sessions.commits.retried(
         lambda: sessions.store.rollback(
             resident.lease,
             expected_revision=resident.head.revision,
@@ -161,7 +171,7 @@ async def _rollback(sessions: Sessions, resident: Resident, target: int) -> None
         )
     )
     resident.memory = memory
-    await sessions.collect(key)
+    await sessions.commits.collect(key)
 
 
 async def _kept_version(

@@ -14,6 +14,7 @@ from hope_runtime.errors import InvalidRequestError
 from server.app import versions as lineage
 from server.app.names import session_key
 from server.app.sessions import Sessions
+from server.app.status import model_info, server_load
 from server.store.base import MAX_PAGE_SIZE
 
 Context = aio.ServicerContext[Any, Any]
@@ -36,28 +37,27 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def GetServerInfo(  # noqa: N802 - the name is gRPC's
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
-        sessions = self._sessions
-        model = sessions.engine.model
+        info = model_info(self._sessions)
         return pb.GetServerInfoResponse(
             version=version("hope-server"),
             schema_revision=SCHEMA_REVISION,
             model=self._model_name,
-            base_fingerprint=sessions.fingerprint,
-            dtype=str(model.dtype).removeprefix("torch."),
-            window_tokens=sessions.engine.window_tokens,
-            max_state_bytes=max(map(sessions.engine.state_bytes_limit, sessions.policies.values())),
-            policies=sorted(sessions.policies),
+            base_fingerprint=info.fingerprint,
+            dtype=info.dtype,
+            window_tokens=info.window_tokens,
+            max_state_bytes=info.max_state_bytes,
+            policies=info.policies,
         )
 
     async def GetLoad(  # noqa: N802
         self, request: pb.GetLoadRequest, context: Context
     ) -> pb.GetLoadResponse:
-        load = self._sessions.engine.load()
+        load = server_load(self._sessions)
         return pb.GetLoadResponse(
-            running_turns=load.running,
-            waiting_turns=load.waiting,
-            learning_sessions=load.learning,
-            resident_sessions=self._sessions.residency.resident_count,
+            running_turns=load.running_turns,
+            waiting_turns=load.waiting_turns,
+            learning_sessions=load.learning_sessions,
+            resident_sessions=load.resident_sessions,
             resident_bytes=load.resident_bytes,
         )
 

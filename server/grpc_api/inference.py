@@ -218,7 +218,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     def _delta(self, piece: TextPiece) -> pb.TextDelta:
-        token_bytes = self._sessions.engine.model.tokenizer.token_bytes
+        token_bytes = self._sessions.tokenizer.token_bytes
 
         def one(token: int, logprob: float) -> pb.TokenLogprob:
             return pb.TokenLogprob(token=token, text=token_bytes(token), logprob=logprob)

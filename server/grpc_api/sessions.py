@@ -55,14 +55,14 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     async def GetSession(  # noqa: N802
         self, request: pb.GetSessionRequest, context: Context
     ) -> pb.GetSessionResponse:
-        head = await self._sessions.store.head(session_key(request.name, field="name"))
+        head = await self._sessions.head(session_key(request.name, field="name"))
         return pb.GetSessionResponse(session=self._shown(head))
 
     async def ListSessions(  # noqa: N802
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
         user = user_id(request.parent, field="parent")
-        heads, token = await self._sessions.store.list_sessions(
+        heads, token = await self._sessions.page(
             user, page_size=_page_size(request.page_size), page_token=request.page_token
         )
         return pb.ListSessionsResponse(
@@ -97,8 +97,9 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.ListSnapshotsRequest, context: Context
     ) -> pb.ListSnapshotsResponse:
         key = session_key(request.parent, field="parent")
-        found, token = await self._sessions.store.snapshots(
-            key, page_size=_page_size(request.page_size), page_token=request.page_token
+        size, after = _page_size(request.page_size), request.page_token
+        found, token = await lineage.snapshots(
+            self._sessions, key, page_size=size, page_token=after
         )
         return pb.ListSnapshotsResponse(
             snapshots=[to_snapshot(key, each) for each in found], next_page_token=token
@@ -108,7 +109,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.DeleteSnapshotRequest, context: Context
     ) -> pb.DeleteSnapshotResponse:
         key, name = snapshot_key(request.name, field="name")
-        await self._sessions.store.delete_snapshot(key, name)
+        await lineage.delete_snapshot(self._sessions, key, name)
         return pb.DeleteSnapshotResponse()
 
     async def RollbackSession(  # noqa: N802
@@ -149,7 +150,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         norms, taught = await lineage.changes(
             self._sessions, key, request.from_version, request.to_version
         )
-        tokenizer = self._sessions.engine.model.tokenizer
+        tokenizer = self._sessions.tokenizer
         end = start + size
         return pb.DiffVersionsResponse(
             levels=[
