@@ -56,6 +56,7 @@ from server.grpc_api.interceptors.identity import AuthInterceptor
 from server.grpc_api.interceptors.metrics import MeasuringInterceptor
 from server.grpc_api.interceptors.request_log import RequestLogInterceptor
 from server.grpc_api.sessions import SessionService
+from server.grpc_api.turn_messages import MessageCodec
 from server.settings import Settings
 from server.store.base import StoreError
 from server.store.factory import make_store
@@ -182,6 +183,7 @@ async def running_server(
             store,
             engine,
             session_limits(settings),
+            replies=MessageCodec(),
             metrics=metrics,
             tracer=tracer or NO_TRACES,
         )
@@ -194,7 +196,7 @@ async def running_server(
         health = HealthServicer()
         server = _grpc_server(settings, authenticate, *outer)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(sessions, stalled_stream_seconds=settings.stalled_stream_seconds),
+            InferenceService(sessions),
             server,
         )
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(

@@ -22,6 +22,7 @@ from hope_runtime.session.fold import due
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete, result_of
+from server.app.events import Learning, Tell
 from server.app.quotas import Quotas
 from server.app.residency import Resident
 from server.app.summary import decode_summary, encode_summary
@@ -93,14 +94,19 @@ class Commits:
 
     def learn_later(self, resident: Resident) -> None:
         """Start commit 2 if something is due. No deadline or cancellation reaches it."""
-        if resident.learning is None and due(resident.memory) is not None:
+        boundary = due(resident.memory)
+        if resident.learning is None and boundary is not None:
+            resident.progress = Learning(boundary.level)
             resident.learning = asyncio.create_task(self._learn(resident))
             resident.learning.add_done_callback(_log_failure)
 
-    async def learnt(self, resident: Resident) -> list[Consolidation]:
-        """Wait for commit 2; returns a report of each level that learnt."""
+    async def learnt(self, resident: Resident, tell: Tell = lambda _: None) -> list[Consolidation]:
+        """Wait for commit 2; returns a report of each consolidation."""
         self.learn_later(resident)
-        return await asyncio.shield(resident.learning) if resident.learning else []
+        if resident.learning is None:
+            return []
+        with resident.listening(tell):
+            return await asyncio.shield(resident.learning)
 
     async def collect(self, key: SessionKey) -> None:
         """Drop old versions after a new one was made. A failure is left to the next call."""
@@ -130,6 +136,8 @@ class Commits:
             memory = resident.memory
             reports = []
             while (boundary := due(memory)) is not None:
+                if resident.progress != (progress := Learning(boundary.level)):
+                    resident.advance(progress)
                 with self._tracer.span("learn", level=boundary.level):
                     ticket = self._engine.consolidate(memory, boundary)
                     memory, report = await result_of(ticket)
@@ -147,7 +155,7 @@ class Commits:
             self._metrics.learning_failures.inc()
             raise
         finally:
-            resident.learning = None
+            resident.learning = resident.progress = None
 
     async def _commit(
         self,

@@ -14,6 +14,8 @@ from server.auth.caller import USER_ID as _ID
 from server.auth.caller import present_caller
 from server.store.base import NotFoundError, SessionKey
 
+MAX_CONVERSATION_NAME = 64
+MAX_DOCUMENT_NAME = 256
 _SESSION = re.compile(r"users/([^/]*)/sessions/([^/]*)")
 _SNAPSHOT = re.compile(r"(.*)/snapshots/([^/]*)")
 _USER = re.compile(r"users/([^/]*)")
@@ -71,6 +73,11 @@ def session_id(chosen: str, *, field: str) -> str:
             field=field,
         )
     return chosen
+
+
+def conversation_name(chosen: str) -> str:
+    """A conversation's name, "default" when empty. Raises InvalidRequestError."""
+    return short_name(chosen, "default", MAX_CONVERSATION_NAME, field="conversation")
 
 
 def short_name(value: str, default: str, limit: int, *, field: str) -> str:

@@ -10,26 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.learning import Consolidation
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete
+from server.app.events import Learning, Queued, Tell
 from server.store.base import Head, Lease, SessionKey, SessionStore, StoreError
-
-
-class Status(Enum):
-    """What a turn waits for."""
-
-    QUEUED = "queued"
-    LEARNING = "learning"
-
-
-OnStatus = Callable[[Status], None]
 
 
 class JobRunningError(Exception):
@@ -59,8 +49,28 @@ class Resident:
     head: Head
     memory: SessionMemory
     used_at: float
-    # Set while commit 2 of an earlier turn is under way.
+    # Set while commit 2 of an earlier turn is under way, with how far it is.
     learning: asyncio.Task[list[Consolidation]] | None = None
+    progress: Learning | None = None
+    # Of the turn that waits for it: whoever holds the session, so there is one at most.
+    listener: Tell | None = None
+
+    def advance(self, progress: Learning) -> None:
+        """Notes how far learning is, and tells the turn that waits for it."""
+        self.progress = progress
+        if self.listener is not None:
+            self.listener(progress)
+
+    @contextlib.contextmanager
+    def listening(self, tell: Tell) -> Iterator[None]:
+        """Tells how far learning is, now and during the block."""
+        if self.progress is not None:
+            tell(self.progress)
+        self.listener = tell
+        try:
+            yield
+        finally:
+            self.listener = None
 
 
 @dataclass(eq=False, slots=True)
@@ -109,13 +119,11 @@ class Residency:
         return True
 
     @contextlib.asynccontextmanager
-    async def locked(
-        self, key: SessionKey, on_status: OnStatus = lambda _: None
-    ) -> AsyncIterator[Entry]:
+    async def locked(self, key: SessionKey, tell: Tell = lambda _: None) -> AsyncIterator[Entry]:
         """The session's entry, alone; it goes with its last user when it holds nothing."""
         entry = self.entries.setdefault(key, Entry())
         if entry.lock.locked():
-            on_status(Status.QUEUED)
+            tell(Queued())
         entry.users += 1
         self._idle.clear()
         try:

@@ -23,9 +23,10 @@ from hope_runtime.session.policy import LearningPolicy
 from hope_runtime.tokenizer import Tokenizer
 from server.app.cancellation import complete
 from server.app.commits import Commits
+from server.app.events import ReplyCodec, Tell
 from server.app.limits import SessionLimits
 from server.app.quotas import Quotas
-from server.app.residency import Entry, JobRunningError, OnStatus, Residency, Resident, Status
+from server.app.residency import Entry, JobRunningError, Residency, Resident
 from server.app.summary import Summary, decode_summary
 from server.store.base import (
     Head,
@@ -50,7 +51,7 @@ class DrainingError(Exception):
 
 
 class Sessions:
-    """All sessions of one server."""
+    """All sessions of one server. `replies` is the format in which replies are stored."""
 
     def __init__(
         self,
@@ -58,12 +59,14 @@ class Sessions:
         engine: SessionEngine,
         limits: SessionLimits | None = None,
         *,
+        replies: ReplyCodec,
         metrics: Metrics | None = None,
         tracer: Tracer = NO_TRACES,
     ) -> None:
         self.store = store
         self.engine = engine
         self.limits = limits or SessionLimits()
+        self.replies = replies
         self.metrics = metrics or Metrics()
         self.tracer = tracer
         self.policies = engine.policies
@@ -167,14 +170,14 @@ class Sessions:
 
     @contextlib.asynccontextmanager
     async def exclusive(
-        self, key: SessionKey, on_status: OnStatus = lambda _: None
+        self, key: SessionKey, tell: Tell = lambda _: None
     ) -> AsyncIterator[Resident]:
         """The session, alone: loaded, leased, with everything learnt that was due.
 
         Raises NotFoundError, LeaseHeldError, JobRunningError, or why its state cannot be used.
         """
         self.admit()
-        async with self.residency.locked(key, on_status) as entry:
+        async with self.residency.locked(key, tell) as entry:
             try:
                 self.admit()
                 if entry.job is not None:
@@ -184,9 +187,9 @@ class Sessions:
                 resident = entry.resident
                 self.commits.learn_later(resident)
                 if resident.learning:
-                    on_status(Status.LEARNING)
-                    # Learning that failed was logged, and stays due; it must not end a turn.
-                    await asyncio.wait([resident.learning])
+                    with resident.listening(tell):
+                        # Learning that failed was logged, and stays due; it must not end a turn.
+                        await asyncio.wait([resident.learning])
                 yield resident
                 resident.used_at = time.monotonic()
             except (LeaseLostError, StaleRevisionError):

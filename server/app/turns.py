@@ -1,55 +1,39 @@
-"""The turns: what generate, ingest, score and the learning events do with a session.
+"""Turns on a session: generate, score, and the events that make it learn. Ingest is in ingest.py.
 
-Each is a few lines over Sessions (lock, lease, commits) and the engine (compute). Knows no gRPC:
-services/ translates requests and errors.
+Each is a few lines over Sessions (lock, lease, commits) and the engine (compute). Knows no
+transport: generate and score hand out events (events.py), which transports map.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
-from hope_runtime.engine.reply import OnText
-from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
-from hope_runtime.errors import InvalidRequestError
+from hope_runtime.engine.reply import TextPiece
+from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.learning import Consolidation
-from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.session.memory import Document
-from hope_runtime.session.spans import SpanReader
+from hope_runtime.session.log import Record, RecordKind
+from hope_runtime.tokenizer import Tokenizer
 from server.app.cancellation import result_of
-from server.app.residency import OnStatus, Resident, Status
+from server.app.event_stream import EventStream
+from server.app.events import (
+    Finished,
+    GenerateEvent,
+    Scored,
+    ScoreEvent,
+    Tell,
+    TextDelta,
+    TokenLogprob,
+    TokenLogprobs,
+    Usage,
+)
+from server.app.measures import ReplyClock
+from server.app.replies import RequestId, find_reply, to_store
+from server.app.residency import Resident
 from server.app.sessions import Sessions
-from server.store.base import AlreadyExistsError, Head, SessionKey, StoredReply
-
-# Tokens of a document between two commits, and so the most that a crash makes a client resend.
-SUB_TURN_TOKENS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """A reply and where it left the session."""
-
-    outcome: GenerateOutcome
-    memory_version: int
-
-
-@dataclass(frozen=True, slots=True)
-class RequestId:
-    """Protects a turn against being learnt twice; `digest` tells other requests apart."""
-
-    id: str
-    digest: bytes
-    expires_at: float
-
-
-class RepeatedRequestError(Exception):
-    """The request was answered before; `payload` is the stored answer."""
-
-    def __init__(self, payload: bytes) -> None:
-        super().__init__("the request was answered before")
-        self.payload = payload
+from server.store.base import AlreadyExistsError, Head, SessionKey
 
 
 async def generate(
@@ -57,183 +41,160 @@ async def generate(
     key: SessionKey,
     turn: GenerateTurn,
     *,
-    on_text: OnText,
-    on_status: OnStatus,
-    ready: Callable[[], bool],
     ephemeral: bool = False,
     request: RequestId | None = None,
-    encode_reply: Callable[[Generated], bytes],
-) -> Generated:
-    """One reply, durable when this returns; learning goes on behind it.
+) -> AsyncGenerator[GenerateEvent, None]:
+    """Answer the last message of a turn.
 
-    Raises RepeatedRequestError when `request` was answered before.
+    Yields text as it becomes certain, and Finished when the turn is durable; learning goes on
+    behind it. A reader that is behind holds up its own turn only, and one that stalls ends it. A
+    turn that is `ephemeral` keeps nothing; a `request` that was answered before gets its reply
+    again. Close the iterator to cancel the turn, which then leaves no trace.
+
+    Raises InvalidRequestError, QuotaExceededError, StalledStreamError, errors of the store, and why
+    the session cannot be used.
     """
-    async with sessions.exclusive(key, on_status) as resident:
-        if request is not None:
-            await _check_repeat(sessions, key, request)
-        if not ephemeral:
-            await sessions.quotas.check(key)
-        if turn.learn and not ephemeral:
-            await sessions.quotas.check_rate(key.user)
-        if not ephemeral and turn.conversation not in resident.memory.conversations:
-            # A new conversation: what the others taught is learnt before it begins, which a turn
-            # that is refused must not bring about.
-            await asyncio.to_thread(sessions.engine.check, resident.memory, turn)
-            await _flush(sessions, resident, on_status)
-        version = resident.head.version
-        row = (key, turn.conversation)
-        ticket = sessions.engine.generate(row, resident.memory, turn, on_text, ready=ready)
-        generated = Generated(await result_of(ticket), version)
-        if ephemeral:
-            sessions.engine.drop(row)  # it holds keys and values of what was said
-        else:
-            reply = None
-            if request is not None:
-                payload = encode_reply(generated)
-                reply = StoredReply(
-                    request_id=request.id,
-                    body_digest=request.digest,
-                    payload=payload,
-                    expires_at=request.expires_at,
-                )
-            try:
-                outcome = generated.outcome
-                await sessions.commits.turn(resident, outcome.record, outcome.memory, reply)
-            except AlreadyExistsError:
-                # Another server answered the same request in between.
-                assert request is not None
-                await _check_repeat(sessions, key, request)
-                raise
-            sessions.commits.learn_later(resident)
-        return generated
+    clock = ReplyClock(sessions.metrics, str(key), sessions.tracer)
+    stream: EventStream[GenerateEvent] = EventStream(sessions.limits.stalled_stream_seconds)
+    # Nothing is kept of an ephemeral turn, so there is nothing to repeat.
+    work = _answer(sessions, key, turn, stream, ephemeral, None if ephemeral else request)
+    async with aclosing(stream.run(work)) as events:
+        async for event in events:
+            clock.saw(event)
+            yield event
 
 
-class End(Enum):
-    """How the pieces of a document end."""
-
-    COMPLETE = "complete"
-    KEEP_OPEN = "keep_open"
-
-
-class BrokenStreamError(Exception):
-    """The pieces stopped coming before they said that they had ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class IngestProgress:
-    """How far an ingest has come. `nats` are summed over the `scored` tokens since the last one."""
-
-    committed_bytes: int
-    tokens: int
-    nats: float
-    scored: int
-    memory_version: int
-    ended: bool = False
-
-
-async def ingest(
+async def _answer(
     sessions: Sessions,
     key: SessionKey,
-    parts: AsyncIterator[bytes | End],
-    *,
-    conversation: str,
-    document: str,
-    offset_bytes: int,
-    learn: bool,
-    on_status: OnStatus,
-) -> AsyncIterator[IngestProgress]:
-    """Reads a document as a row of sub-turns, each of them durable when its progress comes.
-
-    The last of `parts` is an End; whoever sends them raises when it does not come, and then only
-    the sub-turns that were reported are part of the session.
-    """
-    known = await _open_document(sessions, key, document, offset_bytes, on_status)
-    reader = SpanReader(known.tail)
-    encode = sessions.engine.model.tokenizer.encode
-    tokens = 0
-    # Bytes that `known` counts already but no span has: they come out with the next one.
-    committed = known.committed_bytes - len(known.tail)
-    pending: list[tuple[int, ...]] = []
-
-    async def sub_turn(
-        spans: Sequence[tuple[int, ...]], expected: Document, now: Document
-    ) -> IngestProgress:
-        record = Record(
-            RecordKind.DOCUMENT,
-            conversation,
-            (Segment(Speaker.DOCUMENT, tuple(spans), learn),) if spans else (),
-            document=document,
-            committed_bytes=now.committed_bytes,
-            tail=now.tail,
-            ended=now.ended,
-        )
-        while learn and (seconds := await sessions.quotas.wait_seconds(key.user)):
-            on_status(Status.QUEUED)
-            await asyncio.sleep(seconds)
-        async with sessions.exclusive(key, on_status) as resident:
-            if resident.memory.documents.get(document, Document()) != expected:
-                raise InvalidRequestError(
-                    f"Document '{document}' was changed by another call meanwhile.",
-                    field="start.document",
-                )
-            await sessions.quotas.check(key)
-            outcome = ReadOutcome(0.0, 0)
-            if spans:
-                row = (key, conversation)
-                outcome = await result_of(sessions.engine.read(row, resident.memory, record))
-                assert outcome.memory is not None
-                await sessions.commits.turn(resident, record, outcome.memory)
+    turn: GenerateTurn,
+    stream: EventStream[GenerateEvent],
+    ephemeral: bool,
+    request: RequestId | None,
+) -> None:
+    started = time.monotonic()
+    async with sessions.exclusive(key, stream.put) as resident:
+        stored = await find_reply(sessions, key, request) if request else None
+        if stored is None:
+            await _check_quotas(sessions, key, turn, ephemeral)
+            if not ephemeral and turn.conversation not in resident.memory.conversations:
+                # A new conversation: what the others taught is learnt before it begins, which a
+                # turn that is refused must not bring about.
+                await asyncio.to_thread(sessions.engine.check, resident.memory, turn)
+                await _flush(sessions, resident, stream.put)
+            version = resident.head.version
+            outcome = await _decode(sessions, resident, turn, stream)
+            if ephemeral:
+                # Its window holds keys and values of what was said.
+                sessions.engine.drop((key, turn.conversation))
             else:
-                await sessions.commits.event(resident, record)
-            # Not behind the reply but before the next piece: a stretch is learnt when it ends.
-            await sessions.commits.learnt(resident)
-            return IngestProgress(
-                now.committed_bytes,
-                tokens,
-                outcome.nats,
-                outcome.scored,
-                resident.head.version,
-                now.ended,
-            )
-
-    ended = False
-    async for part in parts:
-        ended = part is End.COMPLETE
-        data = part if isinstance(part, bytes) else b""
-        for span in reader.feed(data, final=ended):
-            ids = tuple(encode(span))
-            committed += len(span.encode())
-            tokens += len(ids)
-            pending.append(ids)
-            if sum(map(len, pending)) >= SUB_TURN_TOKENS:
-                now = _advanced(known, committed)
-                yield await sub_turn(pending, known, now)
-                known, pending = now, []
-    now = Document(committed + len(reader.tail), reader.tail, ended)
-    if not now.committed_bytes:
-        raise InvalidRequestError("The document is empty.", field="chunk")
-    yield await sub_turn(pending, known, now)
+                stored = await _commit(sessions, resident, outcome, version, request)
+                sessions.commits.learn_later(resident)
+    if stored is not None:
+        delta, finished = stored
+        stream.put(delta)
+        stream.put(finished)
+    else:
+        spent = outcome.prefill_seconds + outcome.decode_seconds
+        queued = max(0.0, time.monotonic() - started - spent)
+        stream.put(_finished(outcome, version, queued))
 
 
-def _advanced(known: Document, committed: int) -> Document:
-    """`known` when the spans before byte `committed` have been read.
+async def _check_quotas(
+    sessions: Sessions, key: SessionKey, turn: GenerateTurn, ephemeral: bool
+) -> None:
+    if not ephemeral:
+        await sessions.quotas.check(key)
+        if turn.learn:
+            await sessions.quotas.check_rate(key.user)
 
-    A tail may hold more than its first span, such as the space behind a sentence; bytes that were
-    reported as committed stay so.
-    """
-    if committed >= known.committed_bytes:
-        return Document(committed)
-    return Document(known.committed_bytes, known.tail[committed - known.committed_bytes :])
+
+async def _decode(
+    sessions: Sessions, resident: Resident, turn: GenerateTurn, stream: EventStream[GenerateEvent]
+) -> GenerateOutcome:
+    tokenizer = sessions.tokenizer
+
+    def on_text(piece: TextPiece) -> None:
+        stream.put_threadsafe(_delta(tokenizer, piece))
+
+    ticket = sessions.engine.generate(
+        (resident.key, turn.conversation),
+        resident.memory,
+        turn,
+        on_text,
+        ready=lambda: not stream.has_plenty,
+    )
+    return await result_of(ticket)
+
+
+async def _commit(
+    sessions: Sessions,
+    resident: Resident,
+    outcome: GenerateOutcome,
+    version: int,
+    request: RequestId | None,
+) -> tuple[TextDelta, Finished] | None:
+    """Makes a turn durable. Returns the stored reply if another server answered the same request
+    in between."""
+    reply = None
+    if request is not None:
+        delta = _delta(sessions.tokenizer, outcome.reply)
+        reply = to_store(sessions, request, delta, _finished(outcome, version, 0.0))
+    try:
+        await sessions.commits.turn(resident, outcome.record, outcome.memory, reply)
+    except AlreadyExistsError:
+        assert request is not None
+        if (stored := await find_reply(sessions, resident.key, request)) is None:
+            raise
+        return stored
+    return None
+
+
+def _delta(tokenizer: Tokenizer, piece: TextPiece) -> TextDelta:
+    def one(token: int, logprob: float) -> TokenLogprob:
+        return TokenLogprob(token, tokenizer.token_bytes(token), logprob)
+
+    return TextDelta(
+        piece.text,
+        piece.tokens,
+        tuple(
+            TokenLogprobs(one(each.token, each.logprob), tuple(one(*likely) for likely in each.top))
+            for each in piece.logprobs
+        ),
+    )
+
+
+def _finished(outcome: GenerateOutcome, version: int, queue_seconds: float) -> Finished:
+    usage = Usage(
+        input_tokens=outcome.input_tokens,
+        output_tokens=outcome.output_tokens,
+        learnable_tokens=outcome.record.learnable_tokens,
+        memory_version=version,
+        queue_seconds=queue_seconds,
+        prefill_seconds=outcome.prefill_seconds,
+        decode_seconds=outcome.decode_seconds,
+        surprise_nats=outcome.surprise_nats,
+    )
+    return Finished(outcome.finish_reason, outcome.text, usage)
 
 
 async def score(
     sessions: Sessions, key: SessionKey, context: str, text: str, *, frozen: bool
-) -> tuple[ReadOutcome, int]:
-    """Surprise of `text`, and the version of the memory that was asked. Changes nothing."""
-    async with sessions.exclusive(key) as resident:
-        memory = None if frozen else resident.memory
-        outcome = await result_of(sessions.engine.score(memory, context, text))
-        return outcome, resident.head.version
+) -> AsyncGenerator[ScoreEvent, None]:
+    """Measure the surprise of `text` after `context`, with the session's memory or, if `frozen`,
+    with the base model alone. Changes nothing."""
+    stream: EventStream[ScoreEvent] = EventStream()
+
+    async def work() -> None:
+        async with sessions.exclusive(key, stream.put) as resident:
+            memory = None if frozen else resident.memory
+            outcome = await result_of(sessions.engine.score(memory, context, text))
+            scored = Scored(outcome.scored, outcome.nats, resident.head.version)
+        stream.put(scored)
+
+    async with aclosing(stream.run(work())) as events:
+        async for event in events:
+            yield event
 
 
 async def end_conversation(
@@ -256,45 +217,14 @@ async def end_conversation(
 async def consolidate(sessions: Sessions, key: SessionKey) -> tuple[Head, list[Consolidation]]:
     """Learns now what waits for a boundary; nothing to learn is no error."""
     async with sessions.exclusive(key) as resident:
-        reports = await _flush(sessions, resident, lambda _: None)
+        reports = await _flush(sessions, resident)
         return resident.head, reports
 
 
 async def _flush(
-    sessions: Sessions, resident: Resident, on_status: OnStatus
+    sessions: Sessions, resident: Resident, tell: Tell = lambda _: None
 ) -> list[Consolidation]:
     if not resident.memory.pending:
         return []
     await sessions.commits.event(resident, Record(RecordKind.CONSOLIDATE))
-    on_status(Status.LEARNING)
-    return await sessions.commits.learnt(resident)
-
-
-async def _check_repeat(sessions: Sessions, key: SessionKey, request: RequestId) -> None:
-    stored = await sessions.store.find_reply(key, request.id)
-    if stored is None:
-        return
-    if stored.body_digest != request.digest:
-        raise InvalidRequestError(
-            f"request_id '{request.id}' was used for another request.", field="request_id"
-        )
-    raise RepeatedRequestError(stored.payload)
-
-
-async def _open_document(
-    sessions: Sessions, key: SessionKey, name: str, offset: int, on_status: OnStatus
-) -> Document:
-    """The document's state; checks that the caller goes on exactly where it stands."""
-    async with sessions.exclusive(key, on_status) as resident:
-        known = resident.memory.documents.get(name, Document())
-    if known.ended:
-        raise InvalidRequestError(
-            f"Document '{name}' was read to its end; use another name.", field="start.document"
-        )
-    if offset != known.committed_bytes:
-        raise InvalidRequestError(
-            f"Document '{name}' is committed up to byte {known.committed_bytes}; "
-            f"resume there, not at {offset}.",
-            field="start.offset_bytes",
-        )
-    return known
+    return await sessions.commits.learnt(resident, tell)

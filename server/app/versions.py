@@ -63,6 +63,7 @@ async def rollback(
                 field="version",
             )
         await complete(_rollback(sessions, resident, target))
+        sessions.metrics.rollbacks.inc()
         return resident.head
 
 

@@ -165,5 +165,5 @@ def to_taught(taught: Taught, tokenizer: Tokenizer) -> pb.TaughtText:
 def to_duration(seconds: float) -> Duration:
     """A number of seconds as a message, to the microsecond."""
     duration = Duration()
-    duration.FromMicroseconds(int(seconds * 1e6))
+    duration.FromMicroseconds(round(seconds * 1e6))
     return duration

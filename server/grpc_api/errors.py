@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NoReturn
 
-import grpc
 from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -21,14 +21,14 @@ from grpc import aio
 from grpc_status import rpc_status
 
 from hope_runtime import errors as runtime
-from server.app import turns
+from server.app.event_stream import StalledStreamError
+from server.app.ingest import BrokenStreamError
 from server.app.jobs import JobCancelledError
 from server.app.quotas import QuotaExceededError
 from server.app.residency import JobRunningError
 from server.app.sessions import DrainingError
 from server.auth.tokens import UnauthenticatedError
-from server.grpc_api.inference import StalledStreamError
-from server.grpc_api.interceptors.base import wrapped
+from server.grpc_api.interceptors.base import CallInterceptor, Context, Observer
 from server.store import base as store
 from server.telemetry.logs import new_number, request_number
 
@@ -65,7 +65,7 @@ _TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
     (JobRunningError, code_pb2.UNAVAILABLE, "JOB_RUNNING", None),
     (JobCancelledError, code_pb2.ABORTED, "JOB_CANCELLED", None),
     (StalledStreamError, code_pb2.ABORTED, "STALLED_STREAM", None),
-    (turns.BrokenStreamError, code_pb2.ABORTED, "BROKEN_STREAM", 0.0),
+    (BrokenStreamError, code_pb2.ABORTED, "BROKEN_STREAM", 0.0),
     (DrainingError, code_pb2.UNAVAILABLE, "DRAINING", 5.0),
     (NotImplementedError, code_pb2.UNIMPLEMENTED, "UNIMPLEMENTED", None),
 )
@@ -128,52 +128,20 @@ def _status(
     return status_pb2.Status(code=code, message=message, details=packed)
 
 
-async def _abort(context: aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+async def _abort(context: Context, error: Exception) -> NoReturn:
     status = rpc_status.to_status(to_status(error))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort does not return")
 
 
-if TYPE_CHECKING:
-    _Interceptor = aio.ServerInterceptor[Any, Any]
-else:
-    _Interceptor = aio.ServerInterceptor
-
-
-class ErrorInterceptor(_Interceptor):
+class ErrorInterceptor(CallInterceptor):
     """Turns the exceptions of every handler into rich statuses."""
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        return wrapped(handler, _single, _streaming)
-
-
-def _single(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def handle(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+    @asynccontextmanager
+    async def around(self, path: str, context: Context) -> AsyncIterator[Observer]:
         try:
-            return await call(request, context)
-        except (asyncio.CancelledError, aio.AbortError):
-            raise
-        except Exception as error:
-            await _abort(context, error)
-
-    return handle
-
-
-def _streaming(call: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-    async def handle(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        try:
-            async for response in call(request, context):
-                yield response
+            yield Observer()
         except (asyncio.CancelledError, aio.AbortError, GeneratorExit):
             raise
         except Exception as error:
             await _abort(context, error)
-
-    return handle

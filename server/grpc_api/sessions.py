@@ -15,7 +15,7 @@ from server.app import archive as transfer
 from server.app import turns
 from server.app import versions as lineage
 from server.app.jobs import Jobs
-from server.app.names import session_id, session_key, short_name, snapshot_key, user_id
+from server.app.names import conversation_name, session_id, session_key, snapshot_key, user_id
 from server.app.sessions import Sessions
 from server.grpc_api.convert import (
     noted_consolidation,
@@ -25,7 +25,6 @@ from server.grpc_api.convert import (
     to_snapshot,
     to_taught,
 )
-from server.grpc_api.inference import MAX_CONVERSATION_NAME
 from server.store.base import MAX_PAGE_SIZE, Head, SessionKey
 
 Context = aio.ServicerContext[Any, Any]
@@ -231,9 +230,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.EndConversationRequest, context: Context
     ) -> pb.EndConversationResponse:
         key = session_key(request.name, field="name")
-        conversation = short_name(
-            request.conversation, "default", MAX_CONVERSATION_NAME, field="conversation"
-        )
+        conversation = conversation_name(request.conversation)
         wait = request.wait if request.HasField("wait") else True
         head, reports = await turns.end_conversation(self._sessions, key, conversation, wait=wait)
         return pb.EndConversationResponse(

@@ -6,20 +6,12 @@ use; grpc_api/errors.py translates the exceptions.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any
-
-import grpc
-from grpc import aio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from server.auth.access import Authenticator, Credentials
 from server.auth.caller import set_caller
-from server.grpc_api.interceptors.base import wrapped
-
-Context = aio.ServicerContext[Any, Any]
-
-# Load balancers and orchestrators probe it without credentials; it tells them nothing else.
-_OPEN = "/grpc.health.v1.Health/"
+from server.grpc_api.interceptors.base import HEALTH, CallInterceptor, Context, Observer
 
 
 def credentials_of(context: Context) -> Credentials:
@@ -32,41 +24,17 @@ def credentials_of(context: Context) -> Credentials:
     )
 
 
-if TYPE_CHECKING:
-    _Interceptor = aio.ServerInterceptor[Any, Any]
-else:
-    _Interceptor = aio.ServerInterceptor
-
-
-class AuthInterceptor(_Interceptor):
+class AuthInterceptor(CallInterceptor):
     """Sets the caller of every call but those of the health service."""
 
     def __init__(self, authenticate: Authenticator) -> None:
         self._authenticate = authenticate
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(_OPEN):
-            return handler
-        return wrapped(handler, self._single, self._streaming)
+    def covers(self, path: str) -> bool:
+        # Load balancers probe it without credentials; it tells them nothing else.
+        return not path.startswith(HEALTH)
 
-    def _single(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def handle(request: Any, context: Context) -> Any:
-            set_caller(self._authenticate(credentials_of(context)))
-            return await call(request, context)
-
-        return handle
-
-    def _streaming(
-        self, call: Callable[..., AsyncIterator[Any]]
-    ) -> Callable[..., AsyncIterator[Any]]:
-        async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-            set_caller(self._authenticate(credentials_of(context)))
-            async for response in call(request, context):
-                yield response
-
-        return handle
+    @asynccontextmanager
+    async def around(self, path: str, context: Context) -> AsyncIterator[Observer]:
+        set_caller(self._authenticate(credentials_of(context)))
+        yield Observer()
