@@ -148,8 +148,7 @@ class Commits:
                 for report in reports
             ]
             await self._commit(resident, memory, records)
-            levels = decode_summary(resident.head.summary).levels
-            self._metrics.learnt(reports, [level.relative_norm for level in levels])
+            self._metrics.learnt(reports, decode_summary(resident.head.summary).levels)
             return reports
         except Exception:
             self._metrics.learning_failures.inc()

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from hope_runtime.errors import CorruptStateError
+from hope_runtime.learning.figures import level_figures
 from hope_runtime.session.guards import EMPTY_GUARDS, GuardState
 from hope_runtime.session.memory import SessionMemory
 
 
 @dataclass(frozen=True, slots=True)
 class LevelSummary:
-    """Figures of one level; see LevelStatus in sessions.proto."""
+    """Figures of one level (LEVEL_FIGURES), and what its guards decided; see LevelStatus in
+    sessions.proto."""
 
     period_tokens: int
     rank: int
@@ -46,16 +48,7 @@ class Summary:
 def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
     """JSON of a memory's Summary. `norms` say how far each level is from the model."""
     levels = [
-        {
-            "period_tokens": level.config.period_tokens,
-            "rank": level.config.rank,
-            "updates": level.updates,
-            "relative_norm": norm,
-            "learnt_tokens": level.learnt_tokens,
-            "surprise_before_nats": level.surprise_before_nats,
-            "surprise_after_nats": level.surprise_after_nats,
-            **_guarded(level.guard),
-        }
+        level_figures(level, norm) | _guarded(level.guard)
         for level, norm in zip(memory.levels, norms, strict=True)
     ]
     summary = {

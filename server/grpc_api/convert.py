@@ -10,21 +10,12 @@ from hope.v1 import sessions_pb2 as pb
 
 from hope_runtime.errors import CorruptStateError
 from hope_runtime.learning import Consolidation
+from hope_runtime.learning.figures import FIGURES, LEVEL_FIGURES, put
 from hope_runtime.tokenizer import Tokenizer
 from server.app.rebuild import Ask, Progress
 from server.app.summary import decode_summary
 from server.app.version_diff import Taught
 from server.store.base import Head, SessionKey, Snapshot
-
-_PLAIN_NOTES = (
-    "level",
-    "position",
-    "spans",
-    "tokens",
-    "surprise_before_nats",
-    "surprise_after_nats",
-    "trained_tokens",
-)
 
 
 def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
@@ -38,23 +29,15 @@ def to_session(head: Head, running: Progress | None = None) -> pb.Session:
     """A head of the store as the API shows it. `running` is how far its job is by now, if it runs
     here; the store knows how far it was saved."""
     summary = decode_summary(head.summary)
-    levels = []
-    for level in summary.levels:
-        status = pb.LevelStatus(
-            period_tokens=level.period_tokens,
-            rank=level.rank,
-            updates=level.updates,
-            relative_norm=level.relative_norm,
-            learnt_tokens=level.learnt_tokens,
+    levels = [
+        pb.LevelStatus(
+            **{figure.name: getattr(level, figure.name) for figure in LEVEL_FIGURES},
             frozen=level.frozen,
             rejections=level.rejections,
             guards=[_guard(*event) for event in level.guards],
         )
-        if level.surprise_before_nats is not None:
-            status.surprise_before_nats = level.surprise_before_nats
-        if level.surprise_after_nats is not None:
-            status.surprise_after_nats = level.surprise_after_nats
-        levels.append(status)
+        for level in summary.levels
+    ]
     session = pb.Session(
         name=str(head.key),
         display_name=head.display_name,
@@ -98,26 +81,12 @@ def noted_consolidation(notes: Mapping[str, Any]) -> pb.Consolidation:
     """A consolidation as the log notes it. What older servers did not note is unset. Raises
     CorruptStateError for notes that no server wrote: an imported log may hold anything."""
     try:
-        shown = pb.Consolidation(
-            memory_version=notes.get("version", 0),
-            **{name: notes[name] for name in _PLAIN_NOTES if name in notes},
-        )
-        if (drift := notes.get("drift")) is not None:
-            steps = drift["steps"]
-            shown.drift.CopyFrom(
-                pb.LevelDrift(
-                    relative_norm=drift["relative_norm"],
-                    update_ratio=drift["update_ratio"],
-                    effective_rank=drift["effective_rank"],
-                    steps=steps["count"],
-                    gradient_norm=steps["gradient_norm"],
-                    largest_gradient_norm=steps["largest_gradient_norm"],
-                    rehearsed_share=steps.get("rehearsed_share"),
-                )
-            )
+        fields: dict[str, Any] = {}
+        for figure in FIGURES:
+            if figure.noted and (value := figure.noted_in(notes)) is not None:
+                put(fields, figure.field, value)
+        shown = pb.Consolidation(memory_version=notes.get("version", 0), **fields)
         shown.guards.extend(_guard(**event) for event in notes.get("guards", ()))
-        if (probed := notes.get("probed")) is not None:
-            shown.probes.CopyFrom(pb.ProbeFigures(**probed))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptStateError(f"A consolidation's figures cannot be read: {error}.") from error
     return shown
