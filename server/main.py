@@ -53,7 +53,7 @@ from server.grpc_api.admin import AdminService
 from server.grpc_api.errors import ErrorInterceptor
 from server.grpc_api.inference import InferenceService
 from server.grpc_api.interceptors.identity import AuthInterceptor
-from server.grpc_api.interceptors.metrics import MeasuringInterceptor
+from server.grpc_api.interceptors.metrics import MetricsInterceptor
 from server.grpc_api.interceptors.request_log import RequestLogInterceptor
 from server.grpc_api.sessions import SessionService
 from server.grpc_api.turn_messages import MessageCodec
@@ -172,7 +172,7 @@ async def running_server(
         store = await stack.enter_async_context(make_store(settings))
         engine = stack.enter_context(make_engine(settings, model))
         metrics = Metrics()
-        outer: list[aio.ServerInterceptor[Any, Any]] = [MeasuringInterceptor(metrics)]
+        outer: list[aio.ServerInterceptor[Any, Any]] = [MetricsInterceptor(metrics)]
         if tracer is None and settings.otlp_endpoint is not None:
             tracer = stack.enter_context(sent_to(settings.otlp_endpoint))
         if tracer is not None:

@@ -1,4 +1,4 @@
-"""Exports: a session as one stream of bytes, to be imported on another server.
+"""Archives: a session exported as one stream of bytes, and imported on another server.
 
 The format is a row of frames: one letter, a length (4 bytes, little endian), that many bytes.
 First `H`, a JSON header; then `B`, a blob, one each, its name and a zero byte before its bytes;
@@ -38,7 +38,7 @@ _HEADER = ("fingerprint", "policy", "display_name")
 
 @dataclass(slots=True)
 class _Contents:
-    """What an export holds."""
+    """Contents of an export."""
 
     header: dict[str, Any] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class _Contents:
 
 
 async def export(sessions: Sessions, key: SessionKey) -> AsyncIterator[bytes]:
-    """The session's present state and whole log, in pieces of at most a mebibyte."""
+    """Export a session's present state and whole log, in pieces of at most a mebibyte."""
     async with sessions.exclusive(key) as resident:
         head = resident.head
         contents = _Contents(
@@ -61,17 +61,17 @@ async def export(sessions: Sessions, key: SessionKey) -> AsyncIterator[bytes]:
         )
         async for page in log_pages(sessions, key):
             contents.records += [StoredRecord(each.kind, each.payload) for each in page]
-    # From here on nothing is read any more, so the session goes on while a slow caller takes it.
+    # Nothing is read from here on, so the session is free while a slow caller takes the export.
     for frame in _frames(contents):
         for start in range(0, len(frame), CHUNK_BYTES):
             yield frame[start : start + CHUNK_BYTES]
 
 
 async def import_session(sessions: Sessions, key: SessionKey, chunks: AsyncIterator[bytes]) -> Head:
-    """A new session that goes on where the exported one stood, at version 1 of its own.
+    """Create a session from an export, at version 1 of its own.
 
-    Raises InvalidRequestError for what is no whole export, FingerprintMismatchError for one of
-    another base model, QuotaExceededError, AlreadyExistsError when the name is taken.
+    Raises InvalidRequestError for an export that is broken or cut off, FingerprintMismatchError for
+    one of another base model, QuotaExceededError, AlreadyExistsError when the name is taken.
     """
     data = bytearray()
     async for chunk in chunks:

@@ -113,7 +113,7 @@ class _Reading:
         self._stream.put(Ingested(now.committed_bytes, self._tokens, version, surprise, now.ended))
 
     async def _open(self, offset: int) -> Document:
-        """The document's state; checks that the caller goes on exactly where it stands."""
+        """The document's state, checked to be where the caller resumes."""
         name = self._document
         async with self._sessions.exclusive(self._key, self._stream.put) as resident:
             known = resident.memory.documents.get(name, Document())
@@ -132,7 +132,7 @@ class _Reading:
     async def _sub_turn(
         self, spans: Sequence[tuple[int, ...]], expected: Document, now: Document
     ) -> int:
-        """Reads and learns the next spans; returns the version of the memory after them."""
+        """Read, store and learn the next spans. Returns the version of the memory after them."""
         sessions, name, learn = self._sessions, self._document, self._learn
         record = Record(
             RecordKind.DOCUMENT,
@@ -161,7 +161,7 @@ class _Reading:
                 await sessions.commits.turn(resident, record, outcome.memory)
             else:
                 await sessions.commits.event(resident, record)
-            # Not behind the reply but before the next piece: a stretch is learnt when it ends.
+            # Before the next piece rather than behind it: a boundary is learnt where it lies.
             await sessions.commits.learnt(resident)
             version = resident.head.version
         self._nats += outcome.nats

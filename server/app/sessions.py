@@ -57,7 +57,7 @@ class Sessions:
         self,
         store: SessionStore,
         engine: SessionEngine,
-        limits: SessionLimits | None = None,
+        limits: SessionLimits,
         *,
         replies: ReplyCodec,
         metrics: Metrics | None = None,
@@ -65,7 +65,7 @@ class Sessions:
     ) -> None:
         self.store = store
         self.engine = engine
-        self.limits = limits or SessionLimits()
+        self.limits = limits
         self.replies = replies
         self.metrics = metrics or Metrics()
         self.tracer = tracer
@@ -90,17 +90,17 @@ class Sessions:
         return self.engine.model.tokenizer
 
     async def start(self) -> None:
-        """Begins the upkeep of leases, of idle sessions and of what is resident."""
+        """Start the upkeep of leases, idle sessions and residency."""
         self._upkeep = asyncio.create_task(self._keep_up())
 
     async def drain(self, seconds: float) -> bool:
-        """Refuses new work from now on; returns when what runs has ended, or after `seconds`, and
-        whether anything ran."""
+        """Refuse new work from now on; wait for running turns, for `seconds` at most. Returns
+        whether any ran."""
         self.draining = True
         return await self.residency.idle(seconds)
 
     async def stop(self) -> None:
-        """Finishes what runs, then lets go of every session. Learning under way is finished."""
+        """Finish running turns and learning, then release every session."""
         self.draining = True
         if self._upkeep:
             self._upkeep.cancel()
@@ -110,7 +110,8 @@ class Sessions:
     # Sessions as a whole
 
     async def create(self, key: SessionKey, *, policy: str, display_name: str) -> Head:
-        """A fresh session. Raises InvalidRequestError for an unknown policy, QuotaExceededError."""
+        """Create a session. Raises InvalidRequestError for an unknown policy, QuotaExceededError,
+        AlreadyExistsError."""
         self.admit()
         await self.quotas.check(key, new=True)
         memory = SessionMemory.fresh(self.fingerprint, self.policy(policy))
@@ -132,7 +133,7 @@ class Sessions:
         return await self.store.list_sessions(user, page_size=page_size, page_token=page_token)
 
     def resident_summaries(self) -> list[tuple[SessionKey, Summary]]:
-        """Summaries of the sessions whose memory is here."""
+        """Summaries of the sessions whose memory is loaded."""
         residents = [entry.resident for entry in self.residency.entries.values()]
         return [(each.key, decode_summary(each.head.summary)) for each in residents if each]
 
@@ -146,7 +147,7 @@ class Sessions:
         return self.policies[name]
 
     async def delete(self, key: SessionKey, etag: str | None) -> None:
-        """Erases a session, and what is under way on it."""
+        """Erase a session, and end its job. Raises StaleRevisionError when `etag` is outdated."""
         self.admit()
         async with self.residency.locked(key) as entry:
             if etag is not None and etag != (head := await self.store.head(key)).etag:
@@ -155,7 +156,7 @@ class Sessions:
             await self.store.delete(key, etag=etag)
 
     async def delete_user(self, user: str) -> int:
-        """Erases all sessions of a user, those that are in use here after their turns."""
+        """Erase all sessions of a user, those in use after their turns. Returns their number."""
         self.admit()
         mine = [key for key in self.residency.entries if key.user == user]
         async with contextlib.AsyncExitStack() as stack:
@@ -172,9 +173,11 @@ class Sessions:
     async def exclusive(
         self, key: SessionKey, tell: Tell = lambda _: None
     ) -> AsyncIterator[Resident]:
-        """The session, alone: loaded, leased, with everything learnt that was due.
+        """Hold a session alone: leased, loaded, with everything learnt that was due. `tell` takes
+        what this waits for.
 
-        Raises NotFoundError, LeaseHeldError, JobRunningError, or why its state cannot be used.
+        Raises NotFoundError, LeaseHeldError, JobRunningError, DrainingError, and errors of a state
+        that cannot be used.
         """
         self.admit()
         async with self.residency.locked(key, tell) as entry:
@@ -193,13 +196,13 @@ class Sessions:
                 yield resident
                 resident.used_at = time.monotonic()
             except (LeaseLostError, StaleRevisionError):
-                # Somebody else owns the session now; what is here is out of date.
+                # Another server owns the session now; the resident copy is outdated.
                 entry.resident = None
                 raise
 
     @contextlib.asynccontextmanager
     async def unloaded(self, key: SessionKey) -> AsyncIterator[Lease]:
-        """The session, alone, with its memory left in the store: for what cannot be loaded."""
+        """Hold a session alone with its memory left in the store: for one that cannot be loaded."""
         self.admit()
         async with self.residency.locked(key) as entry:
             if entry.job is not None:
@@ -229,14 +232,14 @@ class Sessions:
         return Resident(key, lease, head, memory, time.monotonic())
 
     def decode(self, blobs: Mapping[str, bytes]) -> SessionMemory:
-        """The memory that a store's blobs hold, checked against the base model."""
+        """Decode a memory from blobs, and check it against the base model."""
         memory = decode_memory(
             blobs,
             policies=self.policies,
             layout=self.engine.layout,
             fingerprint=self.fingerprint,
         )
-        # The server that wrote them may have had windows of another size.
+        # The server that stored it may have had windows of another size.
         return self.engine.adapt(memory)
 
     async def _keep_up(self) -> None:
@@ -273,6 +276,6 @@ class Sessions:
                 self.commits.learn_later(resident)
 
     def admit(self) -> None:
-        """Raises DrainingError when the server takes no new work."""
+        """Raise DrainingError when the server takes no new work."""
         if self.draining:
             raise DrainingError("The server is shutting down; try another one, or again later.")

@@ -25,7 +25,7 @@ class LevelSummary:
     learnt_tokens: int
     surprise_before_nats: float | None
     surprise_after_nats: float | None
-    # Absent from summaries of levels that no guard ever met.
+    # Absent from summaries of levels without decisions of guards.
     frozen: bool = False
     rejections: int = 0
     # Guard, value, limit.
@@ -46,7 +46,7 @@ class Summary:
 
 
 def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
-    """JSON of a memory's Summary. `norms` say how far each level is from the model."""
+    """JSON of a memory's Summary. `norms` are the relative norms of its levels."""
     levels = [
         level_figures(level, norm) | _guarded(level.guard)
         for level, norm in zip(memory.levels, norms, strict=True)
@@ -75,8 +75,8 @@ def _guarded(state: GuardState) -> dict[str, Any]:
 
 
 def decode_summary(data: bytes) -> Summary:
-    """The Summary that `encode_summary` wrote. Raises CorruptStateError when it is no JSON, as when
-    it was sealed and this server has no keys."""
+    """Decode a Summary. Raises CorruptStateError for bytes that are not JSON, such as a summary
+    that was sealed with keys which this server does not have."""
     try:
         fields: dict[str, Any] = json.loads(data)
     except ValueError:

@@ -56,98 +56,104 @@ async def generate(
     """
     clock = ReplyClock(sessions.metrics, str(key), sessions.tracer)
     stream: EventStream[GenerateEvent] = EventStream(sessions.limits.stalled_stream_seconds)
-    # Nothing is kept of an ephemeral turn, so there is nothing to repeat.
-    work = _answer(sessions, key, turn, stream, ephemeral, None if ephemeral else request)
-    async with aclosing(stream.run(work)) as events:
+    answering = _Answering(sessions, key, turn, stream, ephemeral, request)
+    async with aclosing(stream.run(answering.run())) as events:
         async for event in events:
             clock.saw(event)
             yield event
 
 
-async def _answer(
-    sessions: Sessions,
-    key: SessionKey,
-    turn: GenerateTurn,
-    stream: EventStream[GenerateEvent],
-    ephemeral: bool,
-    request: RequestId | None,
-) -> None:
-    started = time.monotonic()
-    async with sessions.exclusive(key, stream.put) as resident:
-        stored = await find_reply(sessions, key, request) if request else None
-        if stored is None:
-            await _check_quotas(sessions, key, turn, ephemeral)
-            if not ephemeral and turn.conversation not in resident.memory.conversations:
-                # A new conversation: what the others taught is learnt before it begins, which a
-                # turn that is refused must not bring about.
-                await asyncio.to_thread(sessions.engine.check, resident.memory, turn)
-                await _flush(sessions, resident, stream.put)
-            version = resident.head.version
-            outcome = await _decode(sessions, resident, turn, stream)
-            if ephemeral:
-                # Its window holds keys and values of what was said.
-                sessions.engine.drop((key, turn.conversation))
-            else:
-                stored = await _commit(sessions, resident, outcome, version, request)
-                sessions.commits.learn_later(resident)
-    if stored is not None:
-        delta, finished = stored
-        stream.put(delta)
-        stream.put(finished)
-    else:
+class _Answering:
+    """One reply under way."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        key: SessionKey,
+        turn: GenerateTurn,
+        stream: EventStream[GenerateEvent],
+        ephemeral: bool,
+        request: RequestId | None,
+    ) -> None:
+        self._sessions = sessions
+        self._key = key
+        self._turn = turn
+        self._stream = stream
+        self._ephemeral = ephemeral
+        # Nothing is kept of an ephemeral turn, so there is nothing to repeat.
+        self._request = None if ephemeral else request
+        self._started = time.monotonic()
+
+    async def run(self) -> None:
+        sessions, request = self._sessions, self._request
+        async with sessions.exclusive(self._key, self._stream.put) as resident:
+            stored = await find_reply(sessions, self._key, request) if request else None
+            last = stored or await self._reply(resident)
+        # The session is free by now, so whoever reads the end can go on at once.
+        for event in last:
+            self._stream.put(event)
+
+    async def _reply(self, resident: Resident) -> tuple[GenerateEvent, ...]:
+        """Decode a reply and commit it; returns the events that are left for its end."""
+        sessions, turn, ephemeral = self._sessions, self._turn, self._ephemeral
+        await self._check_quotas()
+        if not ephemeral and turn.conversation not in resident.memory.conversations:
+            # A new conversation: what the others taught is learnt before it begins, which a turn
+            # that is refused must not bring about.
+            await asyncio.to_thread(sessions.engine.check, resident.memory, turn)
+            await _flush(sessions, resident, self._stream.put)
+        version = resident.head.version
+        outcome = await self._decode(resident)
+        if ephemeral:
+            # Its window holds keys and values of what was said.
+            sessions.engine.drop((self._key, turn.conversation))
+        else:
+            if stored := await self._commit(resident, outcome, version):
+                return stored
+            sessions.commits.learn_later(resident)
         spent = outcome.prefill_seconds + outcome.decode_seconds
-        queued = max(0.0, time.monotonic() - started - spent)
-        stream.put(_finished(outcome, version, queued))
+        queued = max(0.0, time.monotonic() - self._started - spent)
+        return (_finished(outcome, version, queued),)
 
+    async def _check_quotas(self) -> None:
+        if not self._ephemeral:
+            await self._sessions.quotas.check(self._key)
+            if self._turn.learn:
+                await self._sessions.quotas.check_rate(self._key.user)
 
-async def _check_quotas(
-    sessions: Sessions, key: SessionKey, turn: GenerateTurn, ephemeral: bool
-) -> None:
-    if not ephemeral:
-        await sessions.quotas.check(key)
-        if turn.learn:
-            await sessions.quotas.check_rate(key.user)
+    async def _decode(self, resident: Resident) -> GenerateOutcome:
+        stream, tokenizer = self._stream, self._sessions.tokenizer
 
+        def on_text(piece: TextPiece) -> None:
+            stream.put_threadsafe(_delta(tokenizer, piece))
 
-async def _decode(
-    sessions: Sessions, resident: Resident, turn: GenerateTurn, stream: EventStream[GenerateEvent]
-) -> GenerateOutcome:
-    tokenizer = sessions.tokenizer
+        ticket = self._sessions.engine.generate(
+            (self._key, self._turn.conversation),
+            resident.memory,
+            self._turn,
+            on_text,
+            ready=lambda: not stream.has_plenty,
+        )
+        return await result_of(ticket)
 
-    def on_text(piece: TextPiece) -> None:
-        stream.put_threadsafe(_delta(tokenizer, piece))
-
-    ticket = sessions.engine.generate(
-        (resident.key, turn.conversation),
-        resident.memory,
-        turn,
-        on_text,
-        ready=lambda: not stream.has_plenty,
-    )
-    return await result_of(ticket)
-
-
-async def _commit(
-    sessions: Sessions,
-    resident: Resident,
-    outcome: GenerateOutcome,
-    version: int,
-    request: RequestId | None,
-) -> tuple[TextDelta, Finished] | None:
-    """Makes a turn durable. Returns the stored reply if another server answered the same request
-    in between."""
-    reply = None
-    if request is not None:
-        delta = _delta(sessions.tokenizer, outcome.reply)
-        reply = to_store(sessions, request, delta, _finished(outcome, version, 0.0))
-    try:
-        await sessions.commits.turn(resident, outcome.record, outcome.memory, reply)
-    except AlreadyExistsError:
-        assert request is not None
-        if (stored := await find_reply(sessions, resident.key, request)) is None:
+    async def _commit(
+        self, resident: Resident, outcome: GenerateOutcome, version: int
+    ) -> tuple[TextDelta, Finished] | None:
+        """Make a turn durable. Returns the stored reply if another server answered the same request
+        meanwhile."""
+        sessions, request = self._sessions, self._request
+        reply = None
+        if request is not None:
+            delta = _delta(sessions.tokenizer, outcome.reply)
+            reply = to_store(sessions, request, delta, _finished(outcome, version, 0.0))
+        try:
+            await sessions.commits.turn(resident, outcome.record, outcome.memory, reply)
+        except AlreadyExistsError:
+            assert request is not None
+            if stored := await find_reply(sessions, self._key, request):
+                return stored
             raise
-        return stored
-    return None
+        return None
 
 
 def _delta(tokenizer: Tokenizer, piece: TextPiece) -> TextDelta:
@@ -200,7 +206,8 @@ async def score(
 async def end_conversation(
     sessions: Sessions, key: SessionKey, conversation: str, *, wait: bool
 ) -> tuple[Head, list[Consolidation]]:
-    """Drops a conversation's window and learns what it taught; nothing to do is no error."""
+    """Drop a conversation's window and learn from it, behind the answer unless `wait`. Nothing to
+    do is no error."""
     async with sessions.exclusive(key) as resident:
         memory = resident.memory
         if conversation in memory.conversations or memory.pending:
@@ -215,7 +222,7 @@ async def end_conversation(
 
 
 async def consolidate(sessions: Sessions, key: SessionKey) -> tuple[Head, list[Consolidation]]:
-    """Learns now what waits for a boundary; nothing to learn is no error."""
+    """Learn now what waits for a boundary. Nothing to learn is no error."""
     async with sessions.exclusive(key) as resident:
         reports = await _flush(sessions, resident)
         return resident.head, reports

@@ -1,7 +1,7 @@
-"""What is done with the versions of a session: fork, name, roll back, reset, compare.
+"""Versions of a session: fork, snapshot, roll back, reset, freeze, compare.
 
-Knows the order in which these become durable. How a session is loaded, locked and committed is
-sessions.py's business, what a store keeps that of store/.
+Knows the order in which these become durable. Sessions are loaded and locked in sessions.py and
+committed in commits.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from server.store.base import Record as StoredRecord
 async def fork(
     sessions: Sessions, source: SessionKey, target: SessionKey, version: int | None
 ) -> Head:
-    """A copy of a session's present or earlier state under another name."""
+    """Copy a session's present state, or an earlier one, under another name."""
     async with sessions.exclusive(source):
         if version is not None:
             await _kept_version(sessions, source, version, field="version")
@@ -33,7 +33,7 @@ async def fork(
 
 
 async def snapshot(sessions: Sessions, key: SessionKey, name: str) -> Snapshot:
-    """Names the present version, with everything learnt that was due."""
+    """Name the present version, with everything learnt that was due."""
     async with sessions.exclusive(key):
         return await sessions.store.snapshot(key, name)
 
@@ -46,14 +46,14 @@ async def snapshots(
 
 
 async def delete_snapshot(sessions: Sessions, key: SessionKey, name: str) -> None:
-    """Takes a snapshot's name away; its version may be forgotten from then on."""
+    """Delete a snapshot; its version may be dropped from then on."""
     await sessions.store.delete_snapshot(key, name)
 
 
 async def rollback(
     sessions: Sessions, key: SessionKey, version: int | None, etag: str | None
 ) -> Head:
-    """Returns to an earlier version, by default the present one's parent."""
+    """Return to an earlier version, by default the present one's parent."""
     async with sessions.exclusive(key) as resident:
         check_etag(resident, etag)
         target = version if version is not None else resident.head.parent_version
@@ -70,8 +70,8 @@ async def rollback(
 async def reset(
     sessions: Sessions, key: SessionKey, levels: Sequence[int], etag: str | None
 ) -> Head:
-    """Returns levels to the base model, all of them when none is named. An event of the log, so
-    that it can be rolled back and a fold comes out the same."""
+    """Return levels to the base model, all of them when none is named. The log records it, so that
+    it can be rolled back and a fold gives the same memory."""
     async with sessions.exclusive(key) as resident:
         check_etag(resident, etag)
         known = range(len(resident.memory.levels))
@@ -87,7 +87,7 @@ async def reset(
 
 
 async def set_frozen(sessions: Sessions, key: SessionKey, frozen: bool) -> None:
-    """Stops the learning of all levels, or lets it go on. An event of the log, as a reset is."""
+    """Stop the learning of all levels, or resume it. The log records it."""
     async with sessions.exclusive(key) as resident:
         if resident.memory.policy.recipe == "streamed":
             raise InvalidRequestError(
@@ -100,7 +100,7 @@ async def set_frozen(sessions: Sessions, key: SessionKey, frozen: bool) -> None:
 
 
 async def rename(sessions: Sessions, key: SessionKey, name: str, etag: str | None) -> Head:
-    """Changes a session's display name."""
+    """Change a session's display name."""
     async with sessions.exclusive(key) as resident:
         check_etag(resident, etag)
         await sessions.commits.rename(resident, name)
@@ -110,11 +110,11 @@ async def rename(sessions: Sessions, key: SessionKey, name: str, etag: str | Non
 async def changes(
     sessions: Sessions, key: SessionKey, before: int, after: int
 ) -> tuple[list[float], list[Taught]]:
-    """For each level the relative norm of what changed between two kept versions, and what only
-    one of them was taught. Needs no lock: versions never change, and a log only grows.
+    """Compare two kept versions: the relative norm of each level's change, and the text that only
+    one of them learnt. Needs no lock: versions never change, and a log only grows.
 
-    Raises InvalidRequestError for a version that is not kept, or when the two learnt under
-    policies with other levels, which cannot be compared."""
+    Raises InvalidRequestError for a version that is not kept, and for two whose policies have
+    different levels, which cannot be compared."""
     versions = []
     for number, field in ((before, "from_version"), (after, "to_version")):
         info = await _kept_version(sessions, key, number, field=field)
@@ -134,8 +134,8 @@ async def changes(
 async def consolidations(
     sessions: Sessions, key: SessionKey, after_seq: int, size: int
 ) -> tuple[list[Record], int]:
-    """Up to `size` records of consolidations behind a place in the log, and the place behind the
-    last of them, 0 when the log ends there. Needs no lock: a log only grows."""
+    """Up to `size` records of consolidations after `after_seq` in the log, and where the next page
+    begins, 0 at the end of the log. Needs no lock: a log only grows."""
     found: list[Record] = []
     async for page in log_pages(sessions, key, after_seq):
         for each in page:
@@ -148,7 +148,7 @@ async def consolidations(
 
 
 def check_etag(resident: Resident, etag: str | None) -> None:
-    """Raises StaleRevisionError unless the session still is what the caller saw."""
+    """Raise StaleRevisionError unless the session is unchanged since the caller read it."""
     head = resident.head
     if etag is not None and etag != head.etag:
         raise StaleRevisionError(head.key, etag, head.etag)

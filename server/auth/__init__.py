@@ -1,1 +1,1 @@
-"""Who calls: credentials in, a user out. Nothing a request says has a part in it."""
+"""Authentication: credentials in, a user out. Nothing in a request has a part in it."""

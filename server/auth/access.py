@@ -26,26 +26,26 @@ _SCHEME = "bearer "
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a call brought to say who it comes from: the values of its `authorization` header, and
-    the common names in the client's certificate, which TLS has verified."""
+    """Credentials of a call: the values of its `authorization` header, and the common names in the
+    client's certificate, which TLS has verified."""
 
     authorization: tuple[str | bytes, ...] = ()
     certificate_names: tuple[bytes, ...] = ()
 
 
 class Authenticator(Protocol):
-    """Says who a call comes from. Raises UnauthenticatedError."""
+    """Names the caller of a call. Raises UnauthenticatedError."""
 
     def __call__(self, credentials: Credentials) -> Caller: ...
 
 
 def anybody(credentials: Credentials) -> Caller:
-    """Without authentication, on loopback: names in requests are believed."""
+    """Accept every call, without authentication: on loopback, names in requests are trusted."""
     return ANYBODY
 
 
 def by_token(verifier: TokenVerifier) -> Authenticator:
-    """The user is the subject of the bearer token."""
+    """Take the subject of the bearer token for the user."""
 
     def authenticate(credentials: Credentials) -> Caller:
         return Caller(verifier.user(_bearer_token(credentials)))
@@ -54,7 +54,7 @@ def by_token(verifier: TokenVerifier) -> Authenticator:
 
 
 def by_certificate(credentials: Credentials) -> Caller:
-    """The user is the common name of the client's certificate, which TLS has verified."""
+    """Take the common name in the client's certificate, which TLS has verified, for the user."""
     names = credentials.certificate_names
     user = names[0].decode(errors="replace") if len(names) == 1 else ""
     if not USER_ID.fullmatch(user):
@@ -63,7 +63,7 @@ def by_certificate(credentials: Credentials) -> Caller:
 
 
 def by_operator_token(expected: bytes) -> Authenticator:
-    """Whoever has this token is an operator, who may speak of every user's names."""
+    """Accept calls with this token as an operator's, who may use every user's names."""
 
     def authenticate(credentials: Credentials) -> Caller:
         if not hmac.compare_digest(_bearer_token(credentials).encode(), expected):
@@ -85,8 +85,8 @@ def _bearer_token(credentials: Credentials) -> str:
 
 
 def user_authenticator(settings: AccessSettings) -> Authenticator:
-    """Who users are: the token's subject where tokens are asked for, else the certificate's name,
-    else whom they say. Raises KeyFileError."""
+    """Authenticator of users: by token where the settings name keys, else by certificate, else
+    anybody. Raises KeyFileError."""
     audience, issuer = settings.token_audience, settings.token_issuer
     if settings.token_key_file:
         shared = TokenVerifier.shared(settings.token_key_file, audience=audience, issuer=issuer)
@@ -98,7 +98,7 @@ def user_authenticator(settings: AccessSettings) -> Authenticator:
 
 
 def operator_authenticator(path: Path) -> Authenticator:
-    """Who operators are: whoever has the token of this file. Raises KeyFileError."""
+    """Authenticator of operators: by the token in a file. Raises KeyFileError."""
     token = read_key_file(path).strip()
     if len(token) < MIN_SHARED_KEY_BYTES:
         raise KeyFileError(
@@ -108,8 +108,8 @@ def operator_authenticator(path: Path) -> Authenticator:
 
 
 def server_credentials(settings: AccessSettings) -> grpc.ServerCredentials | None:
-    """The server's certificate, and whose clients it asks for one; None without TLS.
-    Raises KeyFileError."""
+    """The server's certificate, and the authority of its clients' certificates if it asks for
+    them; None without TLS. Raises KeyFileError."""
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
     chain, key = read_key_file(settings.tls_cert_file), read_key_file(settings.tls_key_file)

@@ -1,9 +1,9 @@
-"""AdminService: what an operator asks of a server."""
+"""AdminService: model, load, drift, freezing and draining of a server, for operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import version as version_of
 from typing import Any
 
 from grpc import aio
@@ -11,7 +11,7 @@ from hope.v1 import admin_pb2 as pb
 from hope.v1 import admin_pb2_grpc
 
 from hope_runtime.errors import InvalidRequestError
-from server.app import versions as lineage
+from server.app import versions
 from server.app.names import session_key
 from server.app.sessions import Sessions
 from server.app.status import model_info, server_load
@@ -25,7 +25,7 @@ DEFAULT_TOP = 10
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """See admin.proto. `drain` begins to stop the server, and returns at once."""
+    """See admin.proto. `drain` starts the shutdown and returns at once."""
 
     def __init__(
         self, sessions: Sessions, model_name: str, drain: Callable[[], None] = lambda: None
@@ -39,7 +39,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.GetServerInfoResponse:
         info = model_info(self._sessions)
         return pb.GetServerInfoResponse(
-            version=version("hope-server"),
+            version=version_of("hope-server"),
             schema_revision=SCHEMA_REVISION,
             model=self._model_name,
             base_fingerprint=info.fingerprint,
@@ -82,7 +82,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.SetFrozenRequest, context: Context
     ) -> pb.SetFrozenResponse:
         key = session_key(request.session, field="session")
-        await lineage.set_frozen(self._sessions, key, request.frozen)
+        await versions.set_frozen(self._sessions, key, request.frozen)
         return pb.SetFrozenResponse()
 
     async def Drain(  # noqa: N802

@@ -1,4 +1,4 @@
-"""What the API shows of sessions: values of the store and of the runtime as messages."""
+"""Messages of sessions, made from values of the store and of the runtime."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from server.store.base import Head, SessionKey, Snapshot
 
 
 def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
-    """A snapshot as the API shows it."""
+    """Message of a snapshot."""
     shown = pb.Snapshot(name=f"{key}/snapshots/{snapshot.name}", version=snapshot.version)
     shown.create_time.FromMicroseconds(int(snapshot.create_time * 1e6))
     return shown
 
 
 def to_session(head: Head, running: Progress | None = None) -> pb.Session:
-    """A head of the store as the API shows it. `running` is how far its job is by now, if it runs
-    here; the store knows how far it was saved."""
+    """Message of a session. `running` is the progress of its job if that runs on this server; the
+    head has the progress of its last checkpoint."""
     summary = decode_summary(head.summary)
     levels = [
         pb.LevelStatus(
@@ -68,7 +68,7 @@ def to_session(head: Head, running: Progress | None = None) -> pb.Session:
 
 
 def to_consolidations(reports: Sequence[Consolidation], version: int) -> list[pb.Consolidation]:
-    """Reports of the Learner as the API shows them; `version` is that of the memory after them."""
+    """Messages of the Learner's reports; `version` is that of the memory after them."""
     shown = []
     for report in reports:
         each = noted_consolidation(report.notes() | {"version": version})
@@ -78,8 +78,9 @@ def to_consolidations(reports: Sequence[Consolidation], version: int) -> list[pb
 
 
 def noted_consolidation(notes: Mapping[str, Any]) -> pb.Consolidation:
-    """A consolidation as the log notes it. What older servers did not note is unset. Raises
-    CorruptStateError for notes that no server wrote: an imported log may hold anything."""
+    """Message of a consolidation, from its notes in the log. Figures that older servers did not
+    note are unset. Raises CorruptStateError for notes that no server wrote: an imported log may
+    hold anything."""
     try:
         fields: dict[str, Any] = {}
         for figure in FIGURES:
@@ -93,14 +94,14 @@ def noted_consolidation(notes: Mapping[str, Any]) -> pb.Consolidation:
 
 
 def _guard(guard: str, value: float, limit: float) -> pb.GuardEvent:
-    """A decision. One that this server does not know is shown with its figures."""
+    """Message of a guard's decision. One that this server does not know has its figures only."""
     name = f"GUARD_{guard.upper()}"
     known = dict(pb.Guard.items()).get(name, pb.GUARD_UNSPECIFIED)
     return pb.GuardEvent(guard=known, value=value, limit=limit)
 
 
 def to_job(ask: Ask, progress: Progress) -> pb.Job:
-    """A job as the API shows it."""
+    """Message of a job."""
     job = pb.Job(
         folded_records=progress.folded_records,
         total_records=progress.total_records,
@@ -117,7 +118,7 @@ def to_job(ask: Ask, progress: Progress) -> pb.Job:
 
 
 def to_taught(taught: Taught, tokenizer: Tokenizer) -> pb.TaughtText:
-    """What a version was taught, as the API shows it."""
+    """Message of a text that one of two versions learnt."""
     excerpt, is_whole = taught.excerpt(tokenizer)
     return pb.TaughtText(
         log_record=taught.log_record,
@@ -132,7 +133,7 @@ def to_taught(taught: Taught, tokenizer: Tokenizer) -> pb.TaughtText:
 
 
 def to_duration(seconds: float) -> Duration:
-    """A number of seconds as a message, to the microsecond."""
+    """Message of a number of seconds, to the microsecond."""
     duration = Duration()
     duration.FromMicroseconds(round(seconds * 1e6))
     return duration

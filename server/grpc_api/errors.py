@@ -1,7 +1,7 @@
 """Errors on the wire: google.rpc.Status with one ErrorInfo and the detail that helps (AIP-193).
 
-One interceptor translates whatever a handler raises, so handlers raise typed errors and never
-speak of status codes. What is not known here is a bug: it is logged in full and tells the caller
+One interceptor translates the errors of all handlers, so handlers raise typed errors and know no
+status codes. An error that is not in the table is a bug: it is logged in full, and the caller gets
 nothing but a reference.
 """
 
@@ -72,7 +72,7 @@ _TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
 
 
 def to_status(error: Exception) -> status_pb2.Status:
-    """The status that tells a caller what happened and what to do."""
+    """Status of an error: code, message, reason, and the details that help."""
     for kind, code, reason, retry_seconds in _TABLE:
         if isinstance(error, kind):
             message = str(error) or "This server does not offer the method yet."
@@ -84,7 +84,7 @@ def to_status(error: Exception) -> status_pb2.Status:
 
 
 def _sentence(message: str) -> str:
-    """The message as a sentence; a resource name that it begins with stays as it is."""
+    """The message as a sentence. A resource name that it begins with stays as it is."""
     start, *_ = message.split(maxsplit=1)
     if "/" not in start:
         message = message[0].upper() + message[1:]
@@ -135,7 +135,7 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
 
 
 class ErrorInterceptor(CallInterceptor):
-    """Turns the exceptions of every handler into rich statuses."""
+    """Translates the exceptions of every handler into rich statuses."""
 
     @asynccontextmanager
     async def around(self, path: str, context: Context) -> AsyncIterator[Observer]:

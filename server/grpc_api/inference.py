@@ -108,8 +108,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
 
 async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[bytes | ingest.End]:
-    """Bytes, then how it ends. A client that goes away looks like the end of its stream, so only
-    the last message says that all of it has come."""
+    """Bytes of the document, then an End. A client that disconnects looks like the end of its
+    stream, so only the message `end` proves that all of it has come."""
     async for request in requests:
         match request.WhichOneof("part"):
             case "chunk" if len(request.chunk) <= MAX_CHUNK_BYTES:
@@ -131,7 +131,7 @@ async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[byt
 
 
 def _learn_options(options: pb.LearnOptions) -> tuple[bool, bool]:
-    """(learn, ephemeral), refusing what contradicts itself."""
+    """(learn, ephemeral). Raises InvalidRequestError when both are asked for."""
     if options.ephemeral and options.HasField("learn") and options.learn:
         raise InvalidRequestError("learn and ephemeral exclude each other.", field="learn_options")
     learn = options.learn if options.HasField("learn") else True
@@ -139,7 +139,7 @@ def _learn_options(options: pb.LearnOptions) -> tuple[bool, bool]:
 
 
 def _sampling(message: pb.Sampling) -> Sampling:
-    """The runtime's Sampling: set fields over its defaults, a drawn seed when none is given."""
+    """Sampling of a request: its fields over the defaults, and a random seed when none is given."""
     # Presence, not value, says what was given: 0 is a temperature.
     given: dict[str, Any] = {
         field.name: value for field, value in message.ListFields() if field.name != "stop"

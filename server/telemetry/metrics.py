@@ -1,4 +1,4 @@
-"""What Prometheus is told: every metric of the server, and the port on which it is scraped.
+"""Metrics of the server, and the port on which Prometheus scrapes them.
 
 Names of serving metrics are those that vLLM's users know, with the prefix `hope_`. Units are base
 units. No label names a user or a session, so the number of series is fixed: a test pins them.
@@ -128,12 +128,12 @@ class Metrics:
             self.guards.labels(guard)
 
     def watch(self, engine: _Engine, residency: _Residency) -> None:
-        """Adds what both carry, asked for at each scrape on a thread of its own."""
+        """Add gauges of both, read at each scrape on a thread of its own."""
         self.registry.register(_Load(engine, residency))
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[None]:
-        """Measures the commit in the block; counts the error that it raises."""
+        """Time the commit in the block; count the error that it raises."""
         started = time.monotonic()
         try:
             yield

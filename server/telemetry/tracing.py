@@ -20,18 +20,18 @@ class TracingError(OSError):
 
 
 class Tracer(Protocol):
-    """Makes spans. One that is made within another is its part."""
+    """Makes spans, each within the one that is open where it is made."""
 
     def span(self, name: str, **figures: str | int | float) -> AbstractContextManager[object]: ...
 
     def phases(self, *phases: Phase) -> None:
-        """Spans that follow each other from the beginning of the present span, of which they are
-        parts: known when they are over."""
+        """Add spans within the present one that follow each other from its beginning, for phases
+        that are known once they are over."""
         ...
 
 
 class NoTracer:
-    """Makes none."""
+    """Makes no spans."""
 
     def span(self, name: str, **figures: str | int | float) -> AbstractContextManager[object]:
         return nullcontext()

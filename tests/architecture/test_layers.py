@@ -152,6 +152,23 @@ def test_a_forbidden_import_is_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     ]
 
 
+def reached(folder: Path) -> Iterator[str]:
+    """Places that go through Sessions to its store or its engine."""
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in ("store", "engine"):
+                owner = node.value
+                name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+                if name in ("sessions", "_sessions"):
+                    yield f"{path.relative_to(ROOT)}:{node.lineno} reaches .{node.attr}"
+
+
+def test_only_the_application_knows_store_and_engine_of_sessions() -> None:
+    assert list(reached(ROOT / "server" / "app")), "what this looks for is there"
+    found = [place for place in reached(ROOT / "server") if not place.startswith("server/app/")]
+    assert not found
+
+
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 for name in sys.argv[1:]:

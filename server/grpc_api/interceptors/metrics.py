@@ -25,7 +25,7 @@ _FAILED = {
 }
 
 
-class MeasuringInterceptor(CallInterceptor):
+class MetricsInterceptor(CallInterceptor):
     """Adds every turn to `metrics`. Comes before the interceptor that translates errors."""
 
     def __init__(self, metrics: Metrics) -> None:
