@@ -59,7 +59,7 @@ async def hold(client: HopeClient, number: int) -> dict[str, Any]:
         "policy": policy,
         "replies": replies,
         "memory_hash": session.memory_hash,
-        "version": session.version,
+        "version": session.memory_version,
     }
 
 
