@@ -88,7 +88,7 @@ def load_base_model(
 def load_model(
     source: str | Path, *, dtype: DTypeName = "auto", progress: Progress | None = None
 ) -> BaseModel | HopeModel:
-    """What a source names: a native model that `hope train` has stored, by its run's directory or
+    """The model that a source names: a HOPE model stored by `hope train`, by its run's directory or
     one checkpoint's, or else a base model, see `load_base_model`.
 
     Native models compute in float32, as their memories add up over a stream. Raises as
@@ -193,7 +193,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 
 
 def written_texts_dir() -> Path:
-    """Where what base models write by themselves is kept (learning/kept.py)."""
+    """Directory of the texts that base models wrote (learning/sample_cache.py)."""
     return cache_root() / "written"
 
 

@@ -22,7 +22,7 @@ _CANCEL_SECONDS = 2.0
 
 
 class Closable(Protocol):
-    """What lives in the thread."""
+    """State of the background thread."""
 
     async def close(self) -> None: ...
 
@@ -67,7 +67,7 @@ class ClientThread(Generic[ClientT]):
             self._thread.join()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` returns, from the loop.
+        """Result of `work`, run in the loop.
 
         Raises:
             ClientClosedError: the client was closed, before or meanwhile.

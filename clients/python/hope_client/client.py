@@ -31,7 +31,7 @@ from hope_client.transport import RetryPolicy, Token, Transport
 DEFAULT_TARGET = "127.0.0.1:50051"
 
 Content: TypeAlias = str | Sequence[pb.Message]
-"""What is said in a turn: the user's text, or messages of which the last is the user's."""
+"""Content of a turn: the user's text, or messages of which the last is the user's."""
 
 
 class HopeClient:
@@ -261,14 +261,14 @@ class HopeClient:
     async def score(
         self, session: str, text: str, *, context: str = "", frozen: bool = False
     ) -> pb.ScoreResponse:
-        """How surprising `text` is after `context`, to the memory or to the `frozen` base model."""
+        """Surprise of `text` after `context`, for the memory or for the `frozen` base model."""
         request = pb.ScoreRequest(
             session=self.sessions.name(session), context=context, text=text, frozen=frozen
         )
         return await self._transport.call(self._inference.Score, request, repeatable=True)
 
     async def server_info(self) -> admin_pb2.GetServerInfoResponse:
-        """What the server runs; needs a target where AdminService listens."""
+        """Model, engine and versions of the server; needs a target where AdminService listens."""
         request = admin_pb2.GetServerInfoRequest()
         return await self._transport.call(self._admin.GetServerInfo, request, repeatable=True)
 

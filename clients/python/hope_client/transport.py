@@ -62,7 +62,7 @@ _SESSION_LOST = "SESSION_LOST"
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, and after which wait, a harmless call is repeated.
+    """Number of attempts and waits between them for calls that are safe to repeat.
 
     The wait doubles from `initial_seconds` to `maximum_seconds` and is jittered,
     so that clients of a restarted server do not all come back at once.
@@ -155,7 +155,7 @@ class Transport:
         self._closed = False
 
     def metadata(self, session: str) -> tuple[tuple[str, str], ...]:
-        """What a call about the session of this name says of who makes it and where it should go;
+        """Metadata of a call about the session of this name: credential and routing key;
         without a session, the empty string."""
         token = self._token() if callable(self._token) else self._token
         authorization = (("authorization", f"Bearer {token}"),) if token else ()
