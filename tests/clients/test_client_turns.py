@@ -192,6 +192,7 @@ def test_public_names():
         "AlreadyExistsError",
         "CancelledError",
         "ClientClosedError",
+        "ClientForkedError",
         "ConsolidateResponse",
         "Consolidation",
         "DataLossError",

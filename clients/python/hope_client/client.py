@@ -35,7 +35,7 @@ Content: TypeAlias = str | Sequence[pb.Message]
 
 
 class HopeClient:
-    """Client of one server, for one user, within one event loop.
+    """Client of one server, for one user, within one event loop of one process.
 
         async with HopeClient() as client:
             await client.sessions.get_or_create("diary")
@@ -72,9 +72,9 @@ class HopeClient:
             retry=retry or RetryPolicy(),
         )
         self._resume = resume or RESUME
-        self._inference = InferenceServiceStub(self._transport.channel)
-        self._admin = AdminServiceStub(self._transport.channel)
-        self._health = health_pb2_grpc.HealthStub(self._transport.channel)
+        self._inference = self._transport.stub(InferenceServiceStub)
+        self._admin = self._transport.stub(AdminServiceStub)
+        self._health = self._transport.stub(health_pb2_grpc.HealthStub)
         self.sessions = Sessions(self._transport, user)
 
     async def __aenter__(self) -> Self:

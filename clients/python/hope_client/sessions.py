@@ -49,7 +49,7 @@ class Sessions:
     def __init__(self, transport: Transport, user: str) -> None:
         self._transport = transport
         self._user = user
-        self._stub = SessionServiceStub(transport.channel)
+        self._stub = transport.stub(SessionServiceStub)
 
     def name(self, session: str) -> str:
         """Full name of a session given in short or full."""
