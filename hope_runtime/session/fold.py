@@ -68,7 +68,7 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None)
             raise ValueError("a rollback is applied by restoring the version it names")
     memory = _collect_spans(memory, record)
     if record.kind is RecordKind.DOCUMENT:
-        state = Document(record.committed_bytes, record.tail, record.ended)
+        state = Document(record.committed_bytes, record.tail, record.ended, record.content)
         documents = _recent(memory.documents, record.document, state, MAX_DOCUMENTS)
         memory = replace(memory, documents=documents)
     flushes = record.ended or record.kind in (RecordKind.END_CONVERSATION, RecordKind.CONSOLIDATE)

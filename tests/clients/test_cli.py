@@ -184,7 +184,7 @@ async def test_show(server, hope):
     )  # fmt: skip
     server.app.sessions[DIARY].levels.append(level)
     server.app.sessions[DIARY].memory_hash = "abc"
-    server.documents["novel.txt"] += b"12345"
+    server.app.documents["novel.txt"] += b"12345"
     code, out, _ = await hope("sessions", "show", "diary")
     assert code == 0
     assert "4.10 -> 0.30" in out
@@ -201,12 +201,12 @@ async def test_show(server, hope):
 async def test_ingest_resumes_where_it_stopped(server, hope, tmp_path):
     path = tmp_path / "novel.txt"
     path.write_bytes(b"a" * 5_000)
-    server.documents["novel.txt"] += b"a" * 2_000
+    server.app.documents["novel.txt"] += b"a" * 2_000
     code, out, err = await hope("ingest", str(path), "--session", "diary")
     assert code == 0
     assert err == "Resuming novel.txt at byte 2,000 of 5,000.\n"
     assert out.startswith("Read novel.txt: 5.0 kB, 750 tokens in ")
-    assert bytes(server.documents["novel.txt"]) == path.read_bytes()
+    assert bytes(server.app.documents["novel.txt"]) == path.read_bytes()
     code, out, _ = await hope("ingest", str(path), "--session", "diary")
     assert (code, out) == (0, "novel.txt was read before, all 5,000 bytes.\n")
     path.write_bytes(b"another text")
@@ -246,7 +246,7 @@ async def test_ingest_from_a_pipe(server, spawn):
     out, err = await process.communicate(b"piped " * 1_000)
     assert (process.returncode, err) == (0, b"")
     assert out.startswith(b"Read d: 6.0 kB, 1,500 tokens")
-    assert bytes(server.documents["d"]) == b"piped " * 1_000
+    assert bytes(server.app.documents["d"]) == b"piped " * 1_000
 
 
 async def test_an_interrupted_ingest_says_how_to_go_on(server, spawn):
