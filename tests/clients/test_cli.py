@@ -17,7 +17,7 @@ DIARY = "users/local/sessions/diary"
 
 
 async def test_generate_streams_text_to_stdout(server, hope):
-    server.app.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
+    server.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
     code, out, err = await hope(
         "generate", "diary", "Hi", "--system", "Be brief.", "--temperature", "0.5",
         "--max-tokens", "9", "--stop", "END", "--no-learn", "--conversation", "c",
@@ -34,11 +34,11 @@ async def test_generate_streams_text_to_stdout(server, hope):
 
 
 async def test_generate_over_a_broken_connection(server, hope):
-    server.app.turns.extend([[delta("It is"), UNAVAILABLE], reply("It is", " so")])
+    server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It is", " so")])
     code, out, err = await hope("generate", "diary", "Hi")
     assert (code, out) == (0, "It is so\n")
     assert err.startswith("connection lost, trying again in 0.")
-    server.app.turns.extend([[delta("It is"), UNAVAILABLE], reply("It was", " so")])
+    server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It was", " so")])
     code, out, err = await hope("generate", "diary", "Hi")
     assert (code, out) == (0, "It is\nIt was so\n")
     assert err.endswith("(the connection broke; the reply begins anew)\n")
@@ -109,7 +109,7 @@ async def test_sessions_life(server, hope):
     assert out == "Rolled back to version 2, which is now version 5.\n"
     _, out, _ = await hope("sessions", "delete", "notes", "--json")
     assert json.loads(out) == {"deleted": "users/local/sessions/notes"}
-    assert "users/local/sessions/notes" not in server.app.sessions
+    assert "users/local/sessions/notes" not in server.sessions
 
 
 async def test_sessions_learning(server, hope):
@@ -174,7 +174,7 @@ async def test_delete_user(server, hope):
     assert err == "hope: --yes erases every session of ada for good.\n"
     code, out, _ = await hope("--user", "ada", "sessions", "delete-user", "--yes")
     assert (code, out) == (0, "Erased 1 sessions of ada.\n")
-    assert list(server.app.sessions) == [DIARY]
+    assert list(server.sessions) == [DIARY]
 
 
 async def test_show(server, hope):
@@ -182,9 +182,9 @@ async def test_show(server, hope):
         period_tokens=4096, rank=32, updates=3, relative_norm=0.0123, learnt_tokens=12_288,
         surprise_before_nats=4.1, surprise_after_nats=0.3,
     )  # fmt: skip
-    server.app.sessions[DIARY].levels.append(level)
-    server.app.sessions[DIARY].memory_hash = "abc"
-    server.app.documents["novel.txt"] += b"12345"
+    server.sessions[DIARY].levels.append(level)
+    server.sessions[DIARY].memory_hash = "abc"
+    server.documents["novel.txt"] += b"12345"
     code, out, _ = await hope("sessions", "show", "diary")
     assert code == 0
     assert "4.10 -> 0.30" in out
@@ -201,12 +201,12 @@ async def test_show(server, hope):
 async def test_ingest_resumes_where_it_stopped(server, hope, tmp_path):
     path = tmp_path / "novel.txt"
     path.write_bytes(b"a" * 5_000)
-    server.app.documents["novel.txt"] += b"a" * 2_000
+    server.documents["novel.txt"] += b"a" * 2_000
     code, out, err = await hope("ingest", str(path), "--session", "diary")
     assert code == 0
     assert err == "Resuming novel.txt at byte 2,000 of 5,000.\n"
     assert out.startswith("Read novel.txt: 5.0 kB, 750 tokens in ")
-    assert bytes(server.app.documents["novel.txt"]) == path.read_bytes()
+    assert bytes(server.documents["novel.txt"]) == path.read_bytes()
     code, out, _ = await hope("ingest", str(path), "--session", "diary")
     assert (code, out) == (0, "novel.txt was read before, all 5,000 bytes.\n")
     path.write_bytes(b"another text")
@@ -246,7 +246,7 @@ async def test_ingest_from_a_pipe(server, spawn):
     out, err = await process.communicate(b"piped " * 1_000)
     assert (process.returncode, err) == (0, b"")
     assert out.startswith(b"Read d: 6.0 kB, 1,500 tokens")
-    assert bytes(server.app.documents["d"]) == b"piped " * 1_000
+    assert bytes(server.documents["d"]) == b"piped " * 1_000
 
 
 async def test_an_interrupted_ingest_says_how_to_go_on(server, spawn):
@@ -303,7 +303,7 @@ async def test_json_tells_errors_too(server, hope):
 
 
 async def test_an_invalid_field_is_named(server, hope):
-    server.app.turns.append(
+    server.turns.append(
         [Failure(grpc.StatusCode.INVALID_ARGUMENT, "must be at most 2", field="temperature")]
     )
     code, _, err = await hope("generate", "diary", "Hi", "--temperature", "9")
@@ -322,7 +322,7 @@ async def test_a_method_the_server_lacks(server, hope):
 
 
 async def test_a_deadline(server, hope):
-    server.app.turns.append([Hang()])
+    server.turns.append([Hang()])
     code, _, err = await hope("generate", "diary", "Hi", "--timeout-seconds", "0.2")
     assert (code, err) == (1, "hope: No answer within 0.2 s (--timeout-seconds).\n")
 

@@ -74,14 +74,14 @@ async def test_chat_commands(server, hope, tmp_path):
 
 async def test_a_failed_turn_fails_a_piped_chat(server, hope):
     busy = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too busy", retry_after_seconds=0.9)
-    server.app.turns.append([busy])
+    server.turns.append([busy])
     code, out, err = await hope("chat", "diary", stdin="Hi\nnever said\n")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == "hope: Too busy (try again in 1 s)"
 
 
 async def test_ctrl_c_cancels_a_turn(server, spawn):
-    server.app.turns.append([delta("half"), Hang()])
+    server.turns.append([delta("half"), Hang()])
     process = await spawn("chat", "diary")
     process.stdin.write(b"Hi\n")
     assert await asyncio.wait_for(process.stdout.readexactly(4), 10) == b"half"
@@ -95,7 +95,7 @@ async def test_ctrl_c_cancels_a_turn(server, spawn):
 async def test_chat_at_a_terminal(server, spawn):
     """Ctrl-C during a reply keeps the chat; at the prompt the second one leaves."""
     pty = pytest.importorskip("pty")
-    server.app.turns.append([status(pb.STATUS_LEARNING), delta("half\x1b[2J"), Hang()])
+    server.turns.append([status(pb.STATUS_LEARNING), delta("half\x1b[2J"), Hang()])
     ours, theirs = pty.openpty()
     # Logged in, so that ^C becomes the process's SIGINT.
     process = await spawn("chat", "diary", preexec_fn=lambda: os.login_tty(theirs))

@@ -42,7 +42,7 @@ async def test_chunks_progress_and_result(server, client):
     result = await client.ingest(
         "diary", TEXT, document="d", conversation="c", learn=False, on_progress=seen.append
     )
-    assert bytes(server.app.documents["d"]) == TEXT
+    assert bytes(server.documents["d"]) == TEXT
     assert (result.committed_bytes, result.tokens, result.ended) == (20_500, 5_125, True)
     assert [event.committed_bytes for event in seen] == list(range(1000, 20_001, 1000))
     [start_request] = server.requests["Ingest"]
@@ -75,7 +75,7 @@ async def test_every_kind_of_source_survives_two_broken_streams(server, client, 
     result = await client.ingest(
         "diary", source, document="novel.txt", on_progress=seen.append, chunk_bytes=900
     )
-    assert bytes(server.app.documents["novel.txt"]) == TEXT
+    assert bytes(server.documents["novel.txt"]) == TEXT
     assert [each.offset_bytes for each in server.requests["Ingest"]] == [0, 3_000, 10_000]
     assert sum(isinstance(event, hope.Resuming) for event in seen) == 2
     # Tokens count over all calls: 750 and 1,750 of the broken ones are in.
@@ -86,7 +86,7 @@ async def test_every_kind_of_source_survives_two_broken_streams(server, client, 
 
 async def test_a_path_names_its_document(server, client, novel):
     await client.ingest("diary", novel)
-    assert bytes(server.app.documents["novel.txt"]) == TEXT
+    assert bytes(server.documents["novel.txt"]) == TEXT
 
 
 async def test_a_refused_offset_after_a_break_is_asked_for_again(server, client):
@@ -97,12 +97,12 @@ async def test_a_refused_offset_after_a_break_is_asked_for_again(server, client)
 
     def commit_late(event: hope.IngestEvent) -> None:
         if isinstance(event, hope.Resuming) and isinstance(event.error, hope.UnavailableError):
-            server.app.sessions["users/local/sessions/diary"].memory_version = 9
+            server.sessions["users/local/sessions/diary"].memory_version = 9
         elif isinstance(event, hope.Resuming):
-            server.app.documents["d"] += TEXT[3_000:4_000]
+            server.documents["d"] += TEXT[3_000:4_000]
 
     await client.ingest("diary", TEXT, document="d", on_progress=commit_late)
-    assert bytes(server.app.documents["d"]) == TEXT
+    assert bytes(server.documents["d"]) == TEXT
     assert [each.offset_bytes for each in server.requests["Ingest"]] == [0, 3_000, 4_000]
 
 
@@ -140,7 +140,7 @@ async def test_attempts_without_progress_end(server, client):
 async def test_progress_renews_the_attempts(server, client):
     server.ingest_breaks.extend([(1_000, UNAVAILABLE)] * 9)
     await client.ingest("diary", TEXT, document="d")
-    assert bytes(server.app.documents["d"]) == TEXT
+    assert bytes(server.documents["d"]) == TEXT
 
 
 async def test_a_restarted_server_is_found_again():
@@ -170,14 +170,14 @@ async def test_a_restarted_server_is_found_again():
         finally:
             await (await restarting).stop(None)
     assert server.target == address
-    assert bytes(server.app.documents["d"]) == TEXT
+    assert bytes(server.documents["d"]) == TEXT
     assert [each.offset_bytes for each in server.requests["Ingest"]] == [0, 5_000]
 
 
 async def test_going_on_with_a_document(server, client):
-    server.app.documents["d"] += TEXT[:4_000]
+    server.documents["d"] += TEXT[:4_000]
     await client.ingest("diary", pieces(), document="d", resume_at_bytes=4_000)
-    assert bytes(server.app.documents["d"]) == TEXT
+    assert bytes(server.documents["d"]) == TEXT
 
 
 async def test_the_next_piece_of_an_open_document(server, client):
@@ -186,7 +186,7 @@ async def test_the_next_piece_of_an_open_document(server, client):
     await client.ingest(
         "diary", TEXT[4_000:], document="d", source_offset_bytes=first.committed_bytes
     )
-    assert bytes(server.app.documents["d"]) == TEXT
+    assert bytes(server.documents["d"]) == TEXT
 
 
 async def test_a_refusal_is_told_even_when_a_write_fails_at_the_same_time(server, client):
@@ -198,7 +198,7 @@ async def test_a_refusal_is_told_even_when_a_write_fails_at_the_same_time(server
 
 async def test_how_far_a_document_came(server, client):
     assert await client.sessions.document("diary", "d") is None
-    server.app.documents["d"] += b"12345"
+    server.documents["d"] += b"12345"
     document = await client.sessions.document("diary", "d")
     assert document is not None
     assert (document.committed_bytes, document.ended) == (5, False)

@@ -195,7 +195,7 @@ def test_a_closed_client_says_so(scripted, client):
 
 async def test_so_does_an_async_one(server):
     async with HopeClient(server.target) as client:
-        server.app.turns.append([delta("first"), Hang()])
+        server.turns.append([delta("first"), Hang()])
         events = client.generate("diary", "Hi")
         await anext(events)
         waiting = asyncio.ensure_future(anext(events))
@@ -273,7 +273,7 @@ async def run(script: str, server: ScriptedServer) -> asyncio.subprocess.Process
 
 
 async def test_ctrl_c_cancels_the_turn(server):
-    server.app.turns.append([delta("first"), Hang()])
+    server.turns.append([delta("first"), Hang()])
     process = await run(SCRIPT, server)
     assert await process.stdout.readline() == b"first\n"
     process.send_signal(signal.SIGINT)

@@ -15,7 +15,7 @@ Code = grpc.StatusCode
 
 
 async def test_a_turn_streams_status_text_and_result(server, client):
-    server.app.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
+    server.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
     events = [event async for event in client.generate("diary", "Hi")]
     assert [type(event) for event in events] == [
         hope.StatusUpdate,
@@ -27,7 +27,7 @@ async def test_a_turn_streams_status_text_and_result(server, client):
 
 
 async def test_text_reaches_the_reader_before_the_turn_ends(server, client):
-    server.app.turns.append([delta("first"), Hang()])
+    server.turns.append([delta("first"), Hang()])
     events = client.generate("diary", "Hi")
     assert (await asyncio.wait_for(anext(events), 5)).text == "first"
     await events.aclose()
@@ -35,7 +35,7 @@ async def test_text_reaches_the_reader_before_the_turn_ends(server, client):
 
 
 async def test_cancelling_the_task_cancels_the_turn(server, client):
-    server.app.turns.append([delta("first"), Hang()])
+    server.turns.append([delta("first"), Hang()])
     shown = asyncio.Event()
 
     async def read() -> None:
@@ -84,7 +84,7 @@ async def test_options_that_were_not_given_stay_unset(server, client):
 
 
 async def test_a_stream_without_a_result_is_an_error(server, client):
-    server.app.turns.append([delta("half")])
+    server.turns.append([delta("half")])
     with pytest.raises(hope.InternalError, match="without a result"):
         await client.say("diary", "Hi")
 

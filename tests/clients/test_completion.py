@@ -80,7 +80,7 @@ async def test_bash_completes_commands_options_and_files(shell_environment):
 async def test_bash_completes_what_the_server_knows(server, shell_environment):
     session = server.add("users/local/sessions/diving", conversations=["morning", "evening"])
     server.add("users/ada/sessions/dreams")
-    server.app.documents["novel.txt"] += b"12345"
+    server.documents["novel.txt"] += b"12345"
     lines = {
         "hope chat d": ["diary", "diving"],
         "hope sessions show div": ["diving"],

@@ -120,7 +120,7 @@ RIGHT = {
 
 @pytest.fixture
 def turns(server: ScriptedServer) -> Iterator[ScriptedServer]:
-    server.app.turns.extend([[delta("first"), Hang()], reply("again")])
+    server.turns.extend([[delta("first"), Hang()], reply("again")])
     return server
 
 
