@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 
@@ -11,6 +10,7 @@ import pytest
 from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
 from hope_client.cli import main
+from processes import soon
 from scripted_server import UNAVAILABLE, Failure, Hang, delta, reply, status
 
 DIARY = "users/local/sessions/diary"
@@ -253,10 +253,10 @@ async def test_an_interrupted_ingest_says_how_to_go_on(server, spawn):
     process = await spawn("ingest", "-", "--session", "diary", "--document", "d")
     process.stdin.write(b"a" * 2_000)
     await process.stdin.drain()
-    await asyncio.wait_for(server.until_committed("d", 2_000), 10)
+    await soon(server.until_committed("d", 2_000))
     process.send_signal(signal.SIGINT)  # while the pipe is silent
-    err = await asyncio.wait_for(process.stderr.read(), 5)
-    assert await process.wait() == 130
+    err = await soon(process.stderr.read())
+    assert await soon(process.wait()) == 130
     assert err.decode().splitlines() == [
         "Stopped. What was committed is kept; the same command goes on there."
     ]

@@ -9,6 +9,7 @@ import grpc
 import hope_client as hope
 import pytest
 from hope.v1 import inference_pb2 as pb
+from processes import soon
 from scripted_server import Failure, Hang, delta, reply, status
 
 Code = grpc.StatusCode
@@ -29,9 +30,9 @@ async def test_a_turn_streams_status_text_and_result(server, client):
 async def test_text_reaches_the_reader_before_the_turn_ends(server, client):
     server.turns.append([delta("first"), Hang()])
     events = client.generate("diary", "Hi")
-    assert (await asyncio.wait_for(anext(events), 5)).text == "first"
+    assert (await soon(anext(events))).text == "first"
     await events.aclose()
-    await asyncio.wait_for(server.cancelled.wait(), 5)
+    await soon(server.cancelled.wait())
 
 
 async def test_cancelling_the_task_cancels_the_turn(server, client):
@@ -44,11 +45,11 @@ async def test_cancelling_the_task_cancels_the_turn(server, client):
                 shown.set()
 
     task = asyncio.create_task(read())
-    await asyncio.wait_for(shown.wait(), 5)
+    await soon(shown.wait())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(server.cancelled.wait(), 5)
+    await soon(server.cancelled.wait())
 
 
 async def test_say_sends_what_it_was_given(server, client):
