@@ -92,39 +92,6 @@ async def test_ctrl_c_cancels_a_turn(server, spawn):
 
 async def test_chat_at_a_terminal(server, at_terminal):
     """Ctrl-C during a reply keeps the chat; at the prompt the second one leaves."""
-<<<<<<< HEAD
-    pty = pytest.importorskip("pty")
-    server.turns.append([status(pb.STATUS_LEARNING), delta("half\x1b[2J"), Hang()])
-    ours, theirs = pty.openpty()
-    # Logged in, so that ^C becomes the process's SIGINT.
-    process = await spawn("chat", "diary", preexec_fn=lambda: os.login_tty(theirs))
-    os.close(theirs)
-    shown = b""
-
-    async def until(text: bytes) -> None:
-        nonlocal shown
-        while text not in shown:
-            shown += await asyncio.wait_for(asyncio.to_thread(os.read, ours, 1024), 10)
-        shown = shown.split(text, 1)[1]
-
-    await until(b"you> ")
-    os.write(ours, b"Hi\n")
-    await until(b"hope> half[2J")
-    os.write(ours, b"\x03")
-    await until(b"left no trace")
-    await until(b"you> ")
-    os.write(ours, b"Again\n")
-    await until(b"hope> You said: Again")
-    await until(b"you> ")
-    os.write(ours, b"/read-only\n")
-    await until(b"you (read-only)> ")
-    os.write(ours, b"\x03")
-    await until(b"Ctrl-C again")
-    await until(b"> ")
-    os.write(ours, b"\x03")
-    assert await asyncio.wait_for(process.wait(), 10) == 130
-    os.close(ours)
-=======
     server.turns.append([status(pb.STATUS_LEARNING), delta("half\x1b[2J"), Hang()])
     chat = await at_terminal("chat", "diary")
     await chat.until(b"you> ")
@@ -143,4 +110,3 @@ async def test_chat_at_a_terminal(server, at_terminal):
     await chat.until(b"> ")
     chat.type(b"\x03")
     assert await soon(chat.process.wait()) == 130
->>>>>>> c8e89c7 (Tests: a time limit with stacks for each, children end with their test, waits are for conditions)
