@@ -33,7 +33,7 @@ DOCUMENT_CHARS = 4000  # about a thousand tokens
 
 @dataclass(frozen=True)
 class Fact:
-    """What is said, what is asked later in other words, and what the answer must contain."""
+    """A statement, a question in other words, and the value that the answer must contain."""
 
     told: str
     question: str
@@ -71,7 +71,7 @@ async def teach(client: HopeClient, console: Console) -> list[sessions_pb2.Conso
     started = time.monotonic()
     read = await client.ingest(SESSION, text, document=DOCUMENT, conversation="reading")
     console.print(f"read and learnt {read.tokens} tokens in {time.monotonic() - started:.0f} s")
-    console.print("ending the conversation ...")
+    console.print("ending the conversation and learning ...")
     ended = await client.sessions.end_conversation(SESSION)
     return list(ended.consolidations)
 

@@ -43,8 +43,12 @@ BESIDE = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", type=Path, required=True, help="python of their environment")
-    parser.add_argument("--tokens", type=int, default=512, help="that are read and learnt")
+    parser.add_argument(
+        "--peers", type=Path, required=True, help="Python interpreter of the peers' environment"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=512, help="number of tokens to read and learn"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     entries: list[dict[str, Any]] = []
@@ -124,7 +128,7 @@ def rates(name: str, tokens: int) -> dict[str, float]:
 
 
 def described(name: str, tokens: int, peer: dict[str, Any]) -> dict[str, Any]:
-    """What stands beside the rates: sizes, rule, and what pieces and neighbours change."""
+    """Figures beside the rates: sizes, rule, and the effect of pieces and neighbours."""
     config, weights = model_of(name)
     ids = torch.randint(0, VOCAB, (2, tokens), generator=torch.Generator().manual_seed(0))
     whole, state = observe(config, weights, ids, fresh_state(config, weights, 2))

@@ -38,8 +38,8 @@ class ResultCache:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise CacheError(
-                    f"Results cannot be kept in {directory} ({error.strerror}); "
-                    "choose another place with --cache, or --no-cache."
+                    f"cannot store results in {directory} ({error.strerror}); choose another "
+                    "directory with --cache, or use --no-cache"
                 ) from error
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Result]) -> Result:
@@ -67,7 +67,7 @@ class ResultCache:
             beside.replace(path)
         except OSError as error:
             beside.unlink(missing_ok=True)
-            raise CacheError(f"A result cannot be kept as {path}: {error.strerror}.") from error
+            raise CacheError(f"cannot store a result in {path}: {error.strerror}") from error
 
 
 @cache
@@ -82,7 +82,7 @@ def source_digest() -> str:
 
 
 def _read(path: Path) -> Result | None:
-    """What is stored there; None for nothing, and for what is no result of ours."""
+    """The stored result; None if there is none or the file is not one of ours."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

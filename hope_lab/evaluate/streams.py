@@ -1,4 +1,4 @@
-"""What a small model trained here makes of a long text that it reads once, learning as it goes.
+"""Loss of a small model trained here on a long text that it reads once, learning as it goes.
 
 Shared by the tables whose models learn in context: text as bytes, trained on the beginning of a
 text and tested on a stream it never saw. Knows no table.
@@ -62,7 +62,7 @@ def train_on_text(
 def stretches(ids_N: Tensor, rows: int, tokens: int) -> Tensor:
     """`rows` stretches of a text, evenly spread and apart from each other: (rows, tokens)."""
     apart = len(ids_N) // rows
-    assert apart >= tokens, "the text is long enough for its stretches"
+    assert apart >= tokens, "the text is too short for the requested number of excerpts"
     return torch.stack([ids_N[row * apart : row * apart + tokens] for row in range(rows)])
 
 

@@ -41,9 +41,11 @@ def read_gguf(path: Path, progress: Progress) -> tuple[ModelConfig, BaseWeights,
 def _take(file: GGUFFile, name: str, shape: tuple[int, ...]) -> Tensor:
     entry = file.tensors.get(name)
     if entry is None:
-        raise CorruptModelError(f"{file.path} lacks the tensor {name}")
+        raise CorruptModelError(f"{file.path} does not contain the tensor {name}")
     if entry.shape != shape:
-        raise CorruptModelError(f"{file.path}: {name} is {entry.shape} and should be {shape}")
+        raise CorruptModelError(
+            f"tensor {name} of {file.path} has shape {entry.shape} instead of {shape}"
+        )
     return torch.from_numpy(file.read(name))
 
 
@@ -52,30 +54,32 @@ def _read_config(file: GGUFFile) -> ModelConfig:
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
         raise UnsupportedModelError(
-            f"{path} has the architecture {architecture!r}; only llama is known"
+            f"{path} has the architecture {architecture!r}; only llama is supported"
         )
     if metadata.get("llama.expert_count", 0):
-        raise UnsupportedModelError(f"{path} is a mixture of experts, which is not known")
+        raise UnsupportedModelError(f"{path} is a mixture of experts, which is not supported")
     if metadata.get("llama.rope.scaling.type", "none") != "none":
         raise UnsupportedModelError(
-            f"{path} scales its rotary positions by {metadata['llama.rope.scaling.type']!r}, "
-            "which is not known"
+            f"{path} uses rotary scaling of type {metadata['llama.rope.scaling.type']!r}, which "
+            "is not supported"
         )
 
     def get(key: str) -> Any:
         value = metadata.get(f"llama.{key}")
         if value is None:
-            raise CorruptModelError(f"{path} lacks the metadata llama.{key}")
+            raise CorruptModelError(f"{path} does not contain the metadata llama.{key}")
         return value
 
     embedding = tensors.get("token_embd.weight")
     if embedding is None:
-        raise CorruptModelError(f"{path} lacks the tensor token_embd.weight")
+        raise CorruptModelError(f"{path} does not contain the tensor token_embd.weight")
     try:
         D, H = get("embedding_length"), get("attention.head_count")
         K = metadata.get("llama.attention.key_length", D // H)
         if metadata.get("llama.rope.dimension_count", K) != K:
-            raise UnsupportedModelError(f"{path} rotates a part of each head, which is not known")
+            raise UnsupportedModelError(
+                f"{path} rotates only a part of each head, which is not supported"
+            )
         return ModelConfig(
             vocab_size=embedding.shape[0],
             d_model=D,
@@ -94,9 +98,7 @@ def _read_config(file: GGUFFile) -> ModelConfig:
             else None,
         )
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise UnsupportedModelError(
-            f"{path} describes a model that is not known: {error}"
-        ) from error
+        raise UnsupportedModelError(f"{path} describes an unsupported model: {error}") from error
 
 
 def _read_weights(config: ModelConfig, file: GGUFFile, progress: Progress) -> BaseWeights:

@@ -43,7 +43,7 @@ def read_huggingface(path: Path, progress: Progress) -> tuple[ModelConfig, BaseW
     """
     raw = _read_json(path / "config.json")
     if raw is None:
-        raise ModelNotFoundError(f"{path} holds no config.json")
+        raise ModelNotFoundError(f"{path} does not contain config.json")
     config = _read_config(path, raw)
     tokenizer = _read_tokenizer(path, raw)
     with ExitStack() as stack:
@@ -64,7 +64,7 @@ class _Source:
         for name in names:
             file = path / name
             if file.parent != path or not file.is_file():
-                raise ModelNotFoundError(f"{path} holds no {name}")
+                raise ModelNotFoundError(f"{path} does not contain {name}")
             try:
                 opened = stack.enter_context(safetensors.safe_open(file, framework="pt"))
             except (safetensors.SafetensorError, OSError) as error:
@@ -73,15 +73,16 @@ class _Source:
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         if name not in self._files:
-            raise CorruptModelError(f"{self.path} lacks the tensor {name}")
+            raise CorruptModelError(f"{self.path} does not contain the tensor {name}")
         tensor: Tensor = self._files[name].get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise CorruptModelError(
-                f"{self.path}: {name} is {tuple(tensor.shape)} and should be {shape}"
+                f"tensor {name} of {self.path} has shape {tuple(tensor.shape)} instead of {shape}"
             )
         if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise UnsupportedModelError(
-                f"{self.path}: {name} is {tensor.dtype}; only float32, bfloat16, float16 are known"
+                f"tensor {name} of {self.path} has dtype {tensor.dtype}; only float32, bfloat16 "
+                "and float16 are supported"
             )
         return tensor
 
@@ -90,16 +91,16 @@ def _read_config(path: Path, raw: dict[str, Any]) -> ModelConfig:
     kind = raw.get("model_type")
     if kind not in _ARCHITECTURES:
         raise UnsupportedModelError(
-            f"{path} is a model of type {kind!r}; only {' and '.join(_ARCHITECTURES)} are known"
+            f"{path} is a model of type {kind!r}; only {' and '.join(_ARCHITECTURES)} are supported"
         )
 
     def refuse(what: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{path} has {what}, which is not known")
+        return UnsupportedModelError(f"{path} has {what}, which is not supported")
 
     if raw.get("hidden_act", "silu") != "silu":
-        raise refuse(f"the activation {raw['hidden_act']!r}")
+        raise refuse(f"the activation function {raw['hidden_act']!r}")
     if raw.get("mlp_bias"):
-        raise refuse("biases in its mlp")
+        raise refuse("biases in its MLPs")
     if raw.get("quantization_config"):
         raise refuse("quantised weights")
     try:
@@ -125,11 +126,9 @@ def _read_config(path: Path, raw: dict[str, Any]) -> ModelConfig:
             attention_bias=bool(raw.get("attention_bias", False)),
         )
     except KeyError as error:
-        raise CorruptModelError(f"{path}/config.json lacks {error.args[0]}") from error
+        raise CorruptModelError(f"{path}/config.json does not contain {error.args[0]}") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise UnsupportedModelError(
-            f"{path} describes a model that is not known: {error}"
-        ) from error
+        raise UnsupportedModelError(f"{path} describes an unsupported model: {error}") from error
 
 
 def _read_rope(
@@ -139,7 +138,7 @@ def _read_rope(
     rope = {"rope_theta": raw.get("rope_theta", 10_000.0)}
     rope |= raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise refuse("rotary positions on a part of each head")
+        raise refuse("rotary positions on only a part of each head")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return float(rope["rope_theta"]), None
@@ -187,7 +186,7 @@ def _read_weights(config: ModelConfig, source: _Source, progress: Progress) -> B
 def _read_tokenizer(path: Path, raw: dict[str, Any]) -> Tokenizer:
     file = path / "tokenizer.json"
     if not file.is_file():
-        raise TokenizerMissingError(f"{path} holds no tokenizer.json")
+        raise TokenizerMissingError(f"{path} does not contain tokenizer.json")
     text = file.read_text(encoding="utf-8")
     try:
         described = json.loads(text)
@@ -247,7 +246,7 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CorruptModelError(f"{file} is not JSON: {error}") from error
+        raise CorruptModelError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CorruptModelError(f"{file} should hold a JSON object")
+        raise CorruptModelError(f"{file} does not contain a JSON object")
     return value

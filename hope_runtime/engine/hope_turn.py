@@ -176,7 +176,10 @@ def score(
     """
     tokenizer = model.tokenizer
     if not text:
-        raise InvalidRequestError("There is no text to score.", field="text")
+        raise InvalidRequestError(
+            "there is no text to score: text must have at least one token after its context",
+            field="text",
+        )
     before = tuple(t for span in encode_spans(tokenizer, context) for t in span)
     ids = tuple(t for span in encode_spans(tokenizer, text) for t in span)
     if not before and tokenizer.bos_id is not None:

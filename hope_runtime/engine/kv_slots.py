@@ -48,7 +48,7 @@ class SlotPool:
     """
 
     def __init__(self, slots: Sequence[KVCache]) -> None:
-        assert slots, "an engine needs a slot"
+        assert slots, "an engine needs at least one slot"
         self.slots = len(slots)
         self._slot_bytes = slots[0].nbytes
         self._free = list(slots)
@@ -81,8 +81,10 @@ class SlotPool:
         Only while there is room.
         """
         with self._lock:
-            assert key not in self._held, "a row serves one turn at a time"
-            assert self.room, "all slots are in use"
+            assert key not in self._held, "the slot already serves another turn"
+            assert self.room, (
+                "all slots are in use; raise window_cache_bytes to serve more turns at a time"
+            )
             row = self._rows.pop(key, None)
             if row is None:
                 if not self._free:

@@ -53,7 +53,7 @@ class LearningThread:
         """Takes a consolidation. Raises CancelledTurnError when it is too late."""
         with self._wake:
             if self._closing:
-                raise CancelledTurnError("The engine is closing.")
+                raise CancelledTurnError("the engine is closing")
             # From here on only the engine ends it: a waiting task that goes away cannot.
             ticket.future.set_running_or_notify_cancel()
             self._queue.append(ticket)
@@ -84,4 +84,4 @@ class LearningThread:
             if resolve is not None:
                 resolve()
         for ticket in self._queue:
-            ticket.fail(CancelledTurnError("The engine has closed."))()
+            ticket.fail(CancelledTurnError("the engine is closed"))()

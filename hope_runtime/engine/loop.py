@@ -72,7 +72,7 @@ class Loop:
         """Takes a turn. Raises CancelledTurnError when it is too late."""
         with self._wake:
             if self._closing:
-                raise CancelledTurnError("The engine is closing.")
+                raise CancelledTurnError("the engine is closing")
             # From here on only the engine ends it: a waiting task that goes away cannot.
             ticket.future.set_running_or_notify_cancel()
             self._turns.append(ticket)
@@ -134,6 +134,6 @@ class Loop:
             try:
                 self._step()
             except Exception:  # a bug in the engine itself must not stop every session
-                _log.exception("engine step failed")
+                _log.exception("an engine step failed")
         for ticket in self._turns:
-            ticket.fail(CancelledTurnError("The engine has closed."))()
+            ticket.fail(CancelledTurnError("the engine is closed"))()

@@ -87,7 +87,7 @@ class Writing:
 
     def push(self, token: int, logprobs: TokenLogprobs | None = None) -> bool:
         """Takes the next token; whether it was the last one."""
-        assert self.room, "the reply has ended"
+        assert self.room, "the reply has already ended"
         self.tokens.append(token)
         if token in self._eos_ids:
             self._reason = FinishReason.STOP

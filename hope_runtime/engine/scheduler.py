@@ -74,7 +74,7 @@ class Ticket(Generic[_Result]):
         try:
             if self.cancelled:
                 self.work.close()
-                raise CancelledTurnError("The turn was cancelled; it left no trace.")
+                raise CancelledTurnError("the turn was cancelled without effect")
             self.started = True
             self.wanted = self.work.send(output)
         except StopIteration as end:

@@ -120,7 +120,7 @@ class Reader:
                 row.aligned = end
             start = end
             row.tokens = tokens[:start]
-        assert output is not None, "a window holds at least one token"
+        assert output is not None, "a window needs at least one token"
         return Reading(_finite(row, output, nats), nats, scored)
 
     def extend(self, row: Row, token: int) -> Generator[Pass, Output, Tensor]:
@@ -159,5 +159,6 @@ def _finite(row: Row, output: Output, nats: float = 0.0) -> Tensor:
     for cache in (row.kv.k, row.kv.v):
         cache.zero_()  # a mask times NaN is NaN
     raise NotFiniteError(
-        "The model computed no finite number for the next token; nothing of the turn was kept."
+        "the model computed a non-finite number for the next token, so the turn was discarded; "
+        "retry it"
     )

@@ -10,7 +10,7 @@ Every blob says format, kind and the base model's fingerprint, and is checked fo
 dtypes and finiteness against the model before a tensor is used; what it should hold, the engine's
 Layout says. Integrity of the bytes themselves (digest, encryption) is the store's. tests/golden
 holds blobs of every format version: format 1 knew no fast memory and no contexts, format 2 no
-guards.
+guards, format 3 no digests of documents.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from hope_runtime.session.policy import LearningPolicy
 from hope_runtime.session.state_schema import SpanFields, StateFields
 from hope_runtime.session.window import Window
 
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 STATE_BLOB = "state"
 FAST_BLOB = "fast"
 # Tensors of the state blob: token ids of spans and windows.
@@ -144,7 +144,7 @@ def encode_state(memory: SessionMemory) -> bytes:
             for name, item in memory.conversations.items()
         ],
         "documents": [
-            [name, item.committed_bytes, item.tail.hex(), item.ended]
+            [name, item.committed_bytes, item.tail.hex(), item.ended, item.content.hex()]
             for name, item in memory.documents.items()
         ],
         "contexts": [name for name, item in memory.conversations.items() if item.context],
@@ -168,25 +168,25 @@ def decode_memory(
     or a policy that is not (or no longer) known under its digest, CorruptStateError otherwise.
     """
     if STATE_BLOB not in blobs:
-        raise CorruptStateError("The session's state blob is missing.")
+        raise CorruptStateError("the state blob of the session is missing")
     tensors, header = _open(blobs[STATE_BLOB], "state", fingerprint)
     try:
         state = StateFields.model_validate_json(header["state"])
         policy = policies.get(state.policy)
         if policy is None or policy.digest() != state.policy_digest:
             raise StateVersionError(
-                f"The session learnt under policy '{state.policy}' with constants that this "
-                "server does not have; migrate it to a present policy."
+                f"the session was learnt under policy '{state.policy}' with settings that this "
+                "server does not have; migrate it to an available policy"
             )
         return _build(state, tensors, blobs, policy, layout, fingerprint)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
         raise CorruptStateError(
-            f"The session's state cannot be read: {where}: {first['msg']}."
+            f"the state of the session cannot be decoded: {where}: {first['msg']}"
         ) from None
     except (KeyError, ValueError) as error:
-        raise CorruptStateError(f"The session's state cannot be read: {error}.") from error
+        raise CorruptStateError(f"the state of the session cannot be decoded: {error}") from error
 
 
 def _build(
@@ -199,10 +199,10 @@ def _build(
 ) -> SessionMemory:
     def opened(kind: str, blob: str) -> Tensors:
         if blob not in blobs:
-            raise CorruptStateError(f"The session's blob {blob} is missing.")
+            raise CorruptStateError(f"blob {blob} of the session is missing")
         found, _ = _open(blobs[blob], kind, fingerprint)
         if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
-            raise CorruptStateError(f"A {kind} holds values that are not finite.")
+            raise CorruptStateError(f"the {kind} blob contains non-finite values")
         return found
 
     levels = []
@@ -234,9 +234,12 @@ def _build(
     for name in _TOKEN_IDS:
         ids = tensors[name]
         if ids.dtype != torch.int32 or ids.dim() != 1:
-            raise ValueError(f"tensor {name} is {ids.dtype} {tuple(ids.shape)}")
+            raise ValueError(
+                f"tensor {name} has dtype {ids.dtype} and shape {tuple(ids.shape)} instead of "
+                "one dimension of int32"
+            )
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < layout.vocab_size:
-            raise ValueError(f"tensor {name} holds ids outside of the vocabulary")
+            raise ValueError(f"tensor {name} contains token ids outside the vocabulary")
     pinned = _take(tensors["pinned"], [item.pinned for item in state.conversations])
     recent = _take(tensors["recent"], [item.recent for item in state.conversations])
     contexts: dict[str, Tensors] = {}
@@ -254,7 +257,12 @@ def _build(
         for item, head, tail in zip(state.conversations, pinned, recent, strict=True)
     }
     documents = {
-        item.name: Document(item.committed_bytes, bytes.fromhex(item.tail), item.ended)
+        item.name: Document(
+            item.committed_bytes,
+            bytes.fromhex(item.tail),
+            item.ended,
+            bytes.fromhex(item.content),
+        )
         for item in state.documents
     }
     return SessionMemory(
@@ -294,16 +302,19 @@ def _open(
         tensors = load(data)
         version = int(header["format"])
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptStateError(f"A {kind} blob is not readable: {error}.") from error
+        raise CorruptStateError(f"the {kind} blob cannot be decoded: {error}") from error
     if header.get("kind") != kind:
-        raise CorruptStateError(f"A blob of kind '{header.get('kind')}' stands where a {kind} is.")
+        raise CorruptStateError(
+            f"expected a {kind} blob, but found one of kind '{header.get('kind')}'"
+        )
     if version > STATE_FORMAT:
         raise StateVersionError(
-            f"This state was written in format {version}; this server reads up to {STATE_FORMAT}."
+            f"the state has format {version}, and this server supports formats up to "
+            f"{STATE_FORMAT}; use a newer server"
         )
     if header.get("fingerprint") != fingerprint:
         raise FingerprintMismatchError(
-            "The session was learnt on another base model; serve that model."
+            "the session was learnt on another base model; serve that model to use it"
         )
     return tensors, header
 
@@ -314,7 +325,7 @@ def _flat(groups: Iterable[tuple[int, ...]]) -> torch.Tensor:
 
 def _take(flat: torch.Tensor, lengths: list[int]) -> list[tuple[int, ...]]:
     if sum(lengths) != flat.numel():
-        raise ValueError("token counts disagree")
+        raise ValueError("token counts do not match the number of stored tokens")
     parts = iter(flat.tolist())
     return [tuple(islice(parts, length)) for length in lengths]
 

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hope_runtime.errors import CorruptStateError, StateVersionError
+from hope_runtime.session.content import fits
 
 RECORD_FORMAT = 1
 # Of one record before compression: more than the ids of the largest message make.
@@ -90,6 +91,8 @@ class Record:
     document: str = ""
     committed_bytes: int = 0
     tail: bytes = b""
+    # As in Document: what tells this document from another one, which the fold keeps and ignores.
+    content: bytes = b""
     ended: bool = False
     target_version: int = 0
     target_seq: int = 0
@@ -118,6 +121,8 @@ class Record:
             "tail": self.tail.hex(),
         }
         header |= {name: getattr(self, name) for name in _PLAIN if getattr(self, name)}
+        if self.content:
+            header["content"] = self.content.hex()
         if self.levels:
             header["levels"] = self.levels
         ids = np.asarray(self.tokens, dtype="<u4").tobytes()
@@ -136,17 +141,24 @@ class Record:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "it"
             raise CorruptStateError(
-                f"A log record cannot be read: {where}: {first['msg']}."
+                f"a log record cannot be decoded: {where}: {first['msg']}"
             ) from None
         except (zlib.error, ValueError) as error:
-            raise CorruptStateError(f"A log record cannot be read: {error}.") from error
+            raise CorruptStateError(f"a log record cannot be decoded: {error}") from error
         if header.format > RECORD_FORMAT:
             raise StateVersionError(
-                f"This log was written in format {header.format}; "
-                f"this server reads up to {RECORD_FORMAT}."
+                f"the log has format {header.format}, and this server supports formats up to "
+                f"{RECORD_FORMAT}; use a newer server"
             )
         if sum(length for _, _, lengths in header.segments for length in lengths) != len(ids):
-            raise CorruptStateError("A log record cannot be read: token counts disagree.")
+            raise CorruptStateError(
+                "a log record cannot be decoded: its token counts do not add up"
+            )
+        content = bytes.fromhex(header.content)
+        if not fits(content, header.committed_bytes, header.ended):
+            raise CorruptStateError(
+                "a log record cannot be decoded: the digest of its document has the wrong length"
+            )
         rest = iter(ids)
         segments = (
             Segment(speaker, tuple(tuple(islice(rest, length)) for length in lengths), learnable)
@@ -156,6 +168,7 @@ class Record:
             kind=header.kind,
             segments=tuple(segments),
             tail=bytes.fromhex(header.tail),
+            content=content,
             levels=tuple(header.levels),
             **{name: getattr(header, name) for name in _PLAIN},
         )
@@ -166,7 +179,7 @@ def _decompressed(data: bytes) -> bytes:
     stream = zlib.decompressobj()
     body = stream.decompress(data, MAX_RECORD_BYTES)
     if not stream.eof or stream.unused_data:
-        raise ValueError(f"it is cut off, or has more than {MAX_RECORD_BYTES >> 20} MiB")
+        raise ValueError(f"it is truncated, or larger than {MAX_RECORD_BYTES >> 20} MiB")
     return body
 
 
@@ -180,6 +193,7 @@ class _Header(BaseModel):
     kind: RecordKind
     segments: list[tuple[Speaker, bool, list[Count]]]
     tail: Hex
+    content: Hex = ""
     levels: list[Count] = []
     conversation: str = ""
     pinned: Count = 0

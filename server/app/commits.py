@@ -78,7 +78,7 @@ class Commits:
             try:
                 await self._quotas.charge(resident.key.user, record.learnable_tokens)
             except StoreError as error:  # the turn is durable all the same
-                _log.warning("tokens were not counted: %s", error)
+                _log.warning("could not count learnt tokens against the quota: %s", error)
 
         await complete(commit())
 
@@ -113,7 +113,10 @@ class Commits:
         try:
             await self._store.collect(key, keep_recent=self._keep_versions)
         except StoreError as error:
-            _log.warning("old versions of a session stay for now: %s", error)
+            _log.warning(
+                "could not collect old versions of a session; retrying after the next version: %s",
+                error,
+            )
 
     async def retried(self, call: Callable[[], Coroutine[Any, Any, Head]]) -> Head:
         """Repeat a commit while the store is unavailable: its nonce makes it happen once."""
@@ -188,4 +191,4 @@ class Commits:
 
 def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("learning failed and stays due", exc_info=error)
+        _log.error("learning failed and will be retried", exc_info=error)

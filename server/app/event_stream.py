@@ -81,8 +81,8 @@ class EventStream(Generic[Event]):
                 if not watch.done():
                     raise
                 raise StalledStreamError(
-                    f"Nothing of the reply was read for {self._stalled_seconds:g} seconds, "
-                    "so the turn was ended; it left no trace."
+                    f"the reply was not read for {self._stalled_seconds:g} seconds, so the turn "
+                    "was cancelled without effect; read replies without long pauses"
                 ) from None
         finally:
             watch.cancel()

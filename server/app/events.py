@@ -95,13 +95,19 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The reply is complete and durable. `text` is all of it; `replayed` says that it was stored by
-    an earlier request with the same id."""
+    """The reply is complete and durable. `text` is all of it.
+
+    `replayed` says that it was stored by an earlier request with the same id, `window_began` that
+    the conversation had no window before; `dropped_conversation` names the one whose window had to
+    go for it.
+    """
 
     reason: FinishReason
     text: str
     usage: Usage
     replayed: bool = False
+    window_began: bool = False
+    dropped_conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +115,16 @@ class IngestProgress:
     """A part of a document is durable, up to `committed_bytes`: a broken ingest resumes there.
 
     `tokens` counts those of this call. `surprise_nats` is the mean negative log-likelihood of the
-    tokens since the last progress, None when none was scored.
+    tokens since the last progress, None when none was scored. `dropped_document` and
+    `dropped_conversation` name what the session let go of for this document.
     """
 
     committed_bytes: int
     tokens: int
     memory_version: int
     surprise_nats: float | None
+    dropped_document: str = ""
+    dropped_conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

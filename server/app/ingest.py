@@ -13,6 +13,7 @@ from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import Document
 from hope_runtime.session.spans import SpanReader
 from server.app.cancellation import result_of
+from server.app.documents import advanced, digested, dropped, open_document
 from server.app.event_stream import EventStream
 from server.app.events import Ingested, IngestEvent, IngestProgress, Queued
 from server.app.measures import IngestCounter
@@ -42,6 +43,7 @@ async def ingest(
     conversation: str,
     document: str,
     offset_bytes: int,
+    content_digest: bytes = b"",
     learn: bool,
 ) -> AsyncGenerator[IngestEvent, None]:
     """Read a document in pieces of UTF-8, cut anywhere, from `offset_bytes` on.
@@ -51,13 +53,16 @@ async def ingest(
     raises when it does not come, and then only the sub-turns that were reported are part of the
     session.
 
+    `content_digest` is that of the bytes before `offset_bytes` as the caller has them; when what
+    was read is something else, DocumentDiffersError is raised.
+
     Raises InvalidRequestError, QuotaExceededError, errors of the store, and why the session cannot
     be used.
     """
     counter = IngestCounter(sessions.metrics)
     stream: EventStream[IngestEvent] = EventStream()
     reading = _Reading(sessions, key, stream, conversation, document, learn)
-    async with aclosing(stream.run(reading.run(parts, offset_bytes))) as events:
+    async with aclosing(stream.run(reading.run(parts, offset_bytes, content_digest))) as events:
         async for event in events:
             counter.saw(event)
             yield event
@@ -85,49 +90,45 @@ class _Reading:
         self._nats = 0.0
         self._scored = 0
 
-    async def run(self, parts: AsyncIterator[bytes | End], offset_bytes: int) -> None:
-        known = await self._open(offset_bytes)
+    async def run(
+        self, parts: AsyncIterator[bytes | End], offset_bytes: int, content_digest: bytes
+    ) -> None:
+        known = await open_document(
+            self._sessions,
+            self._key,
+            self._document,
+            offset_bytes,
+            content_digest,
+            self._stream.put,
+        )
         reader = SpanReader(known.tail)
         encode = self._sessions.tokenizer.encode
         # Bytes that `known` counts already but no span has: they come out with the next one.
         committed = known.committed_bytes - len(known.tail)
         pending: list[tuple[int, ...]] = []
+        undigested = bytearray()  # what came behind the bytes that `known` counts
         ended = False
         async for part in parts:
             ended = part is End.COMPLETE
             data = part if isinstance(part, bytes) else b""
+            undigested += data
             for span in reader.feed(data, final=ended):
                 ids = tuple(encode(span))
                 committed += len(span.encode())
                 self._tokens += len(ids)
                 pending.append(ids)
                 if sum(map(len, pending)) >= SUB_TURN_TOKENS:
-                    now = _advanced(known, committed)
+                    now = advanced(known, committed, undigested)
+                    del undigested[: now.committed_bytes - known.committed_bytes]
                     await self._sub_turn(pending, known, now)
                     known, pending = now, []
-        now = Document(committed + len(reader.tail), reader.tail, ended)
+        content = digested(known, undigested, ended)
+        now = Document(committed + len(reader.tail), reader.tail, ended, content)
         if not now.committed_bytes:
-            raise InvalidRequestError("The document is empty.", field="chunk")
+            raise InvalidRequestError("the document is empty", field="chunk")
         version = await self._sub_turn(pending, known, now)
         surprise = self._nats / self._scored if self._scored else None
         self._stream.put(Ingested(now.committed_bytes, self._tokens, version, surprise, now.ended))
-
-    async def _open(self, offset: int) -> Document:
-        """The document's state, checked to be where the caller resumes."""
-        name = self._document
-        async with self._sessions.exclusive(self._key, self._stream.put) as resident:
-            known = resident.memory.documents.get(name, Document())
-        if known.ended:
-            raise InvalidRequestError(
-                f"Document '{name}' was read to its end; use another name.", field="start.document"
-            )
-        if offset != known.committed_bytes:
-            raise InvalidRequestError(
-                f"Document '{name}' is committed up to byte {known.committed_bytes}; "
-                f"resume there, not at {offset}.",
-                field="start.offset_bytes",
-            )
-        return known
 
     async def _sub_turn(
         self, spans: Sequence[tuple[int, ...]], expected: Document, now: Document
@@ -141,6 +142,7 @@ class _Reading:
             document=name,
             committed_bytes=now.committed_bytes,
             tail=now.tail,
+            content=now.content,
             ended=now.ended,
         )
         while learn and (seconds := await sessions.quotas.wait_seconds(self._key.user)):
@@ -149,10 +151,12 @@ class _Reading:
         async with sessions.exclusive(self._key, self._stream.put) as resident:
             if resident.memory.documents.get(name, Document()) != expected:
                 raise InvalidRequestError(
-                    f"Document '{name}' was changed by another call meanwhile.",
+                    f"document '{name}' was changed by another call; read its "
+                    "committed_bytes and resume there",
                     field="start.document",
                 )
             await sessions.quotas.check(self._key)
+            before = resident.memory
             outcome = ReadOutcome(0.0, 0)
             if spans:
                 row = (self._key, self._conversation)
@@ -163,21 +167,19 @@ class _Reading:
                 await sessions.commits.event(resident, record)
             # Before the next piece rather than behind it: a boundary is learnt where it lies.
             await sessions.commits.learnt(resident)
-            version = resident.head.version
+            version, after = resident.head.version, resident.memory
         self._nats += outcome.nats
         self._scored += outcome.scored
         surprise = outcome.nats / outcome.scored if outcome.scored else None
-        self._stream.put(IngestProgress(now.committed_bytes, self._tokens, version, surprise))
+        self._stream.put(
+            IngestProgress(
+                now.committed_bytes,
+                self._tokens,
+                version,
+                surprise,
+                dropped_document=dropped(before.documents, after.documents),
+                dropped_conversation=dropped(before.conversations, after.conversations),
+            )
+        )
         await self._stream.taken()
         return version
-
-
-def _advanced(known: Document, committed: int) -> Document:
-    """`known` when the spans before byte `committed` have been read.
-
-    A tail may hold more than its first span, such as the space behind a sentence; bytes that were
-    reported as committed stay so.
-    """
-    if committed >= known.committed_bytes:
-        return Document(committed)
-    return Document(known.committed_bytes, known.tail[committed - known.committed_bytes :])

@@ -26,7 +26,7 @@ class RequestId:
     def __post_init__(self) -> None:
         if len(self.id) > MAX_REQUEST_ID:
             raise InvalidRequestError(
-                f"request_id has {len(self.id)} characters; at most {MAX_REQUEST_ID} are allowed.",
+                f"request_id has {len(self.id)} characters; at most {MAX_REQUEST_ID} are allowed",
                 field="request_id",
             )
 
@@ -41,7 +41,8 @@ async def find_reply(
         return None
     if stored.body_digest != request.digest:
         raise InvalidRequestError(
-            f"request_id '{request.id}' was used for another request.", field="request_id"
+            f"request_id '{request.id}' was already used for a different request; use a new one",
+            field="request_id",
         )
     return sessions.replies.decode(stored.payload)
 

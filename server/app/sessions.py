@@ -142,7 +142,7 @@ class Sessions:
         if name not in self.policies:
             known = ", ".join(sorted(self.policies))
             raise InvalidRequestError(
-                f"No policy is called '{name}'; there is {known}.", field="policy"
+                f"policy '{name}' does not exist; available policies: {known}", field="policy"
             )
         return self.policies[name]
 
@@ -166,7 +166,7 @@ class Sessions:
 
     async def _vacate(self, entry: Entry) -> None:
         if entry.job is not None:
-            await entry.job.stop(NotFoundError("the session was erased"))
+            await entry.job.stop(NotFoundError("the session was deleted"))
         await self.residency.release(entry)
 
     @contextlib.asynccontextmanager
@@ -219,11 +219,13 @@ class Sessions:
         try:
             head = await self.store.head(key)
             if head.job is not None:
-                raise JobRunningError(f"A job of {key} goes on in a moment.", JOB_RETRY_SECONDS)
+                raise JobRunningError(
+                    f"a job of session {key} is about to resume; retry shortly", JOB_RETRY_SECONDS
+                )
             if head.fingerprint != self.fingerprint:
                 raise FingerprintMismatchError(
-                    f"{key} was learnt on another base model ({head.fingerprint[:12]}); "
-                    "serve that model."
+                    f"session {key} was learnt on another base model ({head.fingerprint[:12]}); "
+                    "serve that model to use it"
                 )
             memory = self.decode(await self.store.read_blobs(key))
         except BaseException:
@@ -278,4 +280,4 @@ class Sessions:
     def admit(self) -> None:
         """Raise DrainingError when the server takes no new work."""
         if self.draining:
-            raise DrainingError("The server is shutting down; try another one, or again later.")
+            raise DrainingError("the server is shutting down; retry on another server, or later")

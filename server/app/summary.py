@@ -41,8 +41,8 @@ class Summary:
     memory_hash: str
     levels: list[LevelSummary]
     conversations: list[str]
-    # Name, committed bytes, ended.
-    documents: list[tuple[str, int, bool]]
+    # Name, committed bytes, ended, digest in hexadecimal, which is empty when it is not known.
+    documents: list[tuple[str, int, bool, str]]
 
 
 def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
@@ -58,7 +58,8 @@ def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
         "levels": levels,
         "conversations": list(memory.conversations),
         "documents": [
-            [name, item.committed_bytes, item.ended] for name, item in memory.documents.items()
+            [name, item.committed_bytes, item.ended, item.digest.hex()]
+            for name, item in memory.documents.items()
         ],
     }
     return json.dumps(summary).encode()
@@ -81,8 +82,8 @@ def decode_summary(data: bytes) -> Summary:
         fields: dict[str, Any] = json.loads(data)
     except ValueError:
         raise CorruptStateError(
-            "The session's summary cannot be read; it may have been stored with keys that this "
-            "server does not have."
+            "the summary of the session cannot be decoded; it may have been stored with keys "
+            "that this server does not have"
         ) from None
     return Summary(
         learnable_tokens=fields["learnable_tokens"],
@@ -90,5 +91,9 @@ def decode_summary(data: bytes) -> Summary:
         memory_hash=fields["memory_hash"],
         levels=[LevelSummary(**level) for level in fields["levels"]],
         conversations=fields["conversations"],
-        documents=[(name, size, ended) for name, size, ended in fields["documents"]],
+        # Summaries of older servers say nothing of digests.
+        documents=[
+            (name, size, ended, *(digest or [""]))
+            for name, size, ended, *digest in fields["documents"]
+        ],
     )

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
@@ -17,6 +18,7 @@ from hope_runtime.learning import Consolidation
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.tokenizer import Tokenizer
 from server.app.cancellation import result_of
+from server.app.documents import dropped
 from server.app.event_stream import EventStream
 from server.app.events import (
     Finished,
@@ -102,18 +104,25 @@ class _Answering:
             # that is refused must not bring about.
             await asyncio.to_thread(sessions.engine.check, resident.memory, turn)
             await _flush(sessions, resident, self._stream.put)
-        version = resident.head.version
+        version, before = resident.head.version, resident.memory.conversations
         outcome = await self._decode(resident)
+        finished = replace(
+            _finished(outcome, version),
+            window_began=turn.conversation not in before,
+            dropped_conversation=dropped(
+                before, before if ephemeral else outcome.memory.conversations
+            ),
+        )
         if ephemeral:
             # Its window holds keys and values of what was said.
             sessions.engine.drop((self._key, turn.conversation))
         else:
-            if stored := await self._commit(resident, outcome, version):
+            if stored := await self._commit(resident, outcome, finished):
                 return stored
             sessions.commits.learn_later(resident)
         spent = outcome.prefill_seconds + outcome.decode_seconds
         queued = max(0.0, time.monotonic() - self._started - spent)
-        return (_finished(outcome, version, queued),)
+        return (replace(finished, usage=replace(finished.usage, queue_seconds=queued)),)
 
     async def _check_quotas(self) -> None:
         if not self._ephemeral:
@@ -137,7 +146,7 @@ class _Answering:
         return await result_of(ticket)
 
     async def _commit(
-        self, resident: Resident, outcome: GenerateOutcome, version: int
+        self, resident: Resident, outcome: GenerateOutcome, finished: Finished
     ) -> tuple[TextDelta, Finished] | None:
         """Make a turn durable. Returns the stored reply if another server answered the same request
         meanwhile."""
@@ -145,7 +154,7 @@ class _Answering:
         reply = None
         if request is not None:
             delta = _delta(sessions.tokenizer, outcome.reply)
-            reply = to_store(sessions, request, delta, _finished(outcome, version, 0.0))
+            reply = to_store(sessions, request, delta, finished)
         try:
             await sessions.commits.turn(resident, outcome.record, outcome.memory, reply)
         except AlreadyExistsError:
@@ -170,13 +179,13 @@ def _delta(tokenizer: Tokenizer, piece: TextPiece) -> TextDelta:
     )
 
 
-def _finished(outcome: GenerateOutcome, version: int, queue_seconds: float) -> Finished:
+def _finished(outcome: GenerateOutcome, version: int) -> Finished:
     usage = Usage(
         input_tokens=outcome.input_tokens,
         output_tokens=outcome.output_tokens,
         learnable_tokens=outcome.record.learnable_tokens,
         memory_version=version,
-        queue_seconds=queue_seconds,
+        queue_seconds=0.0,
         prefill_seconds=outcome.prefill_seconds,
         decode_seconds=outcome.decode_seconds,
         surprise_nats=outcome.surprise_nats,

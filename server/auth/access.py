@@ -58,7 +58,9 @@ def by_certificate(credentials: Credentials) -> Caller:
     names = credentials.certificate_names
     user = names[0].decode(errors="replace") if len(names) == 1 else ""
     if not USER_ID.fullmatch(user):
-        raise UnauthenticatedError("The client certificate's common name is no id of a user.")
+        raise UnauthenticatedError(
+            "the common name of the client certificate is not a valid user id"
+        )
     return Caller(user)
 
 
@@ -67,7 +69,7 @@ def by_operator_token(expected: bytes) -> Authenticator:
 
     def authenticate(credentials: Credentials) -> Caller:
         if not hmac.compare_digest(_bearer_token(credentials).encode(), expected):
-            raise UnauthenticatedError("The bearer token is not this server's operator token.")
+            raise UnauthenticatedError("the bearer token is not the operator token of this server")
         return ANYBODY
 
     return authenticate
@@ -77,10 +79,10 @@ def _bearer_token(credentials: Credentials) -> str:
     found = credentials.authorization
     if len(found) != 1 or not isinstance(found[0], str):
         raise UnauthenticatedError(
-            "This server asks for a bearer token, in the metadata 'authorization: Bearer TOKEN'."
+            "a bearer token is required; send the metadata 'authorization: Bearer TOKEN'"
         )
     if not found[0][: len(_SCHEME)].lower() == _SCHEME:
-        raise UnauthenticatedError("The metadata 'authorization' must begin with 'Bearer '.")
+        raise UnauthenticatedError("the metadata 'authorization' must have the form 'Bearer TOKEN'")
     return found[0][len(_SCHEME) :].strip()
 
 
@@ -102,7 +104,8 @@ def operator_authenticator(path: Path) -> Authenticator:
     token = read_key_file(path).strip()
     if len(token) < MIN_SHARED_KEY_BYTES:
         raise KeyFileError(
-            f"{path} has {len(token)} bytes; an operator token has {MIN_SHARED_KEY_BYTES} or more"
+            f"{path} has {len(token)} bytes; an operator token needs at least "
+            f"{MIN_SHARED_KEY_BYTES}"
         )
     return by_operator_token(token)
 
@@ -117,9 +120,14 @@ def server_credentials(settings: AccessSettings) -> grpc.ServerCredentials | Non
     try:
         public = load_pem_private_key(key, password=None).public_key()
     except (ValueError, TypeError):
-        raise KeyFileError(f"{settings.tls_key_file} holds no private key in PEM") from None
+        raise KeyFileError(
+            f"{settings.tls_key_file} does not contain a private key in PEM format"
+        ) from None
     if public != leaf.public_key():
-        raise KeyFileError(f"{settings.tls_key_file} is not the key of {settings.tls_cert_file}")
+        raise KeyFileError(
+            f"the private key in {settings.tls_key_file} does not belong to the certificate in "
+            f"{settings.tls_cert_file}"
+        )
     if leaf.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
         raise KeyFileError(f"the certificate in {settings.tls_cert_file} has expired")
     authority = None
@@ -135,4 +143,4 @@ def _certificates(data: bytes, path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError:
-        raise KeyFileError(f"{path} holds no certificate in PEM") from None
+        raise KeyFileError(f"{path} does not contain a certificate in PEM format") from None

@@ -55,8 +55,13 @@ def to_session(head: Head, running: Progress | None = None) -> pb.Session:
         conversations=summary.conversations,
         memory_hash=summary.memory_hash,
         documents=[
-            pb.Document(name=name, committed_bytes=size, ended=ended)
-            for name, size, ended in summary.documents
+            pb.Document(
+                name=name,
+                committed_bytes=size,
+                ended=ended,
+                content_digest=bytes.fromhex(digest),
+            )
+            for name, size, ended, digest in summary.documents
         ],
     )
     session.create_time.FromMicroseconds(int(head.create_time * 1e6))
@@ -89,7 +94,9 @@ def noted_consolidation(notes: Mapping[str, Any]) -> pb.Consolidation:
         shown = pb.Consolidation(memory_version=notes.get("version", 0), **fields)
         shown.guards.extend(_guard(**event) for event in notes.get("guards", ()))
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptStateError(f"A consolidation's figures cannot be read: {error}.") from error
+        raise CorruptStateError(
+            f"the stored figures of a consolidation cannot be decoded: {error}"
+        ) from error
     return shown
 
 

@@ -16,6 +16,7 @@ from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.errors import InvalidRequestError
+from hope_runtime.session import content
 from server.app import ingest, turns
 from server.app.events import Scored
 from server.app.names import MAX_DOCUMENT_NAME, conversation_name, session_key, short_name
@@ -66,12 +67,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncIterator[pb.IngestResponse]:
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("part") != "start":
-            raise InvalidRequestError("The first message must carry 'start'.", field="start")
+            raise InvalidRequestError("the first message must contain 'start'", field="start")
         start = first.start
         learn, ephemeral = _learn_options(start.learn_options)
         if ephemeral:
             raise InvalidRequestError(
-                "An ephemeral ingest would keep nothing; use Score to measure a text.",
+                "an ingest cannot be ephemeral because it would keep nothing; use Score to "
+                "measure a text",
                 field="start.learn_options.ephemeral",
             )
         events = ingest.ingest(
@@ -81,6 +83,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             conversation=conversation_name(start.conversation),
             document=short_name(start.document, "", MAX_DOCUMENT_NAME, field="start.document"),
             offset_bytes=start.offset_bytes,
+            content_digest=_digest(start.content_digest),
             learn=learn,
         )
         statuses = Statuses()
@@ -116,8 +119,8 @@ async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[byt
                 yield request.chunk
             case "chunk":
                 raise InvalidRequestError(
-                    f"A chunk has {len(request.chunk)} bytes; "
-                    f"at most {MAX_CHUNK_BYTES} are allowed.",
+                    f"the chunk has {len(request.chunk)} bytes; at most {MAX_CHUNK_BYTES} are "
+                    "allowed",
                     field="chunk",
                 )
             case "end":
@@ -125,15 +128,28 @@ async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[byt
                 return
             case _:
                 raise InvalidRequestError(
-                    "After the first message come chunks, then 'end'.", field="part"
+                    "only 'chunk' messages and then 'end' may follow the first message",
+                    field="part",
                 )
-    raise ingest.BrokenStreamError("The stream ended without 'end'; resume at committed_bytes.")
+    raise ingest.BrokenStreamError("the stream ended without 'end'; resume at committed_bytes")
+
+
+def _digest(given: bytes) -> bytes:
+    if given and len(given) != content.DIGEST_BYTES:
+        raise InvalidRequestError(
+            f"content_digest must have {content.DIGEST_BYTES} bytes, but has {len(given)}",
+            field="start.content_digest",
+        )
+    return given
 
 
 def _learn_options(options: pb.LearnOptions) -> tuple[bool, bool]:
     """(learn, ephemeral). Raises InvalidRequestError when both are asked for."""
     if options.ephemeral and options.HasField("learn") and options.learn:
-        raise InvalidRequestError("learn and ephemeral exclude each other.", field="learn_options")
+        raise InvalidRequestError(
+            "learn and ephemeral are mutually exclusive; set at most one of them",
+            field="learn_options",
+        )
     learn = options.learn if options.HasField("learn") else True
     return learn, options.ephemeral
 

@@ -55,6 +55,8 @@ def to_ingest_response(event: events.IngestEvent) -> pb.IngestResponse:
                 tokens=event.tokens,
                 memory_version=event.memory_version,
                 surprise_nats=event.surprise_nats,
+                dropped_document=event.dropped_document,
+                dropped_conversation=event.dropped_conversation,
             )
             return pb.IngestResponse(progress=progress)
         case events.Ingested():
@@ -130,6 +132,8 @@ def _to_result(finished: events.Finished) -> pb.GenerateResult:
         ),
         text=finished.text,
         replayed=finished.replayed,
+        window_began=finished.window_began,
+        dropped_conversation=finished.dropped_conversation,
     )
 
 
@@ -149,6 +153,8 @@ def _from_result(result: pb.GenerateResult) -> events.Finished:
             surprise_nats=usage.surprise_nats if usage.HasField("surprise_nats") else None,
         ),
         replayed=True,
+        window_began=result.window_began,
+        dropped_conversation=result.dropped_conversation,
     )
 
 

@@ -19,42 +19,49 @@ class StoreSettings(BaseSettings):
 
     database: Path = Field(
         default_factory=lambda: _state_directory() / "sessions.db",
-        description="SQLite file that keeps the sessions.",
+        description="SQLite file that stores the sessions.",
     )
     store: str | None = Field(
         None,
         pattern=r"^(rediss?|unix)://",
-        description="Redis or Valkey that keeps the sessions instead, for many servers: "
-        "redis://HOST:PORT/DB, or rediss:// over TLS.",
+        description=(
+            "Redis or Valkey server that stores the sessions instead of SQLite, and can be "
+            "shared by many servers: redis://HOST:PORT/DB, or rediss:// for TLS."
+        ),
     )
     store_password_file: Path | None = Field(
-        None, description="Its password, so that no address needs to hold it."
+        None, description="File with the password of the store, which need not be part of the URL."
     )
     store_fsync: bool = Field(
-        False, description="A turn is answered when the store's disk has it (WAITAOF)."
+        False,
+        description="Acknowledge a turn only after the store has written it to disk (WAITAOF).",
     )
     store_replicas: int = Field(
-        0, ge=0, description="A turn is answered when so many replicas of the store have it."
+        0,
+        ge=0,
+        description="Replicas of the store that must have a turn before it is acknowledged.",
     )
     store_idle_seconds: float | None = Field(
-        None, gt=0, description="Sessions that nobody changed for so long are erased; unset: none."
+        None, gt=0, description="Delete sessions that did not change for this long; never if unset."
     )
     master_key_file: Path | None = Field(
         None,
-        description="Everything stored is sealed (AES-256-GCM) with a key of each user, which the "
-        "master keys in this file wrap: lines of 64 hexadecimal digits, the newest first. "
-        "HOPE_MASTER_KEYS in the environment holds the same.",
+        description=(
+            "File with master keys: lines of 64 hexadecimal digits, the newest first. Everything "
+            "stored is encrypted (AES-256-GCM) with a key per user, which the master keys wrap. "
+            "The environment variable HOPE_MASTER_KEYS may hold the same text instead."
+        ),
     )
     key_database: Path = Field(
         default_factory=lambda: _state_directory() / "keys.db",
-        description="SQLite file of the users' wrapped keys; keep it out of the other's backups.",
+        description="SQLite file of the users' wrapped keys; keep it out of session backups.",
     )
 
     @model_validator(mode="after")
     def _says_which_store(self) -> Self:
         of_redis = {"store_password_file", "store_fsync", "store_replicas", "store_idle_seconds"}
         if self.store is None and (alone := of_redis & self.model_fields_set):
-            raise ValueError(f"{min(alone)} needs store")
+            raise ValueError(f"{min(alone)} requires store")
         if self.store is not None and "database" in self.model_fields_set:
-            raise ValueError("store and database exclude each other")
+            raise ValueError("store and database are mutually exclusive; set one of them")
         return self

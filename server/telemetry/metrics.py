@@ -72,42 +72,50 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("requests", "Requests by how they ended.", "kind", "outcome")
+        self.requests = self._counter(
+            "requests", "Requests by kind and outcome.", "kind", "outcome"
+        )
         self.finished = self._counter(
-            "request_success", "Replies by why they ended.", "finished_reason"
+            "request_success", "Finished replies by reason.", "finished_reason"
         )
-        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts that were read.")
-        self.generation_tokens = self._counter("generation_tokens", "Tokens of replies.")
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.")
+        self.generation_tokens = self._counter("generation_tokens", "Reply tokens generated.")
         self.learnable_tokens = self._counter(
-            "learnable_tokens", "Tokens of chats that a memory may learn."
+            "learnable_tokens", "Learnable tokens received in chats."
         )
-        self.ingested_tokens = self._counter("ingested_tokens", "Tokens of documents.")
+        self.ingested_tokens = self._counter("ingested_tokens", "Document tokens ingested.")
         self.first_token = self._histogram(
-            "time_to_first_token_seconds", "Until a reply's first text.", REQUEST_SECONDS
+            "time_to_first_token_seconds",
+            "Time from the request to the first text of the reply.",
+            REQUEST_SECONDS,
         )
         self.inter_token = self._histogram(
-            "inter_token_latency_seconds", "Between two tokens of a reply.", TOKEN_SECONDS
+            "inter_token_latency_seconds", "Time between two tokens of a reply.", TOKEN_SECONDS
         )
         self.end_to_end = self._histogram(
-            "e2e_request_latency_seconds", "From a request to its reply's end.", REQUEST_SECONDS
+            "e2e_request_latency_seconds",
+            "Time from the request to the end of the reply.",
+            REQUEST_SECONDS,
         )
         self.queue = self._histogram(
-            "request_queue_time_seconds", "Waiting: for the session, a row.", REQUEST_SECONDS
+            "request_queue_time_seconds",
+            "Time a request waited for its session and for a batch slot.",
+            REQUEST_SECONDS,
         )
         self.prefill = self._histogram(
-            "request_prefill_time_seconds", "Reading a prompt.", REQUEST_SECONDS
+            "request_prefill_time_seconds", "Time spent processing the prompt.", REQUEST_SECONDS
         )
         self.decode = self._histogram(
-            "request_decode_time_seconds", "Writing a reply.", REQUEST_SECONDS
+            "request_decode_time_seconds", "Time spent generating the reply.", REQUEST_SECONDS
         )
         self.commits = self._histogram(
-            "store_commit_seconds", "Making a commit durable, retries included.", COMMIT_SECONDS
+            "store_commit_seconds", "Duration of a commit, retries included.", COMMIT_SECONDS
         )
-        self.store_errors = self._counter("store_errors", "Commits that failed.", "error")
-        self.store_retries = self._counter("store_retries", "Commits that were tried again.")
-        self.rollbacks = self._counter("rollbacks", "Sessions returned to an earlier version.")
+        self.store_errors = self._counter("store_errors", "Failed commits by error.", "error")
+        self.store_retries = self._counter("store_retries", "Retried commits.")
+        self.rollbacks = self._counter("rollbacks", "Rollbacks of sessions to an earlier version.")
         self.learning_failures = self._counter(
-            "learning_failures", "Consolidations that failed and stay due."
+            "learning_failures", "Failed consolidations, which will be retried."
         )
         # Figures of learning, by their rows.
         self._learning: dict[Figure | LevelFigure, Counter | Histogram] = {
@@ -115,7 +123,7 @@ class Metrics:
             for figure in (*FIGURES, *LEVEL_FIGURES)
             if figure.metric is not None
         }
-        self.guards = self._counter("guard_events", "What guards decided.", "guard")
+        self.guards = self._counter("guard_events", "Guard decisions by guard.", "guard")
         # What never happened is 0, not absent: a rule on it must hold from the start.
         for kind in REQUEST_KINDS:
             for outcome in OUTCOMES:
@@ -213,13 +221,17 @@ class _Load(Collector):
         load = self._engine.load()
         sessions, state_bytes = self._residency.resident_count, self._residency.resident_bytes
         for name, text, value in (
-            ("num_requests_running", "Turns that the engine computes.", load.running),
-            ("num_requests_waiting", "Turns that wait for the engine.", load.waiting),
-            ("num_consolidations", "Consolidations that run or wait.", load.learning),
-            ("resident_windows", "Windows in use or kept.", load.resident_rows),
-            ("resident_cache_bytes", "Taken by windows and memories.", load.resident_bytes),
-            ("resident_sessions", "Sessions that this server holds a lease on.", sessions),
-            ("resident_state_bytes", "Levels of the sessions that are held.", state_bytes),
+            ("num_requests_running", "Turns running in the engine.", load.running),
+            ("num_requests_waiting", "Turns waiting for the engine.", load.waiting),
+            ("num_consolidations", "Consolidations running or waiting.", load.learning),
+            ("resident_windows", "Windows in use or cached.", load.resident_rows),
+            ("resident_cache_bytes", "Bytes taken by windows and memories.", load.resident_bytes),
+            ("resident_sessions", "Sessions leased by this server.", sessions),
+            (
+                "resident_state_bytes",
+                "Bytes of the levels of the sessions leased by this server.",
+                state_bytes,
+            ),
         ):
             yield GaugeMetricFamily(f"hope_{name}", text, value)
 

@@ -35,7 +35,7 @@ SERVER_MAY_IMPORT = {
     "store": {"crypto"},
     "telemetry": {"store"},
     "app": {"auth", "store", "telemetry"},
-    "grpc_api": {"auth", "store", "telemetry", "app"},
+    "grpc_api": {"crypto", "auth", "store", "telemetry", "app"},
 }
 COMPOSITION = ("main", "settings")
 FAMILIES = ("decoder", "fast_memory", "hope")

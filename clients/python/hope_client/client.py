@@ -31,11 +31,11 @@ from hope_client.transport import RetryPolicy, Token, Transport
 DEFAULT_TARGET = "127.0.0.1:50051"
 
 Content: TypeAlias = str | Sequence[pb.Message]
-"""What is said in a turn: the user's text, or messages of which the last is the user's."""
+"""Content of a turn: the user's text, or messages of which the last is the user's."""
 
 
 class HopeClient:
-    """Client of one server, for one user, within one event loop.
+    """Client of one server, for one user, within one event loop of one process.
 
         async with HopeClient() as client:
             await client.sessions.get_or_create("diary")
@@ -72,9 +72,9 @@ class HopeClient:
             retry=retry or RetryPolicy(),
         )
         self._resume = resume or RESUME
-        self._inference = InferenceServiceStub(self._transport.channel)
-        self._admin = AdminServiceStub(self._transport.channel)
-        self._health = health_pb2_grpc.HealthStub(self._transport.channel)
+        self._inference = self._transport.stub(InferenceServiceStub)
+        self._admin = self._transport.stub(AdminServiceStub)
+        self._health = self._transport.stub(health_pb2_grpc.HealthStub)
         self.sessions = Sessions(self._transport, user)
 
     async def __aenter__(self) -> Self:
@@ -157,7 +157,7 @@ class HopeClient:
             async for event in events:
                 if isinstance(event, pb.GenerateResult):
                     return event
-        raise InternalError("The turn ended without a result")
+        raise InternalError("the turn ended without a result")
 
     async def ingest_events(
         self,
@@ -193,9 +193,11 @@ class HopeClient:
         if not document and isinstance(source, Path):
             document = source.name
         if not document:
-            raise ValueError("a document that is not a path needs a name")
+            raise ValueError("a document that is not a path needs a name; pass document")
         if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
-            raise ValueError(f"chunk_bytes must be 1 to {MAX_CHUNK_BYTES}, got {chunk_bytes}")
+            raise ValueError(
+                f"chunk_bytes must be between 1 and {MAX_CHUNK_BYTES}, not {chunk_bytes}"
+            )
         offset = source_offset_bytes if resume_at_bytes is None else resume_at_bytes
         if offset < source_offset_bytes:
             raise ValueError("resume_at_bytes lies before the beginning of the source")
@@ -256,19 +258,19 @@ class HopeClient:
                     return event
                 if on_progress is not None:
                     on_progress(event)
-        raise InternalError("The ingest ended without a result")
+        raise InternalError("the ingest ended without a result")
 
     async def score(
         self, session: str, text: str, *, context: str = "", frozen: bool = False
     ) -> pb.ScoreResponse:
-        """How surprising `text` is after `context`, to the memory or to the `frozen` base model."""
+        """Surprise of `text` after `context`, for the memory or for the `frozen` base model."""
         request = pb.ScoreRequest(
             session=self.sessions.name(session), context=context, text=text, frozen=frozen
         )
         return await self._transport.call(self._inference.Score, request, repeatable=True)
 
     async def server_info(self) -> admin_pb2.GetServerInfoResponse:
-        """What the server runs; needs a target where AdminService listens."""
+        """Model, engine and versions of the server; needs a target where AdminService listens."""
         request = admin_pb2.GetServerInfoRequest()
         return await self._transport.call(self._admin.GetServerInfo, request, repeatable=True)
 

@@ -46,7 +46,12 @@ class ClientClosedError(RuntimeError):
     """The client was closed before, or while, it was asked to do this."""
 
     def __init__(self) -> None:
-        super().__init__("the client is closed; make another one")
+        super().__init__("the client is closed; create a new one")
+
+
+class ClientForkedError(RuntimeError):
+    """The client belongs to the process from which this one was forked, or gRPC cannot be used in
+    this one because a client of its parent was in use at the fork."""
 
 
 class CancelledError(HopeClientError):

@@ -1,4 +1,4 @@
-"""Where the bytes of a document come from, so that an ingest can go back to what was not committed.
+"""Sources of a document's bytes that can go back to what was not committed.
 
 Knows bytes, files and streams; knows nothing of the wire. Offsets count bytes of
 the document. A source that can seek goes back at will; one that cannot keeps
@@ -94,8 +94,8 @@ class StreamSource:
     async def read(self, offset: int, limit: int) -> bytes:
         if offset < self._begin:
             raise DataLossError(
-                f"The server asks for byte {offset} again, but what came before byte "
-                f"{self._begin} was committed and is no longer held; read the source anew"
+                f"the server asks for byte {offset} again, but everything before byte "
+                f"{self._begin} was already committed and released; start again with a new source"
             )
         while offset >= self._begin + len(self._held) and not self._exhausted:
             self._drop(min(self._released, offset))
@@ -142,7 +142,7 @@ class StreamSource:
 async def in_pieces(
     pieces: Iterable[bytes] | AsyncIterable[bytes], limit: int
 ) -> AsyncIterator[bytes]:
-    """What `pieces` hold, none longer than `limit`."""
+    """`pieces`, cut so that none is longer than `limit`."""
     stream = pieces if isinstance(pieces, AsyncIterable) else _pulled(iter(pieces))
     async for piece in stream:
         for begin in range(0, len(piece), limit):
@@ -160,7 +160,7 @@ async def _pieces_of(file: BinaryIO) -> AsyncIterator[bytes]:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """What `work` returns, from a thread that nobody waits for when the program or the client
+    """Result of `work`, from a thread that nobody waits for when the program or the client
     ends: asyncio's own would hold them up as long as a pipe is silent."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -194,7 +194,9 @@ async def open_source(source: DocumentSource, begin: int) -> ByteSource:
     if isinstance(source, bytes):
         source = io.BytesIO(source)
     if isinstance(source, io.TextIOBase):
-        raise TypeError("open the file in binary mode: offsets of a document count its bytes")
+        raise TypeError(
+            "the file must be opened in binary mode, because document offsets count bytes"
+        )
     if isinstance(source, AsyncIterator):
         return StreamSource(source, begin)
     owned: BinaryIO | None = None
@@ -209,4 +211,7 @@ async def open_source(source: DocumentSource, begin: int) -> ByteSource:
         return StreamSource(_pieces_of(file), begin, owned=owned)
     if isinstance(source, Iterator):
         return StreamSource(_pulled(source), begin)
-    raise TypeError(f"a document cannot be read from {type(source).__name__}")
+    raise TypeError(
+        f"cannot read a document from {type(source).__name__}; pass text, bytes, a path, a "
+        "binary file or an iterable"
+    )

@@ -1,4 +1,4 @@
-"""What native models are trained on: text, and synthetic tasks that a seed makes."""
+"""Training tasks of HOPE models: text, and synthetic tasks made from a seed."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ def make_task(name: str, **options: Any) -> Task:
         return MAD[name](**options)
     if name == "text":
         return TextTask(**options)
-    raise ValueError(f"{name!r} is no task; there are {', '.join(TASKS)}")
+    raise ValueError(f"task {name!r} does not exist; available tasks: {', '.join(TASKS)}")

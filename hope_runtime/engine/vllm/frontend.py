@@ -109,7 +109,7 @@ class Frontend:
         """Takes a turn. Raises CancelledTurnError when it is too late."""
         with self._taking:
             if self._closing:
-                raise CancelledTurnError("The engine is closing.")
+                raise CancelledTurnError("the engine is closing")
             # From here on only the engine ends it: a waiting task that goes away cannot.
             ticket.future.set_running_or_notify_cancel()
             turn = _Turn(next(self._numbers), row, memory, ticket)
@@ -154,11 +154,11 @@ class Frontend:
                 self._admit()
                 self.poll_running()
             except Exception:  # a bug in the engine itself must not stop every session
-                _log.exception("the engine failed")
+                _log.exception("the vLLM engine failed")
 
     def _stop(self) -> None:
         for turn in (*self._running, *self._waiting):
-            turn.ticket.fail(CancelledTurnError("The engine has closed."))()
+            turn.ticket.fail(CancelledTurnError("the engine is closed"))()
         self._running.clear()
         self._waiting.clear()
 
@@ -234,7 +234,7 @@ class Frontend:
 
     def _hand(self, turn: _Turn, piece: Piece) -> None:
         if piece.failure is not None:
-            error = HopeError(f"vLLM refused a request: {piece.failure}")
+            error = HopeError(f"vLLM rejected a request: {piece.failure}")
             self._end(turn, turn.ticket.fail(error))
             return
         self._advance(turn, piece)
@@ -277,7 +277,7 @@ class Frontend:
         self._salts.clear()
         for turn in [*self._running]:
             turn.request = None
-            error = EngineLostError("The engine was lost; ask again in a few seconds.")
+            error = EngineLostError("the vLLM process was lost; retry in a few seconds")
             self._running.remove(turn)
             turn.ticket.fail(error)()
 

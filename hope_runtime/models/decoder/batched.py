@@ -111,7 +111,7 @@ def forward_rows(
         _check_room(model, row)
     lengths = [len(row.ids) for row in rows]
     B = sum(length == 1 for length in lengths)
-    assert all(length == 1 for length in lengths[:B]), "rows of one token come first"
+    assert all(length == 1 for length in lengths[:B]), "rows of one token must come first"
     device = weights.device
     ids_N = torch.tensor([token for row in rows for token in row.ids], device=device)
     positions_N = torch.cat(
@@ -168,10 +168,12 @@ def _product(x_ND: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def _check_room(model: BaseModel, row: RowInput) -> None:
     stop = row.cache.length + len(row.ids)
     if stop > row.cache.capacity:
-        raise WindowOverflowError(f"{stop} tokens do not fit a cache of {row.cache.capacity}")
+        raise WindowOverflowError(
+            f"{stop} tokens exceed the cache capacity of {row.cache.capacity}"
+        )
     if stop > model.config.max_positions:
         known = model.config.max_positions
-        raise WindowOverflowError(f"{stop} tokens do not fit the {known} positions of the model")
+        raise WindowOverflowError(f"{stop} tokens exceed the {known} positions of the model")
 
 
 def _causal_bias(model: BaseModel, row: RowInput) -> Tensor | None:

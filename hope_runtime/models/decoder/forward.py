@@ -62,7 +62,9 @@ def forward(
     T = ids_BT.shape[1]
     start = 0 if cache is None else cache.length
     if cache is not None and start + T > cache.capacity:
-        raise WindowOverflowError(f"{start + T} tokens do not fit a cache of {cache.capacity}")
+        raise WindowOverflowError(
+            f"{start + T} tokens exceed the cache capacity of {cache.capacity}"
+        )
     cos, sin = model.rotary.run(start, T) if positions_BT is None else model.rotary.at(positions_BT)
     bias = _score_bias(mask_BTS, start, T, weights.dtype, weights.device)
     plan = AttentionPlan(cos, sin, start, causal=bias is None and T > 1, bias=bias)

@@ -116,7 +116,7 @@ def hidden_states(
 ) -> tuple[Tensor, Context]:
     """As `forward`, but the states after the final norm, (B, T, D)."""
     B, T = ids_BT.shape
-    assert T, "a pass has at least one token"
+    assert T, "a pass needs at least one token"
     if context is None:
         context = fresh_context(config, weights, B)
     backbone, device = config.backbone, weights.device

@@ -60,11 +60,11 @@ async def fetch(
 
 
 def fault_of(ref: BlobRef, data: bytes | None) -> str | None:
-    """What is wrong with the bytes of a blob; None when they are what was stored."""
+    """Fault in the bytes of a blob; None when they are what was stored."""
     if data is None:
         return "it is missing"
     if len(data) != ref.size_bytes:
-        return f"{len(data)} bytes instead of {ref.size_bytes}"
+        return f"it has {len(data)} bytes instead of {ref.size_bytes}"
     return None if digest_of(data) == ref.digest else "its digest differs"
 
 

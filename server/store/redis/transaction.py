@@ -55,12 +55,12 @@ class Draft:
     commands: list[Command] = field(default_factory=list)
     """To be applied besides."""
     checks: list[tuple[Part, Command]] = field(default_factory=list)
-    """What else must still be so."""
+    """Further conditions that must still hold."""
 
     def require(self) -> SessionRecord:
         """The record. Raises NotFoundError."""
         if self.record is None:
-            raise NotFoundError(f"no session {self.key}")
+            raise NotFoundError(f"session {self.key} does not exist")
         return self.record
 
 
@@ -115,7 +115,9 @@ class Transactions:
             if await self.apply([draft], [before], when_full=when_full):
                 return result
             await asyncio.sleep(random.uniform(0, 0.002 * min(attempt, 10)))
-        raise StoreUnavailableError(f"{key} is changed by many at a time; try again")
+        raise StoreUnavailableError(
+            f"session {key} is being changed by many callers at once; retry"
+        )
 
     async def send(
         self, draft: Draft, before: Mapping[str, BlobRef], sent: Mapping[BlobRef, bytes]

@@ -64,5 +64,5 @@ def test_ranks_are_filled_up_to_what_vllm_has_places_for(rank: int, place: int) 
 
 
 def test_no_policy_may_have_a_rank_that_vllm_cannot_hold() -> None:
-    with pytest.raises(ModelError, match="rank 513 together; vLLM holds at most 512"):
+    with pytest.raises(ModelError, match="rank 513 together, but vLLM supports at most 512"):
         rank_for(513)
