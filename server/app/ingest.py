@@ -25,7 +25,7 @@ SUB_TURN_TOKENS = 256
 
 
 class End(Enum):
-    """How the pieces of a document end."""
+    """End of the pieces of a document: complete, or to be continued by another call."""
 
     COMPLETE = "complete"
     KEEP_OPEN = "keep_open"
