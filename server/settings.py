@@ -88,6 +88,12 @@ class Settings(StoreSettings, AccessSettings):
     idle_learning_seconds: float = Field(
         300, gt=0, description="Learn a conversation after it was idle for this long."
     )
+    learning_wait_seconds: float = Field(
+        2,
+        ge=0,
+        description="Longest wait of a reply for learning under way; then it is made with the"
+        " memory as it is.",
+    )
     job_checkpoint_seconds: float = Field(
         30, ge=0, description="Interval at which a job that rebuilds a session saves its progress."
     )

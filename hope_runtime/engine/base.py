@@ -74,6 +74,11 @@ class SessionEngine(Protocol):
     @property
     def layout(self) -> Layout: ...
 
+    @property
+    def learns_beside_turns(self) -> bool:
+        """Whether turns leave everything alone that consolidations change (fold.with_learning)."""
+        ...
+
     def state_bytes_limit(self, policy: LearningPolicy) -> int:
         """Bytes that a session's levels take once each has learnt."""
         ...

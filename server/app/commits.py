@@ -18,7 +18,7 @@ from typing import Any
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.learning import Consolidation
 from hope_runtime.session.codec import changed_blobs
-from hope_runtime.session.fold import due
+from hope_runtime.session.fold import due, with_learning
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete, result_of
@@ -70,11 +70,20 @@ class Commits:
         record: Record,
         memory: SessionMemory,
         reply: StoredReply | None = None,
+        *,
+        began: SessionMemory | None = None,
     ) -> None:
-        """Commit 1: appends `record` to the log; `memory` is the session's after it."""
+        """Commit 1: appends `record` to the log; `memory` is the session's after it.
+
+        `began` is the memory that the turn began with, if the session may have learnt meanwhile.
+        """
 
         async def commit() -> None:
-            await self._commit(resident, memory, [record], reply)
+            async with resident.committing:
+                after = memory
+                if began is not None and resident.memory is not began:
+                    after = with_learning(began, resident.memory, memory)
+                await self._commit(resident, after, [record], reply)
             try:
                 await self._quotas.charge(resident.key.user, record.learnable_tokens)
             except StoreError as error:  # the turn is durable all the same
@@ -89,8 +98,12 @@ class Commits:
 
     async def rename(self, resident: Resident, display_name: str) -> None:
         """Changes the display name; the memory stays the same."""
-        work = self._commit(resident, resident.memory, [], display_name=display_name)
-        await complete(work)
+
+        async def commit() -> None:
+            async with resident.committing:
+                await self._commit(resident, resident.memory, [], display_name=display_name)
+
+        await complete(commit())
 
     def learn_later(self, resident: Resident) -> None:
         """Start commit 2 if something is due. No deadline or cancellation reaches it."""
@@ -99,6 +112,21 @@ class Commits:
             resident.progress = Learning(boundary.level)
             resident.learning = asyncio.create_task(self._learn(resident))
             resident.learning.add_done_callback(_log_failure)
+
+    async def learning_ended(
+        self, resident: Resident, tell: Tell, *, seconds: float | None = None
+    ) -> bool:
+        """Wait for learning that is due or under way, for `seconds` at most. Returns whether none
+        is left.
+
+        A failure was logged, and what failed stays due: it must not end a turn.
+        """
+        self.learn_later(resident)
+        if resident.learning is None:
+            return True
+        with resident.listening(tell):
+            await asyncio.wait([resident.learning], timeout=seconds)
+        return resident.learning is None
 
     async def learnt(self, resident: Resident, tell: Tell = lambda _: None) -> list[Consolidation]:
         """Wait for commit 2; returns a report of each consolidation."""
@@ -136,7 +164,7 @@ class Commits:
 
     async def _learn(self, resident: Resident) -> list[Consolidation]:
         try:
-            memory = resident.memory
+            before = memory = resident.memory
             reports = []
             while (boundary := due(memory)) is not None:
                 if resident.progress != (progress := Learning(boundary.level)):
@@ -145,12 +173,15 @@ class Commits:
                     ticket = self._engine.consolidate(memory, boundary)
                     memory, report = await result_of(ticket)
                 reports.append(report)
-            version = resident.head.version + memory.learnt_since(resident.memory)
-            records = [
-                Record(RecordKind.CONSOLIDATION, notes=report.notes() | {"version": version})
-                for report in reports
-            ]
-            await self._commit(resident, memory, records)
+            async with resident.committing:
+                if resident.memory is not before:
+                    memory = with_learning(before, memory, resident.memory)
+                version = resident.head.version + memory.learnt_since(resident.memory)
+                records = [
+                    Record(RecordKind.CONSOLIDATION, notes=report.notes() | {"version": version})
+                    for report in reports
+                ]
+                await self._commit(resident, memory, records)
             self._metrics.learnt(reports, decode_summary(resident.head.summary).levels)
             return reports
         except Exception:

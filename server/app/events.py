@@ -99,7 +99,8 @@ class Finished:
 
     `replayed` says that it was stored by an earlier request with the same id, `window_began` that
     the conversation had no window before; `dropped_conversation` names the one whose window had to
-    go for it.
+    go for it. `learning` says that the session was still learning what earlier turns taught, and
+    that the reply was made with the memory as it was.
     """
 
     reason: FinishReason
@@ -108,6 +109,7 @@ class Finished:
     replayed: bool = False
     window_began: bool = False
     dropped_conversation: str = ""
+    learning: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ class SessionLimits:
     lease_seconds: float
     # A chat is learnt after this long without a turn.
     idle_learning_seconds: float
+    # A reply waits this long for learning under way, then goes on with the memory as it is.
+    learning_wait_seconds: float
     # Sessions whose memory is kept in this process.
     resident_sessions: int
     # Recent versions of a memory that the store keeps.

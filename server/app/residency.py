@@ -53,6 +53,8 @@ class Resident:
     # Set while commit 2 of an earlier turn is under way, with how far it is.
     learning: asyncio.Task[list[Consolidation]] | None = None
     progress: Learning | None = None
+    # Held while a commit is under way: a turn's may meet that of learning beside it.
+    committing: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Of the turn that waits for it: whoever holds the session, so there is one at most.
     listener: Tell | None = None
 

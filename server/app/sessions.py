@@ -171,10 +171,17 @@ class Sessions:
 
     @contextlib.asynccontextmanager
     async def exclusive(
-        self, key: SessionKey, tell: Tell = lambda _: None
+        self,
+        key: SessionKey,
+        tell: Tell = lambda _: None,
+        *,
+        learning_wait_seconds: float | None = None,
     ) -> AsyncIterator[Resident]:
         """Hold a session alone: leased, loaded, with everything learnt that was due. `tell` takes
         what this waits for.
+
+        With `learning_wait_seconds` it may go on learning (`Resident.learning`) beside the caller,
+        who then may only append turns, and commit them as Commits.turn says.
 
         Raises NotFoundError, LeaseHeldError, JobRunningError, DrainingError, and errors of a state
         that cannot be used.
@@ -189,10 +196,7 @@ class Sessions:
                     entry.resident = await complete(self._load(key))
                 resident = entry.resident
                 self.commits.learn_later(resident)
-                if resident.learning:
-                    with resident.listening(tell):
-                        # Learning that failed was logged, and stays due; it must not end a turn.
-                        await asyncio.wait([resident.learning])
+                await self.commits.learning_ended(resident, tell, seconds=learning_wait_seconds)
                 yield resident
                 resident.used_at = time.monotonic()
             except (LeaseLostError, StaleRevisionError):

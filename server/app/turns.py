@@ -16,6 +16,7 @@ from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.learning import Consolidation
 from hope_runtime.session.log import Record, RecordKind
+from hope_runtime.session.memory import SessionMemory
 from hope_runtime.tokenizer import Tokenizer
 from server.app.cancellation import result_of
 from server.app.documents import dropped
@@ -25,7 +26,6 @@ from server.app.events import (
     GenerateEvent,
     Scored,
     ScoreEvent,
-    Tell,
     TextDelta,
     TokenLogprob,
     TokenLogprobs,
@@ -85,10 +85,18 @@ class _Answering:
         # Nothing is kept of an ephemeral turn, so there is nothing to repeat.
         self._request = None if ephemeral else request
         self._started = time.monotonic()
+        # Seconds that the reply waits for learning; None: until it has ended.
+        self._wait: float | None = None
 
     async def run(self) -> None:
         sessions, request = self._sessions, self._request
-        async with sessions.exclusive(self._key, self._stream.put) as resident:
+        # Learning and a turn may run side by side where turns leave the levels alone.
+        patience = sessions.limits.learning_wait_seconds
+        wait = patience if sessions.engine.learns_beside_turns else None
+        async with sessions.exclusive(
+            self._key, self._stream.put, learning_wait_seconds=wait
+        ) as resident:
+            self._wait = wait
             stored = await find_reply(sessions, self._key, request) if request else None
             last = stored or await self._reply(resident)
         # The session is free by now, so whoever reads the end can go on at once.
@@ -99,30 +107,42 @@ class _Answering:
         """Decode a reply and commit it; returns the events that are left for its end."""
         sessions, turn, ephemeral = self._sessions, self._turn, self._ephemeral
         await self._check_quotas()
-        if not ephemeral and turn.conversation not in resident.memory.conversations:
+        new = turn.conversation not in resident.memory.conversations
+        if new and not ephemeral and not resident.learning:
             # A new conversation: what the others taught is learnt before it begins, which a turn
             # that is refused must not bring about.
             await asyncio.to_thread(sessions.engine.check, resident.memory, turn)
-            await _flush(sessions, resident, self._stream.put)
-        version, before = resident.head.version, resident.memory.conversations
+            await self._flush(resident)
+        version, began = resident.head.version, resident.memory
+        learning = resident.learning is not None
         outcome = await self._decode(resident)
         finished = replace(
             _finished(outcome, version),
-            window_began=turn.conversation not in before,
+            window_began=new,
             dropped_conversation=dropped(
-                before, before if ephemeral else outcome.memory.conversations
+                began.conversations,
+                began.conversations if ephemeral else outcome.memory.conversations,
             ),
+            learning=learning,
         )
         if ephemeral:
             # Its window holds keys and values of what was said.
             sessions.engine.drop((self._key, turn.conversation))
         else:
-            if stored := await self._commit(resident, outcome, finished):
+            if stored := await self._commit(resident, began, outcome, finished):
                 return stored
             sessions.commits.learn_later(resident)
         spent = outcome.prefill_seconds + outcome.decode_seconds
         queued = max(0.0, time.monotonic() - self._started - spent)
         return (replace(finished, usage=replace(finished.usage, queue_seconds=queued)),)
+
+    async def _flush(self, resident: Resident) -> None:
+        """Make what is pending due, and wait for it as long as a reply does."""
+        if resident.memory.pending:
+            await self._sessions.commits.event(resident, Record(RecordKind.CONSOLIDATE))
+            await self._sessions.commits.learning_ended(
+                resident, self._stream.put, seconds=self._wait
+            )
 
     async def _check_quotas(self) -> None:
         if not self._ephemeral:
@@ -146,7 +166,11 @@ class _Answering:
         return await result_of(ticket)
 
     async def _commit(
-        self, resident: Resident, outcome: GenerateOutcome, finished: Finished
+        self,
+        resident: Resident,
+        began: SessionMemory,
+        outcome: GenerateOutcome,
+        finished: Finished,
     ) -> tuple[TextDelta, Finished] | None:
         """Make a turn durable. Returns the stored reply if another server answered the same request
         meanwhile."""
@@ -156,7 +180,9 @@ class _Answering:
             delta = _delta(sessions.tokenizer, outcome.reply)
             reply = to_store(sessions, request, delta, finished)
         try:
-            await sessions.commits.turn(resident, outcome.record, outcome.memory, reply)
+            await sessions.commits.turn(
+                resident, outcome.record, outcome.memory, reply, began=began
+            )
         except AlreadyExistsError:
             assert request is not None
             if stored := await find_reply(sessions, self._key, request):
@@ -233,14 +259,7 @@ async def end_conversation(
 async def consolidate(sessions: Sessions, key: SessionKey) -> tuple[Head, list[Consolidation]]:
     """Learn now what waits for a boundary. Nothing to learn is no error."""
     async with sessions.exclusive(key) as resident:
-        reports = await _flush(sessions, resident)
-        return resident.head, reports
-
-
-async def _flush(
-    sessions: Sessions, resident: Resident, tell: Tell = lambda _: None
-) -> list[Consolidation]:
-    if not resident.memory.pending:
-        return []
-    await sessions.commits.event(resident, Record(RecordKind.CONSOLIDATE))
-    return await sessions.commits.learnt(resident, tell)
+        if not resident.memory.pending:
+            return resident.head, []
+        await sessions.commits.event(resident, Record(RecordKind.CONSOLIDATE))
+        return resident.head, await sessions.commits.learnt(resident)

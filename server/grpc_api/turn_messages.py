@@ -18,20 +18,26 @@ _FINISH = {
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
     FinishReason.STOP_STRING: pb.FINISH_REASON_STOP_STRING,
 }
+# Parts of a level's work after which a client hears of its progress.
+STEPS = 20
 _REASONS = {number: reason for reason, number in _FINISH.items()}
 
 
 class Statuses:
-    """Statuses of one call. The wire says what a turn waits for when that changes; which level
-    learns, and how far it is, has no place in it."""
+    """Statuses of one call. The wire says what a turn waits for when that changes, and how far
+    learning is in steps of a twentieth."""
 
     def __init__(self) -> None:
         self._last: object = None
 
     def is_new(self, event: object) -> bool:
         """Whether a client is told of the event: all but a status that repeats the one before."""
-        repeated = isinstance(event, events.Waiting) and type(event) is self._last
-        self._last = type(event)
+        key: object = type(event)
+        if isinstance(event, events.Learning):
+            part = None if event.fraction is None else int(event.fraction * STEPS)
+            key = (key, event.level, part)
+        repeated = isinstance(event, events.Waiting) and key == self._last
+        self._last = key
         return not repeated
 
 
@@ -88,8 +94,13 @@ class MessageCodec:
 
 
 def _to_status(event: events.Waiting) -> pb.StatusUpdate:
-    queued = isinstance(event, events.Queued)
-    return pb.StatusUpdate(status=pb.STATUS_QUEUED if queued else pb.STATUS_LEARNING)
+    if isinstance(event, events.Queued):
+        return pb.StatusUpdate(status=pb.STATUS_QUEUED)
+    return pb.StatusUpdate(
+        status=pb.STATUS_LEARNING,
+        learning_level=event.level,
+        learning_fraction=event.fraction,
+    )
 
 
 def _to_delta(delta: events.TextDelta) -> pb.TextDelta:
@@ -134,6 +145,7 @@ def _to_result(finished: events.Finished) -> pb.GenerateResult:
         replayed=finished.replayed,
         window_began=finished.window_began,
         dropped_conversation=finished.dropped_conversation,
+        learning=finished.learning,
     )
 
 
@@ -155,6 +167,7 @@ def _from_result(result: pb.GenerateResult) -> events.Finished:
         replayed=True,
         window_began=result.window_began,
         dropped_conversation=result.dropped_conversation,
+        learning=result.learning,
     )
 
 

@@ -106,8 +106,10 @@ def test_replies_as_they_are_stored() -> None:
 def test_a_status_is_sent_when_it_changes() -> None:
     told = Statuses()
     queued, text = events.Queued(), events.TextDelta("a", 1)
-    learning = [events.Learning(0), events.Learning(0, 0.5), events.Learning(1)]
+    parts = (None, 0.5, 0.51, 0.6)
+    learning = [*(events.Learning(0, part) for part in parts), events.Learning(1)]
     shown = [
         event for event in (queued, queued, *learning, text, text, queued) if told.is_new(event)
     ]
-    assert shown == [queued, learning[0], text, text, queued]
+    less = [each for each in learning if each.fraction != 0.51]
+    assert shown == [queued, *less, text, text, queued]
