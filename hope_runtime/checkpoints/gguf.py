@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.checkpoints.gguf_file import GGUFFile
+from hope_runtime.checkpoints.gguf_metadata import check_metadata
 from hope_runtime.checkpoints.gguf_tokenizer import tokenizer_from_metadata
 from hope_runtime.errors import CorruptModelError, UnsupportedModelError
 from hope_runtime.layers.config import ModelConfig
@@ -51,18 +52,7 @@ def _take(file: GGUFFile, name: str, shape: tuple[int, ...]) -> Tensor:
 
 def _read_config(file: GGUFFile) -> ModelConfig:
     path, metadata, tensors = file.path, file.metadata, file.tensors
-    architecture = metadata.get("general.architecture")
-    if architecture != "llama":
-        raise UnsupportedModelError(
-            f"{path} has the architecture {architecture!r}; only llama is supported"
-        )
-    if metadata.get("llama.expert_count", 0):
-        raise UnsupportedModelError(f"{path} is a mixture of experts, which is not supported")
-    if metadata.get("llama.rope.scaling.type", "none") != "none":
-        raise UnsupportedModelError(
-            f"{path} uses rotary scaling of type {metadata['llama.rope.scaling.type']!r}, which "
-            "is not supported"
-        )
+    check_metadata(path, metadata)
 
     def get(key: str) -> Any:
         value = metadata.get(f"llama.{key}")
@@ -80,6 +70,10 @@ def _read_config(file: GGUFFile) -> ModelConfig:
             raise UnsupportedModelError(
                 f"{path} rotates only a part of each head, which is not supported"
             )
+        max_positions = get("context_length")
+        # Attention in this code sees the whole window, so a narrower one must not be needed.
+        if window := metadata.get("llama.attention.sliding_window"):
+            max_positions = min(max_positions, window)
         return ModelConfig(
             vocab_size=embedding.shape[0],
             d_model=D,
@@ -90,14 +84,14 @@ def _read_config(file: GGUFFile) -> ModelConfig:
             d_ff=get("feed_forward_length"),
             norm_eps=get("attention.layer_norm_rms_epsilon"),
             rope_theta=metadata.get("llama.rope.freq_base", 10_000.0),
-            max_positions=get("context_length"),
+            max_positions=max_positions,
             tie_embeddings="output.weight" not in tensors,
             attention_bias="blk.0.attn_q.bias" in tensors,
             rope_factors=tuple(_take(file, "rope_freqs.weight", (K // 2,)).tolist())
             if "rope_freqs.weight" in tensors
             else None,
         )
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UnsupportedModelError(f"{path} describes an unsupported model: {error}") from error
 
 

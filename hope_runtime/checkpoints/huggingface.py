@@ -1,15 +1,14 @@
 """Directories in Hugging Face's layout -> configuration, weights and tokenizer.
 
-Knows config.json in its old and new spellings, safetensors whole or sharded, and the files beside
-tokenizer.json; needs no transformers. Leaves fetching from the hub to __init__.py and storing to
-native.py.
+Knows config.json in its old and new spellings, and safetensors whole or sharded; needs no
+transformers. Leaves the tokenizer to huggingface_tokenizer.py, fetching from the hub to __init__.py
+and storing to native.py.
 
 Shape suffixes: D model width, H heads, K head width, F mlp width, V vocabulary.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,11 +18,11 @@ import safetensors
 import torch
 from torch import Tensor
 
-from hope_runtime.checkpoints.gguf_tokenizer import END_TOKENS
+from hope_runtime.checkpoints.files import read_json, refuse_pointer
+from hope_runtime.checkpoints.huggingface_tokenizer import read_tokenizer
 from hope_runtime.errors import (
     CorruptModelError,
     ModelNotFoundError,
-    TokenizerMissingError,
     UnsupportedModelError,
 )
 from hope_runtime.layers.config import ModelConfig, RopeScaling
@@ -41,11 +40,13 @@ def read_huggingface(path: Path, progress: Progress) -> tuple[ModelConfig, BaseW
     Raises ModelNotFoundError, CorruptModelError (truncated; a tensor missing or misshapen),
     UnsupportedModelError (architecture), TokenizerMissingError.
     """
-    raw = _read_json(path / "config.json")
+    raw = read_json(path / "config.json")
     if raw is None:
-        raise ModelNotFoundError(f"{path} does not contain config.json")
+        files = ", ".join(sorted(file.name for file in path.glob("*.gguf")))
+        hint = f"; name one of its files: {files}" if files else ""
+        raise ModelNotFoundError(f"{path} does not contain config.json{hint}")
     config = _read_config(path, raw)
-    tokenizer = _read_tokenizer(path, raw)
+    tokenizer = read_tokenizer(path, raw)
     with ExitStack() as stack:
         source = _Source(path, stack)
         return config, _read_weights(config, source, progress), tokenizer
@@ -56,7 +57,7 @@ class _Source:
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self.path = path
-        index = _read_json(path / "model.safetensors.index.json")
+        index = read_json(path / "model.safetensors.index.json")
         names = (
             sorted(set(index.get("weight_map", {}).values())) if index else ["model.safetensors"]
         )
@@ -65,6 +66,7 @@ class _Source:
             file = path / name
             if file.parent != path or not file.is_file():
                 raise ModelNotFoundError(f"{path} does not contain {name}")
+            refuse_pointer(file)
             try:
                 opened = stack.enter_context(safetensors.safe_open(file, framework="pt"))
             except (safetensors.SafetensorError, OSError) as error:
@@ -121,13 +123,13 @@ def _read_config(path: Path, raw: dict[str, Any]) -> ModelConfig:
             norm_eps=raw.get("rms_norm_eps", 1e-6),
             rope_theta=theta,
             max_positions=max_positions,
-            tie_embeddings=raw.get("tie_word_embeddings", False),
+            tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
             rope_scaling=scaling,
             attention_bias=bool(raw.get("attention_bias", False)),
         )
     except KeyError as error:
         raise CorruptModelError(f"{path}/config.json does not contain {error.args[0]}") from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UnsupportedModelError(f"{path} describes an unsupported model: {error}") from error
 
 
@@ -141,6 +143,8 @@ def _read_rope(
         raise refuse("rotary positions on only a part of each head")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
+        if rope.get("factor") not in (None, 1, 1.0):
+            raise refuse(f"rotary scaling by {rope['factor']!r} without its type")
         return float(rope["rope_theta"]), None
     if kind != "llama3":
         raise refuse(f"rotary scaling of type {kind!r}")
@@ -181,72 +185,3 @@ def _read_weights(config: ModelConfig, source: _Source, progress: Progress) -> B
     if not config.tie_embeddings:
         tensors["lm_head"] = source.take("lm_head.weight", (V, D))
     return from_named(config, tensors)
-
-
-def _read_tokenizer(path: Path, raw: dict[str, Any]) -> Tokenizer:
-    file = path / "tokenizer.json"
-    if not file.is_file():
-        raise TokenizerMissingError(f"{path} does not contain tokenizer.json")
-    text = file.read_text(encoding="utf-8")
-    try:
-        described = json.loads(text)
-        added = {
-            token["id"]: token["content"]
-            for token in described.get("added_tokens", ())
-            if token.get("special")
-        }
-        model_vocabulary = described.get("model", {}).get("vocab", {})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CorruptModelError(f"{file} cannot be read: {error}") from error
-    settings = _read_json(path / "tokenizer_config.json") or {}
-    generation = _read_json(path / "generation_config.json") or {}
-    by_id = dict(added)
-    if isinstance(model_vocabulary, dict):
-        by_id |= {index: token for token, index in model_vocabulary.items()}
-    ids = [*_as_list(generation.get("eos_token_id")), *_as_list(raw.get("eos_token_id"))]
-    special = set(added.values())
-    ends = [_token_text(settings.get("eos_token")), *(by_id.get(index) for index in ids)]
-    bos = _token_text(settings.get("bos_token"))
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
-    if (path / "chat_template.jinja").is_file():
-        template = (path / "chat_template.jinja").read_text(encoding="utf-8")
-    return Tokenizer(
-        text,
-        eos_tokens=[
-            *(token for token in ends if token is not None),
-            *(token for token in END_TOKENS if token in special),
-        ],
-        bos_token=bos,
-        # Declared, or done by the tokenizer's own post-processing, which names the token.
-        add_bos=bool(settings.get("add_bos_token", bos is not None and _adds(described, bos))),
-        chat_template=template,
-    )
-
-
-def _adds(described: dict[str, Any], token: str) -> bool:
-    return json.dumps(token) in json.dumps(described.get("post_processor"))
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def _token_text(value: str | dict[str, Any] | None) -> str | None:
-    text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else None
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None where there is no such file."""
-    if not file.is_file():
-        return None
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptModelError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CorruptModelError(f"{file} does not contain a JSON object")
-    return value

@@ -48,6 +48,16 @@ class ServedModel(Protocol):
     def fingerprint(self) -> str: ...
 
     @property
+    def former(self) -> frozenset[str]:
+        """Fingerprints under which sessions of this very model were stored before."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What people call it; empty where that is not known."""
+        ...
+
+    @property
     def dtype(self) -> torch.dtype: ...
 
 

@@ -19,10 +19,15 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.engine.prompt import encode_spans, turn_record
+from hope_runtime.engine.prompt import at_once, turn_record_in_steps
 from hope_runtime.engine.reply import OnText, write
-from hope_runtime.engine.turn import DEFAULT_MAX_TOKENS, GenerateOutcome, GenerateTurn, ReadOutcome
-from hope_runtime.errors import InvalidRequestError
+from hope_runtime.engine.turn import (
+    DEFAULT_MAX_TOKENS,
+    GenerateOutcome,
+    GenerateTurn,
+    ReadOutcome,
+    score_tokens,
+)
 from hope_runtime.models.hope.batch import Batch
 from hope_runtime.models.hope.model import fresh_context
 from hope_runtime.models.hope.served import HopeModel
@@ -56,7 +61,7 @@ class HopeOutput:
     state: HopeState
 
 
-Work = Generator[HopeForwardChunk, HopeOutput, _Result]
+Work = Generator[HopeForwardChunk | None, HopeOutput, _Result]
 
 
 def run(model: HopeModel, wanted: HopeForwardChunk) -> HopeOutput:
@@ -97,7 +102,15 @@ class _Reading:
 
 def prompt(model: HopeModel, memory: SessionMemory, turn: GenerateTurn) -> Record:
     """The turn's record up to where the model answers. Raises InvalidRequestError."""
-    return turn_record(model.tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn)
+    return at_once(_prompt_in_steps(model, memory, turn))
+
+
+def _prompt_in_steps(
+    model: HopeModel, memory: SessionMemory, turn: GenerateTurn
+) -> Generator[None, None, Record]:
+    return turn_record_in_steps(
+        model.tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn
+    )
 
 
 def generate(
@@ -105,7 +118,7 @@ def generate(
 ) -> Work[GenerateOutcome]:
     """Reads the prompt, learning from what the user says, and writes a reply."""
     started = time.monotonic()
-    record = prompt(model, memory, turn)
+    record = yield from _prompt_in_steps(model, memory, turn)
     input_tokens = len(record.tokens)
     memory = enter(model, memory, turn.conversation)
     flags = _learnable(record)
@@ -174,16 +187,7 @@ def score(
     Without a context the first token is predicted from the beginning-of-text token; where a model
     has none, it is left out.
     """
-    tokenizer = model.tokenizer
-    if not text:
-        raise InvalidRequestError(
-            "there is no text to score: text must have at least one token after its context",
-            field="text",
-        )
-    before = tuple(t for span in encode_spans(tokenizer, context) for t in span)
-    ids = tuple(t for span in encode_spans(tokenizer, text) for t in span)
-    if not before and tokenizer.bos_id is not None:
-        before = (tokenizer.bos_id,)
+    before, ids = yield from score_tokens(model.tokenizer, context, text)
     state = fresh_state(model.config, model.weights, 1)
     if memory is not None:
         state = _beginning(model, restore(model, memory))

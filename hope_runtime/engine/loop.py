@@ -97,7 +97,10 @@ class Loop:
         self._finish(tickets, self._compute(tickets) if tickets else [])
 
     def _schedule(self) -> list[Ticket[Any]]:
-        """The turns of the next step, each with tokens to compute; waits until there are some."""
+        """The turns of the next step, each with tokens to compute; waits until there is work.
+
+        A turn that is still putting its tokens together does a bounded part of it here.
+        """
         chosen: list[Ticket[Any]] = []
         with self._wake:
             while not self._closing and not (chosen := choose(self._turns, self._room())):
@@ -108,15 +111,18 @@ class Loop:
         learning = self._teaching.load > 0
         # Threads that share a core wait for each other, so who learns and who serves divide them.
         torch.set_num_threads(max(1, self._threads - 1) if learning else self._threads)
-        going = []
+        going: list[Ticket[Any]] = []
+        unready: list[Ticket[Any]] = []
         for ticket in chosen:
             if ticket.wanted and not ticket.cancelled:
                 going.append(ticket)
             elif resolve := ticket.advance(None):
                 resolve()
             else:
-                going.append(ticket)
-        self._served = going
+                (going if ticket.wanted else unready).append(ticket)
+        with self._wake:
+            self._served = going
+            self._turns.extend(unready)
         return going
 
     def _finish(self, tickets: Sequence[Ticket[Any]], resolves: Sequence[Resolve | None]) -> None:

@@ -101,7 +101,8 @@ def choose(queue: deque[Ticket[Any]], room: int) -> list[Ticket[Any]]:
     """Takes the turns of the next step out of `queue`.
 
     Cancelled work is among them at once, and so is work that has not begun, as far as there is
-    `room` for more rows in use: that costs no computing.
+    `room` for more rows in use: that costs no computing. So is work that has begun and waits for
+    nothing, because it gave others their turn.
     """
     chosen: list[Ticket[Any]] = []
     rows = 0
@@ -112,6 +113,8 @@ def choose(queue: deque[Ticket[Any]], room: int) -> list[Ticket[Any]]:
             chosen.append(ticket)
         elif not ticket.ready():
             queue.append(ticket)
+        elif ticket.wanted is None and ticket.started:
+            chosen.append(ticket)
         elif ticket.wanted is None:
             (chosen if room > 0 else queue).append(ticket)
             room -= 1

@@ -64,7 +64,8 @@ class TorchEngine(AdapterEngine):
         if window_tokens > model.config.max_positions:
             raise ModelError(
                 f"window_tokens is {window_tokens}, but the model supports at most "
-                f"{model.config.max_positions} positions"
+                f"{model.config.max_positions} positions; start with --window-tokens "
+                f"{model.config.max_positions} or less"
             )
         slot_bytes = KVCache.bytes_of(model.config, window_tokens, model.dtype)
         if window_cache_bytes < slot_bytes:
@@ -199,10 +200,10 @@ class TorchEngine(AdapterEngine):
     def _with_row(
         self,
         key: Hashable,
-        work: Callable[[Row], Generator[Pass, Output, _Result]],
+        work: Callable[[Row], Generator[Pass | None, Output, _Result]],
         *,
         keep: bool = True,
-    ) -> Generator[Pass, Output, _Result]:
+    ) -> Generator[Pass | None, Output, _Result]:
         """Runs `work` on the row of `key`; a row that saw an error is not kept."""
         row = self.slot_pool.take(key)
         finished = False

@@ -7,6 +7,7 @@ no trace, and that is all that cancelling a turn takes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -14,7 +15,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from hope_runtime.engine.kv_slots import Row
-from hope_runtime.engine.prompt import Message, check_messages, encode_spans, turn_record
+from hope_runtime.engine.prompt import (
+    Message,
+    at_once,
+    check_messages,
+    encode_in_steps,
+    turn_record_in_steps,
+)
 from hope_runtime.engine.reply import FinishReason, OnText, Reply, TextPiece, write
 from hope_runtime.engine.runner import Output, Pass
 from hope_runtime.engine.sampling import Sampling
@@ -76,13 +83,27 @@ class ReadOutcome:
 def place(
     tokenizer: Tokenizer, memory: SessionMemory, turn: GenerateTurn, window_tokens: int
 ) -> tuple[Record, Window]:
-    """The turn's record up to where the model answers, and its window there.
+    """What `place_in_steps` comes to, at once."""
+    return at_once(place_in_steps(tokenizer, memory, turn, window_tokens))
+
+
+def place_in_steps(
+    tokenizer: Tokenizer, memory: SessionMemory, turn: GenerateTurn, window_tokens: int
+) -> Generator[None, None, tuple[Record, Window]]:
+    """The turn's record up to where the model answers, and its window there; yields on the way.
 
     Raises InvalidRequestError when the turn cannot be read whole.
     """
-    record = turn_record(tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn)
-    prompt = record.tokens
     known = memory.conversations.get(turn.conversation, Conversation(Window(window_tokens)))
+    record = yield from turn_record_in_steps(
+        tokenizer,
+        memory,
+        turn.conversation,
+        turn.messages,
+        learn=turn.learn,
+        most_tokens=known.window.capacity,
+    )
+    prompt = record.tokens
     pinned = known.window.pin(prompt[: record.pinned])
     pinned.check_fits(len(prompt) - record.pinned)
     return record, pinned.append(prompt[record.pinned :])
@@ -96,10 +117,10 @@ def generate(
     turn: GenerateTurn,
     window_tokens: int,
     on_text: OnText,
-) -> Generator[Pass, Output, GenerateOutcome]:
+) -> Generator[Pass | None, Output, GenerateOutcome]:
     """Reads the prompt and decodes a reply, handing out text as it becomes certain."""
     started = time.monotonic()
-    record, window = place(tokenizer, memory, turn, window_tokens)
+    record, window = yield from place_in_steps(tokenizer, memory, turn, window_tokens)
     reader.bind(row, memory)
     reading = yield from reader.read(row, window.tokens, score=learnable_indices(window, record))
     prefilled = time.monotonic()
@@ -184,22 +205,23 @@ def score(
     context: str,
     text: str,
     window_tokens: int,
-) -> Generator[Pass, Output, ReadOutcome]:
+) -> Generator[Pass | None, Output, ReadOutcome]:
     """Summed nats of `text` after `context`; a memory of None is the frozen base model.
 
     Every token of the text is scored. Without a context, the first is predicted from the
     beginning-of-text token; where a model has none, it is left out.
     """
-    before, ids = score_tokens(tokenizer, context, text, window_tokens)
+    before, ids = yield from score_tokens(tokenizer, context, text, window_tokens)
     reader.bind(row, memory)
     reading = yield from reader.read(row, before + ids, score=range(len(before), len(before + ids)))
     return ReadOutcome(reading.nats, reading.scored)
 
 
 def score_tokens(
-    tokenizer: Tokenizer, context: str, text: str, window_tokens: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens of the context, or what stands for none, and of the text that is scored.
+    tokenizer: Tokenizer, context: str, text: str, window_tokens: int | None = None
+) -> Generator[None, None, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Tokens of the context, or what stands for none, and of the text that is scored; yields on
+    the way.
 
     Raises InvalidRequestError when there is no text, or when the window does not hold both.
     """
@@ -208,16 +230,27 @@ def score_tokens(
             "there is no text to score: text must have at least one token after its context",
             field="text",
         )
-    before = tuple(t for span in encode_spans(tokenizer, context) for t in span)
-    ids = tuple(t for span in encode_spans(tokenizer, text) for t in span)
+    most = math.inf if window_tokens is None else window_tokens
+
+    def encoded(part: str, before: int) -> Generator[None, None, tuple[int, ...]]:
+        spans: list[tuple[int, ...]] = []
+        for tokens in encode_in_steps(tokenizer, part, spans):
+            if before + tokens > most:
+                break
+            yield
+        ids = tuple(token for span in spans for token in span)
+        if before + len(ids) > most:
+            raise InvalidRequestError(
+                f"context and text together exceed the window of {window_tokens} tokens; "
+                "score a shorter text",
+                field="text",
+            )
+        return ids
+
+    before = yield from encoded(tokenizer.opening(context), 0)
     if not before and tokenizer.bos_id is not None:
         before = (tokenizer.bos_id,)
-    if len(before) + len(ids) > window_tokens:
-        raise InvalidRequestError(
-            f"context and text have {len(before) + len(ids)} tokens together, but the window has "
-            f"only {window_tokens}; score a shorter text",
-            field="text",
-        )
+    ids = yield from encoded(text if context else tokenizer.opening(text), len(before))
     return before, ids
 
 

@@ -5,6 +5,7 @@ Frozen dataclasses, checked when made. Knows no file format and no policy of lea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,12 +54,18 @@ class ModelConfig:
     rope_factors: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if min(self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.d_ff) < 1:
-            raise ValueError("every size of a model must be at least 1")
-        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+        sizes = (
+            *(self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.n_kv_heads),
+            *(self.head_dim, self.d_ff, self.max_positions),
+        )
+        if any(type(size) is not int or size < 1 for size in sizes):
+            raise ValueError("every size of a model must be a whole number of at least 1")
+        if self.n_heads % self.n_kv_heads:
             raise ValueError("n_heads must be a multiple of n_kv_heads")
         if self.head_dim % 2:
             raise ValueError("head_dim must be even for rotary positions")
+        if not 0 <= self.norm_eps < math.inf or not 0 < self.rope_theta < math.inf:
+            raise ValueError("norm_eps must be finite, and rope_theta finite and above 0")
         if self.rope_factors is not None:
             if self.rope_scaling is not None:
                 raise ValueError("rope_scaling and rope_factors are mutually exclusive")
