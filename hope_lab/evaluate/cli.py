@@ -24,6 +24,7 @@ from hope_lab.evaluate.tasks import (
     personal,
     poison,
     recall,
+    specificity,
 )
 from hope_lab.evaluate.tasks.trained import FORMAL, MAD
 from hope_runtime.errors import HopeError
@@ -45,6 +46,7 @@ class Task(Protocol):
 
 TASKS: tuple[Task, ...] = (
     recall,
+    specificity,
     needle,
     personal,
     babilong,

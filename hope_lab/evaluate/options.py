@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from hope_lab.evaluate.cache import ResultCache
 from hope_lab.evaluate.contenders import ARMS, BASELINES
 from hope_runtime.checkpoints import cache_root
 from hope_runtime.errors import InvalidRequestError
-from hope_runtime.session.policy import DEFAULT_POLICY, POLICIES, LearningPolicy, ReplayConfig
+from hope_runtime.session.policy import DEFAULT_POLICY, POLICIES, RECIPE_SETTINGS, LearningPolicy
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="KEY=NUMBER",
-        help="settings of the replay recipe, such as plain_price=2",
+        help="constants of the policies' recipes, such as steps=8: what learning may cost",
     )
     parser.add_argument(
         "--model",
@@ -96,20 +96,34 @@ def add_arm_options(parser: argparse.ArgumentParser) -> None:
 def policies_of(args: argparse.Namespace) -> list[LearningPolicy]:
     """The chosen policies with the constants that were given. Raises InvalidRequestError."""
     chosen = [POLICIES[name] for name in dict.fromkeys(args.policy)]
-    constants: dict[str, Any] = dict(map(_constant, args.replay))
-    if constants and not any(policy.recipe == "replay" for policy in chosen):
+    if not args.replay:
+        return chosen
+    known = {
+        item.name: getattr(policy.settings, item.name)
+        for policy in chosen
+        if policy.settings is not None
+        for item in fields(policy.settings)
+    }
+    if not known:
         raise InvalidRequestError(
-            "--replay only applies to policies with the replay recipe", field="replay"
+            f"--replay changes constants of recipes, but that of '{chosen[0].name}' has none",
+            field="replay",
         )
+    constants: dict[str, Any] = dict(_constant(text, known) for text in args.replay)
     try:
-        return [
-            replace(policy, replay=replace(policy.replay, **constants))
-            if policy.recipe == "replay"
-            else policy
-            for policy in chosen
-        ]
+        return [_with_constants(policy, constants) for policy in chosen]
     except ValueError as error:
         raise InvalidRequestError(f"--replay: {error}", field="replay") from error
+
+
+def _with_constants(policy: LearningPolicy, constants: Mapping[str, Any]) -> LearningPolicy:
+    """A policy with those of `constants` that its recipe knows."""
+    if policy.settings is None:
+        return policy
+    own = {item.name for item in fields(policy.settings)}
+    changed = {name: value for name, value in constants.items() if name in own}
+    settings: Any = replace(policy.settings, **changed)
+    return replace(policy, **{RECIPE_SETTINGS[policy.recipe]: settings})
 
 
 def groups_of(
@@ -145,13 +159,10 @@ def count(least: int) -> Callable[[str], int]:
     return parse
 
 
-def _constant(text: str) -> tuple[str, float]:
-    """KEY=NUMBER as a field of ReplayConfig and its value."""
+def _constant(text: str, known: Mapping[str, Any]) -> tuple[str, float]:
+    """KEY=NUMBER as a field of a recipe's settings and its value."""
     name, _, number = text.partition("=")
-    defaults = {item.name: getattr(ReplayConfig(), item.name) for item in fields(ReplayConfig)}
-    numeric = {
-        key: type(value) for key, value in defaults.items() if isinstance(value, int | float)
-    }
+    numeric = {key: type(value) for key, value in known.items() if isinstance(value, int | float)}
     if name not in numeric:
         raise InvalidRequestError(
             f"--replay has no setting {name!r}; available settings: {', '.join(sorted(numeric))}",

@@ -247,14 +247,16 @@ LEVEL_FIGURES = (
 
 
 def consolidation_notes(consolidation: Any) -> dict[str, Any]:
-    """The figures of a Consolidation as its log record notes them, decisions of guards included;
-    parts that were not measured are left out."""
+    """The figures of a Consolidation as its log record notes them, decisions of guards and
+    corrected statements included; parts that were not measured are left out."""
     notes: dict[str, Any] = {}
     for figure in FIGURES:
         if figure.noted and (value := figure.of(consolidation)) is not None:
             put(notes, figure.name, value)
     if consolidation.guards:
         notes["guards"] = tuple(asdict(event) for event in consolidation.guards)
+    if consolidation.superseded:
+        notes["superseded"] = tuple(asdict(each) for each in consolidation.superseded)
     return notes
 
 

@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hope_runtime.errors import DivergedStateError
-from hope_runtime.learning.base_samples import BaseSamples, sample
 from hope_runtime.learning.clip_update import within
 from hope_runtime.learning.drift import LevelDrift, base_norm, level_drift
 from hope_runtime.learning.figures import consolidation_notes
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.probes import Probed, Probes, write_probes
+from hope_runtime.learning.recipe import LevelResult, Recipe, Resources, Stretch, Superseded, Work
+from hope_runtime.learning.recipes import RECIPES
 from hope_runtime.learning.recipes.fast_memory_writer import FastMemoryWriter
-from hope_runtime.learning.recipes.replay.recipe import LevelResult, ReplayRecipe
 from hope_runtime.learning.recipes.replay.reservoir import keep_sample
-from hope_runtime.learning.recipes.summed_gradient import summed_gradient
-from hope_runtime.learning.sample_cache import SampleCache
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.weights import FastMemory
@@ -45,6 +43,7 @@ class Consolidation:
     Surprises are mean nats per token of the spans it taught, before and after; `trained_tokens`
     counts every token run forward and backward, rehearsal included; `seconds` is wall time.
     `drift` and `probed` are None when the level learnt nothing, and in native models.
+    `superseded` are statements that took the place of earlier ones; `phases` is wall time by phase.
     """
 
     level: int
@@ -58,9 +57,11 @@ class Consolidation:
     drift: LevelDrift | None = None
     probed: Probed | None = None
     guards: tuple[Event, ...] = ()
+    superseded: tuple[Superseded, ...] = ()
+    phases: Mapping[str, float] = field(default_factory=dict)
 
     def notes(self) -> dict[str, Any]:
-        """The figures for the log; without the wall time, which is not a fact of the content."""
+        """The figures for the log; without wall times, which are not facts of the content."""
         return consolidation_notes(self)
 
 
@@ -87,8 +88,8 @@ class _Outcome:
 class Learner:
     """Consolidates memories of one base model on `threads` threads, whose number changes no bit.
 
-    `branch` is the trained fast memory beside the model, if there is one; `kept` is the directory
-    where what the base writes by itself is kept for the next process.
+    `fast_memory` is the trained one beside the model, if there is one; `kept` is the directory of
+    what the base writes by itself, kept for the next process.
     """
 
     def __init__(
@@ -100,13 +101,12 @@ class Learner:
     ) -> None:
         self._model = model
         self._workers = Workers(threads)
-        self._recipe = ReplayRecipe(model, self._workers)
-        self._kept = SampleCache(model, self._workers, kept)
+        self._resources = Resources(model, self._workers, kept)
+        self._recipes: dict[str, Recipe] = {}
         self._writer = (
             None if fast_memory is None else FastMemoryWriter(model, fast_memory, self._workers)
         )
-        # By seed: the base's own samples are the same for every session of a policy.
-        self._samples: dict[int, BaseSamples] = {}
+        # By seed: the probes are the same for every session of a policy.
         self._probes: dict[int, Probes] = {}
 
     @cached_property
@@ -124,8 +124,9 @@ class Learner:
 
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
-    ) -> Generator[None, None, tuple[SessionMemory, Consolidation]]:
-        """The memory after `boundary`; yields after each bounded piece of work."""
+    ) -> Work[tuple[SessionMemory, Consolidation]]:
+        """The memory after `boundary`; yields after each bounded piece of work, with the share of
+        the training that is done where it can be told."""
         started = time.monotonic()
         spans = stretch(memory, boundary)
         if spans and boundary.level == 0 and memory.policy.writes_forward:
@@ -137,12 +138,14 @@ class Learner:
             events = (Event(Guard.PASSED_OVER, len(spans), 0),)
             found = _Outcome(memory, NOTHING_PRACTISED, events=events)
             found = found.guarded(boundary.level, replace(guard, events=events))
-        elif spans and memory.policy.recipe != "none":
+        elif spans and memory.policy.recipe in RECIPES:
             found = yield from self._guarded(memory, boundary, spans)
         level = replace(found.memory.levels[boundary.level], learnt_through=boundary.position)
         memory = _with_level(found.memory, boundary.level, level)
         if boundary.level == 0:
+            gone = {item.start for item in found.practised.superseded}
             learnt = (*memory.buffer, *found.practised.spans)
+            learnt = tuple(span for span in learnt if span.start not in gone)
             memory = replace(
                 memory,
                 pending=tuple(span for span in memory.pending if span.end > boundary.position),
@@ -161,12 +164,14 @@ class Learner:
             drift=found.drift,
             probed=found.probed,
             guards=found.events,
+            superseded=found.practised.superseded,
+            phases=dict(found.practised.seconds),
         )
         return memory, report
 
     def _guarded(
         self, memory: SessionMemory, boundary: Boundary, spans: tuple[Span, ...]
-    ) -> Generator[None, None, _Outcome]:
+    ) -> Work[_Outcome]:
         """What becomes of a stretch under the policy's guards, if it has any."""
         guards, before = memory.policy.guards, memory.levels[boundary.level]
         try:
@@ -187,34 +192,39 @@ class Learner:
             found = replace(
                 found,
                 memory=memory,
-                practised=replace(found.practised, spans=()),
+                practised=replace(found.practised, spans=(), superseded=()),
                 events=(*found.events, Event(Guard.REJECTED, rise, guards.probe_rise)),
             )
         state = guards.decided(before.guard, found.events, surprise, rise)
         return found.guarded(boundary.level, state)
 
-    def _probes_of(self, policy: LearningPolicy) -> Generator[None, None, Probes]:
+    def _recipe(self, name: str) -> Recipe:
+        if name not in self._recipes:
+            self._recipes[name] = RECIPES[name](self._resources)
+        return self._recipes[name]
+
+    def _probes_of(self, policy: LearningPolicy) -> Work[Probes]:
         if policy.seed not in self._probes:
             self._probes[policy.seed] = yield from write_probes(
-                self._model, self._workers, self._kept, policy.seed
+                self._model, self._workers, self._resources.kept, policy.seed
             )
         return self._probes[policy.seed]
 
     def _learn(
         self, memory: SessionMemory, boundary: Boundary, spans: tuple[Span, ...]
-    ) -> Generator[None, None, _Outcome]:
+    ) -> Work[_Outcome]:
         """What the recipe makes of a stretch, shrunk and measured. Raises DivergedStateError."""
         policy, index, untouched = memory.policy, boundary.level, memory
         untaught = memory.levels[index]
-        if index and policy.recipe == "replay":
+        recipe = self._recipe(policy.recipe)
+        if index:
             # What the faster level knows moves here, so it makes room.
-            memory = _decayed(memory, index - 1, policy.replay.fast_decay)
+            memory = _decayed(memory, index - 1, policy.fast_decay)
         level = memory.levels[index]
         trainer = LevelTrainer(self._model, memory, index, self._workers)
-        rate = level.config.learning_rate
         events: list[Event] = []
         if policy.guards is not None:
-            nats = yield from self._recipe.surprises(trainer, spans)
+            nats = yield from recipe.surprises(trainer, spans)
             limit = policy.guards.surprise_nats
             if max(nats) > limit:
                 events.append(Event(Guard.SKIPPED, max(nats), limit))
@@ -222,24 +232,20 @@ class Learner:
                 spans = tuple(span for span, surprise in kept if surprise <= limit)
                 if not spans:
                     return _Outcome(untouched, NOTHING_PRACTISED, events=tuple(events))
-        if policy.recipe == "summed_gradient":
-            before, after = yield from summed_gradient(trainer, spans, rate)
-            practised = LevelResult(spans, before, after)
-        else:
-            if policy.seed not in self._samples:
-                self._samples[policy.seed] = yield from sample(
-                    self._model, self._workers, self._kept, policy.seed
-                )
-            taught = {span.start for span in spans}
-            practised = yield from self._recipe.practise(
-                trainer,
-                policy.replay,
-                rate,
+        taught = {span.start for span in spans}
+        rehearsed = tuple(span for span in memory.buffer if span.start not in taught)
+        before = untouched.adapter
+        practised = yield from recipe.train(
+            trainer,
+            Stretch(
                 spans,
-                [span for span in memory.buffer if span.start not in taught],
-                self._samples[policy.seed],
-                seed=_seed(policy, boundary),
-            )
+                rehearsed,
+                policy,
+                level.config.learning_rate,
+                _seed(policy, boundary),
+                None if before is None else before.to(self._model.dtype),
+            ),
+        )
         adapter = trainer.stored()
         if policy.guards is not None:
             adapter, shrunk = within(adapter, level.adapter, policy.guards, self._base_norm)
@@ -287,6 +293,6 @@ def _with_level(memory: SessionMemory, index: int, level: Level) -> SessionMemor
 
 def _decayed(memory: SessionMemory, index: int, factor: float) -> SessionMemory:
     level = memory.levels[index]
-    if level.adapter is None:
+    if level.adapter is None or factor == 1:
         return memory
     return _with_level(memory, index, replace(level, adapter=level.adapter.scaled(factor)))

@@ -102,7 +102,7 @@ class LevelTrainer:
             self._to(pack.ids_BT),
             positions_BT=self._to(pack.positions_BT),
             mask_BTS=self._to(pack.mask_BTT),
-            adapter=self._combined(),
+            adapter=self.combined(),
         )
         hidden_ND = hidden_BTD.flatten(0, 1)[self._to(pack.predictors_N)]
         return logits(self._model, hidden_ND[None])[0].float()
@@ -116,12 +116,24 @@ class LevelTrainer:
         side and their gradients are added in order. Raises DivergedStateError when the sum is not
         finite.
         """
-        self.tokens += sum(pack.tokens for pack in packs)
+
+        def one(index: int) -> Tensor:
+            return loss_of(index, self.scores(packs[index]))
+
+        return self.gradient_of(one, len(packs), sum(pack.tokens for pack in packs))
+
+    def gradient_of(
+        self, loss_of: Callable[[int], Tensor], parts: int, tokens: int
+    ) -> list[Tensor]:
+        """Gradient of the sum of `loss_of(part)` over the parts, which run side by side, each on
+        one thread; their gradients are added in order. `tokens` is what they run together. Raises
+        as `gradient`."""
+        self.tokens += tokens
 
         def one(index: int) -> Sequence[Tensor]:
-            return torch.autograd.grad(loss_of(index, self.scores(packs[index])), self.parameters)
+            return torch.autograd.grad(loss_of(index), self.parameters)
 
-        total, *others = self.workers.map(one, range(len(packs)))
+        total, *others = self.workers.map(one, range(parts))
         for part in others:
             for mine, more in zip(total, part, strict=True):
                 mine.add_(more)
@@ -137,9 +149,10 @@ class LevelTrainer:
     def snapshot(self) -> LoraAdapter:
         """All levels' terms as they are now, detached, in the model's dtype."""
         with torch.no_grad():
-            return self._combined()
+            return self.combined()
 
-    def _combined(self) -> LoraAdapter:
+    def combined(self) -> LoraAdapter:
+        """All levels' terms as they are now, in the model's dtype; differentiable."""
         combined = concatenate([self._others, self.adapter])
         assert combined is not None
         return combined.to(self._model.dtype)

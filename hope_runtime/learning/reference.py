@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.learning.packing import Example, Pack, pack
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
@@ -40,13 +41,14 @@ class Reference:
         return (base_NK.exp() * (base_NK - adapted_NK)).sum(1) + rest_N
 
 
-def scores(model: BaseModel, packed: Pack) -> Tensor:
-    """Scores of the frozen base at every predictor of a pack, float32 (N, V)."""
+def scores(model: BaseModel, packed: Pack, adapter: LoraAdapter | None = None) -> Tensor:
+    """Scores of a memory, or of the frozen base, at every predictor of a pack, float32 (N, V)."""
     hidden_BTD = forward(
         model,
         packed.ids_BT.to(model.device),
         positions_BT=packed.positions_BT.to(model.device),
         mask_BTS=packed.mask_BTT.to(model.device),
+        adapter=adapter,
     )
     hidden_ND = hidden_BTD.flatten(0, 1)[packed.predictors_N.to(model.device)]
     return logits(model, hidden_ND[None])[0].float()
@@ -62,11 +64,16 @@ class Rehearsed:
 
 @torch.no_grad()
 def references(
-    model: BaseModel, examples: Sequence[Example], *, row_tokens: int
+    model: BaseModel,
+    examples: Sequence[Example],
+    *,
+    row_tokens: int,
+    adapter: LoraAdapter | None = None,
 ) -> list[Reference]:
-    """The base's view of each example's targets, in the examples' order."""
+    """The view of each example's targets by the base, or by a memory whose `terms`, in the model's
+    dtype, are given; in the examples' order."""
     packed = pack(examples, row_tokens=row_tokens)
-    log_probabilities, ids = scores(model, packed).log_softmax(-1).topk(LIKELIEST, dim=-1)
+    log_probabilities, ids = scores(model, packed, adapter).log_softmax(-1).topk(LIKELIEST, dim=-1)
     found = []
     for owner in range(len(examples)):
         mine_N = packed.owners_N == owner
@@ -76,15 +83,20 @@ def references(
 
 @torch.no_grad()
 def up_to_surprise(
-    model: BaseModel, examples: Sequence[Example], *, row_tokens: int
+    model: BaseModel,
+    examples: Sequence[Example],
+    *,
+    row_tokens: int,
+    adapter: LoraAdapter | None = None,
 ) -> list[Rehearsed]:
-    """Each example cut behind its most surprising target, with the base's view of what is left.
+    """Each example cut behind its most surprising target, with the base's view of what is left, or
+    that of a memory with `terms`.
 
     In a taught statement that is told of a stranger, that token is where the taught value begins.
     What follows it is no secret: held to the base there, a level could not spell the value.
     """
     packed = pack(examples, row_tokens=row_tokens)
-    log_NV = scores(model, packed).log_softmax(-1)
+    log_NV = scores(model, packed, adapter).log_softmax(-1)
     nats_N = -log_NV.gather(1, packed.targets_N.to(log_NV.device)[:, None])[:, 0]
     log_probabilities, ids = log_NV.topk(LIKELIEST, dim=-1)
     found = []

@@ -34,7 +34,7 @@ from hope_runtime.session.layout import Layout, Tensors
 from hope_runtime.session.levels import Level
 from hope_runtime.session.memory import Conversation, Document, FastMemoryState, SessionMemory, Span
 from hope_runtime.session.page_hinkley import EMPTY_STREAM, Watched
-from hope_runtime.session.policy import LearningPolicy
+from hope_runtime.session.policy import LearningPolicy, stored_policy
 from hope_runtime.session.state_schema import SpanFields, StateFields
 from hope_runtime.session.window import Window
 
@@ -177,8 +177,8 @@ def decode_memory(
     tensors, header = _open(blobs[STATE_BLOB], "state", known)
     try:
         state = StateFields.model_validate_json(header["state"])
-        policy = policies.get(state.policy)
-        if policy is None or policy.digest() != state.policy_digest:
+        policy = stored_policy(policies, state.policy, state.policy_digest)
+        if policy is None:
             raise StateVersionError(
                 f"the session was learnt under policy '{state.policy}' with settings that this "
                 "server does not have; migrate it to an available policy"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -35,7 +36,7 @@ class LevelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReplayConfig:
-    """Constants of the default recipe (learning/replay.py); figures in docs/evaluation.md.
+    """Constants of the recipe `replay` (learning/replay.py); figures in docs/evaluation.md.
 
     The prices are the most tokens that are run forward and backward for each learnable token,
     rehearsal and contrasts included: `statement_price` for spans that are practised in every form,
@@ -125,10 +126,87 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SpecificConfig:
+    """Constants of the recipe `specific_replay` (learning/recipes/specific/); figures in
+    docs/evaluation.md.
+
+    A step practises every statement of the stretch in some of its forms and holds the memory, by
+    KL, to what it was before the consolidation: at contrasts (a statement's own questions about
+    others), at anchors (everyday questions) and at a window of the base's own text.
+    """
+
+    # Steps at most; fewer when every token of every form is known.
+    steps: int = 14
+    least_steps: int = 6
+    # Longest span, in tokens, that is practised as a statement and not only read again.
+    statement_tokens: int = 40
+    # A document's sentences of less surprise, nats per token, are only read again. (What a user
+    # says is practised whatever its surprise.)
+    document_surprise_nats: float = 5.0
+    # Questions that a statement is practised as the answer to, at most.
+    questions: int = 4
+    # Forms in which statements are practised in a step, together at least; of a few statements two
+    # each, of many one.
+    forms_per_step: int = 3
+    # Up to so many statements are few: they are told from all the rest by what is held alone, many
+    # also from each other.
+    few_statements: int = 8
+    # How often a text that is only read again is read in all.
+    plain_passes: int = 6
+    # Forms of earlier statements in a step.
+    earlier_per_step: int = 2
+    # Contrasts in a step: so many and one more for each statement, up to the most; and anchors.
+    contrasts_per_step: int = 4
+    most_contrasts: int = 12
+    anchors_per_step: int = 6
+    # How many of the anchors are questions next to what was told, of which only the first token
+    # of a reply is held.
+    near_share: float = 0.34
+    contrast_weight: float = 3.0
+    anchor_weight: float = 3.0
+    rehearsal_weight: float = 1.0
+    # A window of the base's own samples every so many steps, in all others one of the texts of
+    # other kinds (learning/recipes/specific/directions.py).
+    window_every: int = 2
+    # Directions of the inputs of gate and up, and of down, that the first factors never read.
+    outer_directions: int = 64
+    inner_directions: int = 192
+    # And the strongest beside them of what the stretch's own contrasts have in common.
+    own_directions: int = 64
+    # A form is known when no token costs more, nats: each is the likeliest one, with a margin.
+    known_nats: float = 0.5
+    # Share of the learning rate that second factors learn at, relative to the first.
+    second_rate: float = 1.3
+    # Share of the learning rate at which a level that has learnt before learns again.
+    later_rate: float = 0.67
+    # Share of the learning rate that is left at the last step.
+    final_rate: float = 0.3
+    # Tokens of earlier spans that a session keeps to rehearse.
+    buffer_tokens: int = 1024
+    # Share of its strength that a level keeps when a slower one has learnt the same spans.
+    fast_decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.least_steps, self.window_every, self.forms_per_step) < 1:
+            raise ValueError("counts of steps and of forms are at least 1")
+        if not 0 <= self.fast_decay <= 1 or not 0 <= self.near_share <= 1:
+            raise ValueError("fast_decay and near_share lie in [0, 1]")
+        if min(self.outer_directions, self.inner_directions, self.own_directions) < 0:
+            raise ValueError("directions are at least 0")
+
+
+# Fields of a policy that hold the constants of its recipe, by recipe. Those of other recipes are no
+# part of its digest, so a new recipe leaves all digests as they are.
+Recipe = Literal["replay", "specific_replay", "summed_gradient", "none", "streamed"]
+RECIPE_SETTINGS = {"replay": "replay", "specific_replay": "specific"}
+
+
+@dataclass(frozen=True, slots=True)
 class LearningPolicy:
     """What a session's memory does with what it observes.
 
-    Part of the fold: to change it is a migration. `recipe` is "replay" (the default one),
+    Part of the fold: to change it is a migration. `recipe` is "specific_replay" (that of the
+    default policy), "replay" (that of earlier versions),
     "summed_gradient" (Eq. 71 over the factors, exactly), "none" (levels stay the base model), or
     that of native models, "streamed" (Eq. 71 over all weights of a level, while tokens are read).
 
@@ -138,12 +216,16 @@ class LearningPolicy:
 
     name: str
     levels: tuple[LevelConfig, ...]
-    recipe: Literal["replay", "summed_gradient", "none", "streamed"] = "replay"
+    recipe: Recipe = "replay"
     replay: ReplayConfig = ReplayConfig()
+    specific: SpecificConfig = SpecificConfig()
     seed: int = 0
     writes_forward: bool = False
     # What a consolidation may do at most (guards.py); None: whatever it does.
     guards: GuardConfig | None = None
+    # Name under which sessions of a policy were stored before it was renamed. It counts in the
+    # digest in place of `name`, so that they stay its own.
+    stored_as: str | None = None
 
     def __post_init__(self) -> None:
         periods = [level.period_tokens for level in self.levels]
@@ -152,11 +234,29 @@ class LearningPolicy:
                 "period_tokens of each level must be a multiple of that of the level before it"
             )
 
+    @property
+    def settings(self) -> ReplayConfig | SpecificConfig | None:
+        """Constants of the recipe; None where it has none."""
+        name = RECIPE_SETTINGS.get(self.recipe)
+        return None if name is None else getattr(self, name)
+
+    @property
+    def buffer_tokens(self) -> int:
+        """Tokens of earlier spans that a session keeps to rehearse; 0 without rehearsal."""
+        return 0 if self.settings is None else self.settings.buffer_tokens
+
+    @property
+    def fast_decay(self) -> float:
+        """Share of its strength that a level keeps when a slower one has learnt the same spans."""
+        return 1.0 if self.settings is None else self.settings.fast_decay
+
     def digest(self) -> str:
         """SHA-256 of every constant that counts: two policies with one digest teach the same."""
         constants = asdict(self)
-        if self.recipe != "replay":
-            del constants["replay"]
+        constants["name"] = constants.pop("stored_as") or self.name
+        own = RECIPE_SETTINGS.get(self.recipe)
+        for name in set(RECIPE_SETTINGS.values()) - {own}:
+            del constants[name]
         if not self.writes_forward:  # older policies did not know the word
             del constants["writes_forward"]
         # Nor guards. The default ones decide nothing in honest use, so a memory that was folded
@@ -169,14 +269,30 @@ class LearningPolicy:
 DEFAULT_POLICY = LearningPolicy(
     name="default",
     levels=(
+        LevelConfig(period_tokens=512, rank=32, learning_rate=6e-3),
+        LevelConfig(period_tokens=2048, rank=16, learning_rate=6e-3),
+        LevelConfig(period_tokens=8192, rank=8, learning_rate=6e-3),
+    ),
+    recipe="specific_replay",
+    guards=GuardConfig(),
+)
+# What a guard decided is undone by migrating to this one: the log is learnt again without guards.
+UNGUARDED_POLICY = replace(DEFAULT_POLICY, name="unguarded", guards=None)
+# The default policy of earlier versions. Sessions that learnt under it go on under it until they
+# are migrated.
+REPLAY_POLICY = LearningPolicy(
+    name="replay",
+    levels=(
         LevelConfig(period_tokens=512, rank=32, learning_rate=3e-3),
         LevelConfig(period_tokens=2048, rank=16, learning_rate=3e-3),
         LevelConfig(period_tokens=8192, rank=8, learning_rate=3e-3),
     ),
     guards=GuardConfig(),
+    stored_as="default",
 )
-# What a guard decided is undone by migrating to this one: the log is learnt again without guards.
-UNGUARDED_POLICY = replace(DEFAULT_POLICY, name="unguarded", guards=None)
+UNGUARDED_REPLAY_POLICY = replace(
+    REPLAY_POLICY, name="unguarded_replay", guards=None, stored_as="unguarded"
+)
 SUMMED_GRADIENT_POLICY = LearningPolicy(
     name="summed_gradient",
     levels=(
@@ -195,5 +311,22 @@ FORWARD_POLICY = LearningPolicy(
 )
 POLICIES = {
     policy.name: policy
-    for policy in (DEFAULT_POLICY, UNGUARDED_POLICY, SUMMED_GRADIENT_POLICY, FORWARD_POLICY)
+    for policy in (
+        DEFAULT_POLICY,
+        UNGUARDED_POLICY,
+        REPLAY_POLICY,
+        UNGUARDED_REPLAY_POLICY,
+        SUMMED_GRADIENT_POLICY,
+        FORWARD_POLICY,
+    )
 }
+
+
+def stored_policy(
+    policies: Mapping[str, LearningPolicy], name: str, digest: str
+) -> LearningPolicy | None:
+    """The policy that a stored state names: `name` with this digest, be it that the policy was
+    renamed since; None when it is not known any more."""
+    renamed = (policy for policy in policies.values() if policy.stored_as == name)
+    candidates = (*filter(None, [policies.get(name)]), *renamed)
+    return next((policy for policy in candidates if policy.digest() == digest), None)

@@ -92,9 +92,9 @@ async def import_session(sessions: Sessions, key: SessionKey, chunks: AsyncItera
 async def _store(
     sessions: Sessions, key: SessionKey, contents: _Contents, memory: SessionMemory
 ) -> Head:
-    store, policy = sessions.store, contents.header["policy"]
+    store, policy = sessions.store, memory.policy.name
     # Under the fingerprint that its memory was learnt under, as every blob says.
-    empty = SessionMemory.fresh(contents.header["fingerprint"], sessions.policy(policy))
+    empty = SessionMemory.fresh(contents.header["fingerprint"], memory.policy)
     await store.create(
         key,
         fingerprint=contents.header["fingerprint"],

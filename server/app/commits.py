@@ -209,6 +209,8 @@ class Commits:
             summary=summary,
             put_blobs=blobs,
             drop_blobs=gone,
+            # A policy that was renamed since is called by its present name.
+            policy=None if memory.policy.name == head.policy else memory.policy.name,
             display_name=display_name,
             records=[StoredRecord(record.kind, record.encode()) for record in records],
             reply=reply,

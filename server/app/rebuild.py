@@ -27,6 +27,7 @@ from hope_runtime.session.codec import changed_blobs, encode_memory
 from hope_runtime.session.fold import due, effective
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.policy import stored_policy
 from server.app.cancellation import complete, result_of
 from server.app.session_log import read_log
 from server.app.sessions import Sessions
@@ -106,7 +107,7 @@ async def check_forget(sessions: Sessions, head: Head, document: str) -> Ask:
         raise InvalidRequestError(
             f"the session has not read a document named '{document}'", field="document"
         )
-    return Ask(head.policy, memory.policy.digest(), document)
+    return Ask(memory.policy.name, memory.policy.digest(), document)
 
 
 async def check_migrate(sessions: Sessions, head: Head, policy: str) -> Ask:
@@ -183,8 +184,8 @@ class Rebuild:
         """The interim memory of the last checkpoint, else a fresh one, with everything learnt that
         is due."""
         sessions, ask = self._sessions, self._ask
-        policy = sessions.policy(ask.policy)
-        if policy.digest() != ask.policy_digest:
+        policy = stored_policy(sessions.policies, ask.policy, ask.policy_digest)
+        if policy is None:
             raise StateVersionError(
                 f"policy '{ask.policy}' changed after the job was started; cancel the job and "
                 "start it again"
@@ -249,7 +250,7 @@ class Rebuild:
             drop_blobs=frozenset(head.blobs.keys() - blobs.keys()),
             records=[StoredRecord(record.kind, record.encode()) for record in records],
             fingerprint=memory.fingerprint,
-            policy=self._ask.policy,
+            policy=memory.policy.name,
             ends_job=True,
         )
         commits, store = sessions.commits, sessions.store

@@ -123,6 +123,9 @@ class Metrics:
             for figure in (*FIGURES, *LEVEL_FIGURES)
             if figure.metric is not None
         }
+        self.phases = self._counter(
+            "learning_phase_seconds", "Duration of consolidations by phase.", "phase"
+        )
         self.guards = self._counter("guard_events", "Guard decisions by guard.", "guard")
         # What never happened is 0, not absent: a rule on it must hold from the start.
         for kind in REQUEST_KINDS:
@@ -154,6 +157,8 @@ class Metrics:
         """Count consolidations. `levels` have the figures of the levels after them as attributes
         (LEVEL_FIGURES)."""
         for report in reports:
+            for phase, seconds in report.phases.items():
+                self.phases.labels(phase).inc(seconds)
             for event in report.guards:
                 self.guards.labels(event.guard).inc()
             for figure in self._learning:

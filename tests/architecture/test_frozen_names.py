@@ -30,8 +30,11 @@ from hope_runtime.session.policy import POLICIES
 
 def test_digests_of_policies() -> None:
     assert {name: policy.digest()[:16] for name, policy in POLICIES.items()} == {
-        "default": "ad65123b2f9690e6",
-        "unguarded": "a149777567e1285a",
+        "default": "abfe2d7d98cc6c38",
+        "unguarded": "dfcbf991152c88bc",
+        # The default of earlier versions, and its unguarded form.
+        "replay": "ad65123b2f9690e6",
+        "unguarded_replay": "a149777567e1285a",
         "summed_gradient": "d8bc0b4c09c94277",
         "forward": "e518b5d3fa62f8c6",
     }

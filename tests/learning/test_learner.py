@@ -15,7 +15,13 @@ from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import Boundary, observe, replay
 from hope_runtime.session.memory import SessionMemory
-from hope_runtime.session.policy import DEFAULT_POLICY, LearningPolicy, LevelConfig, ReplayConfig
+from hope_runtime.session.policy import (
+    DEFAULT_POLICY,
+    REPLAY_POLICY,
+    LearningPolicy,
+    LevelConfig,
+    ReplayConfig,
+)
 
 MATRICES = ("gate", "up", "down")
 
@@ -173,6 +179,6 @@ def test_what_is_learnt_stays_finite_and_of_constant_size(chat_model: BaseModel)
 
 def test_a_policys_digest_covers_what_it_uses_and_nothing_else() -> None:
     tuned = ReplayConfig(statement_price=1.0)
-    assert replace(DEFAULT_POLICY, replay=tuned).digest() != DEFAULT_POLICY.digest()
+    assert replace(REPLAY_POLICY, replay=tuned).digest() != REPLAY_POLICY.digest()
     assert replace(POLICY, replay=tuned).digest() == POLICY.digest()
     assert replace(DEFAULT_POLICY, seed=1).digest() != DEFAULT_POLICY.digest()

@@ -45,6 +45,7 @@ METRICS: dict[str, tuple[str, list[str], list[str]]] = {
     "hope_rollbacks": ("counter", [], []),
     "hope_learning_failures": ("counter", [], []),
     "hope_learn_seconds": ("histogram", ["level"], LEARN),
+    "hope_learning_phase_seconds": ("counter", ["phase"], []),
     "hope_learnt_tokens": ("counter", ["level"], []),
     "hope_trained_tokens": ("counter", ["level"], []),
     "hope_surprise_before_nats": ("histogram", ["level"], NATS),

@@ -8,13 +8,15 @@ summed loss.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.recipe import LevelResult, PhaseClock, Resources, Stretch, Work
+from hope_runtime.learning.spans import SpanReader
 from hope_runtime.session.memory import Span
 
 # A stretch is read as running text in windows of this many tokens.
@@ -23,9 +25,27 @@ WINDOW_TOKENS = 256
 WINDOWS_AT_A_TIME = 4
 
 
+class SummedGradientRecipe:
+    """One step of Eq. 71 a stretch. Rehearses nothing."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._reader = SpanReader(resources.model.tokenizer)
+
+    def train(self, trainer: LevelTrainer, stretch: Stretch) -> Work[LevelResult]:
+        """As `Recipe.train`."""
+        clock, spans = PhaseClock(), tuple(stretch.spans)
+        before, after = yield from summed_gradient(trainer, spans, stretch.learning_rate)
+        clock.ends("steps")
+        return LevelResult(spans, before, after, seconds=clock.seconds)
+
+    def surprises(self, trainer: LevelTrainer, spans: Sequence[Span]) -> Work[list[float]]:
+        """As `Recipe.surprises`."""
+        return self._reader.surprises(trainer, spans)
+
+
 def summed_gradient(
     trainer: LevelTrainer, spans: Sequence[Span], learning_rate: float
-) -> Generator[None, None, tuple[float, float]]:
+) -> Work[tuple[float, float]]:
     """One step; yields between windows. Returns mean nats per token before and after it."""
     windows = [pack([example], row_tokens=WINDOW_TOKENS) for example in _running_text(spans)]
     count = sum(len(window.targets_N) for window in windows)
@@ -43,7 +63,7 @@ def summed_gradient(
 
         part = trainer.gradient(loss, chosen)
         total = [mine + more for mine, more in zip(total, part, strict=True)] if total else part
-        yield
+        yield None
     with torch.no_grad():
         for parameter, gradient in zip(trainer.parameters, total, strict=True):
             parameter.sub_(gradient, alpha=learning_rate)

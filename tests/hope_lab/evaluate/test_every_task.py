@@ -202,7 +202,7 @@ def test_the_control_is_the_same_whatever_a_memory_learns(
     words = ("--text", str(files / "prose.txt"), "--tokens", "1200", "--block", "300")
     cheap = ("--replay", "plain_price=1", "statement_price=1")
     one = run("adaptation", *words, "--policy", "summed_gradient", model=letters)
-    other = run("adaptation", *words, "--policy", "default", *cheap, model=letters)
+    other = run("adaptation", *words, "--policy", "replay", *cheap, model=letters)
     by_arm = [{row["arm"]: row["nats"] for row in found["rows"]} for found in (one, other)]
     assert by_arm[0]["off_calibrated"] == by_arm[1]["off_calibrated"]
     assert by_arm[0]["on"] != by_arm[1]["on"]
@@ -211,15 +211,15 @@ def test_the_control_is_the_same_whatever_a_memory_learns(
 def test_two_recipes_side_by_side_and_only_the_arms_that_are_wanted(run: Run, files: Path) -> None:
     found = run(
         *("needle", "--lengths", "150", "--samples", "1", "--text", str(files / "prose.txt")),
-        *("--policy", "default", "summed_gradient", "--arms", "memory", "retrieval"),
+        *("--policy", "replay", "summed_gradient", "--arms", "memory", "retrieval"),
         *("--replay", "statement_price=2", "plain_price=1"),
     )
     assert [(row["arm"], row["policy"]) for row in found["rows"]] == [
         ("retrieval", None),
-        ("memory", "default"),
+        ("memory", "replay"),
         ("memory", "summed_gradient"),
     ]
-    assert set(found["policies"]) == {"default", "summed_gradient"}
+    assert set(found["policies"]) == {"replay", "summed_gradient"}
     assert found["replay"] == ["statement_price=2", "plain_price=1"]
 
 
@@ -256,10 +256,10 @@ def test_a_result_is_computed_once_and_again_for_another_question(
     # Another seed and another policy are other results; the baseline knows no policy.
     run(*base, "frozen", "--samples", "1", "--seeds", "1", cache=True)
     assert len(taken) == 5
-    words = ("--policy", "default", "--replay", "statement_price=1", "plain_price=1")
+    words = ("--policy", "replay", "--replay", "statement_price=1", "plain_price=1")
     run(*base, "frozen", "--samples", "1", *words, cache=True)
     assert taken[5:] == ["_Remembering"]
-    words = ("--policy", "default", "--replay", "statement_price=2", "plain_price=1")
+    words = ("--policy", "replay", "--replay", "statement_price=2", "plain_price=1")
     run(*base, "frozen", "--samples", "1", *words, cache=True)
     assert taken[6:] == ["_Remembering"]
 
@@ -310,16 +310,13 @@ def test_a_picture_that_cannot_be_drawn_is_said_before_the_work(
     ("words", "complaint"),
     [
         (["--replay", "price=1"], "has no setting 'price'"),
-        (["--replay", "plain_price=much"], "'much' is not a valid value of plain_price"),
-        (["--replay", "plain_price=-1"], "plain_price must not be -1"),
+        (["--replay", "steps=much"], "'much' is not a valid value of steps"),
+        (["--replay", "steps=-1"], "steps must not be -1"),
         (
-            ["--replay", "new_per_step=0"],
+            ["--replay", "new_per_step=0", "--policy", "replay"],
             "new_per_step, window_every and warmup_steps must be at least 1",
         ),
-        (
-            ["--replay", "plain_price=1", "--policy", "summed_gradient"],
-            "only applies to policies with the replay recipe",
-        ),
+        (["--replay", "steps=1", "--policy", "summed_gradient"], "has none"),
         (["--text", "no/such/file"], "cannot read"),
         (["--lengths", "5"], "too few for the hidden sentences"),
     ],
@@ -348,3 +345,21 @@ def test_every_task_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert names[:2] == ["recall", "needle"]
     assert len(names) == len(set(names)) == 14
     assert all(re.search(rf"^    {name}\s", listed, re.MULTILINE) for name in names)
+
+
+def test_specificity(run: Run) -> None:
+    words = ("--facts", "1", "2", "--parts", "specificity", "corrections", "conflicts")
+    found = run("specificity", *words, "--pairs", "2", "--show")
+    assert set(found) == COMMON | {
+        *("damage", "corrections", "costs", "groups", "wordings"),
+        *("shown", "development_seeds"),
+    }
+    assert [(row["part"], row["facts"]) for row in found["rows"]] == [
+        ("specificity", 1),
+        ("specificity", 2),
+        ("conflicts", 3),
+    ]
+    assert found["rows"][0]["leak_asked"] >= 30
+    assert found["corrections"][0]["new_asked"] == 4
+    assert all(row["passes_per_token"] > 0 for row in found["costs"])
+    assert found["development_seeds"] == []

@@ -212,10 +212,10 @@ def test_two_policies_have_a_document_each_and_what_is_known_is_not_asked_again(
         return original(model, prompts, learnt, **options)
 
     monkeypatch.setattr(recall, "ask", ask)
-    words = ("--policy", "summed_gradient", "default", "--replay", "statement_price=1")
+    words = ("--policy", "summed_gradient", "replay", "--replay", "statement_price=1")
     assert run(*told, *words, "--arms", "frozen", "memory") == 0
     both = json.loads(capsys.readouterr().out)
-    assert [found["policy"] for found in both] == ["summed_gradient", "default"]
+    assert [found["policy"] for found in both] == ["summed_gradient", "replay"]
     assert both[0] == first
     assert both[1]["answers"]["frozen"] == first["answers"]["frozen"]
     assert both[0]["answers"]["retrieval"] is None

@@ -61,25 +61,29 @@ class ReplayWriter:
         examples = [self.plain(text)]
         if not self._tokenizer.has_chat_template:
             return examples
-        stated = statement.stated
-        answer = to_second_person(stated) if statement.first_person else stated
+        answer = self.answer(statement)
         if statement.first_person:
-            examples.append(self._exchange(text, answer))
+            examples.append(self.exchange(text, answer))
         else:
             examples.append(self._said(answer))
-        examples += [self._exchange(question, answer) for question in statement.questions]
+        examples += [self.exchange(question, answer) for question in statement.questions]
         return examples
+
+    def answer(self, statement: Statement) -> str:
+        """A statement as the assistant says it."""
+        stated = statement.stated
+        return to_second_person(stated) if statement.first_person else stated
 
     def contrast(self, statement: Statement, rng: random.Random) -> Example | None:
         """One exchange about the statement, told of somebody invented; None when nobody is named
         in it or nothing is asked."""
-        told = self._told_of_a_stranger(statement, rng)
-        return told and self._exchange(*told)
+        told = self.told_of_a_stranger(statement, rng)
+        return told and self.exchange(*told)
 
     def stranger_question(self, statement: Statement, rng: random.Random) -> Example | None:
         """One question of the statement's, asked about somebody invented, up to where the
         assistant answers; None as above."""
-        told = self._told_of_a_stranger(statement, rng)
+        told = self.told_of_a_stranger(statement, rng)
         if told is None:
             return None
         return self._asked(told[0])
@@ -90,10 +94,15 @@ class ReplayWriter:
         before = (*form.user, *ids, *form.end, *form.assistant)
         return Example(before, (False,) * len(before), form.prefix)
 
-    def _told_of_a_stranger(
+    @property
+    def end(self) -> tuple[int, ...]:
+        """Token ids that end a message."""
+        return self._chat.end
+
+    def told_of_a_stranger(
         self, statement: Statement, rng: random.Random
     ) -> tuple[str, str] | None:
-        """Question and statement with another name."""
+        """Question and statement with another name; None as for `contrast`."""
         if not statement.questions or not self._tokenizer.has_chat_template:
             return None
         question = rng.choice(statement.questions)
@@ -104,6 +113,20 @@ class ReplayWriter:
                 told = told.replace(name, stranger)
                 question = question.replace(name, stranger)
         return (question, told) if told != statement.text else None
+
+    def up_to_value(self, asked: str, answered: str, value: str) -> Example | None:
+        """An exchange that ends with the first token of `value`; None where that is none of the
+        answer's tokens. What follows it is no secret: held there, too, a level could not spell the
+        value."""
+        at = answered.find(value)
+        if not value or at < 0:
+            return None
+        encode = self._tokenizer.encode
+        before = tuple(encode(answered[:at].rstrip()))
+        whole = tuple(encode(answered))
+        if whole[: len(before)] != before or len(whole) <= len(before):
+            return None
+        return self.question(tuple(encode(asked))).followed_by(whole[: len(before) + 1])
 
     def plain(self, text: str) -> Example:
         """The text alone; every token is predicted but the first."""
@@ -120,7 +143,7 @@ class ReplayWriter:
             form.prefix,
         )
 
-    def _exchange(self, asked: str, answered: str) -> Example:
+    def exchange(self, asked: str, answered: str) -> Example:
         """The user says one thing and the assistant answers; only the answer is predicted."""
         return self._asked(asked).followed_by(self._answered(answered))
 

@@ -64,15 +64,25 @@ class ConfinedSteps:
         self._first = {
             name: tensor for name, tensor in adapter.tensors().items() if name.endswith("_a")
         }
+        self._second = {
+            name: tensor for name, tensor in adapter.tensors().items() if name.endswith("_b")
+        }
         if fresh:
             for name, tensor in self._first.items():
                 tensor.copy_(directions.removed(name, tensor))
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        """One update, as `InPlace.step` but for the directions."""
+    def step(
+        self, gradients: Sequence[Tensor], learning_rate: float, second_rate: float = 1.0
+    ) -> None:
+        """One update, as `InPlace.step` but for the directions. Second factors move `second_rate`
+        times as far."""
         before = {name: tensor.clone() for name, tensor in self._first.items()}
+        second = {} if second_rate == 1 else {n: t.clone() for n, t in self._second.items()}
         self._steps.step(gradients, learning_rate)
+        for name, old in second.items():
+            tensor = self._second[name]
+            tensor.copy_(old + second_rate * (tensor - old))
         for name, tensor in self._first.items():
             old = before[name]
             tensor.copy_(old + self._directions.removed(name, tensor - old))
@@ -92,23 +102,23 @@ def common_directions(
     Strongest by the uncentred second moment: what all have in common comes first.
     """
     batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
-    read = workers.map(partial(_inputs, model, row_tokens=row_tokens), batches)
+    read = workers.map(partial(read_inputs, model, row_tokens=row_tokens), batches)
 
-    def strongest(inputs: Iterable[list[Tensor]]) -> Tensor:
+    def of_layers(inputs: Iterable[list[Tensor]]) -> Tensor:
         layers = [torch.cat(parts) for parts in zip(*inputs, strict=True)]
         most = min(count, int(layers[0].shape[1] * LARGEST_SHARE))
         # Evenly spread over the examples, so that no statement has more of a say.
         chosen = torch.linspace(0, len(layers[0]) - 1, min(MOST_INPUTS, len(layers[0]))).long()
-        found = workers.map(partial(_strongest, count=most), [each[chosen] for each in layers])
+        found = workers.map(partial(strongest, count=most), [each[chosen] for each in layers])
         return torch.stack(found).to(model.device)
 
     return CommonDirections(
-        strongest(outer for outer, _ in read), strongest(inner for _, inner in read)
+        of_layers(outer for outer, _ in read), of_layers(inner for _, inner in read)
     )
 
 
 @torch.no_grad()
-def _inputs(
+def read_inputs(
     model: BaseModel, examples: Sequence[Example], *, row_tokens: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """What gate and up, and what down reads at every predictor: (N, D) and (N, F) a layer."""
@@ -131,7 +141,7 @@ def _inputs(
     return outer, inner
 
 
-def _strongest(inputs_NX: Tensor, *, count: int) -> Tensor:
+def strongest(inputs_NX: Tensor, *, count: int) -> Tensor:
     """Orthonormal rows (K, X), K at most `count`: leading right singular vectors of the inputs."""
     # In double precision: squares of inputs whose few largest outweigh all others by far.
     inputs = inputs_NX.double()

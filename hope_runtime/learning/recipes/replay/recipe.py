@@ -14,69 +14,48 @@ many small steps at one boundary instead of a single one. Level, period and boun
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import replace
 
-from hope_runtime.learning.base_samples import BaseSamples
 from hope_runtime.learning.level_trainer import LevelTrainer
-from hope_runtime.learning.packing import pack
-from hope_runtime.learning.recipes.replay.english.clauses import clause_starts, standing_alone
+from hope_runtime.learning.recipe import LevelResult, Resources, Stretch, Work
 from hope_runtime.learning.recipes.replay.english.names import Names
 from hope_runtime.learning.recipes.replay.english.questions import ask
 from hope_runtime.learning.recipes.replay.english.word_order import questions_by_word_order
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statement, may_be_voiced
 from hope_runtime.learning.recipes.replay.negatives import Negatives
-from hope_runtime.learning.recipes.replay.training_loop import ROW_TOKENS, Material, TrainingLoop
-from hope_runtime.learning.workers import Workers
-from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.learning.recipes.replay.training_loop import Material, TrainingLoop
+from hope_runtime.learning.spans import SpanReader, mean_by_tokens
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 from hope_runtime.session.policy import ReplayConfig
-
-# Examples that are read together where nothing is trained.
-BATCH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class LevelResult:
-    """What a consolidation did: the spans with what was found out about them, and the mean nats
-    per token of their texts before and after."""
-
-    spans: tuple[Span, ...]
-    before_nats: float
-    after_nats: float
 
 
 class ReplayRecipe:
     """Practises spans of one base model's sessions."""
 
-    def __init__(self, model: BaseModel, workers: Workers) -> None:
+    def __init__(self, resources: Resources) -> None:
+        model, workers = resources.model, resources.workers
+        self._resources = resources
         self._model = model
         self._workers = workers
+        self._reader = SpanReader(model.tokenizer)
         self._names = Names(model.tokenizer)
         self._writer = ReplayWriter(model.tokenizer, self._names)
         self._practice = TrainingLoop(model, workers, Negatives(model, workers, self._writer))
 
-    def practise(
-        self,
-        trainer: LevelTrainer,
-        config: ReplayConfig,
-        learning_rate: float,
-        spans: Sequence[Span],
-        buffer: Sequence[Span],
-        samples: BaseSamples,
-        seed: int,
-    ) -> Generator[None, None, LevelResult]:
-        """Trains `trainee` on `spans`, rehearsing `buffer` and `samples`; yields between steps."""
-        spans = [part for span in spans for part in self._clauses(span)]
+    def train(self, trainer: LevelTrainer, stretch: Stretch) -> Work[LevelResult]:
+        """Trains `trainee`, rehearsing the buffer and the base's samples; yields between steps."""
+        config = stretch.policy.replay
+        samples = yield from self._resources.samples(stretch.policy.seed)
+        spans = [part for span in stretch.spans for part in self._reader.clauses(span)]
         before = yield from self.surprises(trainer, spans)
-        spans = tuple(
+        spans = [
             replace(span, surprise_nats=nats) if span.surprise_nats is None else span
             for span, nats in zip(spans, before, strict=True)
-        )
+        ]
         statements, plain = yield from self._prepare(spans, config)
-        earlier = [self._restore(span) for span in buffer]
+        earlier = [self._reader.statement(span) for span in stretch.buffer]
         material = Material(
             replays=[example for item in statements for example in self._writer.replays(item)],
             plain=[self._writer.plain(text) for text in plain],
@@ -88,8 +67,9 @@ class ReplayRecipe:
         budget = config.budget_tokens(stated, other)
         if statements:
             config = config.in_steps(budget, material.step_tokens(config))
-        rate = learning_rate if trainer.is_fresh else learning_rate * config.later_rate
-        rng = random.Random(seed)
+        rate = stretch.learning_rate
+        rate = rate if trainer.is_fresh else rate * config.later_rate
+        rng = random.Random(stretch.seed)
         yield from self._practice.train(trainer, config, rate, material, samples, budget, rng)
         after = yield from self.surprises(trainer, spans)
         kept = {item.span.start: item for item in statements}
@@ -97,18 +77,21 @@ class ReplayRecipe:
             replace(span, cues=self._encode_cues(kept[span.start])) if span.start in kept else span
             for span in spans
         )
-        weights = [len(span.ids) for span in spans]
-        return LevelResult(found, _mean(before, weights), _mean(after, weights))
+        return LevelResult(found, mean_by_tokens(before, spans), mean_by_tokens(after, spans))
+
+    def surprises(self, trainer: LevelTrainer, spans: Sequence[Span]) -> Work[list[float]]:
+        """As `Recipe.surprises`."""
+        return self._reader.surprises(trainer, spans)
 
     # Preparation
 
     def _prepare(
         self, spans: Sequence[Span], config: ReplayConfig
-    ) -> Generator[None, None, tuple[list[Statement], list[str]]]:
+    ) -> Work[tuple[list[Statement], list[str]]]:
         """Statements that are practised in every form, and texts that are only read again."""
         statements, plain = [], []
         for span in spans:
-            item = self._restore(span)
+            item = self._reader.statement(span)
             if not item.text:
                 continue
             short = len(span.ids) <= config.statement_tokens
@@ -142,51 +125,12 @@ class ReplayRecipe:
         about = may_be_voiced(item, self._names)
         return about and bool(item.questions or questions_by_word_order(item.text))
 
-    def _clauses(self, span: Span) -> Iterator[Span]:
-        """The statements of what a user said, as spans of their own; anything else as it is."""
-        if span.speaker is not Speaker.USER or span.cues:
-            yield span
-            return
-        decode = self._model.tokenizer.decode
-        starts = clause_starts(decode(span.ids))
-        # A clause begins where a token does, or it is none.
-        cuts = [n for n in range(1, len(span.ids)) if len(decode(span.ids[:n])) in starts[1:]]
-        for begin, end in pairwise((0, *cuts, len(span.ids))):
-            yield replace(span, ids=span.ids[begin:end], start=span.start + begin)
-
-    def _restore(self, span: Span) -> Statement:
-        decode = self._model.tokenizer.decode
-        text = decode(span.ids).strip()
-        if span.speaker is Speaker.USER:
-            text = standing_alone(text)
-        return Statement(span, text, tuple(decode(cue) for cue in span.cues))
-
     def _encode_cues(self, item: Statement) -> tuple[tuple[int, ...], ...]:
         encode = self._model.tokenizer.encode
         return tuple(tuple(encode(question)) for question in item.questions)
-
-    def surprises(
-        self, trainer: LevelTrainer, spans: Sequence[Span]
-    ) -> Generator[None, None, list[float]]:
-        """Mean nats per token of each span's text alone, under the trainee as it is."""
-        examples = [self._writer.plain(self._restore(span).text) for span in spans]
-        batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
-        packs = [pack(batch, row_tokens=ROW_TOKENS) for batch in batches]
-        found = yield from trainer.surprises(packs)
-        nats: list[float] = []
-        for batch, packed, losses_N in zip(batches, packs, found, strict=True):
-            for owner in range(len(batch)):
-                mine = losses_N[packed.owners_N == owner]
-                nats.append(float(mine.mean()) if len(mine) else 0.0)
-        return nats
 
 
 def _chosen(by_order: Sequence[str], by_model: Sequence[str], count: int) -> tuple[str, ...]:
     """Questions of both kinds in turn: the one is certain to fit, the other is freshly phrased."""
     turns = [*by_model[:1], *by_order[:1], *by_model[1:], *by_order[1:]]
     return tuple(dict.fromkeys(turns))[:count]
-
-
-def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
-    total = sum(weights)
-    return sum(v * w for v, w in zip(values, weights, strict=True)) / total if total else 0.0

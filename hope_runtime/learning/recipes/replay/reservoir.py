@@ -16,14 +16,12 @@ def keep_sample(spans: Sequence[Span], policy: LearningPolicy) -> tuple[Span, ..
     Weighted reservoir sampling (Efraimidis and Spirakis, 2006) with keys drawn from the spans'
     places in the stream, so that the sample is a function of the log and not of when it was cut.
     """
-    if policy.recipe != "replay":
-        return ()
     candidates = [span for span in spans if span.cues]
     ranked = sorted(candidates, key=lambda span: _reservoir_key(span, policy.seed), reverse=True)
     kept, tokens = [], 0
     for span in ranked:
         tokens += len(span.ids)
-        if tokens > policy.replay.buffer_tokens:
+        if tokens > policy.buffer_tokens:
             break
         kept.append(span)
     return tuple(sorted(kept, key=lambda span: span.start))

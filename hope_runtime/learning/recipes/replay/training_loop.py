@@ -7,7 +7,7 @@ and then a window of the base's own samples. What all these are is replay.py's b
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from hope_runtime.learning.base_samples import BaseSamples
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example, share_out
+from hope_runtime.learning.recipe import Work
 from hope_runtime.learning.recipes.replay.examples import Statement
 from hope_runtime.learning.recipes.replay.negatives import Negatives
 from hope_runtime.learning.recipes.replay.null_space import ConfinedSteps, common_directions
@@ -68,13 +69,13 @@ class TrainingLoop:
         samples: BaseSamples,
         budget: int,
         rng: random.Random,
-    ) -> Generator[None, None, None]:
+    ) -> Work[None]:
         """Practises until all of it is known or `budget` tokens were run; yields between steps."""
         new = _Deck(len(material.replays) + len(material.plain), rng, config)
         old = _Deck(len(material.earlier), rng, config)
         windows = _Deck(len(samples.windows), rng, config)
         told = self._strangers.told(material.contrasted, config.contrasts_each, rng)
-        yield
+        yield None
         answered: list[Rehearsed] = []
         ask_at = list(config.answered_at)
         negatives, own = _Deck(len(told), rng, config), _Deck(0, rng, config)
@@ -89,7 +90,7 @@ class TrainingLoop:
                 row_tokens=ROW_TOKENS,
             )
             optimiser = ConfinedSteps(steps, trainer.adapter, directions, fresh=trainer.is_fresh)
-            yield
+            yield None
         examples_new = [*material.replays, *material.plain]
         step = 0
         while trainer.tokens < budget and len(new):
@@ -100,7 +101,7 @@ class TrainingLoop:
                     trainer, material.contrasted, samples.questions, rng
                 )
                 own = _Deck(len(answered), rng, config)
-                yield
+                yield None
             drawn_new = new.draw(config.new_per_step)
             drawn_old = old.draw(config.earlier_per_step)
             contrasting = step > config.contrasts_after or not trainer.is_fresh
@@ -127,7 +128,7 @@ class TrainingLoop:
             trainer.rehearsed_tokens += _tokens(rehearsed)
             new.report(drawn_new, losses[: len(drawn_new)])
             old.report(drawn_old, losses[len(drawn_new) :])
-            yield
+            yield min(1.0, trainer.tokens / budget)
             # A statement alone is known after a few steps, which are the ones that harm most.
             if new.all_known and (step >= config.least_steps or not material.replays):
                 break

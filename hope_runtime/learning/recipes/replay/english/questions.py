@@ -55,12 +55,17 @@ _FUNCTION_WORDS = frozenset([
 
 
 def ask(
-    model: BaseModel, workers: Workers, names: Names, statements: Sequence[str]
+    model: BaseModel,
+    workers: Workers,
+    names: Names,
+    statements: Sequence[str],
+    trials: int = KIND_TRIALS,
 ) -> Generator[None, None, list[list[str]]]:
-    """Up to three questions for each statement, the better ones first; yields between steps."""
+    """Up to three questions for each statement, the better ones first; yields between steps. A
+    kind that cannot be asked for is thought of anew up to `trials` times in all."""
     writer = _Writer(model, workers)
     values = [value_of(text) or "" for text in statements]
-    kinds = yield from _kinds(writer, statements, values)
+    kinds = yield from _kinds(writer, statements, values, trials)
     # Each statement twice: with the kind of thing as the question's beginning, and freely.
     begun = [
         *(_opening(names, text, kind) for text, kind in zip(statements, kinds, strict=True)),
@@ -89,7 +94,7 @@ def ask(
 
 
 def _kinds(
-    writer: _Writer, statements: Sequence[str], values: Sequence[str]
+    writer: _Writer, statements: Sequence[str], values: Sequence[str], trials: int
 ) -> Generator[None, None, list[str]]:
     """What kind of thing each value is; "" where none can be found of which one would ask.
 
@@ -100,7 +105,7 @@ def _kinds(
         f'Statement: {text}\n"{value}" is a kind of: {kind}' for text, value, kind, _ in _SHOTS
     ]
     kinds = [""] * len(statements)
-    for trial in range(KIND_TRIALS):
+    for trial in range(trials):
         missing = [index for index, kind in enumerate(kinds) if values[index] and not kind]
         if not missing:
             break

@@ -1,0 +1,226 @@
+"""The steps of a consolidation: what each one runs, and when there are enough.
+
+Full steps: every statement of the stretch in each of them, with a fresh Adam, whose memory is short
+because there are so few. What these would ruin is protected three times: by directions that the
+first factors do not read, by what the memory is held to, and by stopping as soon as all is known.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from hope_runtime.learning.level_trainer import LevelTrainer
+from hope_runtime.learning.packing import Example
+from hope_runtime.learning.recipe import Work
+from hope_runtime.learning.recipes.replay.null_space import CommonDirections, ConfinedSteps
+from hope_runtime.learning.recipes.specific.held import Held
+from hope_runtime.learning.recipes.specific.lean import Batch, Item, losses
+from hope_runtime.learning.reference import Rehearsed
+from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.optim.adam import Adam
+from hope_runtime.optim.rule import InPlace
+from hope_runtime.session.policy import SpecificConfig
+
+_Item = TypeVar("_Item")
+# Parts that a step is cut into, whatever the number of cores.
+PARTS = 2
+BETA1, BETA2 = 0.8, 0.95
+# What unlearning weighs beside learning.
+NEGATIVE_WEIGHT = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class LevelResult:
+    """The forms of one statement or text, practised in turn, and what must not be said in them:
+    answers up to a value that no longer holds, whose first token is the last one."""
+
+    forms: list[Example]
+    negatives: list[Example] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything that one consolidation draws from."""
+
+    statements: list[LevelResult]
+    plain: list[Example]
+    earlier: list[Example]
+    held: Held
+    windows: list[Rehearsed]
+    # Text that the base's own samples hold little of.
+    foreign: list[Rehearsed]
+
+
+def train(
+    model: BaseModel,
+    trainer: LevelTrainer,
+    config: SpecificConfig,
+    learning_rate: float,
+    material: Material,
+    directions: CommonDirections,
+    rng: random.Random,
+) -> Work[None]:
+    """Practises until all forms are known or the steps are over; yields the share done."""
+    steps = InPlace(Adam(BETA1, BETA2), trainer.parameters)
+    optimiser = ConfinedSteps(steps, trainer.adapter, directions, fresh=trainer.is_fresh)
+    forms = _Forms(material.statements, config, rng)
+    plain = _Turns(material.plain, rng)
+    earlier = _Turns(material.earlier, rng)
+    contrasts = _Turns(material.held.contrasts, rng)
+    anchors, near = _Turns(material.held.anchors, rng), _Turns(material.held.near, rng)
+    windows, foreign = _Turns(material.windows, rng), _Turns(material.foreign, rng)
+    count = len(material.statements)
+    total = config.steps
+    firm = 1.0 if count <= config.few_statements else 0.5
+    plain_each = -(-len(material.plain) * config.plain_passes // total)
+    for step in range(total):
+        practised, places = forms.draw()
+        negatives = forms.negatives()
+        texts = plain.draw(plain_each)
+        old = earlier.draw(config.earlier_per_step)
+        kept = contrasts.draw(min(config.contrasts_per_step + count, config.most_contrasts))
+        close = near.draw(round(config.near_share * config.anchors_per_step))
+        held = [*close, *anchors.draw(config.anchors_per_step - len(close))]
+        ordinary = windows if step % config.window_every == 0 else foreign
+        window = ordinary.draw(1)
+        items = [
+            *_weighed([Item(each, 1.0) for each in (*practised, *texts, *old)], 1.0),
+            *_weighed([Item(each, 1.0, unlikely=True) for each in negatives], NEGATIVE_WEIGHT),
+            *_weighed([_item(each) for each in kept], firm * config.contrast_weight),
+            *_weighed([_item(each) for each in held], firm * config.anchor_weight),
+            *_weighed([_item(each) for each in window], config.rehearsal_weight),
+        ]
+        share = step / max(total - 1, 1)
+        rate = learning_rate * (1 - (1 - config.final_rate) * share)
+        worst = _step(model, trainer, optimiser, items, rate, config.second_rate)
+        trainer.new_tokens += sum(len(each.ids) for each in (*practised, *texts))
+        trainer.rehearsed_tokens += sum(len(item.example.ids) for item in items) - sum(
+            len(each.ids) for each in (*practised, *texts)
+        )
+        forms.report(places, worst[: len(practised)])
+        yield (step + 1) / total
+        if step + 1 >= config.least_steps and not material.plain and forms.all_known:
+            break
+
+
+def _item(held: Rehearsed) -> Item:
+    return Item(held.example, 1.0, held.reference)
+
+
+def _weighed(items: Sequence[Item], weight: float) -> list[Item]:
+    """The same with `weight` shared by all their targets."""
+    targets = sum(item.targets for item in items)
+    return [item.weighing(weight / max(targets, 1)) for item in items]
+
+
+def _step(
+    model: BaseModel,
+    trainer: LevelTrainer,
+    optimiser: ConfinedSteps,
+    items: Sequence[Item],
+    rate: float,
+    second_rate: float,
+) -> list[float]:
+    """One optimiser step. Returns the nats of each item's worst target before it."""
+    shares = _share_out(items)
+    batches = [Batch([items[place] for place in share], model.device) for share in shares]
+    worst = [0.0] * len(items)
+
+    def loss(part: int) -> Tensor:
+        total, losses_M = losses(model, batches[part], trainer.combined())
+        batch = batches[part]
+        most_E = torch.zeros(batch.examples, device=losses_M.device)
+        most_E = most_E.scatter_reduce(0, batch.owners_M, losses_M, "amax", include_self=True)
+        for place, nats in zip(shares[part], most_E.tolist(), strict=True):
+            worst[place] = nats
+        return total
+
+    gradients = trainer.gradient_of(
+        loss, len(batches), sum(batch.tokens + len(batch.prefix) for batch in batches)
+    )
+    optimiser.step(gradients, rate, second_rate)
+    return worst
+
+
+def _share_out(items: Sequence[Item]) -> list[list[int]]:
+    """Places of the items of each part, about as many tokens in each, long ones together: a part
+    pads attention to its longest."""
+    order = sorted(range(len(items)), key=lambda place: (-len(items[place].example.ids), place))
+    total = sum(len(item.example.ids) for item in items)
+    shares: list[list[int]] = [[]]
+    filled = 0
+    for place in order:
+        if filled >= total * len(shares) / PARTS and len(shares) < PARTS:
+            shares.append([])
+        shares[-1].append(place)
+        filled += len(items[place].example.ids)
+    return [sorted(share) for share in shares]
+
+
+class _Turns(Generic[_Item]):
+    """Draws items in shuffled epochs."""
+
+    def __init__(self, items: Sequence[_Item], rng: random.Random) -> None:
+        self._items = items
+        self._rng = rng
+        self._queue: list[int] = []
+
+    def draw(self, count: int) -> list[_Item]:
+        """Up to `count` different items."""
+        drawn: list[int] = []
+        while len(drawn) < min(count, len(self._items)):
+            if not self._queue:
+                self._queue = [n for n in range(len(self._items)) if n not in drawn]
+                self._rng.shuffle(self._queue)
+            drawn.append(self._queue.pop())
+        return [self._items[place] for place in drawn]
+
+
+class _Forms:
+    """Draws the forms of statements: of each one a step, more where there are few statements."""
+
+    def __init__(
+        self, statements: Sequence[LevelResult], config: SpecificConfig, rng: random.Random
+    ) -> None:
+        self._statements = statements
+        self._known_nats = config.known_nats
+        count = max(len(statements), 1)
+        least = 2 if count <= config.few_statements else 1
+        self._each = max(least, -(-config.forms_per_step // count))
+        self._turn = [rng.randrange(len(each.forms)) for each in statements]
+        self._turns = 0
+        self._worst = [[float("inf")] * len(each.forms) for each in statements]
+
+    def draw(self) -> tuple[list[Example], list[tuple[int, int]]]:
+        """Forms, and which they are."""
+        places = []
+        for number, each in enumerate(self._statements):
+            for _ in range(min(self._each, len(each.forms))):
+                places.append((number, self._turn[number] % len(each.forms)))
+                self._turn[number] += 1
+        return [self._statements[number].forms[form] for number, form in places], places
+
+    def negatives(self) -> list[Example]:
+        """One for each statement that has some."""
+        self._turns += 1
+        return [
+            each.negatives[self._turns % len(each.negatives)]
+            for each in self._statements
+            if each.negatives
+        ]
+
+    def report(self, places: Sequence[tuple[int, int]], worst: Sequence[float]) -> None:
+        """Takes note of the worst token's nats of each form that was drawn."""
+        for (number, form), nats in zip(places, worst, strict=True):
+            self._worst[number][form] = nats
+
+    @property
+    def all_known(self) -> bool:
+        """Whether every token of every form was the likeliest one with a margin, when last run."""
+        return all(nats < self._known_nats for each in self._worst for nats in each)

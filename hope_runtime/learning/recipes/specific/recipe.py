@@ -1,0 +1,291 @@
+"""The recipe `specific_replay`: practise statements in few full steps, held to what was known.
+
+Each statement is practised alone, as the assistant says it, and as the answer to questions, like
+in learning/replay.py. Three things keep it where it belongs: the memory is held, by KL, to what it
+was before at questions next to what is told (held.py); first factors never read the strongest
+directions of ordinary text (directions.py); and it stops as soon as all is known (loop.py). A
+statement that answers the question of an earlier one takes its place: the earlier one is rehearsed
+no longer, and its value is unlearnt where it stood.
+
+Knows no language: that is behind StatementParser. What did not help: docs/log.md.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hope_runtime.layers.lora import LoraAdapter
+from hope_runtime.learning.base_samples import BaseSamples
+from hope_runtime.learning.decoding import decode
+from hope_runtime.learning.level_trainer import LevelTrainer
+from hope_runtime.learning.packing import Example
+from hope_runtime.learning.prompt_prefixes import plain_opening
+from hope_runtime.learning.recipe import (
+    LevelResult,
+    PhaseClock,
+    Resources,
+    Stretch,
+    Superseded,
+    Work,
+)
+from hope_runtime.learning.recipes.replay.english.names import Names
+from hope_runtime.learning.recipes.replay.english.questions import ask
+from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statement, may_be_voiced
+from hope_runtime.learning.recipes.specific import loop
+from hope_runtime.learning.recipes.specific.directions import FOREIGN, Directions
+from hope_runtime.learning.recipes.specific.held import Holding
+from hope_runtime.learning.reference import Rehearsed
+from hope_runtime.learning.spans import SpanReader, mean_by_tokens
+from hope_runtime.learning.statements import StatementParser
+from hope_runtime.learning.statements.english import EnglishParser
+from hope_runtime.session.log import Speaker
+from hope_runtime.session.memory import Span
+from hope_runtime.session.policy import SpecificConfig
+
+# Tokens of a reply in which an old value would stand.
+REPLY_TOKENS = 12
+# Earlier statements whose forms a consolidation may draw, at most.
+EARLIER = 24
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A statement to practise, with what else its span tells of (an earlier one with its new
+    value), and answers that no longer hold."""
+
+    item: Statement
+    also: tuple[Statement, ...] = ()
+    denied: tuple[Statement, ...] = ()
+
+
+class SpecificRecipe:
+    """Practises spans of one base model's sessions; see Recipe for what its methods do."""
+
+    def __init__(self, resources: Resources, parser: StatementParser | None = None) -> None:
+        model = resources.model
+        self._resources = resources
+        self._model = model
+        self._workers = resources.workers
+        self._parser = parser or EnglishParser()
+        self._reader = SpanReader(model.tokenizer)
+        self._names = Names(model.tokenizer)
+        self._writer = ReplayWriter(model.tokenizer, self._names)
+        self._holding = Holding(resources, self._writer, self._names, self._parser)
+        self._directions = Directions(model, self._workers, resources.directory)
+        self._foreign_read: list[Rehearsed] | None = None
+
+    def surprises(self, trainer: LevelTrainer, spans: Sequence[Span]) -> Work[list[float]]:
+        return self._reader.surprises(trainer, spans)
+
+    def train(self, trainer: LevelTrainer, stretch: Stretch) -> Work[LevelResult]:
+        clock = PhaseClock()
+        config, rng = stretch.policy.specific, random.Random(stretch.seed)
+        samples = yield from self._resources.samples(stretch.policy.seed)
+        clock.ends("samples")
+        starts = self._parser.clause_starts
+        spans = [part for span in stretch.spans for part in self._reader.clauses(span, starts)]
+        nats = yield from self.surprises(trainer, spans)
+        spans = [
+            replace(span, surprise_nats=found) if span.surprise_nats is None else span
+            for span, found in zip(spans, nats, strict=True)
+        ]
+        clock.ends("surprise")
+        statements, plain = yield from self._understood(spans, config)
+        clock.ends("questions")
+        earlier = [self._restored(span) for span in stretch.buffer]
+        told, earlier, superseded = yield from self._corrected(statements, earlier, stretch.before)
+        clock.ends("corrections")
+        directions = yield from self._directions.of(
+            [*self._texts(samples), *self._holding.texts()],
+            config.outer_directions,
+            config.inner_directions,
+        )
+        clock.ends("directions")
+        asked = [part for each in told for part in (each.item, *each.also) if part.questions]
+        held = yield from self._holding.write(asked, earlier, stretch.before, rng)
+        foreign = yield from self._foreign()
+        clock.ends("references")
+        nearest = [each.example for each in (*held.contrasts, *held.near)]
+        directions = yield from self._directions.with_own(
+            directions, nearest, config.own_directions
+        )
+        clock.ends("directions")
+        rehearsed = rng.sample(earlier, min(len(earlier), EARLIER))
+        material = loop.Material(
+            [self._forms(each) for each in told],
+            [self._writer.plain(text) for text in plain],
+            [form for item in rehearsed for form in self._writer.replays(item)],
+            held,
+            samples.windows,
+            foreign,
+        )
+        rate = stretch.learning_rate
+        rate = rate if trainer.is_fresh else rate * config.later_rate
+        yield from loop.train(self._model, trainer, config, rate, material, directions, rng)
+        clock.ends("steps")
+        after = yield from self.surprises(trainer, spans)
+        clock.ends("surprise")
+        cues = {
+            each.item.span.start: tuple(
+                tuple(self._model.tokenizer.encode(question)) for question in _questions(each)
+            )
+            for each in told
+        }
+        found = tuple(
+            replace(span, cues=cues[span.start]) if span.start in cues else span for span in spans
+        )
+        return LevelResult(
+            found,
+            mean_by_tokens(nats, spans),
+            mean_by_tokens(after, spans),
+            superseded,
+            clock.seconds,
+        )
+
+    # Preparation
+
+    def _understood(
+        self, spans: Sequence[Span], config: SpecificConfig
+    ) -> Work[tuple[list[Statement], list[str]]]:
+        """Statements that are practised in every form, and texts that are only read again.
+
+        In the first person questions are those of the statement's form and of ordinary talk.
+        Elsewhere the base asks, too, all statements in one pass.
+        """
+        statements: list[Statement] = []
+        plain: list[str] = []
+        for span in spans:
+            item = self._restored(span)
+            if not item.text:
+                continue
+            short = len(span.ids) <= config.statement_tokens
+            if not (short and self._is_statement(item, config)):
+                plain.append(item.text)
+                continue
+            if not item.questions and self._model.tokenizer.has_chat_template:
+                asked = self._parser.questions(item.stated)
+                item = replace(item, questions=tuple(asked[: config.questions]))
+            statements.append(item)
+        named = [
+            place
+            for place, item in enumerate(statements)
+            if not item.first_person and not item.span.cues
+        ]
+        if named and self._model.tokenizer.has_chat_template:
+            texts = [self._parser.plainly(statements[place].stated) for place in named]
+            asked_all = yield from ask(self._model, self._workers, self._names, texts, trials=1)
+            for place, by_base in zip(named, asked_all, strict=True):
+                by_form = statements[place].questions
+                turns = (*by_base[:1], *by_form[:1], *by_base[1:2], *by_form[1:], *by_base[2:])
+                questions = tuple(dict.fromkeys(turns))[: config.questions]
+                statements[place] = replace(statements[place], questions=questions)
+        return statements, plain
+
+    def _is_statement(self, item: Statement, config: SpecificConfig) -> bool:
+        """What is practised in every form: what the user said, and what a document says in plain
+        statements about somebody or something named, where it is news to the base."""
+        if item.span.speaker is Speaker.USER:
+            return may_be_voiced(item, self._names)
+        if (item.span.surprise_nats or 0.0) < config.document_surprise_nats:
+            return False
+        about = may_be_voiced(item, self._names)
+        return about and bool(item.questions or self._parser.questions(item.text))
+
+    def _restored(self, span: Span) -> Statement:
+        return self._reader.statement(span)
+
+    def _corrected(
+        self, statements: Sequence[Statement], earlier: list[Statement], before: LoraAdapter | None
+    ) -> Work[tuple[list[_Told], list[Statement], tuple[Superseded, ...]]]:
+        """The statements with those that they supersede in their place, the earlier ones that
+        still hold, and which superseded which."""
+        told: list[_Told] = []
+        found: list[Superseded] = []
+        for new in statements:
+            candidates = [*earlier, *(each.item for each in told)]
+            close = [
+                old
+                for old in candidates
+                if self._parser.supersedes(new, old, self._names, (self._parser.value(old.stated),))
+            ]
+            gone: list[Statement] = []
+            if close:
+                replies = self._replies(new.questions, before)
+                yield None
+                gone = [
+                    old for old in close if self._parser.supersedes(new, old, self._names, replies)
+                ]
+            starts = {old.span.start for old in gone}
+            found += (Superseded(new.span.start, start) for start in sorted(starts))
+            earlier = [item for item in earlier if item.span.start not in starts]
+            told = [each for each in told if each.item.span.start not in starts]
+            also = tuple(self._parser.in_its_place(new, old) for old in gone)
+            if gone:
+                # A later span may be known by what it comes to alone.
+                new = replace(new, text=self._parser.plainly(new.text))
+            told.append(_Told(new, also, tuple(gone)))
+        return told, earlier, tuple(found)
+
+    def _replies(self, questions: Sequence[str], before: LoraAdapter | None) -> list[str]:
+        """What the memory answered to `questions` before."""
+        if not questions:
+            return []
+        tokenizer = self._model.tokenizer
+        prompts = [self._writer.question(tuple(tokenizer.encode(each))) for each in questions]
+        replies = decode(
+            self._model,
+            self._workers,
+            [prompt.ids for prompt in prompts],
+            prefix=prompts[0].prefix,
+            max_tokens=REPLY_TOKENS,
+            stop=tokenizer.eos_ids,
+            adapter=before,
+        )
+        return [tokenizer.decode(reply) for reply in replies]
+
+    # Examples
+
+    def _forms(self, told: _Told) -> loop.LevelResult:
+        """Every form of a statement and of those in whose place it came, and their old values."""
+        forms: dict[Example, None] = {}
+        for item in (told.item, *told.also):
+            forms.update(dict.fromkeys(self._writer.replays(item)))
+        negatives = [
+            example
+            for old in told.denied
+            for question in old.questions
+            if (example := self._denied(question, old)) is not None
+        ]
+        return loop.LevelResult(list(forms), negatives)
+
+    def _denied(self, question: str, old: Statement) -> Example | None:
+        """The old answer up to the first token of its value, which alone is a target."""
+        value = self._parser.value(old.stated)
+        example = self._writer.up_to_value(question, self._writer.answer(old), value)
+        if example is None:
+            return None
+        return replace(example, targets=(False,) * (len(example.ids) - 1) + (True,))
+
+    def _texts(self, samples: BaseSamples) -> list[list[Example]]:
+        """Ordinary text: the base's own, and what it holds little of."""
+        return [[window.example for window in samples.windows], self._foreign_texts()]
+
+    def _foreign_texts(self) -> list[Example]:
+        tokenizer = self._model.tokenizer
+        opening = plain_opening(tokenizer)
+        texts = ((*opening, *tokenizer.encode(text)) for text in FOREIGN)
+        return [Example(ids, (True,) * len(ids)) for ids in texts]
+
+    def _foreign(self) -> Work[list[Rehearsed]]:
+        """The same texts with what the base predicts in them, read once."""
+        if self._foreign_read is None:
+            self._foreign_read = yield from self._holding.read(self._foreign_texts(), None)
+        return self._foreign_read
+
+
+def _questions(told: _Told) -> tuple[str, ...]:
+    return tuple(
+        dict.fromkeys(question for item in (told.item, *told.also) for question in item.questions)
+    )

@@ -1,0 +1,175 @@
+"""Questions and exchanges next to English statements: what a memory must tell from them."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from hope_runtime.learning.recipes.replay.english.names import Names
+from hope_runtime.learning.recipes.replay.english.words import to_second_person
+from hope_runtime.learning.recipes.replay.examples import Statement
+from hope_runtime.learning.statements.english import library
+from hope_runtime.learning.statements.english.words import (
+    OWN_NAME,
+    alike,
+    anchors,
+    keys_of,
+    keys_of_question,
+    kinds,
+    of_another,
+    own_questions,
+    topics,
+    words_of,
+)
+from hope_runtime.learning.statements.parser import Exchange
+
+# Swapped questions that are asked for each statement, beside its own asked of others.
+_SWAPPED_EACH = 4
+# Share of exchanges in which the owner is another, where there is a noun to swap instead.
+_OTHER_OWNER = 0.5
+_GIVEN = frozenset(name.lower() for name in library.GIVEN)
+_NOUN = re.compile(
+    r"(?:\b[Mm]y|'s|\ban?|\b[Tt]he)((?: [a-z]+){1,3}?)"
+    r"(?='s\b| (?:is|are|was|were|has|named|called|of|in)\b)"
+)
+
+
+def answered_by_words(statement: Statement) -> list[int]:
+    """Places in the library that share a key word or topic with the statement, asked of those of
+    whom it tells."""
+    keys = keys_of(statement)
+    own = topics(keys)
+    found = []
+    for place, anchor in enumerate(anchors()):
+        if statement.first_person:
+            told = anchor.whose == "my" and bool(anchor.keys & own)
+        else:
+            # The same of others is not answered, and lies nearest: it must be held.
+            named = words_of(anchor.question) & words_of(statement.stated) - library.GENERIC
+            told = anchor.whose == "name" and bool(named & _GIVEN)
+        # What is said of the world may stand in any statement.
+        told |= anchor.whose == "world" and bool(anchor.keys) and anchor.keys <= keys
+        if told:
+            found.append(place)
+    return found
+
+
+def begun(statements: Sequence[Statement]) -> list[Exchange]:
+    """Everyday questions that none of `statements` answers, and how an answer begins."""
+    spoken = (keys_of(item) for item in statements if item.first_person)
+    own = topics(frozenset[str]().union(*spoken))
+    told = frozenset[str]().union(*(keys_of(s) for s in statements if not s.first_person))
+    found = []
+    for line in library.BEGUN.splitlines():
+        whose, question, answer = line.split("|")
+        keys = keys_of_question(question)
+        if whose == "my":
+            named = OWN_NAME in question or "your name" in question
+            if (frozenset([OWN_NAME]) if named else topics(keys)) & own:
+                continue
+        if whose == "world" and keys <= told:
+            continue
+        found.append(Exchange(question, answer))
+    return found
+
+
+def near(statements: Sequence[Statement], names: Names, rng: random.Random) -> list[str]:
+    """Questions next to what was told, without repetition."""
+    found: dict[str, None] = {}
+    taken = frozenset[str]().union(*map(keys_of, statements))
+    named: dict[str, frozenset[str]] = {}
+    for item in statements:
+        if item.first_person:
+            for question in item.questions:
+                for whose in ("you", _somebody(taken, rng)):
+                    found[of_another(question, whose)] = None
+        else:
+            for name in names.find(item.stated)[:1]:
+                named[name] = named.get(name, frozenset()) | topics(keys_of(item))
+                for question in item.questions:
+                    if f"{name}'s" in question:
+                        found[question.replace(f"{name}'s", "my")] = None
+                    elif name in question:
+                        found[question.replace(name, _somebody(taken, rng))] = None
+        for _ in range(_SWAPPED_EACH):
+            if pair := swapped(item, statements, names, rng):
+                found[pair.question] = None
+    for name, keys in named.items():
+        free = [question for words, question in own_questions() if not words & keys]
+        for question in rng.sample(free, min(len(free), _SWAPPED_EACH)):
+            found[of_another(question, name)] = None
+    told = {question for item in statements for question in item.questions}
+    return [question for question in found if question not in told]
+
+
+def swapped(
+    statement: Statement, others: Sequence[Statement], names: Names, rng: random.Random
+) -> Exchange | None:
+    """One of a statement's questions and its answer, with another noun or another owner."""
+    if not statement.questions:
+        return None
+    told = statement.stated
+    if statement.first_person:
+        told = to_second_person(told)
+    pairs = [(q, noun) for q in statement.questions if (noun := _noun(statement.stated, q))]
+    taken = frozenset[str]().union(*map(keys_of, others))
+    if not pairs or rng.random() < _OTHER_OWNER:
+        if statement.first_person:
+            return _of_somebody(statement, taken, rng)
+        return _of_a_namesake(statement, taken, names, rng)
+    question, noun = rng.choice(pairs)
+    pool = kinds() if f"favourite {noun}" in statement.stated else alike(noun)
+    free = [other for other in pool if other != noun and other not in taken]
+    if not free:
+        return None
+    other = rng.choice(free)
+    return Exchange(*(re.sub(rf"\b{noun}\b", other, text) for text in (question, told)))
+
+
+def _noun(statement: str, question: str) -> str | None:
+    """The noun whose name or owner is asked for in both, if there is one in lower case."""
+    for match in _NOUN.finditer(statement):
+        noun = match[1].split()[-1]
+        if noun not in ("name", "favourite") and re.search(rf"\b{noun}\b", question):
+            return noun
+    return None
+
+
+def _of_a_namesake(
+    statement: Statement, taken: frozenset[str], names: Names, rng: random.Random
+) -> Exchange | None:
+    """What was told of somebody, asked and told of one with a common name, or of the speaker."""
+    question, told = rng.choice(statement.questions), statement.stated
+    found = [name for name in names.find(told)[:1] if name in question]
+    if not found:
+        return None
+    whose = _somebody(taken, rng)
+    return Exchange(*(text.replace(found[0], whose) for text in (question, told)))
+
+
+def _of_somebody(statement: Statement, taken: frozenset[str], rng: random.Random) -> Exchange:
+    """What a user said of himself, asked of the model or of somebody else, and told of them."""
+    question = rng.choice(statement.questions)
+    if rng.random() < _OTHER_OWNER:
+        return Exchange(of_another(question, "you"), statement.stated)
+    whose = _somebody(taken, rng)
+    told = statement.stated
+    for pattern, verb in (("(?:['\u2019]m| am)", "is"), ("(?:['\u2019]ve| have)", "has"),
+                          (" was", "was")):  # fmt: skip
+        told = re.sub(rf"\bI{pattern}\b", f"{whose} {verb}", told)
+    told = re.sub(r"\bI ([a-z]+)\b", lambda found: f"{whose} {_third(found[1])}", told)
+    told = re.sub(r"\b[Mm]y\b", f"{whose}'s", told)
+    return Exchange(of_another(question, whose), told)
+
+
+def _somebody(taken: frozenset[str], rng: random.Random) -> str:
+    """A common name that none of the statements holds."""
+    free = [name for name in library.GIVEN if name.lower() not in taken]
+    return rng.choice(free or library.GIVEN)
+
+
+def _third(verb: str) -> str:
+    if verb.endswith(("ed", "s")) or verb in ("will", "can", "went", "never", "always", "moved"):
+        return verb
+    return verb + ("es" if verb.endswith(("ch", "sh", "ss", "x", "o")) else "s")

@@ -1,0 +1,38 @@
+"""Everyday questions that English statements about the speaker answer in other words.
+
+A statement's own words make one question; people ask in others. Closed list: the frames in which
+people tell where they live, what they do or what they like, and what they are then asked.
+"""
+
+from __future__ import annotations
+
+import re
+
+_FRAMES = (
+    (r"^I work as an? |^I earn my living as |^I(?:'m| am) an? [a-z]+\.?$",
+     ("What is my job?", "What do I do for a living?")),
+    (r"^I live in [A-Z]|^My home is in [A-Z]",
+     ("Where do I live?", "Which city do I live in?")),
+    (r"\bplay the ", ("What instrument do I play?",)),
+    (r"^I play (?!the )", ("Which sport do I play?",)),
+    (r"^I (?:drive|own) an? [A-Z]|^My car is an? ", ("What car do I drive?",)),
+    (r"^I(?:'m| am) (?:learning|studying) [A-Z]|^I study [A-Z]",
+     ("Which language am I learning?",)),
+    (r"\ballerg(?:ic|y) to ", ("What am I allergic to?",)),
+    (r"^I was born in [A-Z]|birthday (?:is )?in [A-Z]", ("When is my birthday?",)),
+    (r"^I like .+ best\.?$", ("What do I like best?",)),
+)  # fmt: skip
+_FAVOURITE = re.compile(
+    r"^(?:My favou?rite (?P<a>[a-z]+) is|The (?P<b>[a-z]+) (?:that )?I like (?:best|most) is) "
+)
+
+
+def paraphrases(stated: str) -> list[str]:
+    """At most two questions in other words; none for what is not understood."""
+    if found := _FAVOURITE.match(stated):
+        kind = found["a"] or found["b"]
+        return [f"What is my favourite {kind}?", f"Which {kind} do I like best?"]
+    for frame, questions in _FRAMES:
+        if re.search(frame, stated):
+            return list(questions)
+    return []

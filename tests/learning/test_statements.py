@@ -1,0 +1,151 @@
+"""English statements: their questions, their values, and which takes the place of which."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from hope_lab.evaluate.data.corrected_facts import corrections
+from hope_lab.evaluate.data.specificity_sets import conflict_set, specificity_set
+from hope_runtime.learning.recipes.replay.english.names import Names
+from hope_runtime.learning.recipes.replay.examples import Statement
+from hope_runtime.learning.statements.english import EnglishParser
+from hope_runtime.session.log import Speaker
+from hope_runtime.session.memory import Span
+
+PARSER = EnglishParser()
+
+
+@pytest.fixture(scope="module")
+def names(chat_model):
+    return Names(chat_model.tokenizer)
+
+
+def told(text, start=0):
+    plain = Statement(Span((1,), Speaker.USER, start), text)
+    return replace(plain, questions=tuple(PARSER.questions(plain.stated)))
+
+
+@pytest.mark.parametrize(
+    ("text", "questions"),
+    [
+        ("My sister is called Clara.", ["What is my sister called?", "What is my sister's name?"]),
+        ("Ben Hale has a parrot called Zephyr.", ["What is Ben Hale's parrot called?"]),
+        ("I work as a florist.", ["What is my job?", "What do I do for a living?"]),
+        ("The drink I like most is kefir.", ["What is my favourite drink?"]),
+        ("I moved to Porto last month.", ["Where do I live?"]),
+        ("Mein Hund heißt Rex.", []),
+        ("Is my sister called Clara?", []),
+    ],
+)
+def test_questions_in_the_statements_own_words_and_in_others(text, questions):
+    asked = PARSER.questions(text)
+    assert set(questions) <= set(asked)
+    assert bool(asked) == bool(questions)
+    assert not any(PARSER.value(text) in question for question in asked)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain", "value"),
+    [
+        ("My cat is now called Bruno.", "My cat is called Bruno.", "Bruno"),
+        ("Actually, my boss's name is Igor.", "My boss's name is Igor.", "Igor"),
+        ("My colour is no longer teal, it is blue.", "My colour is blue.", "blue"),
+        ("My cat is not called Ada but Bruno.", "My cat is called Bruno.", "Bruno"),
+        ("I sold the Mazda and bought a Lancia.", "I have a Lancia.", "Lancia"),
+        ("I no longer play hockey, I play judo.", "I play judo.", "judo"),
+        ("I have moved to Nantes.", "I live in Nantes.", "Nantes"),
+        ("My dog is called Rex.", "My dog is called Rex.", "Rex"),
+    ],
+)
+def test_a_correction_is_understood_as_what_holds_now(text, plain, value):
+    assert PARSER.plainly(text) == plain
+    assert PARSER.value(text) == value
+
+
+def test_corrections_of_all_wordings_take_the_place_of_what_was_told(names):
+    missed = []
+    for seed in (0, 100):
+        for pair in corrections(seed, 20):
+            old, new = told(pair.first), told(pair.later, 100)
+            # What the memory answers to the new one's questions, where it must tell.
+            if not PARSER.supersedes(new, old, names, [pair.old]):
+                missed.append(pair.later)
+            else:
+                instead = PARSER.in_its_place(new, old)
+                assert pair.new in instead.text
+                assert pair.old not in instead.text
+                assert instead.questions == old.questions
+                assert instead.span == new.span
+    assert not missed
+
+
+def test_nothing_else_is_corrected(names):
+    """No fact of a set takes the place of another: all of them hold together."""
+    for seed, facts in product((0, 1, 100, 101), (6, 12)):
+        which = specificity_set(seed, facts, "chat")
+        sentences = [
+            sentence.strip(".") + "."
+            for messages in which.conversations
+            for message in messages
+            for sentence in message.split(". ")
+        ]
+        items = [told(text, 100 * index) for index, text in enumerate(sentences)]
+        for new, old in product(items, items):
+            if new is not old:
+                assert not PARSER.supersedes(new, old, names, [""]), (new.text, old.text)
+
+
+@pytest.mark.parametrize(
+    ("new", "old"),
+    [
+        ("My cat is called Ada.", "My cat is black."),
+        ("My sister is called Clara.", "My brother is called Piet."),
+        ("I play the harp.", "I play tennis."),
+        ("Ines lives in Oslo now.", "Gregor lives in Madrid."),
+        ("My cat is called Ada.", "My cat is called Ada."),
+        ("I like tea.", "I like cake."),
+    ],
+)
+def test_what_holds_beside_the_earlier_is_no_correction(new, old, names):
+    assert not PARSER.supersedes(told(new, 100), told(old), names, [PARSER.value(old)])
+
+
+def test_the_library_asks_nothing_that_is_evaluated():
+    library = {anchor.question for anchor in PARSER.library}
+    assert len(library) > 300
+    for seed in (*range(6), *range(100, 106)):
+        sets = [specificity_set(seed, facts, "chat") for facts in (1, 3, 6, 30)]
+        sets += [specificity_set(seed, 6, "document"), conflict_set(seed)]
+        assert not library & {probe.text for which in sets for probe in which.probes}
+
+
+def test_what_a_statement_answers_is_found_by_words_and_topics():
+    def answered(text):
+        return {PARSER.library[place].question for place in PARSER.answered_by_words(told(text))}
+
+    assert "Which city do I live in?" in answered("My home is in Ghent.")
+    assert "What is my job?" in answered("I earn my living as a florist.")
+    assert "What is my mother called?" not in answered("My sister is called Clara.")
+    # What was told of somebody else says nothing about the speaker.
+    assert "Where do I live?" not in answered("Ines lives in Oslo.")
+
+
+def test_neighbours_hold_no_value_and_ask_nothing_that_was_told(names):
+    items = [told("My sister is called Clara."), told("Ben Hale lives in Oslo.", 100)]
+    rng = random.Random(0)
+    near = PARSER.near(items, names, rng)
+    own = {question for item in items for question in item.questions}
+    assert len(near) >= 8
+    assert not own & set(near)
+    assert not any("Clara" in question or "Oslo" in question for question in near)
+    swapped = [PARSER.swapped(items[0], items, names, rng) for _ in range(20)]
+    asked = {pair.question for pair in swapped if pair}
+    assert len(asked) > 5
+    assert not own & asked
+    begun = PARSER.begun(items)
+    assert len(begun) > 30
+    assert not any(pair.question in own for pair in begun)
