@@ -9,8 +9,8 @@ from itertools import pairwise
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example, pack
 from hope_runtime.learning.recipe import Work
-from hope_runtime.learning.recipes.replay.english.clauses import clause_starts, standing_alone
-from hope_runtime.learning.recipes.replay.examples import Statement
+from hope_runtime.learning.statements.english.clauses import clause_starts, standing_alone
+from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 from hope_runtime.tokenizer import Tokenizer

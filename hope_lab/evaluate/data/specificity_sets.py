@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hope_lab.evaluate.data import specificity_facts as facts_of
 from hope_lab.evaluate.data.corrected_facts import corrections
 from hope_lab.evaluate.data.items import invented_names, mentions
 from hope_lab.evaluate.data.specificity_facts import half, wording
-from hope_lab.evaluate.tasks import specificity_facts as facts_of
 
 # Groups of neighbouring questions: the speaker's other affairs, the same of other people, the
 # model itself, the world, and the same wording about something else.

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.examples import Statement
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.statement import Statement
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from hope_runtime.learning import Learner
 from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example, pack, share_out
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statement
+from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.reference import references, up_to_surprise
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.learning.workers import Workers
 from hope_runtime.session.fold import due, observe
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker

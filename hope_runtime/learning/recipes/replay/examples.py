@@ -17,35 +17,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hope_runtime.learning.packing import Example
-from hope_runtime.learning.recipes.replay.english.clauses import as_introduction
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.english.word_order import questions_by_word_order
-from hope_runtime.learning.recipes.replay.english.words import (
-    is_first_person,
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.persons import (
     speaks_of_himself,
     to_second_person,
 )
+from hope_runtime.learning.statements.english.statement import Statement
+from hope_runtime.learning.statements.english.word_order import questions_by_word_order
 from hope_runtime.session.log import Speaker
-from hope_runtime.session.memory import Span
 from hope_runtime.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A span as text, with the questions that it answers."""
-
-    span: Span
-    text: str
-    questions: tuple[str, ...] = ()
-
-    @property
-    def first_person(self) -> bool:
-        return is_first_person(self.stated)
-
-    @property
-    def stated(self) -> str:
-        """What is asked for: the text, or what it comes to when a user says who he is."""
-        return as_introduction(self.text) if self.span.speaker is Speaker.USER else self.text
 
 
 class ReplayWriter:

@@ -18,8 +18,9 @@ from itertools import chain
 
 from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.level_trainer import LevelTrainer
-from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statement
+from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.reference import Rehearsed, references, up_to_surprise
+from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 

@@ -19,13 +19,14 @@ from dataclasses import replace
 
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.recipe import LevelResult, Resources, Stretch, Work
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.english.questions import ask
-from hope_runtime.learning.recipes.replay.english.word_order import questions_by_word_order
-from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statement, may_be_voiced
+from hope_runtime.learning.recipes.replay.examples import ReplayWriter, may_be_voiced
 from hope_runtime.learning.recipes.replay.negatives import Negatives
 from hope_runtime.learning.recipes.replay.training_loop import Material, TrainingLoop
 from hope_runtime.learning.spans import SpanReader, mean_by_tokens
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.questions import ask
+from hope_runtime.learning.statements.english.statement import Statement
+from hope_runtime.learning.statements.english.word_order import questions_by_word_order
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 from hope_runtime.session.policy import ReplayConfig

@@ -17,10 +17,10 @@ from hope_runtime.learning.base_samples import BaseSamples
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example, share_out
 from hope_runtime.learning.recipe import Work
-from hope_runtime.learning.recipes.replay.examples import Statement
 from hope_runtime.learning.recipes.replay.negatives import Negatives
 from hope_runtime.learning.recipes.replay.null_space import ConfinedSteps, common_directions
 from hope_runtime.learning.reference import Rehearsed
+from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.optim.adam import Adam

@@ -21,10 +21,11 @@ from itertools import chain
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.recipe import Resources, Work
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statement
+from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.reference import Rehearsed, references
 from hope_runtime.learning.statements import StatementParser
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.statement import Statement
 
 ROW_TOKENS = 256
 BATCH = 16

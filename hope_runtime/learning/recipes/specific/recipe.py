@@ -30,16 +30,17 @@ from hope_runtime.learning.recipe import (
     Superseded,
     Work,
 )
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.english.questions import ask
-from hope_runtime.learning.recipes.replay.examples import ReplayWriter, Statement, may_be_voiced
+from hope_runtime.learning.recipes.replay.examples import ReplayWriter, may_be_voiced
 from hope_runtime.learning.recipes.specific import loop
 from hope_runtime.learning.recipes.specific.directions import FOREIGN, Directions
 from hope_runtime.learning.recipes.specific.held import Holding
 from hope_runtime.learning.reference import Rehearsed
 from hope_runtime.learning.spans import SpanReader, mean_by_tokens
 from hope_runtime.learning.statements import StatementParser
-from hope_runtime.learning.statements.english import EnglishParser
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.parser import EnglishParser
+from hope_runtime.learning.statements.english.questions import ask
+from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 from hope_runtime.session.policy import SpecificConfig

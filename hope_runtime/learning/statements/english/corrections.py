@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.english.word_order import value_of
-from hope_runtime.learning.recipes.replay.examples import Statement
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.statement import Statement
+from hope_runtime.learning.statements.english.word_order import value_of
 from hope_runtime.learning.statements.english.words import keys_of, topics, words_of
 
 # "not X but Y", "no longer X, it is Y", "sold X and bought Y": what holds now comes last.

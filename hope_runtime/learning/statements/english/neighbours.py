@@ -6,10 +6,10 @@ import random
 import re
 from collections.abc import Sequence
 
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.english.words import to_second_person
-from hope_runtime.learning.recipes.replay.examples import Statement
 from hope_runtime.learning.statements.english import library
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.persons import to_second_person
+from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.learning.statements.english.words import (
     OWN_NAME,
     alike,

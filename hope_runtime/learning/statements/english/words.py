@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from hope_runtime.learning.recipes.replay.english.word_order import value_of
-from hope_runtime.learning.recipes.replay.examples import Statement
 from hope_runtime.learning.statements.english import library
+from hope_runtime.learning.statements.english.statement import Statement
+from hope_runtime.learning.statements.english.word_order import value_of
 from hope_runtime.learning.statements.parser import Anchor
 
 _WORD = re.compile(r"[^\W_]+")

@@ -13,9 +13,9 @@ import re
 from collections.abc import Generator, Sequence
 
 from hope_runtime.learning.decoding import decode
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.english.word_order import value_of
-from hope_runtime.learning.recipes.replay.english.words import is_first_person
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.persons import is_first_person
+from hope_runtime.learning.statements.english.word_order import value_of
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from hope_runtime.learning.recipes.replay.english.word_order import questions_by_word_order
-from hope_runtime.learning.recipes.replay.english.words import CALENDAR
+from hope_runtime.learning.statements.english.persons import CALENDAR
+from hope_runtime.learning.statements.english.word_order import questions_by_word_order
 
 # Where a speaker begins to speak of himself anew: behind a conjunction, a comma or both.
 _AGAIN = re.compile(

@@ -10,9 +10,9 @@ import pytest
 
 from hope_lab.evaluate.data.corrected_facts import corrections
 from hope_lab.evaluate.data.specificity_sets import conflict_set, specificity_set
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.examples import Statement
-from hope_runtime.learning.statements.english import EnglishParser
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.parser import EnglishParser
+from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 

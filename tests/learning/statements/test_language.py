@@ -6,13 +6,13 @@ import random
 
 import pytest
 
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.english.questions import answers
-from hope_runtime.learning.recipes.replay.english.word_order import (
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.persons import is_first_person, to_second_person
+from hope_runtime.learning.statements.english.questions import answers
+from hope_runtime.learning.statements.english.word_order import (
     questions_by_word_order,
     value_of,
 )
-from hope_runtime.learning.recipes.replay.english.words import is_first_person, to_second_person
 
 
 @pytest.fixture(scope="module")

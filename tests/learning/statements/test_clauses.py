@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hope_runtime.learning.recipes.replay.english.clauses import (
+from hope_runtime.learning.recipes.replay.examples import may_be_voiced
+from hope_runtime.learning.statements.english.clauses import (
     as_introduction,
     clause_starts,
     standing_alone,
 )
-from hope_runtime.learning.recipes.replay.english.names import Names
-from hope_runtime.learning.recipes.replay.english.word_order import questions_by_word_order
-from hope_runtime.learning.recipes.replay.examples import Statement, may_be_voiced
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.statement import Statement
+from hope_runtime.learning.statements.english.word_order import questions_by_word_order
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 

@@ -10,7 +10,7 @@ import random
 import re
 from functools import cached_property
 
-from hope_runtime.learning.recipes.replay.english.words import CALENDAR
+from hope_runtime.learning.statements.english.persons import CALENDAR
 from hope_runtime.tokenizer import Tokenizer
 
 _RUN = re.compile(r"[A-Z]\w*(?:['\u2019](?!s\b)\w+)?(?: [A-Z]\w*)*")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hope_runtime.learning.recipes.replay.english.words import CALENDAR
+from hope_runtime.learning.statements.english.persons import CALENDAR
 
 _AUXILIARIES = frozenset(["is", "are", "was", "were", "am", "will", "can", "should", "must"])
 _DETERMINERS = frozenset(

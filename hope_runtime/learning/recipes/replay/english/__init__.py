@@ -1,1 +1,0 @@
-"""English heuristics of the replay recipe: clauses, persons, names, questions."""

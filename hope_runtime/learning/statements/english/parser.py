@@ -1,0 +1,101 @@
+"""English statements: closed lists of function words and everyday questions, no knowledge of any
+particular topic. Text in other languages matches nothing."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from hope_runtime.learning.statements.english import corrections, neighbours
+from hope_runtime.learning.statements.english.clauses import clause_starts
+from hope_runtime.learning.statements.english.names import Names
+from hope_runtime.learning.statements.english.paraphrases import paraphrases
+from hope_runtime.learning.statements.english.statement import Statement
+from hope_runtime.learning.statements.english.word_order import questions_by_word_order
+from hope_runtime.learning.statements.english.words import anchors
+from hope_runtime.learning.statements.parser import Anchor, Exchange
+
+# "My cat is called V.", "I have a cat named V.", "X has a cat called V.", "X's cat's name is V."
+_NAMED = re.compile(
+    r"^(?:(?P<my>[Mm]y|[A-Z]\w*(?: [A-Z]\w*)*'s) (?P<noun>[a-z]+(?: [a-z]+)?)"
+    r"(?: is| was|'s name is|'s name was) (?:called |named )?"
+    r"|(?P<who>I|[A-Z]\w*(?: [A-Z]\w*)*) (?:have|has|had) (?:an?|one) "
+    r"(?P<kept>[a-z]+(?: [a-z]+)?)(?: which is| who is)? (?:called|named) )(?P<value>[A-Z])"
+)
+_WHOM = frozenset([
+    "mother", "father", "brother", "sister", "wife", "husband", "son", "daughter", "aunt",
+    "uncle", "cousin", "grandmother", "grandfather", "friend", "teacher", "doctor", "nephew",
+    "niece", "colleague", "partner", "boss", "neighbour", "neighbor", "landlord", "tutor",
+])  # fmt: skip
+
+
+class EnglishParser:
+    """The parser of English; see StatementParser for what its methods do."""
+
+    @property
+    def library(self) -> Sequence[Anchor]:
+        return anchors()
+
+    def clause_starts(self, text: str) -> list[int]:
+        return clause_starts(text)
+
+    def questions(self, stated: str) -> list[str]:
+        plain = corrections.plainly(stated)
+        found = _naming_questions(plain)
+        if not found:
+            by_order = questions_by_word_order(plain)
+            if re.search(r"\b(?:is|am) an? ", plain):  # what it is, not who
+                by_order = [question for question in by_order if not question.startswith("Who")]
+            others = paraphrases(plain)
+            # In turn: the one is certain to fit, the other is how people ask.
+            found = [*by_order[:1], *others, *by_order[1:]]
+        return list(dict.fromkeys(found))
+
+    def value(self, stated: str) -> str:
+        return corrections.value(stated)
+
+    def answered_by_words(self, statement: Statement) -> list[int]:
+        return neighbours.answered_by_words(statement)
+
+    def begun(self, statements: Sequence[Statement]) -> list[Exchange]:
+        return neighbours.begun(statements)
+
+    def near(self, statements: Sequence[Statement], names: Names, rng: random.Random) -> list[str]:
+        return neighbours.near(statements, names, rng)
+
+    def swapped(
+        self,
+        statement: Statement,
+        others: Sequence[Statement],
+        names: Names,
+        rng: random.Random,
+    ) -> Exchange | None:
+        return neighbours.swapped(statement, others, names, rng)
+
+    def supersedes(
+        self, new: Statement, old: Statement, names: Names, replies: Sequence[str]
+    ) -> bool:
+        return corrections.supersedes(new, old, names, replies)
+
+    def plainly(self, text: str) -> str:
+        return corrections.plainly(text)
+
+    def in_its_place(self, new: Statement, old: Statement) -> Statement:
+        return corrections.in_its_place(new, old)
+
+
+def _naming_questions(stated: str) -> list[str]:
+    """Questions for the name of whom or what somebody has."""
+    found = _NAMED.match(stated)
+    if found is None:
+        return []
+    noun = found["noun"] or found["kept"]
+    owner = found["my"] or ("my" if found["who"] == "I" else f"{found['who']}'s")
+    if noun in ("name", "favourite") or noun.startswith("favourite "):
+        return []
+    owner = "my" if owner == "My" else owner
+    asked = [f"What is {owner} {noun} called?", f"What is {owner} {noun}'s name?"]
+    if noun.split()[-1] in _WHOM:
+        asked.append(f"Who is {owner} {noun}?")
+    return [*asked, f"Tell me the name of {owner} {noun}."]
