@@ -5,8 +5,9 @@ Frozen dataclasses, checked when made. Knows no file format and no policy of lea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 Projection = Literal["k", "v", "q", "eta", "alpha"]
 Rule = Literal["delta", "paper_literal", "gd", "hebbian"]
@@ -26,6 +27,16 @@ class RopeScaling:
             raise ValueError(
                 "rope scaling needs factor >= 1 and high_freq_factor > low_freq_factor"
             )
+
+
+# Fields of ModelConfig that are hashed into every fingerprint, whatever their value. Frozen.
+# fmt: off
+_ALWAYS_STORED = frozenset({
+    "vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff", "norm_eps",
+    "rope_theta", "max_positions", "tie_embeddings", "rope_scaling", "attention_bias",
+    "rope_factors",
+})
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,30 @@ class ModelConfig:
                 raise ValueError("rope_scaling and rope_factors exclude each other")
             if len(self.rope_factors) * 2 != self.head_dim or min(self.rope_factors) <= 0:
                 raise ValueError("rope_factors needs head_dim / 2 positive divisors")
+
+    def to_fields(self) -> dict[str, Any]:
+        """The configuration as plain values, as it is stored and hashed into a fingerprint.
+
+        Fields that came after _ALWAYS_STORED are left out while they have their default, so a
+        model keeps its fingerprint when the configuration learns a new field.
+        """
+        defaults = {item.name: item.default for item in fields(self)}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name in _ALWAYS_STORED or getattr(self, name) != defaults[name]
+        }
+
+    @classmethod
+    def from_fields(cls, stored: Mapping[str, Any]) -> ModelConfig:
+        """The inverse of `to_fields`, of values that went through JSON. Raises TypeError for a
+        field that this version does not know, ValueError for values that do not fit together."""
+        values = dict(stored)
+        if values.get("rope_scaling") is not None:
+            values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+        if values.get("rope_factors") is not None:
+            values["rope_factors"] = tuple(values["rope_factors"])
+        return cls(**values)
 
     @property
     def parameters_per_rank(self) -> int:

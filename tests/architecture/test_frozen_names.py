@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, replace
 
 import torch
 
 from hope_runtime.checkpoints import converted_cache as converted_cache
 from hope_runtime.checkpoints import fast_memory as fast_memory_files
 from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
+from hope_runtime.layers.config import ModelConfig, RopeScaling
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import tensor_name
 from hope_runtime.models.fast_memory.weights import (
@@ -52,6 +54,30 @@ def test_the_default_model_and_its_fast_memory(base_model: BaseModel) -> None:
     fast_memory = shipped_fast_memory(base_model)
     assert fast_memory is not None
     assert fast_memory.digest.startswith("2d3c21a94ea30602")
+
+
+def test_a_field_that_a_model_does_not_use_enters_no_fingerprint() -> None:
+    """Fails when a new field of ModelConfig changes the fingerprint of models that lack it."""
+    config = ModelConfig(
+        vocab_size=8, d_model=4, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=2, d_ff=8,
+        norm_eps=1e-5, rope_theta=1e4, max_positions=16, tie_embeddings=True,
+    )  # fmt: skip
+    assert list(config.to_fields()) == [
+        "vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff",
+        "norm_eps", "rope_theta", "max_positions", "tie_embeddings",
+        "rope_scaling", "attention_bias", "rope_factors",
+    ]  # fmt: skip
+    scaled = replace(config, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192))
+    for one in (config, scaled, replace(config, rope_factors=(2.0,))):
+        assert ModelConfig.from_fields(json.loads(json.dumps(one.to_fields()))) == one
+
+    @dataclass(frozen=True)
+    class Wider(ModelConfig):
+        qk_norm: str = "none"
+
+    wider = Wider(**config.to_fields())
+    assert wider.to_fields() == config.to_fields()
+    assert replace(wider, qk_norm="head").to_fields() == config.to_fields() | {"qk_norm": "head"}
 
 
 def test_configurations_of_hope_models_as_they_are_stored() -> None:

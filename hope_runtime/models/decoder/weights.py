@@ -141,7 +141,7 @@ def fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokeniz
     server computes in is no part of a model's identity.
     """
     digest = hashlib.sha256()
-    digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    digest.update(json.dumps(config.to_fields(), sort_keys=True).encode())
     for name, tensor in weights.named():
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
