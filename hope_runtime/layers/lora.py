@@ -91,8 +91,10 @@ class LoraAdapter:
         """The six tensors by name, in declaration order."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
-    def to(self, dtype: torch.dtype) -> LoraAdapter:
-        return LoraAdapter(**{name: tensor.to(dtype) for name, tensor in self.tensors().items()})
+    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> LoraAdapter:
+        """The same adapter in another precision or place; None leaves it on its device."""
+        moved = {name: part.to(device, dtype) for name, part in self.tensors().items()}
+        return LoraAdapter(**moved)
 
     def scaled(self, factor: float) -> LoraAdapter:
         """The same directions at `factor` of their strength: scales B only."""

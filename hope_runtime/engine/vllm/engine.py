@@ -17,9 +17,9 @@ import torch
 
 from hope_runtime.engine.adapter_engine import AdapterEngine
 from hope_runtime.engine.base import EngineLoad
-from hope_runtime.engine.learning_thread import LearningThread
+from hope_runtime.engine.learning_thread import GeneratorRequest, LearningThread
 from hope_runtime.engine.reply import OnText
-from hope_runtime.engine.scheduler import Ticket
+from hope_runtime.engine.request import Request, always_ready
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.engine.vllm import turns
 from hope_runtime.engine.vllm.adapters import Adapters
@@ -117,10 +117,10 @@ class VLLMEngine(AdapterEngine):
         )
         self._supervisor.start()
         self._front.start()
-        self._teaching = LearningThread(
+        self._learning = LearningThread(
             threads=threads, serving=lambda: self._front.load[0] > 0, widen=self._widen
         )
-        self._teaching.start()
+        self._learning.start()
 
     def __enter__(self) -> VLLMEngine:
         return self
@@ -131,7 +131,7 @@ class VLLMEngine(AdapterEngine):
     def close(self) -> None:
         """Stops after the present pieces; what was not done is cancelled."""
         self._front.close()
-        self._teaching.close()
+        self._learning.close()
         self._supervisor.close()
 
     @property
@@ -148,27 +148,29 @@ class VLLMEngine(AdapterEngine):
         turn: GenerateTurn,
         on_text: OnText,
         *,
-        ready: Callable[[], bool] = lambda: True,
-    ) -> Ticket[GenerateOutcome]:
+        ready: Callable[[], bool] = always_ready,
+    ) -> Request[GenerateOutcome]:
         """Answers. `on_text` is called on the engine's thread and must not block."""
         work = turns.generate(self.model.tokenizer, memory, turn, self.window_tokens, on_text)
-        return self._front.submit(row, memory, Ticket(work, ready=ready))
+        return self._front.submit(row, memory, GeneratorRequest(work, ready))
 
-    def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Ticket[ReadOutcome]:
+    def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Request[ReadOutcome]:
         """Reads a document's record, scoring it."""
         work = turns.read_record(memory, record, self.window_tokens)
-        return self._front.submit(row, memory, Ticket(work))
+        return self._front.submit(row, memory, GeneratorRequest(work))
 
-    def score(self, memory: SessionMemory | None, context: str, text: str) -> Ticket[ReadOutcome]:
+    def score(self, memory: SessionMemory | None, context: str, text: str) -> Request[ReadOutcome]:
         """Scores a text on a row of its own."""
         work = turns.score(self.model.tokenizer, context, text, self.window_tokens)
-        return self._front.submit(object(), memory, Ticket(work))
+        return self._front.submit(object(), memory, GeneratorRequest(work))
 
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
-    ) -> Ticket[tuple[SessionMemory, Consolidation]]:
+    ) -> Request[tuple[SessionMemory, Consolidation]]:
         """Learns at one boundary; a pure function of memory and boundary."""
-        return self._teaching.submit(Ticket(self.learner.consolidate(memory, boundary)))
+        request = GeneratorRequest(self.learner.consolidate(memory, boundary))
+        self._learning.submit(request)
+        return request
 
     def drop(self, row: Hashable) -> None:
         """What was computed for the row cannot be found again."""
@@ -179,7 +181,7 @@ class VLLMEngine(AdapterEngine):
         return EngineLoad(
             running=running,
             waiting=waiting,
-            learning=self._teaching.load,
+            learning=self._learning.load,
             resident_rows=rows,
             resident_bytes=self._adapters.nbytes,
         )

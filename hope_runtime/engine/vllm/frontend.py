@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from hope_runtime.engine.scheduler import Resolve, Ticket
+from hope_runtime.engine.request import Request
 from hope_runtime.engine.vllm import turns
 from hope_runtime.engine.vllm.adapters import NONE, Adapters
 from hope_runtime.engine.vllm.messages import (
@@ -44,14 +44,15 @@ POLL_SECONDS = 0.02
 
 @dataclass(eq=False, slots=True)
 class _Turn:
-    """A turn that is here. `request` is its request in the process, if there is one."""
+    """A turn that runs or waits. `request` is what was submitted; `process_request` is the number
+    of its request in the process, if there is one."""
 
     number: int
     row: Hashable
     memory: SessionMemory | None
-    ticket: Ticket[Any]
+    request: Request[Any]
     adapter: int = NONE
-    request: int | None = None
+    process_request: int | None = None
     # Wanted next, while no request is made for it.
     ask: turns.Ask | None = None
     # Whether the present request can be ended anywhere, and whether it was told to end.
@@ -104,17 +105,17 @@ class Frontend:
         self._thread.join()
 
     def submit(
-        self, row: Hashable, memory: SessionMemory | None, ticket: Ticket[_Result]
-    ) -> Ticket[_Result]:
+        self, row: Hashable, memory: SessionMemory | None, request: Request[_Result]
+    ) -> Request[_Result]:
         """Takes a turn. Raises CancelledTurnError when it is too late."""
         with self._taking:
             if self._closing:
                 raise CancelledTurnError("The engine is closing.")
             # From here on only the engine ends it: a waiting task that goes away cannot.
-            ticket.future.set_running_or_notify_cancel()
-            turn = _Turn(next(self._numbers), row, memory, ticket)
+            request.future.set_running_or_notify_cancel()
+            turn = _Turn(next(self._numbers), row, memory, request)
             self._events.put(partial(self._waiting.append, turn))
-        return ticket
+        return request
 
     def drop(self, row: Hashable) -> None:
         """What was computed for the row cannot be found again."""
@@ -158,7 +159,8 @@ class Frontend:
 
     def _stop(self) -> None:
         for turn in (*self._running, *self._waiting):
-            turn.ticket.fail(CancelledTurnError("The engine has closed."))()
+            turn.request.fail(CancelledTurnError("The engine has closed."))
+            turn.request.resolve()
         self._running.clear()
         self._waiting.clear()
 
@@ -166,8 +168,8 @@ class Frontend:
         """Begins turns while there are rows. A turn that was aborted holds its row to the end."""
         for _ in range(len(self._waiting)):
             turn = self._waiting.popleft()
-            has_room = len(self._busy()) < self._rows and turn.ticket.ready()
-            if not has_room and not turn.ticket.cancelled:
+            has_room = len(self._busy()) < self._rows and turn.request.ready()
+            if not has_room and not turn.request.cancelled:
                 self._waiting.append(turn)
                 continue
             self._running.append(turn)
@@ -175,7 +177,7 @@ class Frontend:
                 try:
                     turn.adapter = self._adapters.take(turn.memory, self._send)
                 except HopeError as error:
-                    self._end(turn, turn.ticket.fail(error))
+                    self._fail(turn, error)
 
     def _busy(self) -> set[int]:
         """Numbers of the turns that hold a row."""
@@ -184,12 +186,12 @@ class Frontend:
     def poll_running(self) -> None:
         """Sees who was cancelled, and makes requests for those whose readers are ready."""
         for turn in [*self._running]:
-            if turn.ticket.cancelled:
+            if turn.request.cancelled:
                 self._advance(turn, None)
-            elif turn.request is None and turn.ask is not None:
-                if turn.ticket.ready():
+            elif turn.process_request is None and turn.ask is not None:
+                if turn.request.ready():
                     self._begin(turn, turn.ask)
-            elif turn.pausable and not turn.ticket.ready():
+            elif turn.pausable and not turn.request.ready():
                 # It goes on with another request, from the tokens that it has by then.
                 self._abort(turn)
 
@@ -200,7 +202,7 @@ class Frontend:
             turn.number,
             turn.adapter,
             self._salt(turn.row),
-            ask.tokens,
+            ask.ids,
             ask.max_tokens,
             tuple(sorted(self._stop_ids())),
             ask.sampling,
@@ -211,9 +213,9 @@ class Frontend:
         try:
             self._send(begin)
         except EngineLostError as error:
-            self._end(turn, turn.ticket.fail(error))
+            self._fail(turn, error)
             return
-        turn.ask, turn.request = None, request
+        turn.ask, turn.process_request = None, request
         turn.pausable, turn.aborting = ask.max_tokens > 1, False
         self._requests[request] = turn
 
@@ -225,7 +227,7 @@ class Frontend:
                 continue
             if piece.ended:
                 del self._requests[piece.request]
-                turn.request = None
+                turn.process_request = None
             if turn not in self._running:  # it has ended before its request
                 if piece.ended:
                     self._release(turn)
@@ -234,37 +236,43 @@ class Frontend:
 
     def _hand(self, turn: _Turn, piece: Piece) -> None:
         if piece.failure is not None:
-            error = HopeError(f"vLLM refused a request: {piece.failure}")
-            self._end(turn, turn.ticket.fail(error))
+            self._fail(turn, HopeError(f"vLLM refused a request: {piece.failure}"))
             return
         self._advance(turn, piece)
 
     def _advance(self, turn: _Turn, piece: Piece | None) -> bool:
         """Runs a turn up to what it wants next; whether it goes on."""
-        end = turn.ticket.advance(piece)
-        if end is not None:
-            self._end(turn, end)
+        request = turn.request
+        if request.waiting:
+            request.begin()
+        else:
+            request.accept(piece)
+        if request.finished:
+            self._end(turn)
             return False
-        wanted = turn.ticket.wanted
-        if wanted is not None:
-            assert isinstance(wanted, turns.Ask)
-            turn.ask = wanted
+        if request.chunk is not None:
+            assert isinstance(request.chunk, turns.Ask)
+            turn.ask = request.chunk
             self._abort(turn)
         return True
 
+    def _fail(self, turn: _Turn, error: Exception) -> None:
+        turn.request.fail(error)
+        self._end(turn)
+
     def _abort(self, turn: _Turn) -> None:
         """Ends the turn's present request, if there is one; the process says when it has ended."""
-        if turn.request is not None and not turn.aborting:
+        if turn.process_request is not None and not turn.aborting:
             turn.aborting = True
-            self._send_quietly(Abort(turn.request))
+            self._send_quietly(Abort(turn.process_request))
 
-    def _end(self, turn: _Turn, resolve: Resolve) -> None:
+    def _end(self, turn: _Turn) -> None:
         self._running.remove(turn)
-        if turn.request is None:
+        if turn.process_request is None:
             self._release(turn)
         else:  # the row is free again when the process says so
             self._abort(turn)
-        resolve()
+        turn.request.resolve()
 
     def _release(self, turn: _Turn) -> None:
         self._adapters.give(turn.adapter)
@@ -276,10 +284,11 @@ class Frontend:
         self._adapters.clear()
         self._salts.clear()
         for turn in [*self._running]:
-            turn.request = None
+            turn.process_request = None
             error = EngineLostError("The engine was lost; ask again in a few seconds.")
             self._running.remove(turn)
-            turn.ticket.fail(error)()
+            turn.request.fail(error)
+            turn.request.resolve()
 
     def _send_quietly(self, message: Abort | Forget) -> None:
         """A process that is lost needs no word; that it is lost will be heard."""

@@ -1,0 +1,328 @@
+"""Requests: pieces of work that were submitted to an engine and that its steps move along.
+
+A request owns all its state: prompt, window, output so far, status and timings. The scheduler
+(scheduler.py) asks it for the next chunk of tokens to compute and gives the result back. A request
+changes nothing but its slot, which is a cache, so dropping it anywhere leaves no trace, and that is
+all that cancelling takes.
+
+Shape suffixes: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from hope_runtime.engine.kv_slots import Slot, SlotPool
+from hope_runtime.engine.reply import OnText, ReplyBuilder
+from hope_runtime.engine.runner import ForwardChunk, Output
+from hope_runtime.engine.turn import (
+    GenerateOutcome,
+    GenerateTurn,
+    learnable_indices,
+    outcome_of,
+    place,
+    reply_limit,
+)
+from hope_runtime.engine.window_reader import Reader, Reading, WindowReading
+from hope_runtime.errors import CancelledTurnError
+from hope_runtime.session.log import Record
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.window import Window
+
+_Result = TypeVar("_Result")
+Ready = Callable[[], bool]
+
+
+def always_ready() -> bool:
+    """The reader of a request that nobody reads as a stream."""
+    return True
+
+
+class Chunk(Protocol):
+    """Tokens that a request needs computed next."""
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+
+
+class Status(Enum):
+    """Stage of a request."""
+
+    WAITING = "waiting"
+    READING = "reading"
+    WRITING = "writing"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True)
+class Timings:
+    """Monotonic times, in seconds, at which a request began and had read its prompt."""
+
+    begun: float = 0.0
+    prefilled: float = 0.0
+
+    @property
+    def prefill_seconds(self) -> float:
+        return self.prefilled - self.begun
+
+    @property
+    def decode_seconds(self) -> float:
+        """Seconds since the prompt was read."""
+        return time.monotonic() - self.prefilled
+
+
+class Request(Generic[_Result]):
+    """A piece of work. `future` resolves on a thread of the engine.
+
+    `ready` may say that the reader of a stream is behind; then this request waits, and no other.
+    Kinds implement `_begin`, `_advance` and `_release`; an exception there fails this request only.
+    """
+
+    def __init__(self, ready: Ready = always_ready) -> None:
+        self.future: Future[_Result] = Future()
+        self.ready = ready
+        self.status = Status.WAITING
+        self.timings = Timings()
+        self.cancelled = False
+        # The tokens it needs next; None before it has begun and after its end.
+        self.chunk: Chunk | None = None
+        self._outcome: _Result | None = None
+        self._error: Exception | None = None
+
+    def cancel(self) -> None:
+        """End the work before its next chunk; it leaves no trace. Finished work stays finished."""
+        self.cancelled = True
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has not begun."""
+        return self.status is Status.WAITING
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, in whatever way; `resolve` has then to be called."""
+        return self.status is Status.FINISHED
+
+    def begin(self) -> None:
+        """Start the work, up to the first chunk."""
+        self.status = Status.READING
+        self.timings.begun = time.monotonic()
+        self._guard(self._begin)
+
+    def next_chunk(self, limit: int | None) -> Chunk:
+        """What to compute now; a kind that can be sliced gives at most `limit` tokens."""
+        assert self.chunk is not None, "the request has begun"
+        return self.chunk
+
+    def accept(self, output: Any) -> None:
+        """Take the output of the chunk, or the exception that computing it raised."""
+        if isinstance(output, Exception):
+            self.fail(output)
+        else:
+            self._guard(lambda: self._advance(output))
+
+    def end_if_cancelled(self) -> None:
+        """End the work now if `cancel` was called."""
+        self._guard(lambda: None)
+
+    def fail(self, error: Exception) -> None:
+        """End the work with an error."""
+        self._end(error=error)
+
+    def resolve(self) -> None:
+        """Tell whoever waits. Apart from the end of the work, because waiters read the engine's
+        counters, which the scheduler settles first."""
+        if self._error is not None:
+            self.future.set_exception(self._error)
+        else:
+            self.future.set_result(self._outcome)  # type: ignore[arg-type]
+
+    def _finish(self, outcome: _Result) -> None:
+        self._end(outcome=outcome)
+
+    def _end(self, outcome: _Result | None = None, error: Exception | None = None) -> None:
+        assert not self.finished, "a request ends once"
+        self.chunk = None
+        self._outcome, self._error = outcome, error
+        self.status = Status.FINISHED
+        self._release(kept=error is None)
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        try:
+            if self.cancelled:
+                raise CancelledTurnError("The turn was cancelled; it left no trace.")
+            step()
+        except Exception as error:
+            self.fail(error)
+
+    def _begin(self) -> None:
+        """Take what the work needs, then set the first chunk or `_finish`."""
+        raise NotImplementedError
+
+    def _advance(self, output: Any) -> None:
+        """Take the output of `chunk`, then set the next chunk or `_finish`."""
+        raise NotImplementedError
+
+    def _release(self, *, kept: bool) -> None:
+        """Return what the request holds; `kept` says that it ended well."""
+
+
+def completed(outcome: _Result) -> Request[_Result]:
+    """A request whose work is done already."""
+    request: Request[_Result] = Request()
+    request.future.set_result(outcome)
+    request.status = Status.FINISHED
+    return request
+
+
+class SlotRequest(Request[_Result]):
+    """A request that reads with a frozen base model, in a slot of the pool while it runs.
+
+    `key` names the slot to reuse; with `keep` what it holds stays there for the next request.
+    """
+
+    chunk: ForwardChunk | None
+
+    def __init__(
+        self,
+        reader: Reader,
+        pool: SlotPool,
+        key: Hashable,
+        *,
+        keep: bool,
+        ready: Ready = always_ready,
+    ) -> None:
+        super().__init__(ready)
+        self.reader = reader
+        self.slot: Slot | None = None
+        self._pool, self._key, self._keep = pool, key, keep
+        self._reading: WindowReading | None = None
+        # Hidden states of the slices of `chunk` that were computed.
+        self._parts: list[Tensor] = []
+
+    def next_chunk(self, limit: int | None) -> ForwardChunk:
+        """The rest of the chunk, or its next `limit` tokens."""
+        assert self.chunk is not None, "the request has begun"
+        return self.chunk.slice(sum(map(len, self._parts)), limit)
+
+    def accept(self, output: Output | Exception) -> None:
+        """Take the output of a slice, and go on after the chunk's last one."""
+        assert self.chunk is not None, "the request has begun"
+        if isinstance(output, Exception):
+            self.fail(output)
+            return
+        self._parts.append(output.hidden_TD)
+        if sum(map(len, self._parts)) < len(self.chunk.ids):
+            return
+        parts, self._parts = self._parts, []
+        hidden_TD = parts[0] if len(parts) == 1 else torch.cat(parts)
+        super().accept(Output(hidden_TD, output.logits_V))
+
+    def _take_slot(self) -> Slot:
+        self.slot = self._pool.take(self._key)
+        return self.slot
+
+    def _release(self, *, kept: bool) -> None:
+        if self.slot is not None:
+            self._pool.give(self._key, self.slot, keep=self._keep and kept)
+            self.slot = None
+
+    def _read(self, tokens: tuple[int, ...], score: Sequence[int] = ()) -> None:
+        assert self.slot is not None
+        self._reading = self.reader.read(self.slot, tokens, score=score)
+        self.chunk = self._reading.chunk
+
+    def _read_on(self, output: Output) -> Reading | None:
+        """Take the output of a chunk of the window; its reading once all of it was read."""
+        assert self._reading is not None
+        self._reading.accept(output)
+        self.chunk = self._reading.chunk
+        if self.chunk is not None:
+            return None
+        reading, self._reading = self._reading.result, None
+        return reading
+
+
+class GenerateRequest(SlotRequest[GenerateOutcome]):
+    """A turn: reads the prompt and decodes a reply, handing out text as it becomes certain.
+
+    `prompt` is the turn's record up to where the model answers, `window` what attention sees,
+    `output` the reply so far; they are there once the request has begun.
+    """
+
+    prompt: Record
+    window: Window
+    output: ReplyBuilder
+
+    def __init__(
+        self,
+        reader: Reader,
+        pool: SlotPool,
+        key: Hashable,
+        memory: SessionMemory,
+        turn: GenerateTurn,
+        on_text: OnText,
+        ready: Ready = always_ready,
+    ) -> None:
+        super().__init__(reader, pool, key, keep=True, ready=ready)
+        self.memory = memory
+        self.turn = turn
+        self._on_text = on_text
+        self._prompt_reading: Reading | None = None
+
+    def _begin(self) -> None:
+        slot, tokenizer = self._take_slot(), self.reader.tokenizer
+        self.prompt, self.window = place(tokenizer, self.memory, self.turn, self.reader.capacity)
+        limit = reply_limit(self.turn, self.window)
+        self.output = ReplyBuilder(tokenizer, self.turn.sampling, limit, self._on_text)
+        self.reader.bind(slot, self.memory)
+        self._read(self.window.tokens, score=learnable_indices(self.window, self.prompt))
+
+    def _advance(self, output: Output) -> None:
+        if self._reading is None:
+            assert self.chunk is not None
+            assert output.logits_V is not None
+            self.chunk.slot.tokens += self.chunk.ids
+            self._write(output.logits_V)
+        elif reading := self._read_on(output):
+            if self.status is Status.READING:
+                self._prompt_reading = reading
+                self.timings.prefilled = time.monotonic()
+                self.status = Status.WRITING
+            self._write(reading.logits)
+
+    def _write(self, logits_V: Tensor) -> None:
+        """Choose the next token; read it, or finish after the last one."""
+        token = self.output.choose(logits_V)
+        if self.output.ended:
+            self._finish(self._result())
+            return
+        window, self.window = self.window, self.window.append((token,))
+        if self.window.dropped != window.dropped:
+            # The window hopped: its keys and values are those of another text now.
+            self._read(self.window.tokens)
+        else:
+            assert self.slot is not None
+            self.chunk = ForwardChunk(self.slot, (token,))
+
+    def _result(self) -> GenerateOutcome:
+        reading = self._prompt_reading
+        assert reading is not None
+        return outcome_of(
+            self.memory,
+            self.prompt,
+            self.output.finish(),
+            self.reader.tokenizer,
+            self.reader.capacity,
+            surprise_nats=reading.nats / reading.scored if reading.scored else None,
+            prefill_seconds=self.timings.prefill_seconds,
+            decode_seconds=self.timings.decode_seconds,
+        )
