@@ -23,6 +23,7 @@ import jinja2.sandbox
 import tokenizers
 
 from hope_runtime.errors import CorruptModelError, InvalidRequestError
+from hope_runtime.token_spelling import byte_alphabet, byte_level_bytes, sentencepiece_bytes
 
 Message = Mapping[str, str]
 """One message of a conversation: `role` and `content`."""
@@ -114,7 +115,7 @@ class Tokenizer:
             index: token.content for index, token in self._plain.get_added_tokens_decoder().items()
         }
         byte_level = '"ByteLevel"' in json.dumps(json.loads(self._json).get("decoder"))
-        spell = _byte_level_bytes if byte_level else _sentencepiece_bytes
+        spell = byte_level_bytes if byte_level else sentencepiece_bytes
         table: list[bytes] = [b""] * (1 + max(self._plain.get_vocab().values(), default=-1))
         for token, index in self._plain.get_vocab().items():
             table[index] = token.encode() if index in added else spell(token)
@@ -281,31 +282,3 @@ def _strftime_now(form: str) -> str:
 def _tojson(value: Any, indent: int | None = None) -> str:
     # Jinja's own filter escapes HTML, which is not what a model has read.
     return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The printable characters by which byte-level BPE spells bytes, with the byte of each.
-
-    Printable Latin-1 bytes spell themselves; the others take, in order, the characters from 256.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + place): byte for place, byte in enumerate(others)
-    }
-
-
-_BYTE_OF = byte_alphabet()
-
-
-def _byte_level_bytes(token: str) -> bytes:
-    try:
-        return bytes(_BYTE_OF[character] for character in token)
-    except KeyError:
-        return token.encode()  # not spelled in bytes: a name that training never merged
-
-
-def _sentencepiece_bytes(token: str) -> bytes:
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return bytes.fromhex(token[3:5])
-    return token.replace("\u2581", " ").encode()

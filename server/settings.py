@@ -40,10 +40,16 @@ class Settings(AccessSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of weights and activations; auto looks at the hardware."
     )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
+        description="Hardware that computes: auto, cpu, cuda, cuda:N or mps. auto is CUDA, else "
+        "MPS, else the CPU.",
+    )
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
         ge=1,
-        description="Compute threads. Their number changes no memory.",
+        description="CPU threads. Their number changes no memory.",
     )
     window_tokens: int = Field(1024, ge=64, description="Tokens that attention sees.")
     window_cache_bytes: int = Field(

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from hope_runtime.engine import turn as turns
 from hope_runtime.engine.adapter_layout import AdapterLayout
-from hope_runtime.engine.request import Request, completed
+from hope_runtime.engine.request import Request
 from hope_runtime.learning import Learner
 from hope_runtime.learning.drift import base_norm, relative_change
 from hope_runtime.models.decoder.weights import BaseModel
@@ -61,12 +61,14 @@ class AdapterEngine:
         return with_window(memory, self.window_tokens)
 
     def check(self, memory: SessionMemory, turn: turns.GenerateTurn) -> None:
-        """Raises InvalidRequestError if the turn would be refused. Any thread may call it."""
+        """Raise InvalidRequestError if the turn would be refused. Any thread may call it."""
         turns.place(self.model.tokenizer, memory, turn, self.window_tokens)
 
     def observe(self, memory: SessionMemory, record: Record) -> Request[SessionMemory]:
         """The memory after a record; nothing is computed for it, so it is there at once."""
-        return completed(observe(memory, record, window_tokens=self.window_tokens))
+        request: Request[SessionMemory] = Request()
+        request.future.set_result(observe(memory, record, window_tokens=self.window_tokens))
+        return request
 
     def change(self, before: SessionMemory | None, after: SessionMemory) -> list[float]:
         """Relative norm of what was added between two memories, of each level."""

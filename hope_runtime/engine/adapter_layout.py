@@ -18,7 +18,7 @@ from hope_runtime.session.policy import LevelConfig
 @dataclass(frozen=True, slots=True)
 class AdapterLayout:
     """Sessions of a frozen backbone: levels are low-rank terms; what is written forward is the
-    memory of the trained branch beside it, if there is one."""
+    memory of the trained fast memory beside it, if there is one."""
 
     model: ModelConfig
     fast_memory: FastMemory | None = None

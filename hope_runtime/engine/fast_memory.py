@@ -1,8 +1,8 @@
-"""The trained fast memory beside a batched pass: what each row's own memory adds to its tokens.
+"""Trained fast memories of a batch: each row's own memory adds to its own tokens.
 
-A pass reads and never writes; writing is learning's (learning/forward.py). Keys and values of a
-window do not depend on what the memory holds, so a row that gets a newer one keeps its cache. What
-queries are made of is kept beside keys and values, for every place of the window.
+A pass reads and never writes; learning/recipes/fast_memory_writer.py writes. Keys and values of a
+window do not depend on what the memory holds, so a row that gets a newer one keeps its cache. The
+inputs of queries are kept beside keys and values, for every place of the window.
 
 Shape suffixes: N tokens of all rows, B rows, T tokens of one row, S = W - 1 + T, D model width,
 X values a token at the sources, R width of an input, W taps, H heads, V value width, K key width.
@@ -36,7 +36,8 @@ class BatchedFastMemory:
         self._seen: list[Tensor] = []
 
     def at(self, layer: int, x_ND: Tensor) -> Tensor:
-        """See model/hope.py; (1, T, D) of a row alone is taken as well."""
+        """Implementation of models.decoder.forward.FastMemory; takes (N, D), or (1, T, D) of one
+        row."""
         config = self._fast_memory.config
         if layer in config.sources:
             self._seen.append(x_ND.reshape(-1, config.d_model))
@@ -76,7 +77,7 @@ class BatchedFastMemory:
 def find_of_rows(
     fast_memory: FastMemory, taps: Sequence[Tensor], memories: Sequence[Tensor | None]
 ) -> Tensor:
-    """What the rows' tokens find, one row behind the other: (N, D), float32.
+    """Values that the rows' tokens find, one row behind the other: (N, D), float32.
 
     `taps` are each row's inputs, those of the W - 1 tokens before it included, (W - 1 + T, R);
     `memories` are (H, V, K). A row without one finds exactly nothing. Rows of one token are one

@@ -16,6 +16,8 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as nnf
 
+from hope_runtime.device import Device
+from hope_runtime.engine import hope_reading as reading
 from hope_runtime.engine import hope_turn as turns
 from hope_runtime.engine.base import EngineLoad
 from hope_runtime.engine.learning_thread import GeneratorRequest
@@ -54,7 +56,7 @@ class HopeEngine:
         self.layout = HopeLayout(model)
         self._norms = [_norm(initial.theta) for initial in model.initial]
         self._batch = Batch(model)
-        self._loop = Loop(self._compute, threads=1, room=lambda: MAX_ROWS)
+        self._loop = Loop(self._compute, device=Device.of(model, threads=1), room=lambda: MAX_ROWS)
         self._loop.start()
 
     def __enter__(self) -> HopeEngine:
@@ -128,26 +130,26 @@ class HopeEngine:
         return EngineLoad(running, waiting, learning, resident_rows=0, resident_bytes=0)
 
     def _compute(
-        self, chunks: Sequence[turns.HopeForwardChunk]
-    ) -> list[turns.HopeOutput | Exception]:
+        self, chunks: Sequence[reading.HopeForwardChunk]
+    ) -> list[reading.HopeOutput | Exception]:
         """The output of each chunk; one that cannot be computed fails alone."""
-        replies = [at for at, chunk in enumerate(chunks) if turns.is_reply(self.model, chunk)]
+        replies = [at for at, chunk in enumerate(chunks) if reading.is_reply(self.model, chunk)]
         together = self._together([chunks[at] for at in replies])
         outputs = dict(zip(replies, together, strict=False))
         return [outputs.get(at) or self._alone(chunk) for at, chunk in enumerate(chunks)]
 
-    def _together(self, chunks: Sequence[turns.HopeForwardChunk]) -> list[turns.HopeOutput]:
+    def _together(self, chunks: Sequence[reading.HopeForwardChunk]) -> list[reading.HopeOutput]:
         """The outputs of one batch; none when there is nothing to gain, or when it failed."""
         if len(chunks) < 2:
             return []
         try:
-            return turns.run_together(self._batch, chunks)
+            return reading.run_together(self._batch, chunks)
         except Exception:
             return []  # computed one by one, only the chunk at fault fails
 
-    def _alone(self, chunk: turns.HopeForwardChunk) -> turns.HopeOutput | Exception:
+    def _alone(self, chunk: reading.HopeForwardChunk) -> reading.HopeOutput | Exception:
         try:
-            return turns.run(self.model, chunk)
+            return reading.run(self.model, chunk)
         except Exception as error:
             return error
 

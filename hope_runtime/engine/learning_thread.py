@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from hope_runtime.device import Device
 from hope_runtime.engine.request import Ready, Request, always_ready
 from hope_runtime.errors import CancelledTurnError
 
@@ -45,14 +46,14 @@ class GeneratorRequest(Request[_Result]):
 class LearningThread:
     """Learns from `start` until it is closed.
 
-    Of `threads` CPU threads one is left to turns while `serving`; `widen` is told before each piece
-    how many it may use.
+    One of the threads of `device` is left to turns while `serving`; `widen` is told before each
+    piece how many it may use.
     """
 
     def __init__(
-        self, *, threads: int, serving: Callable[[], bool], widen: Callable[[int], None]
+        self, *, device: Device, serving: Callable[[], bool], widen: Callable[[int], None]
     ) -> None:
-        self._threads = threads
+        self._device = device
         self._serving = serving
         self._widen = widen
         self._queue: deque[Request[Any]] = deque()
@@ -92,7 +93,7 @@ class LearningThread:
     def _learn(self) -> None:
         torch.set_num_threads(1)
         while (request := self._next()) is not None:
-            self._widen(max(1, self._threads - 1) if self._serving() else self._threads)
+            self._widen(self._device.learning_threads(serving=self._serving()))
             if request.waiting:
                 request.begin()
             else:

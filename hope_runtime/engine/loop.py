@@ -11,8 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
-
+from hope_runtime.device import Device
 from hope_runtime.engine.learning_thread import LearningThread
 from hope_runtime.engine.request import Request
 from hope_runtime.engine.scheduler import Compute, Scheduler
@@ -24,22 +23,22 @@ _log = logging.getLogger(__name__)
 class Loop:
     """Serves and learns from `start` until it is closed.
 
-    `threads` is the number of CPU threads that both have together. `room` says how many more turns
-    can begin; `widen` is told how many threads learning may use for its next piece.
+    Both divide the threads of `device` between them. `room` says how many more turns can begin;
+    `widen` is told how many threads learning may use for its next piece.
     """
 
     def __init__(
         self,
         compute: Compute,
         *,
-        threads: int,
+        device: Device,
         room: Callable[[], int],
         widen: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self._threads = threads
+        self._device = device
         self._scheduler = Scheduler(compute, room=room, prepare=self._share_threads)
         self._learning = LearningThread(
-            threads=threads, serving=lambda: self._scheduler.serving, widen=widen
+            device=device, serving=lambda: self._scheduler.serving, widen=widen
         )
         self._thread = threading.Thread(target=self._serve, name="hope-turns", daemon=True)
 
@@ -69,9 +68,7 @@ class Loop:
         return (*self._scheduler.load(), self._learning.load)
 
     def _share_threads(self) -> None:
-        # Threads that share a core wait for each other, so serving and learning divide them.
-        learning = self._learning.load > 0
-        torch.set_num_threads(max(1, self._threads - 1) if learning else self._threads)
+        self._device.set_serving_threads(learning=self._learning.load > 0)
 
     def _serve(self) -> None:
         while not self._scheduler.closing:

@@ -1,4 +1,4 @@
-"""Builds the records of turns: messages and documents become segments of tokens.
+"""Prompts: messages become the segments of tokens of a turn's record.
 
 Message contents are encoded as plain text, span by span, so no content can smuggle in a control
 token, and the tokens of a text are the same wherever it was cut.
@@ -20,14 +20,14 @@ ROLES = {"system": Speaker.SYSTEM, "user": Speaker.USER, "assistant": Speaker.AS
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one speaker said. `role` is "system", "user" or "assistant"."""
+    """A message of one speaker. `role` is "system", "user" or "assistant"."""
 
     role: str
     content: str
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raises InvalidRequestError unless the messages can open a turn."""
+    """Raise InvalidRequestError unless the messages can open a turn."""
     if not messages:
         raise InvalidRequestError("A turn needs at least one message.", field="messages")
     for index, message in enumerate(messages):

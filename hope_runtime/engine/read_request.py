@@ -29,7 +29,7 @@ class ReadRequest(SlotRequest[ReadOutcome]):
         memory: SessionMemory,
         record: Record,
     ) -> None:
-        super().__init__(reader, pool, key, keep=True)
+        super().__init__(reader, pool, key)
         self.memory = memory
         self.record = record
         self._after: SessionMemory | None = None
@@ -55,6 +55,8 @@ class ScoreRequest(SlotRequest[ReadOutcome]):
     beginning-of-text token; where a model has none, it is left out.
     """
 
+    keeps_window = False
+
     def __init__(
         self,
         reader: Reader,
@@ -63,7 +65,7 @@ class ScoreRequest(SlotRequest[ReadOutcome]):
         context: str,
         text: str,
     ) -> None:
-        super().__init__(reader, pool, object(), keep=False)
+        super().__init__(reader, pool, object())
         self.memory = memory
         self._context, self._text = context, text
 

@@ -1,9 +1,8 @@
-"""Requests: pieces of work that were submitted to an engine and that its steps move along.
+"""Requests: work that was submitted to an engine and that its steps (scheduler.py) move along.
 
-A request owns all its state: prompt, window, output so far, status and timings. The scheduler
-(scheduler.py) asks it for the next chunk of tokens to compute and gives the result back. A request
-changes nothing but its slot, which is a cache, so dropping it anywhere leaves no trace, and that is
-all that cancelling takes.
+A request owns all its state: prompt, window, output so far, status and timings. It changes nothing
+but its slot, which is a cache, so dropping it anywhere leaves no trace, and that is all that
+cancelling takes.
 
 Shape suffixes: T tokens, V vocabulary.
 """
@@ -20,17 +19,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from hope_runtime.engine import turn as turns
 from hope_runtime.engine.kv_slots import Slot, SlotPool
 from hope_runtime.engine.reply import OnText, ReplyBuilder
 from hope_runtime.engine.runner import ForwardChunk, Output
-from hope_runtime.engine.turn import (
-    GenerateOutcome,
-    GenerateTurn,
-    learnable_indices,
-    outcome_of,
-    place,
-    reply_limit,
-)
 from hope_runtime.engine.window_reader import Reader, Reading, WindowReading
 from hope_runtime.errors import CancelledTurnError
 from hope_runtime.session.log import Record
@@ -41,16 +33,16 @@ _Result = TypeVar("_Result")
 Ready = Callable[[], bool]
 
 
-def always_ready() -> bool:
-    """The reader of a request that nobody reads as a stream."""
-    return True
-
-
 class Chunk(Protocol):
     """Tokens that a request needs computed next."""
 
     @property
     def ids(self) -> tuple[int, ...]: ...
+
+
+def always_ready() -> bool:
+    """The reader of a request that nobody reads as a stream."""
+    return True
 
 
 class Status(Enum):
@@ -69,14 +61,9 @@ class Timings:
     begun: float = 0.0
     prefilled: float = 0.0
 
-    @property
-    def prefill_seconds(self) -> float:
-        return self.prefilled - self.begun
-
-    @property
-    def decode_seconds(self) -> float:
-        """Seconds since the prompt was read."""
-        return time.monotonic() - self.prefilled
+    def spent(self) -> tuple[float, float]:
+        """Seconds that the prompt took, and seconds since."""
+        return self.prefilled - self.begun, time.monotonic() - self.prefilled
 
 
 class Request(Generic[_Result]):
@@ -118,7 +105,7 @@ class Request(Generic[_Result]):
         self._guard(self._begin)
 
     def next_chunk(self, limit: int | None) -> Chunk:
-        """What to compute now; a kind that can be sliced gives at most `limit` tokens."""
+        """Tokens to compute now; a kind that can be sliced gives at most `limit` of them."""
         assert self.chunk is not None, "the request has begun"
         return self.chunk
 
@@ -135,20 +122,16 @@ class Request(Generic[_Result]):
 
     def fail(self, error: Exception) -> None:
         """End the work with an error."""
-        self._end(error=error)
+        self._finish(None, error)
 
     def resolve(self) -> None:
-        """Tell whoever waits. Apart from the end of the work, because waiters read the engine's
-        counters, which the scheduler settles first."""
+        """Tell the waiters, once the scheduler has settled the counters that they read."""
         if self._error is not None:
             self.future.set_exception(self._error)
         else:
             self.future.set_result(self._outcome)  # type: ignore[arg-type]
 
-    def _finish(self, outcome: _Result) -> None:
-        self._end(outcome=outcome)
-
-    def _end(self, outcome: _Result | None = None, error: Exception | None = None) -> None:
+    def _finish(self, outcome: _Result | None, error: Exception | None = None) -> None:
         assert not self.finished, "a request ends once"
         self.chunk = None
         self._outcome, self._error = outcome, error
@@ -175,35 +158,22 @@ class Request(Generic[_Result]):
         """Return what the request holds; `kept` says that it ended well."""
 
 
-def completed(outcome: _Result) -> Request[_Result]:
-    """A request whose work is done already."""
-    request: Request[_Result] = Request()
-    request.future.set_result(outcome)
-    request.status = Status.FINISHED
-    return request
-
-
 class SlotRequest(Request[_Result]):
     """A request that reads with a frozen base model, in a slot of the pool while it runs.
 
-    `key` names the slot to reuse; with `keep` what it holds stays there for the next request.
+    `key` names the slot to reuse. With `keeps_window` the window stays there for the next request.
     """
 
     chunk: ForwardChunk | None
+    keeps_window = True
 
     def __init__(
-        self,
-        reader: Reader,
-        pool: SlotPool,
-        key: Hashable,
-        *,
-        keep: bool,
-        ready: Ready = always_ready,
+        self, reader: Reader, pool: SlotPool, key: Hashable, ready: Ready = always_ready
     ) -> None:
         super().__init__(ready)
         self.reader = reader
         self.slot: Slot | None = None
-        self._pool, self._key, self._keep = pool, key, keep
+        self._pool, self._key = pool, key
         self._reading: WindowReading | None = None
         # Hidden states of the slices of `chunk` that were computed.
         self._parts: list[Tensor] = []
@@ -232,7 +202,7 @@ class SlotRequest(Request[_Result]):
 
     def _release(self, *, kept: bool) -> None:
         if self.slot is not None:
-            self._pool.give(self._key, self.slot, keep=self._keep and kept)
+            self._pool.give(self._key, self.slot, keep=self.keeps_window and kept)
             self.slot = None
 
     def _read(self, tokens: tuple[int, ...], score: Sequence[int] = ()) -> None:
@@ -251,7 +221,7 @@ class SlotRequest(Request[_Result]):
         return reading
 
 
-class GenerateRequest(SlotRequest[GenerateOutcome]):
+class GenerateRequest(SlotRequest[turns.GenerateOutcome]):
     """A turn: reads the prompt and decodes a reply, handing out text as it becomes certain.
 
     `prompt` is the turn's record up to where the model answers, `window` what attention sees,
@@ -268,11 +238,11 @@ class GenerateRequest(SlotRequest[GenerateOutcome]):
         pool: SlotPool,
         key: Hashable,
         memory: SessionMemory,
-        turn: GenerateTurn,
+        turn: turns.GenerateTurn,
         on_text: OnText,
         ready: Ready = always_ready,
     ) -> None:
-        super().__init__(reader, pool, key, keep=True, ready=ready)
+        super().__init__(reader, pool, key, ready)
         self.memory = memory
         self.turn = turn
         self._on_text = on_text
@@ -280,11 +250,12 @@ class GenerateRequest(SlotRequest[GenerateOutcome]):
 
     def _begin(self) -> None:
         slot, tokenizer = self._take_slot(), self.reader.tokenizer
-        self.prompt, self.window = place(tokenizer, self.memory, self.turn, self.reader.capacity)
-        limit = reply_limit(self.turn, self.window)
+        capacity = self.reader.capacity
+        self.prompt, self.window = turns.place(tokenizer, self.memory, self.turn, capacity)
+        limit = turns.reply_limit(self.turn, self.window)
         self.output = ReplyBuilder(tokenizer, self.turn.sampling, limit, self._on_text)
         self.reader.bind(slot, self.memory)
-        self._read(self.window.tokens, score=learnable_indices(self.window, self.prompt))
+        self._read(self.window.tokens, score=turns.learnable_indices(self.window, self.prompt))
 
     def _advance(self, output: Output) -> None:
         if self._reading is None:
@@ -313,16 +284,17 @@ class GenerateRequest(SlotRequest[GenerateOutcome]):
             assert self.slot is not None
             self.chunk = ForwardChunk(self.slot, (token,))
 
-    def _result(self) -> GenerateOutcome:
+    def _result(self) -> turns.GenerateOutcome:
         reading = self._prompt_reading
         assert reading is not None
-        return outcome_of(
+        prefill, decode = self.timings.spent()
+        return turns.outcome_of(
             self.memory,
             self.prompt,
             self.output.finish(),
             self.reader.tokenizer,
             self.reader.capacity,
             surprise_nats=reading.nats / reading.scored if reading.scored else None,
-            prefill_seconds=self.timings.prefill_seconds,
-            decode_seconds=self.timings.decode_seconds,
+            prefill_seconds=prefill,
+            decode_seconds=decode,
         )

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
-import torch
-
+from hope_runtime.device import Device
 from hope_runtime.engine.adapter_engine import AdapterEngine
 from hope_runtime.engine.base import EngineLoad
 from hope_runtime.engine.kv_slots import SlotPool
@@ -75,12 +74,13 @@ class TorchEngine(AdapterEngine):
         super().__init__(
             model, window_tokens, fast_memory, learner or Learner(model, threads, fast_memory)
         )
+        self.device = Device.of(model, threads)
         caches = KVCache.pool(
             model.config,
             min(MAX_SLOTS, window_cache_bytes // slot_bytes),
             capacity=window_tokens,
-            dtype=model.dtype,
-            device=model.device,
+            dtype=self.device.dtype,
+            device=self.device.place,
         )
         self.slot_pool = SlotPool(caches)
         self._reader = Reader(
@@ -89,7 +89,7 @@ class TorchEngine(AdapterEngine):
         self._runner = Runner(model, fast_memory)
         self._loop = Loop(
             self._runner.step,
-            threads=threads or torch.get_num_threads(),
+            device=self.device,
             room=lambda: self.slot_pool.room,
             widen=self._widen,
         )

@@ -38,13 +38,13 @@ class Bank(Protocol):
     def writes(
         self, parameters: Parameters, key_BHTK: Tensor, target_BHTR: Tensor, step: Step
     ) -> tuple[Writes, ...]:
-        """What a run does to each parameter, with gradients taken at `parameters`."""
+        """Writes of a run to each parameter, with gradients taken at `parameters`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How strongly each token writes: eta (B, H, T), 0 where it must not, and the run's `decays`
+    """Strength of each token's write: eta (B, H, T), 0 where it must not, and the run's `decays`
     (B, H, T, 1 + T)."""
 
     rule: Rule
@@ -58,7 +58,8 @@ class Step:
 
     @property
     def objective(self) -> Literal["dot", "l2"]:
-        """Of the layer that is erased: the delta rule's erase already is the L2 gradient's."""
+        """Objective of the layer that is erased: the delta rule's erase already is the L2
+        gradient's."""
         return "dot" if self.rule in ("delta", "hebbian") else "l2"
 
 

@@ -1,7 +1,7 @@
-"""Attention over the window: rotary positions, grouped heads, and the cache of keys and values.
+"""Attention over a window: rotary positions and grouped heads.
 
-Knows one layer's attention. Leaves the window's policy (what is pinned, when it hops) to
-memory/window.py, and the order of the layers to hope.py.
+Knows one layer's attention. Leaves the cache of keys and values to kv_cache.py, the window's policy
+(what is pinned, when it hops) to session/window.py, and the order of the layers to the models.
 
 Shape suffixes: B rows, T new tokens, S keys (cached and new), D model width, H query heads,
 G key/value heads, K head width, L layers, C capacity of a cache, P positions.

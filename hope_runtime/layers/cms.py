@@ -112,7 +112,8 @@ def _product(x_BTI: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class LevelState:
-    """What one level of B sessions has learnt, and the gradients of its unfinished chunk.
+    """State of one level of B sessions: what it has learnt, and the gradients of its unfinished
+    chunk.
 
     theta: the rows' own weights, or None while no row has changed (exactly theta_0).
     gathered: sums of gradients since each row's last boundary, of theta's shapes, or None for zero.

@@ -1,4 +1,4 @@
-"""Shapes of layers: a Llama-family backbone, and the Titans memories of a HOPE model.
+"""Shapes of layers: a decoder, and the Titans memories of a HOPE model.
 
 Frozen dataclasses, checked when made. Knows no file format and no policy of learning.
 """
@@ -41,7 +41,7 @@ _ALWAYS_STORED = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shape of a Llama-family Transformer, the backbone that sessions share.
+    """Shape of a decoder-only Transformer, the frozen model that sessions share.
 
     Sizes are in elements; `rope_theta` is the base of the rotary frequencies. A GGUF file states
     the Llama 3 scaling as its result, one divisor per frequency: `rope_factors`, head_dim / 2 of

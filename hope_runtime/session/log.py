@@ -29,7 +29,7 @@ Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 
 
 class Speaker(StrEnum):
-    """Where tokens came from."""
+    """Source of tokens."""
 
     TEMPLATE = "template"
     SYSTEM = "system"
@@ -39,7 +39,7 @@ class Speaker(StrEnum):
 
 
 class RecordKind(StrEnum):
-    """What a record says happened."""
+    """Kind of a record."""
 
     TURN = "turn"
     DOCUMENT = "document"

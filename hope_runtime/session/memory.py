@@ -49,7 +49,7 @@ class Span:
 class Conversation:
     """A named window, and how many turns it has seen.
 
-    `context` is what a native model carries along the conversation instead of a window of token
+    `context` is what a HOPE model carries along the conversation instead of a window of token
     ids, by name, while another conversation is being read; else empty.
     """
 
@@ -60,7 +60,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """How far a document was read. `tail` are committed bytes that no span has yet."""
+    """Progress of a document that is being read. `tail` are committed bytes that no span has yet."""
 
     committed_bytes: int = 0
     tail: bytes = b""
@@ -69,8 +69,8 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class FastMemoryState:
-    """What was written forward while tokens were read: named tensors whose meaning is the
-    engine's. Never changed in place.
+    """Fast memory, written while tokens were read: named tensors whose meaning is the engine's.
+    Never changed in place.
 
     `conversation` is the one that was read last, whose context is among them; None once it ended.
     """
@@ -85,7 +85,7 @@ class FastMemoryState:
 
 @dataclass(frozen=True, slots=True)
 class SessionMemory:
-    """Everything a session knows. See the fields' comments; lengths are in learnable tokens."""
+    """Memory of one session. See the fields' comments; lengths are in learnable tokens."""
 
     fingerprint: str
     policy: LearningPolicy

@@ -35,7 +35,7 @@ class LevelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReplayConfig:
-    """Constants of the default recipe (learning/replay.py); figures in docs/evaluation.md.
+    """Constants of the default recipe (learning/recipes/replay); figures in docs/evaluation.md.
 
     The prices are the most tokens that are run forward and backward for each learnable token,
     rehearsal and contrasts included: `statement_price` for spans that are practised in every form,
@@ -126,13 +126,13 @@ class ReplayConfig:
 
 @dataclass(frozen=True, slots=True)
 class LearningPolicy:
-    """What a session's memory does with what it observes.
+    """Policy of a session: the recipe and constants by which its memory learns.
 
     Part of the fold: to change it is a migration. `recipe` is "replay" (the default one),
     "summed_gradient" (Eq. 71 over the factors, exactly), "none" (levels stay the base model), or
-    that of native models, "streamed" (Eq. 71 over all weights of a level, while tokens are read).
+    that of HOPE models, "streamed" (Eq. 71 over all weights of a level, while tokens are read).
 
-    `writes_forward` says that the trained fast memory beside the model (memory/branch.py) is
+    `writes_forward` says that the trained fast memory beside the model (models/fast_memory) is
     written at the boundaries of the fastest level.
     """
 

@@ -1,8 +1,8 @@
-"""What the JSON in a stored state may hold, checked strictly before it is believed.
+"""Schema of the JSON in a stored state, checked strictly before it is believed.
 
 A store's digests say that bytes are those that were stored, but an import's bytes are whatever a
 user sent. So every field has its type and its range here, and what codec.py builds from them needs
-no further doubt. What is out of range is a ValueError.
+no further doubt. A value out of range raises ValueError.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class GuardFields(NamedTuple):
 
 
 class StateFields(BaseModel):
-    """Everything of a memory but its tensors. Format 1 had neither `contexts` nor `fast`; `guards`
+    """A memory without its tensors. Format 1 had neither `contexts` nor `fast`; `guards`
     came with format 3 and is empty when no level's guards remember anything."""
 
     model_config = ConfigDict(strict=True, extra="forbid")

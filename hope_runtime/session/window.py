@@ -50,7 +50,7 @@ class Window:
         return 2 * self.half - len(self.recent)
 
     def pin(self, ids: tuple[int, ...]) -> Window:
-        """Adds `ids` to the pinned prefix. Raises WindowOverflowError past half the capacity."""
+        """Add `ids` to the pinned prefix. Raises WindowOverflowError past half the capacity."""
         pinned = self.pinned + ids
         if len(pinned) > self.capacity // 2:
             raise WindowOverflowError(
@@ -79,7 +79,7 @@ class Window:
         return Window(capacity, kept, self.recent, dropped)._hop()
 
     def check_fits(self, tokens: int) -> None:
-        """Raises WindowOverflowError unless a prompt of `tokens` would be seen whole.
+        """Raise WindowOverflowError unless a prompt of `tokens` would be seen whole.
 
         A hop keeps the last `half` tokens, and a window without one holds `room` more.
         """

@@ -13,8 +13,8 @@ import importlib.util
 from collections.abc import Callable, Hashable
 
 import safetensors.torch
-import torch
 
+from hope_runtime.device import Device
 from hope_runtime.engine.adapter_engine import AdapterEngine
 from hope_runtime.engine.base import EngineLoad
 from hope_runtime.engine.learning_thread import GeneratorRequest, LearningThread
@@ -42,11 +42,11 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class VLLMEngine(AdapterEngine):
-    """See SessionEngine.
+    """A SessionEngine, which documents its methods.
 
-    `threads` compute threads serve, and learn when nobody is served. `window_cache_bytes` are
+    `threads` CPU threads serve, and learn when nobody is served. `window_cache_bytes` are
     taken at once for keys and values, and say how many turns run at a time, up to MAX_ROWS.
-    `branch` is the trained fast memory beside the model, if it has one.
+    `fast_memory` is the trained fast memory beside the model, if it has one.
     Use as a context manager, or call close().
     Raises ModelError for a model or a window that vLLM cannot serve, and when it does not start.
     """
@@ -76,10 +76,12 @@ class VLLMEngine(AdapterEngine):
                 f"window_cache_bytes is {window_cache_bytes}; a window of {window_tokens} tokens "
                 f"of this model takes {window_bytes} bytes."
             )
-        threads = threads or torch.get_num_threads()
+        if model.device.type != "cpu":
+            raise ModelError("vLLM decodes on the CPU here; leave device at auto or cpu.")
+        self.device = Device.of(model, threads)
         if fast_memory is not None and fast_memory.config.target != model.config.n_layers:
             # Else keys and values would depend on it, and vLLM looks them up without it.
-            raise ModelError("vLLM reads a trained branch behind the last layer only.")
+            raise ModelError("vLLM reads a trained fast memory behind the last layer only.")
         super().__init__(
             model, window_tokens, fast_memory, learner or Learner(model, threads, fast_memory)
         )
@@ -110,7 +112,7 @@ class VLLMEngine(AdapterEngine):
                 if fast_memory is None
                 else (fast_memory.config, _weights_of(fast_memory)),
             ),
-            threads=threads,
+            threads=self.device.threads,
             on_message=self._front.receive,
             on_lost=self._front.lost,
             owes=lambda: self._front.owed,
@@ -118,7 +120,7 @@ class VLLMEngine(AdapterEngine):
         self._supervisor.start()
         self._front.start()
         self._learning = LearningThread(
-            threads=threads, serving=lambda: self._front.load[0] > 0, widen=self._widen
+            device=self.device, serving=lambda: self._front.load[0] > 0, widen=self._widen
         )
         self._learning.start()
 
@@ -129,7 +131,7 @@ class VLLMEngine(AdapterEngine):
         self.close()
 
     def close(self) -> None:
-        """Stops after the present pieces; what was not done is cancelled."""
+        """Stop after the present pieces; what was not done is cancelled."""
         self._front.close()
         self._learning.close()
         self._supervisor.close()
@@ -155,7 +157,7 @@ class VLLMEngine(AdapterEngine):
         return self._front.submit(row, memory, GeneratorRequest(work, ready))
 
     def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Request[ReadOutcome]:
-        """Reads a document's record, scoring it."""
+        """Read a document's record, scoring it."""
         work = turns.read_record(memory, record, self.window_tokens)
         return self._front.submit(row, memory, GeneratorRequest(work))
 
@@ -167,13 +169,13 @@ class VLLMEngine(AdapterEngine):
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
     ) -> Request[tuple[SessionMemory, Consolidation]]:
-        """Learns at one boundary; a pure function of memory and boundary."""
+        """Learn at one boundary; a pure function of memory and boundary."""
         request = GeneratorRequest(self.learner.consolidate(memory, boundary))
         self._learning.submit(request)
         return request
 
     def drop(self, row: Hashable) -> None:
-        """What was computed for the row cannot be found again."""
+        """Make what was computed for the row impossible to find again."""
         self._front.drop(row)
 
     def load(self) -> EngineLoad:
@@ -202,5 +204,5 @@ def rank_for(rank: int) -> int:
             return known
     raise ModelError(
         f"A policy's levels have rank {rank} together; vLLM holds at most {RANKS[-1]}. "
-        "Serve it with --engine native."
+        "Serve it with --engine torch."
     )

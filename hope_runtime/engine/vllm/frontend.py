@@ -1,8 +1,8 @@
-"""The thread on which turns meet the process of vLLM: it begins them, passes their requests on, and
+"""Thread on which turns meet the process of vLLM: it begins them, passes their requests on, and
 hands out what comes back.
 
 As many turns run as there are rows; the others wait. Knows turns (turns.py) and which memories are
-where (adapters.py); how the process is kept is supervisor.py's business.
+where (adapters.py); supervisor.py keeps the process.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import secrets
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -44,8 +45,7 @@ POLL_SECONDS = 0.02
 
 @dataclass(eq=False, slots=True)
 class _Turn:
-    """A turn that runs or waits. `request` is what was submitted; `process_request` is the number
-    of its request in the process, if there is one."""
+    """A turn that runs or waits; `process_request` numbers its request in the process, if any."""
 
     number: int
     row: Hashable
@@ -61,9 +61,9 @@ class _Turn:
 
 
 class Frontend:
-    """Serves turns from `start` until it is closed.
+    """Serves turns from `start` until it is closed, at most `rows` at a time.
 
-    At most `rows` at a time. `send` reaches the process, or raises EngineLostError; what the
+    `send` reaches the process, or raises EngineLostError; what the
     process says comes in through `receive`, and that it is gone through `lost`, from any thread.
     A reply that the model may end does so with one of `stop_ids()`.
     """
@@ -96,7 +96,7 @@ class Frontend:
         self._thread.start()
 
     def close(self) -> None:
-        """What was not done is cancelled."""
+        """Stop; what is left is cancelled."""
         with self._taking:
             if self._closing:
                 return
@@ -107,7 +107,7 @@ class Frontend:
     def submit(
         self, row: Hashable, memory: SessionMemory | None, request: Request[_Result]
     ) -> Request[_Result]:
-        """Takes a turn. Raises CancelledTurnError when it is too late."""
+        """Take a turn. Raises CancelledTurnError when it is too late."""
         with self._taking:
             if self._closing:
                 raise CancelledTurnError("The engine is closing.")
@@ -118,7 +118,7 @@ class Frontend:
         return request
 
     def drop(self, row: Hashable) -> None:
-        """What was computed for the row cannot be found again."""
+        """Make what was computed for the row impossible to find again."""
         self._events.put(partial(self._salts.pop, row, None))
 
     def receive(self, message: FromProcess) -> None:
@@ -165,7 +165,7 @@ class Frontend:
         self._waiting.clear()
 
     def _admit(self) -> None:
-        """Begins turns while there are rows. A turn that was aborted holds its row to the end."""
+        """Begin turns while there are rows. A turn that was aborted holds its row to the end."""
         for _ in range(len(self._waiting)):
             turn = self._waiting.popleft()
             has_room = len(self._busy()) < self._rows and turn.request.ready()
@@ -184,7 +184,7 @@ class Frontend:
         return {turn.number for turn in (*self._running, *self._requests.values())}
 
     def poll_running(self) -> None:
-        """Sees who was cancelled, and makes requests for those whose readers are ready."""
+        """See who was cancelled, and makes requests for those whose readers are ready."""
         for turn in [*self._running]:
             if turn.request.cancelled:
                 self._advance(turn, None)
@@ -232,16 +232,13 @@ class Frontend:
                 if piece.ended:
                     self._release(turn)
             elif turn.ask is None:  # else it has all that it wants of this request
-                self._hand(turn, piece)
-
-    def _hand(self, turn: _Turn, piece: Piece) -> None:
-        if piece.failure is not None:
-            self._fail(turn, HopeError(f"vLLM refused a request: {piece.failure}"))
-            return
-        self._advance(turn, piece)
+                if piece.failure is not None:
+                    self._fail(turn, HopeError(f"vLLM refused a request: {piece.failure}"))
+                else:
+                    self._advance(turn, piece)
 
     def _advance(self, turn: _Turn, piece: Piece | None) -> bool:
-        """Runs a turn up to what it wants next; whether it goes on."""
+        """Run a turn up to what it wants next; whether it goes on."""
         request = turn.request
         if request.waiting:
             request.begin()
@@ -261,7 +258,7 @@ class Frontend:
         self._end(turn)
 
     def _abort(self, turn: _Turn) -> None:
-        """Ends the turn's present request, if there is one; the process says when it has ended."""
+        """End the turn's present request, if there is one; the process says when it has ended."""
         if turn.process_request is not None and not turn.aborting:
             turn.aborting = True
             self._send_quietly(Abort(turn.process_request))
@@ -292,13 +289,11 @@ class Frontend:
 
     def _send_quietly(self, message: Abort | Forget) -> None:
         """A process that is lost needs no word; that it is lost will be heard."""
-        try:
+        with suppress(EngineLostError):
             self._send(message)
-        except EngineLostError:
-            return
 
     def _salt(self, row: Hashable) -> str:
-        """What tells the row's keys and values from all others: nobody else can guess it."""
+        """Secret that tells the row's keys and values from all others; nobody else can guess it."""
         salt = self._salts.pop(row, None) or secrets.token_hex(16)
         self._salts[row] = salt
         while len(self._salts) > MAX_SALTS:

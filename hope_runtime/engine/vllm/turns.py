@@ -58,7 +58,7 @@ def generate(
     window_tokens: int,
     on_text: OnText,
 ) -> Work[GenerateOutcome]:
-    """Reads the prompt and decodes a reply, handing out text as it becomes certain."""
+    """Read the prompt and decodes a reply, handing out text as it becomes certain."""
     started = time.monotonic()
     record, window = place(tokenizer, memory, turn, window_tokens)
     prompt = window.tokens

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.layers.cms import Theta
-from hope_runtime.layers.titans import BankState
+from hope_runtime.layers.titans_state import BankState
 from hope_runtime.models.hope.model import Context, LayerContext, Thetas, forward
 from hope_runtime.models.hope.rows import align, join_rows, take_rows
 from hope_runtime.models.hope.served import HopeModel

@@ -1,4 +1,4 @@
-"""A session of a native model: its state of a stream as part of a SessionMemory, and back.
+"""A session of a HOPE model: its state of a stream as part of a SessionMemory, and back.
 
 What is whose: memories (the banks of fast memories and the counter of their writes, levels,
 gathered gradients) belong to the session, and every conversation reads and writes the same ones.
@@ -129,7 +129,8 @@ def with_state(memory: SessionMemory, state: HopeState, conversation: str | None
 
 @dataclass(frozen=True, slots=True)
 class HopeLayout:
-    """See Layout. Windows may hold any number of tokens up to what a window and its tail hold."""
+    """Layout of the sessions of a HOPE model. Windows may hold any number of tokens up to what a
+    window and its tail hold."""
 
     model: HopeModel
 

@@ -61,7 +61,7 @@ class KeysValues:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What all layers of a pass share about attention; made once.
+    """Attention's inputs that all layers of a forward pass share; made once.
 
     `keep` says how the window after the pass is cut from cached and new keys: the number of the
     newest, or each row's own choice (B, S'). None appends a single token to the tail; then `skip`
@@ -84,7 +84,8 @@ class Sight:
         lengths_B: Tensor | None,
         T: int,
     ) -> Sight:
-        """For T tokens, lengths_B of them real, behind position_B in a window of `size` tokens."""
+        """Sight of T tokens, lengths_B of them real, behind position_B in a window of `size`
+        tokens."""
         S = window.tokens
         device, dtype = window.k.device, window.k.dtype
         cos, sin = _turns(config, position_B[:, None] + torch.arange(T))

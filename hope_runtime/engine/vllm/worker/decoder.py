@@ -36,7 +36,7 @@ class Decoder:
         rows.install()
         self.engine = LLMEngine.from_engine_args(_arguments(options))
         self._begun: dict[int, Begin] = {}
-        # Numbers of the memories that have terms, and of those that a branch wrote.
+        # Numbers of the memories that have terms, and of those that have a fast memory.
         self._adapters: set[int] = set()
         self._written: set[int] = set()
         if options.fast_memory is not None:
@@ -51,7 +51,7 @@ class Decoder:
         return bool(self._begun)
 
     def put(self, adapter: int, tensors: bytes | dict[str, Tensor]) -> None:
-        """See messages.Put."""
+        """Obey messages.Put."""
         tensors = safetensors.torch.load(tensors) if isinstance(tensors, bytes) else {**tensors}
         written = tensors.pop(FAST, None)
         if written is not None:
@@ -73,7 +73,7 @@ class Decoder:
         CHOOSERS.pop(turn, None)
 
     def begin(self, begin: Begin) -> None:
-        """Takes a request. Raises ValueError for one that vLLM will not take."""
+        """Take a request. Raises ValueError for one that vLLM will not take."""
         # An adapter that is not there would end the whole engine at the next step.
         lora = None
         if begin.adapter and begin.adapter not in self._adapters | self._written:
@@ -109,7 +109,7 @@ class Decoder:
         return True
 
     def step(self) -> list[Piece]:
-        """What came of one step. An exception means that the engine cannot be used any more."""
+        """Pieces of one step of vLLM. An exception means that the engine cannot be used any more."""
         found = []
         for output in self.engine.step():
             request = int(output.request_id)

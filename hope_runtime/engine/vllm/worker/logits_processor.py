@@ -43,7 +43,7 @@ CHOOSERS: dict[int, Chooser] = {}
 
 
 def extra_arguments(turn: int, sampling: Sampling, reply: tuple[int, ...]) -> dict[str, Any]:
-    """What a request carries; nothing when its tokens are simply the likeliest ones."""
+    """Extra arguments of a request; none when its tokens are simply the likeliest ones."""
     if sampling.temperature == 0 and sampling.repetition_penalty == 1:
         return {}
     if turn not in CHOOSERS:

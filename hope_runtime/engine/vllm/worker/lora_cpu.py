@@ -29,7 +29,7 @@ def install() -> None:
 
 
 class Rows(PunicaWrapperCPU):  # type: ignore[misc]
-    """Only for linear layers: those of the MLP are all that a memory changes."""
+    """Wrapper for linear layers only: those of the MLP are all that a memory changes."""
 
     def update_metadata(
         self,
@@ -76,7 +76,7 @@ class Rows(PunicaWrapperCPU):  # type: ignore[misc]
         buffer: tuple[Tensor, ...] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Adds each token's own terms to y, (N, out); x is (N, in). Stacks are (S, 1, R, in) and
+        """Add each token's own terms to y, (N, out); x is (N, in). Stacks are (S, 1, R, in) and
         (S, 1, out, R)."""
         if not self._runs:
             return

@@ -1,0 +1,58 @@
+"""Blobs of a stored session: safetensors with a header that names format, kind and base model."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, StateVersionError
+from hope_runtime.session.layout import Tensors
+from hope_runtime.session.memory import SessionMemory
+
+STATE_FORMAT = 3
+
+
+def tensors_blob(memory: SessionMemory, kind: str, tensors: Tensors) -> bytes:
+    """A blob of named tensors that belongs to a memory's base model."""
+    # Of tensors that share storage each is written whole.
+    own = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    return save(own, metadata=blob_header(memory.fingerprint, kind))
+
+
+def blob_header(fingerprint: str, kind: str) -> dict[str, str]:
+    """Metadata of a blob in the present format."""
+    return {"format": str(STATE_FORMAT), "kind": kind, "fingerprint": fingerprint}
+
+
+def open_blob(
+    data: bytes, kind: str, fingerprint: str
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a blob.
+
+    Raises CorruptStateError, StateVersionError for a newer format, FingerprintMismatchError for
+    another base model.
+    """
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size])["__metadata__"]
+        tensors = load(data)
+        version = int(header["format"])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptStateError(f"A {kind} blob is not readable: {error}.") from error
+    if header.get("kind") != kind:
+        raise CorruptStateError(f"A blob of kind '{header.get('kind')}' stands where a {kind} is.")
+    if version > STATE_FORMAT:
+        raise StateVersionError(
+            f"This state was written in format {version}; this server reads up to {STATE_FORMAT}."
+        )
+    if header.get("fingerprint") != fingerprint:
+        raise FingerprintMismatchError(
+            "The session was learnt on another base model; serve that model."
+        )
+    return tensors, header
