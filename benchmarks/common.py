@@ -1,4 +1,4 @@
-"""What the benchmarks share: paired measuring, some memory, some text."""
+"""Helpers of the benchmarks: paired measuring, some memory, some text."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ DOCUMENT_CHARS = 4000  # about a thousand tokens
 
 @dataclass(frozen=True)
 class Fact:
-    """What is said, what is asked later in other words, and what the answer must contain."""
+    """A statement, a question in other words, and the value that the answer must contain."""
 
     told: str
     question: str

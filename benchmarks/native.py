@@ -124,7 +124,7 @@ def rates(name: str, tokens: int) -> dict[str, float]:
 
 
 def described(name: str, tokens: int, peer: dict[str, Any]) -> dict[str, Any]:
-    """What stands beside the rates: sizes, rule, and what pieces and neighbours change."""
+    """Figures beside the rates: sizes, rule, and the effect of pieces and neighbours."""
     config, weights = model_of(name)
     ids = torch.randint(0, VOCAB, (2, tokens), generator=torch.Generator().manual_seed(0))
     whole, state = observe(config, weights, ids, fresh_state(config, weights, 2))

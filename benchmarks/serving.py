@@ -64,7 +64,7 @@ def decode_adapted8(model: BaseModel) -> Entry:
 
 
 def metrics_cost(model: BaseModel) -> Entry:
-    """What metrics record of a step of 8 replies, as a share of that step.
+    """Cost of metrics in a step of 8 replies, as a share of that step.
 
     Timed by itself: beside a step it would drown in what a step varies by.
     """

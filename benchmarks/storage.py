@@ -186,7 +186,7 @@ async def _commit(
 
 
 async def _load(opened: SessionStore, key: SessionKey) -> dict[str, bytes]:
-    """What a server does before a session's first turn on it."""
+    """Work of a server before a session's first turn on it."""
     await opened.acquire(key, "another", LEASE_SECONDS)
     await opened.head(key)
     return await opened.read_blobs(key)

@@ -76,7 +76,7 @@ class DivergedStateError(StateError):
 
 
 class InvalidRequestError(HopeError):
-    """What the caller asked for makes no sense.
+    """The request is invalid.
 
     `field` names the offending field of the request, as the API spells it.
     """

@@ -153,7 +153,7 @@ class Tokenizer:
         first: bool,
         add_generation_prompt: bool = True,
     ) -> list[Piece]:
-        """What the template adds for new messages, cut into its own text and their contents.
+        """Text that the template adds for new messages, cut into its own text and their contents.
 
         With `first`, the conversation begins here, with the template's default system prompt if it
         has one. Otherwise the window holds a conversation whose last reply ended with its end
@@ -198,7 +198,7 @@ class Tokenizer:
         return [piece for piece in pieces if piece.text]
 
     def _after_reply(self, text: str, reply: str) -> str:
-        """What a rendered conversation holds after a reply and its end token."""
+        """Text of a rendered conversation after a reply and its end token."""
         _, found, rest = text.rpartition(reply)
         if not found:
             raise InvalidRequestError("the chat template leaves out replies", field="messages")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import processes
 import pytest
 import torch
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.checkpoints.converted_cache import save_converted
@@ -30,6 +33,41 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 TinyLlama = Callable[..., tuple[Any, Path]]
 CHAT_HEADS: dict[str, Any] = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 16}
+HEAVY_SECONDS = 3600
+# The least time that a test has, beyond its limit, to put away what it made.
+TEARDOWN_SECONDS = 120
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that take minutes by design get a limit of their own."""
+    for item in items:
+        long = item.get_closest_marker("heavy") or item.get_closest_marker("vllm")
+        if long and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(HEAVY_SECONDS))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Ends the run, with the stacks of all threads, when a test hangs even in its teardown: the
+    limit of pytest-timeout fires once and does not reach there."""
+    marker = item.get_closest_marker("timeout")
+    given = item.config.getoption("timeout") or item.config.getini("timeout")
+    limit = float(marker.args[0] if marker else given or 0)
+    if limit and item.config.stash.get(fault_handler_stderr_fd_key, None) is not None:
+        stderr = item.config.stash[fault_handler_stderr_fd_key]
+        faulthandler.dump_traceback_later(limit + TEARDOWN_SECONDS, exit=True, file=stderr)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def _children_end_with_their_test() -> Iterator[None]:
+    known = processes.children()
+    yield
+    left = processes.end_children(known)
+    assert not left, f"the test left processes behind, which were killed: {left}"
 
 
 @pytest.fixture(scope="session", autouse=True)

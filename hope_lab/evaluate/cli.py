@@ -30,7 +30,7 @@ from hope_runtime.errors import HopeError
 
 
 class Task(Protocol):
-    """What a task's module offers."""
+    """A task of `hope evaluate`: a module or an object."""
 
     @property
     def NAME(self) -> str: ...  # noqa: N802

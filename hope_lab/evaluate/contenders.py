@@ -1,4 +1,4 @@
-"""Who takes a course: the frozen base, its prompt, retrieval, and memories.
+"""Contenders of a course: the frozen base, its prompt, retrieval, and memories.
 
 Each arm answers the same questions. `frozen` sees the question alone; `prompt` all that was told
 before it, while that fits; `retrieval` the best passages of it; `memory` the question alone, on the
@@ -34,8 +34,8 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all contenders share. `prompt_tokens` is the most that a prompt and its reply may take,
-    `passages` how many retrieval puts into it."""
+    """Settings that all contenders share. `prompt_tokens` is the most that a prompt and its reply
+    may take, `passages` how many retrieval puts into it."""
 
     engine: TorchEngine
     prompt_tokens: int
@@ -54,11 +54,12 @@ class Contender(Protocol):
         """The replies of each arm."""
 
     def costs(self) -> dict[str, Any]:
-        """What learning took so far."""
+        """Cost of learning so far."""
 
 
 def contender(setting: Setting, arms: Sequence[str], policy: LearningPolicy | None) -> Contender:
-    """Who gives these arms: one of the baselines, or those of a memory that learns by `policy`."""
+    """Contender for these arms: one of the baselines, or those of a memory that learns by
+    `policy`."""
     if policy is not None:
         return _Remembering(setting, arms, policy)
     (arm,) = arms
@@ -100,7 +101,7 @@ class _Baseline:
         pass
 
     def context(self, question: str) -> str | None:
-        """What stands before a question; None when that is more than can."""
+        """Text before a question; None when it exceeds the prompt."""
         return ""
 
     def ask(

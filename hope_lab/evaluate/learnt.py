@@ -1,4 +1,4 @@
-"""What a pass of the model reads of a session's memory: its levels, and its fast memory.
+"""The part of a session's memory that a forward pass reads: adapters and fast memory.
 
 Evaluations run passes of their own, many questions at once; the engine does the same with its rows
 (engine/reader.py).
@@ -48,7 +48,7 @@ NOTHING = Learnt()
 
 
 def learnt_of(memory: SessionMemory, fast_memory: FastMemory | None) -> Learnt:
-    """What `memory` holds, on a model with this branch."""
+    """Adapters and fast memory of `memory`, on a model with this branch."""
     fast = None if fast_memory is None else written(fast_memory, memory)
     beside = None if fast_memory is None or fast is None else Beside(fast_memory, fast)
     return Learnt(memory.adapter, beside)

@@ -17,7 +17,7 @@ from hope_runtime.session.policy import DEFAULT_POLICY, POLICIES, LearningPolicy
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """What runs, how often, and how the result is shown."""
+    """Options for seeds, repetitions and output."""
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], metavar="N", help="(default 0)"
     )
@@ -64,7 +64,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arm_options(parser: argparse.ArgumentParser) -> None:
-    """Who answers."""
+    """Options for contenders."""
     arms = parser.add_argument_group("who answers")
     arms.add_argument(
         "--arms", nargs="+", choices=ARMS, default=list(ARMS), help="(default: all of them)"
@@ -109,7 +109,7 @@ def groups_of(
 
 
 def cache_of(args: argparse.Namespace) -> ResultCache:
-    """Where results are kept. Raises CacheError."""
+    """Directory of stored results. Raises CacheError."""
     if args.no_cache:
         return ResultCache(None)
     return ResultCache(args.cache or cache_root() / "evaluations")

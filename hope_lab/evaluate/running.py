@@ -82,7 +82,7 @@ class Bench:
         return self._cache.get(whole, run)
 
     def _fast_memory(self, policy: LearningPolicy | None) -> dict[str, str]:
-        """What else a policy's results depend on that writes with the trained fast memory."""
+        """Digest of the fast memory for policies that write with it: results depend on it."""
         if policy is None or not policy.writes_forward or self.engine.fast_memory is None:
             return {}
         return {"branch": self.engine.fast_memory.digest}

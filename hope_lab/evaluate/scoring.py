@@ -74,7 +74,7 @@ def rows(trials: Iterable[Trial], by: Sequence[str], scorer: Scorer) -> list[dic
 
 
 def costs(taken: Iterable[Taken], by: Sequence[str]) -> list[dict[str, Any]]:
-    """What the memories' learning took, summed over the courses with the same labels.
+    """Cost of the memories' learning, summed over the courses with the same labels.
 
     The arms of one memory share one row.
     """
@@ -115,7 +115,7 @@ def translated(cell: Sequence[tuple[Asked, str]]) -> tuple[float | None, Sequenc
 
 
 def translation(reply: str) -> str:
-    """What a reply says a sentence means: what it quotes last, or else its first sentence."""
+    """The translation that a reply gives: what it quotes last, or else its first sentence."""
     sentence = first_sentence(reply)
     parts = sentence.replace("\u201c", '"').replace("\u201d", '"').split('"')
     quoted = parts[-2] if len(parts) >= 3 else sentence

@@ -1,4 +1,4 @@
-"""What a small model trained here makes of a long text that it reads once, learning as it goes.
+"""Loss of a small model trained here on a long text that it reads once, learning as it goes.
 
 Shared by the tables whose models learn in context: text as bytes, trained on the beginning of a
 text and tested on a stream it never saw. Knows no table.

@@ -1,4 +1,4 @@
-"""What the outer loop can be told. Knows no model and no task."""
+"""Settings of the outer loop. Knows no model and no task."""
 
 from __future__ import annotations
 

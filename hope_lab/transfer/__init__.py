@@ -1,4 +1,4 @@
-"""How what one level knows reaches another: the five modes of Nested Learning, section 3.3.
+"""Transfer of knowledge between levels: the five modes of Nested Learning, section 3.3.
 
 A level here is named parameters and a loss. Each mode has one place:
 

@@ -56,7 +56,7 @@ def generated_context(
 def compressed(
     rule: UpdateRule, context: Iterable[Mapping[str, Tensor]], shapes_of: Parameters
 ) -> State:
-    """What an optimiser's memory holds after a context of gradients, whoever generated them.
+    """State of an optimiser's memory after a context of gradients, whatever generated them.
 
     `shapes_of` gives shapes and dtypes alone. Not for rules that need inputs: they keep no memory.
     """

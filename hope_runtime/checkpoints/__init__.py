@@ -173,7 +173,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 
 
 def written_texts_dir() -> Path:
-    """Where what base models write by themselves is kept (learning/kept.py)."""
+    """Directory of the texts that base models wrote (learning/sample_cache.py)."""
     return cache_root() / "written"
 
 

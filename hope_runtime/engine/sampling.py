@@ -66,7 +66,7 @@ class TokenLogprobs:
 
 
 def token_logprobs(logits_V: Tensor, token: int, count: int) -> TokenLogprobs:
-    """Log-probabilities of the model itself: `logits_V`, (V,), are its logits before any penalty."""
+    """Log-probabilities of the model itself: `logits_V`, (V,), before any penalty."""
     logprobs_V = logits_V.float().log_softmax(-1)
     best = logprobs_V.topk(min(count, len(logprobs_V)))
     top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))

@@ -123,9 +123,9 @@ class ResidualBank:
         gate = torch.sigmoid(before_BHNTF)
         hidden_BHNTF = before_BHNTF * gate
         target_BHNTO = self._split(target_BHTR)
-        fast_memory = hidden_BHNTF @ outer.mT
+        branch = hidden_BHNTF @ outer.mT
         left = target_BHNTO - key_BHTK[:, :, None] if self.skip else target_BHNTO
-        error_BHNTO = fast_memory - left
+        error_BHNTO = branch - left
         slope = gate * (1 + before_BHNTF * (1 - gate))
         backward_BHNTF = (error_BHNTO @ outer) * slope
         eta_BHT1 = step.eta_BHT[..., None]
@@ -147,8 +147,8 @@ class ResidualBank:
         return inner_writes, Writes(hidden_BHNTF, written, eta * hidden_BHNTF, decay)
 
     def _output(self, outer: Tensor, hidden_BHNTF: Tensor, z_BHTK: Tensor) -> Tensor:
-        fast_memory = hidden_BHNTF @ outer.mT
-        return self._join(fast_memory + z_BHTK[:, :, None] if self.skip else fast_memory)
+        branch = hidden_BHNTF @ outer.mT
+        return self._join(branch + z_BHTK[:, :, None] if self.skip else branch)
 
     def _split(self, joined: Tensor) -> Tensor:
         """(B, H, T, N * X) -> (B, H, N, T, X)."""

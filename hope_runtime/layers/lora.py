@@ -155,7 +155,7 @@ def initial(config: ModelConfig, rank: int, seed: int) -> LoraAdapter:
 
 
 def concatenate(adapter: Iterable[LoraAdapter | None]) -> LoraAdapter | None:
-    """One adapter with the sum of the ranks and the sum of the effects; None when all are absent."""
+    """One adapter with the sum of the ranks and of the effects; None when all are absent."""
     present = [term for term in adapter if term is not None]
     if len(present) < 2:
         return present[0] if present else None

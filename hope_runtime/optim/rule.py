@@ -152,7 +152,7 @@ class InPlace:
 
 
 def state_dtype(parameter: Tensor) -> torch.dtype:
-    """What slots of a parameter are kept in: at least float32."""
+    """Dtype of a parameter's slots: at least float32."""
     return torch.promote_types(parameter.dtype, torch.float32)
 
 

@@ -12,7 +12,7 @@ from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, Sta
 from hope_runtime.session.layout import Tensors
 from hope_runtime.session.memory import SessionMemory
 
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 
 
 def tensors_blob(memory: SessionMemory, kind: str, tensors: Tensors) -> bytes:

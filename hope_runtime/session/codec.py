@@ -10,7 +10,7 @@ Every blob says format, kind and the base model's fingerprint, and is checked fo
 dtypes and finiteness against the model before a tensor is used; what it should hold, the engine's
 Layout says. Integrity of the bytes themselves (digest, encryption) is the store's. tests/golden
 holds blobs of every format version: format 1 knew no fast memory and no contexts, format 2 no
-guards.
+guards, format 3 no digests of documents.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def encode_state(memory: SessionMemory) -> bytes:
             for name, item in memory.conversations.items()
         ],
         "documents": [
-            [name, item.committed_bytes, item.tail.hex(), item.ended]
+            [name, item.committed_bytes, item.tail.hex(), item.ended, item.content.hex()]
             for name, item in memory.documents.items()
         ],
         "contexts": [name for name, item in memory.conversations.items() if item.context],
@@ -267,7 +267,12 @@ def _build(
         for item, head, tail in zip(state.conversations, pinned, recent, strict=True)
     }
     documents = {
-        item.name: Document(item.committed_bytes, bytes.fromhex(item.tail), item.ended)
+        item.name: Document(
+            item.committed_bytes,
+            bytes.fromhex(item.tail),
+            item.ended,
+            bytes.fromhex(item.content),
+        )
         for item in state.documents
     }
     return SessionMemory(

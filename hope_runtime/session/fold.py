@@ -68,7 +68,7 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None)
             raise ValueError("a rollback is applied by restoring the version it names")
     memory = _collect_spans(memory, record)
     if record.kind is RecordKind.DOCUMENT:
-        state = Document(record.committed_bytes, record.tail, record.ended)
+        state = Document(record.committed_bytes, record.tail, record.ended, record.content)
         documents = _recent(memory.documents, record.document, state, MAX_DOCUMENTS)
         memory = replace(memory, documents=documents)
     flushes = record.ended or record.kind in (RecordKind.END_CONVERSATION, RecordKind.CONSOLIDATE)
@@ -108,6 +108,31 @@ def stretch(memory: SessionMemory, boundary: Boundary) -> tuple[Span, ...]:
     if boundary.level == 0:
         return tuple(span for span in memory.pending if span.end <= boundary.position)
     return tuple(span for span in memory.buffer if since < span.end <= boundary.position)
+
+
+def with_learning(
+    before: SessionMemory, learnt: SessionMemory, now: SessionMemory
+) -> SessionMemory:
+    """`now`, which observed turns since `before`, with what consolidations made of `before`.
+
+    The two orders give one memory: a consolidation reads and changes levels, the buffer and what
+    was pending at its boundary, and a turn only adds behind it. So a reply need not wait for a
+    consolidation that is under way. Raises ValueError unless only turns were observed in between
+    (a reset, a freeze or the end of a document or conversation must wait).
+    """
+    if any(old is not new for old, new in zip(before.levels, now.levels, strict=True)) or (
+        now.documents != before.documents or now.flushes != before.flushes
+    ):
+        raise ValueError("only turns may be observed beside a consolidation")
+    added = tuple(span for span in now.pending if span.start >= before.observed_tokens)
+    return replace(
+        now,
+        levels=learnt.levels,
+        pending=(*learnt.pending, *added),
+        buffer=learnt.buffer,
+        flushes=learnt.flushes,
+        fast=learnt.fast,
+    )
 
 
 def effective(records: Sequence[Record]) -> list[Record]:

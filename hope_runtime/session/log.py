@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hope_runtime.errors import CorruptStateError, StateVersionError
+from hope_runtime.session.content import fits
 
 RECORD_FORMAT = 1
 # Of one record before compression: more than the ids of the largest message make.
@@ -90,6 +91,8 @@ class Record:
     document: str = ""
     committed_bytes: int = 0
     tail: bytes = b""
+    # As in Document: what tells this document from another one, which the fold keeps and ignores.
+    content: bytes = b""
     ended: bool = False
     target_version: int = 0
     target_seq: int = 0
@@ -118,6 +121,8 @@ class Record:
             "tail": self.tail.hex(),
         }
         header |= {name: getattr(self, name) for name in _PLAIN if getattr(self, name)}
+        if self.content:
+            header["content"] = self.content.hex()
         if self.levels:
             header["levels"] = self.levels
         ids = np.asarray(self.tokens, dtype="<u4").tobytes()
@@ -147,6 +152,9 @@ class Record:
             )
         if sum(length for _, _, lengths in header.segments for length in lengths) != len(ids):
             raise CorruptStateError("A log record cannot be read: token counts disagree.")
+        content = bytes.fromhex(header.content)
+        if not fits(content, header.committed_bytes, header.ended):
+            raise CorruptStateError("A log record cannot be read: its digest has another length.")
         rest = iter(ids)
         segments = (
             Segment(speaker, tuple(tuple(islice(rest, length)) for length in lengths), learnable)
@@ -156,6 +164,7 @@ class Record:
             kind=header.kind,
             segments=tuple(segments),
             tail=bytes.fromhex(header.tail),
+            content=content,
             levels=tuple(header.levels),
             **{name: getattr(header, name) for name in _PLAIN},
         )
@@ -180,6 +189,7 @@ class _Header(BaseModel):
     kind: RecordKind
     segments: list[tuple[Speaker, bool, list[Count]]]
     tail: Hex
+    content: Hex = ""
     levels: list[Count] = []
     conversation: str = ""
     pinned: Count = 0

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hope_runtime.layers.config import ModelConfig
 from hope_runtime.layers.lora import LoraAdapter, concatenate
+from hope_runtime.session import content
 from hope_runtime.session.levels import Level
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.policy import LearningPolicy
@@ -60,11 +61,22 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Progress of a document that is being read. `tail` are committed bytes that no span has yet."""
+    """Progress of a document that is being read. `tail` are committed bytes that no span has yet.
+
+    `content` is the running digest of the committed bytes (content.py), of an ended document the
+    digest itself; empty when they were not digested from the first one on. It tells documents
+    apart and is not part of the memory's hash.
+    """
 
     committed_bytes: int = 0
     tail: bytes = b""
     ended: bool = False
+    content: bytes = b""
+
+    @property
+    def digest(self) -> bytes:
+        """Of the committed bytes; empty when it is not known."""
+        return self.content if self.ended or not self.content else content.digest(self.content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from hope_runtime.session.content import fits
 from hope_runtime.session.guards import Guard
 from hope_runtime.session.log import Count, Hex, Speaker
 from hope_runtime.session.memory import MAX_CONVERSATIONS, MAX_DOCUMENTS
@@ -51,6 +52,8 @@ class DocumentFields(NamedTuple):
     committed_bytes: Count
     tail: Hex
     ended: bool
+    # Since format 4; empty for a document that was begun before.
+    content: Hex = ""
 
 
 class FastFields(BaseModel):
@@ -113,6 +116,11 @@ class StateFields(BaseModel):
             raise ValueError("conversations are named twice or not at all")
         if len({item.name for item in self.documents}) != len(self.documents):
             raise ValueError("documents are named twice")
+        if not all(
+            fits(bytes.fromhex(item.content), item.committed_bytes, item.ended)
+            for item in self.documents
+        ):
+            raise ValueError("the digest of a document is none of so many bytes")
         if self.guards and len(self.guards) != len(self.levels):
             raise ValueError("guards are not those of the levels")
         for item in self.conversations:

@@ -39,8 +39,8 @@ class Summary:
     memory_hash: str
     levels: list[LevelSummary]
     conversations: list[str]
-    # Name, committed bytes, ended.
-    documents: list[tuple[str, int, bool]]
+    # Name, committed bytes, ended, digest in hexadecimal, which is empty when it is not known.
+    documents: list[tuple[str, int, bool, str]]
 
 
 def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
@@ -65,7 +65,8 @@ def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
         "levels": levels,
         "conversations": list(memory.conversations),
         "documents": [
-            [name, item.committed_bytes, item.ended] for name, item in memory.documents.items()
+            [name, item.committed_bytes, item.ended, item.digest.hex()]
+            for name, item in memory.documents.items()
         ],
     }
     return json.dumps(summary).encode()
@@ -97,5 +98,9 @@ def decode_summary(data: bytes) -> Summary:
         memory_hash=fields["memory_hash"],
         levels=[LevelSummary(**level) for level in fields["levels"]],
         conversations=fields["conversations"],
-        documents=[(name, size, ended) for name, size, ended in fields["documents"]],
+        # Summaries of older servers say nothing of digests.
+        documents=[
+            (name, size, ended, *(digest or [""]))
+            for name, size, ended, *digest in fields["documents"]
+        ],
     )

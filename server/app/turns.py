@@ -7,7 +7,7 @@ services/ translates requests and errors.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +19,7 @@ from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import Document
 from hope_runtime.session.spans import SpanReader
 from server.app.cancellation import result_of
+from server.app.documents import advanced, digested, open_document
 from server.app.residency import OnStatus, Resident, Status
 from server.app.sessions import Sessions
 from server.store.base import AlreadyExistsError, Head, SessionKey, StoredReply
@@ -29,10 +30,16 @@ SUB_TURN_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A reply and where it left the session."""
+    """A reply and where it left the session.
+
+    `window_began` says that the conversation had no window before; `dropped_conversation` names the
+    one whose window had to go for it.
+    """
 
     outcome: GenerateOutcome
     memory_version: int
+    window_began: bool = False
+    dropped_conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,15 @@ async def generate(
         version = resident.head.version
         row = (key, turn.conversation)
         ticket = sessions.engine.generate(row, resident.memory, turn, on_text, ready=ready)
-        generated = Generated(await result_of(ticket), version)
+        outcome = await result_of(ticket)
+        before = resident.memory.conversations
+        after = before if ephemeral else outcome.memory.conversations
+        generated = Generated(
+            outcome,
+            version,
+            window_began=turn.conversation not in before,
+            dropped_conversation=_dropped(before, after),
+        )
         if ephemeral:
             sessions.engine.drop(row)  # it holds keys and values of what was said
         else:
@@ -97,7 +112,6 @@ async def generate(
                     expires_at=request.expires_at,
                 )
             try:
-                outcome = generated.outcome
                 await sessions.commit_turn(resident, outcome.record, outcome.memory, reply)
             except AlreadyExistsError:
                 # Another server answered the same request in between.
@@ -129,6 +143,10 @@ class IngestProgress:
     scored: int
     memory_version: int
     ended: bool = False
+    # Names of what the session had to let go of for this document: the place of another one, the
+    # window of another conversation.
+    dropped_document: str = ""
+    dropped_conversation: str = ""
 
 
 async def ingest(
@@ -139,21 +157,26 @@ async def ingest(
     conversation: str,
     document: str,
     offset_bytes: int,
+    content_digest: bytes = b"",
     learn: bool,
     on_status: OnStatus,
 ) -> AsyncIterator[IngestProgress]:
     """Reads a document as a row of sub-turns, each of them durable when its progress comes.
 
+    `content_digest` is that of the bytes before `offset_bytes` as the caller has them; when what
+    was read is something else, DocumentDiffersError is raised.
+
     The last of `parts` is an End; whoever sends them raises when it does not come, and then only
     the sub-turns that were reported are part of the session.
     """
-    known = await _open_document(sessions, key, document, offset_bytes, on_status)
+    known = await open_document(sessions, key, document, offset_bytes, content_digest, on_status)
     reader = SpanReader(known.tail)
     encode = sessions.engine.model.tokenizer.encode
     tokens = 0
     # Bytes that `known` counts already but no span has: they come out with the next one.
     committed = known.committed_bytes - len(known.tail)
     pending: list[tuple[int, ...]] = []
+    undigested = bytearray()  # what came behind the bytes that `known` counts
 
     async def sub_turn(
         spans: Sequence[tuple[int, ...]], expected: Document, now: Document
@@ -165,6 +188,7 @@ async def ingest(
             document=document,
             committed_bytes=now.committed_bytes,
             tail=now.tail,
+            content=now.content,
             ended=now.ended,
         )
         while learn and (seconds := await sessions.quotas.wait_seconds(key.user)):
@@ -177,6 +201,7 @@ async def ingest(
                     field="start.document",
                 )
             await sessions.quotas.check(key)
+            before = resident.memory
             outcome = ReadOutcome(0.0, 0)
             if spans:
                 row = (key, conversation)
@@ -194,36 +219,36 @@ async def ingest(
                 outcome.scored,
                 resident.head.version,
                 now.ended,
+                _dropped(before.documents, resident.memory.documents),
+                _dropped(before.conversations, resident.memory.conversations),
             )
 
     ended = False
     async for part in parts:
         ended = part is End.COMPLETE
         data = part if isinstance(part, bytes) else b""
+        undigested += data
         for span in reader.feed(data, final=ended):
             ids = tuple(encode(span))
             committed += len(span.encode())
             tokens += len(ids)
             pending.append(ids)
             if sum(map(len, pending)) >= SUB_TURN_TOKENS:
-                now = _advanced(known, committed)
+                now = advanced(known, committed, undigested)
+                del undigested[: now.committed_bytes - known.committed_bytes]
                 yield await sub_turn(pending, known, now)
                 known, pending = now, []
-    now = Document(committed + len(reader.tail), reader.tail, ended)
+    now = Document(
+        committed + len(reader.tail), reader.tail, ended, digested(known, undigested, ended)
+    )
     if not now.committed_bytes:
         raise InvalidRequestError("The document is empty.", field="chunk")
     yield await sub_turn(pending, known, now)
 
 
-def _advanced(known: Document, committed: int) -> Document:
-    """`known` when the spans before byte `committed` have been read.
-
-    A tail may hold more than its first span, such as the space behind a sentence; bytes that were
-    reported as committed stay so.
-    """
-    if committed >= known.committed_bytes:
-        return Document(committed)
-    return Document(known.committed_bytes, known.tail[committed - known.committed_bytes :])
+def _dropped(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    """The name that is gone, of a mapping that lets go of one when it takes another in."""
+    return next((name for name in before if name not in after), "")
 
 
 async def score(
@@ -279,22 +304,3 @@ async def _check_repeat(sessions: Sessions, key: SessionKey, request: RequestId)
             f"request_id '{request.id}' was used for another request.", field="request_id"
         )
     raise RepeatedRequestError(stored.payload)
-
-
-async def _open_document(
-    sessions: Sessions, key: SessionKey, name: str, offset: int, on_status: OnStatus
-) -> Document:
-    """The document's state; checks that the caller goes on exactly where it stands."""
-    async with sessions.exclusive(key, on_status) as resident:
-        known = resident.memory.documents.get(name, Document())
-    if known.ended:
-        raise InvalidRequestError(
-            f"Document '{name}' was read to its end; use another name.", field="start.document"
-        )
-    if offset != known.committed_bytes:
-        raise InvalidRequestError(
-            f"Document '{name}' is committed up to byte {known.committed_bytes}; "
-            f"resume there, not at {offset}.",
-            field="start.offset_bytes",
-        )
-    return known

@@ -1,1 +1,1 @@
-"""Who calls: credentials in, a user out. Nothing a request says has a part in it."""
+"""Authentication: credentials in, a user out, whatever a request says."""

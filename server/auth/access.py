@@ -24,8 +24,8 @@ from server.grpc_api.interceptors.identity import (
 
 
 def user_authenticator(settings: AccessSettings) -> Authenticator:
-    """Who users are: the token's subject where tokens are asked for, else the certificate's name,
-    else whom they say. Raises KeyFileError."""
+    """Identity of users: the token's subject where tokens are asked for, else the certificate's
+    name, else whom they say. Raises KeyFileError."""
     audience, issuer = settings.token_audience, settings.token_issuer
     if settings.token_key_file:
         shared = TokenVerifier.shared(settings.token_key_file, audience=audience, issuer=issuer)
@@ -37,7 +37,7 @@ def user_authenticator(settings: AccessSettings) -> Authenticator:
 
 
 def operator_authenticator(path: Path) -> Authenticator:
-    """Who operators are: whoever has the token of this file. Raises KeyFileError."""
+    """Identity of operators: holders of the token in this file. Raises KeyFileError."""
     token = read_key_file(path).strip()
     if len(token) < MIN_SHARED_KEY_BYTES:
         raise KeyFileError(

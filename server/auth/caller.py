@@ -1,4 +1,4 @@
-"""Who the present call comes from, and whose names it may speak of.
+"""The caller of the present call, and the names it may use.
 
 The interceptor says who it is (interceptor.py), for the task that runs the call; names.py asks
 where names enter. A call about which nobody said anything speaks of no name at all, so a service
@@ -37,5 +37,5 @@ def set_caller(caller: Caller) -> None:
 
 
 def present_caller() -> Caller:
-    """Who the present call comes from. Raises LookupError when nobody said."""
+    """The caller of the present call. Raises LookupError if none was set."""
     return _present.get()

@@ -50,7 +50,7 @@ class Cipher:
         return _FORMAT + nonce + self._aead.encrypt(nonce, data, associated)
 
     def open(self, sealed: bytes, place: Sequence[str]) -> bytes:
-        """What was sealed for this `place`. Raises UnsealError."""
+        """Content that was sealed for this `place`. Raises UnsealError."""
         if len(sealed) < OVERHEAD_BYTES or sealed[:1] != _FORMAT:
             raise UnsealError(
                 "it is not in the sealed format: it may have been stored without keys"

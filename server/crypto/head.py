@@ -28,7 +28,7 @@ class SealedBlob:
 
 @dataclass(frozen=True, slots=True)
 class SealedHead:
-    """What is in a sealed summary."""
+    """Content of a sealed summary."""
 
     lineage: str
     """Random; a session's forks have it too, for they share its log."""
@@ -60,7 +60,7 @@ class SealedHead:
         policy: str,
         stored: Mapping[str, BlobRef],
     ) -> SealedHead:
-        """What was sealed, if it fits the blobs that are `stored`. Raises UnsealError."""
+        """The sealed content, if it fits the blobs that are `stored`. Raises UnsealError."""
         fields = json.loads(cipher.open(sealed, _place(key, version, fingerprint, policy)))
         blobs = _decoded(fields["blobs"])
         if {name: blob.stored_digest for name, blob in blobs.items()} != {
@@ -82,7 +82,7 @@ def seal_progress(
 def open_progress(
     cipher: Cipher, key: SessionKey, sealed: bytes
 ) -> tuple[bytes, dict[str, SealedBlob]]:
-    """What `seal_progress` sealed. Raises UnsealError."""
+    """Content that `seal_progress` sealed. Raises UnsealError."""
     fields = json.loads(cipher.open(sealed, ("job progress", *key)))
     return base64.b64decode(fields["progress"]), _decoded(fields["blobs"])
 

@@ -72,8 +72,13 @@ def to_session(head: Head, running: Progress | None = None) -> pb.Session:
         conversations=summary.conversations,
         memory_hash=summary.memory_hash,
         documents=[
-            pb.Document(name=name, committed_bytes=size, ended=ended)
-            for name, size, ended in summary.documents
+            pb.Document(
+                name=name,
+                committed_bytes=size,
+                ended=ended,
+                content_digest=bytes.fromhex(digest),
+            )
+            for name, size, ended, digest in summary.documents
         ],
     )
     session.create_time.FromMicroseconds(int(head.create_time * 1e6))

@@ -22,6 +22,7 @@ from grpc_status import rpc_status
 
 from hope_runtime import errors as runtime
 from server.app import turns
+from server.app.documents import DocumentDiffersError
 from server.app.jobs import JobCancelledError
 from server.app.quotas import QuotaExceededError
 from server.app.residency import JobRunningError
@@ -39,6 +40,7 @@ _log = logging.getLogger(__name__)
 _TABLE: tuple[tuple[type[Exception], int, str, float | None], ...] = (
     (UnauthenticatedError, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", None),
     (runtime.WindowOverflowError, code_pb2.INVALID_ARGUMENT, "WINDOW_OVERFLOW", None),
+    (DocumentDiffersError, code_pb2.FAILED_PRECONDITION, "DOCUMENT_DIFFERS", None),
     (runtime.InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST", None),
     (runtime.FingerprintMismatchError, code_pb2.FAILED_PRECONDITION, "OTHER_BASE_MODEL", None),
     (runtime.StateVersionError, code_pb2.FAILED_PRECONDITION, "UNKNOWN_STATE_FORMAT", None),

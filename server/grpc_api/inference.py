@@ -19,6 +19,7 @@ from hope_runtime.engine.reply import FinishReason, TextPiece
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.errors import InvalidRequestError
+from hope_runtime.session import content
 from server.app import turns
 from server.app.names import session_key, short_name
 from server.app.residency import Status
@@ -177,6 +178,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             conversation=_conversation(start.conversation),
             document=short_name(start.document, "", MAX_DOCUMENT_NAME, field="start.document"),
             offset_bytes=start.offset_bytes,
+            content_digest=_digest(start.content_digest),
             learn=learn,
             on_status=on_status,
         )
@@ -191,6 +193,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 committed_bytes=progress.committed_bytes,
                 tokens=progress.tokens,
                 memory_version=progress.memory_version,
+                dropped_document=progress.dropped_document,
+                dropped_conversation=progress.dropped_conversation,
             )
             if progress.scored:
                 update.surprise_nats = progress.nats / progress.scored
@@ -256,6 +260,15 @@ async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[byt
                     "After the first message come chunks, then 'end'.", field="part"
                 )
     raise turns.BrokenStreamError("The stream ended without 'end'; resume at committed_bytes.")
+
+
+def _digest(given: bytes) -> bytes:
+    if given and len(given) != content.DIGEST_BYTES:
+        raise InvalidRequestError(
+            f"A digest has {content.DIGEST_BYTES} bytes, not {len(given)}.",
+            field="start.content_digest",
+        )
+    return given
 
 
 def _conversation(name: str) -> str:
@@ -324,7 +337,11 @@ def _result(generated: turns.Generated, *, queue_seconds: float) -> pb.GenerateR
     if outcome.surprise_nats is not None:
         usage.surprise_nats = outcome.surprise_nats
     return pb.GenerateResult(
-        finish_reason=_FINISH[outcome.finish_reason], usage=usage, text=outcome.text
+        finish_reason=_FINISH[outcome.finish_reason],
+        usage=usage,
+        text=outcome.text,
+        window_began=generated.window_began,
+        dropped_conversation=generated.dropped_conversation,
     )
 
 

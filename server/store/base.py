@@ -1,4 +1,4 @@
-"""What every session store promises.
+"""The interface of a session store and its promises.
 
 A store keeps, for each session, one *head* (the present state), the *versions*
 it can go back to, an append-only *log*, the *replies* of recent requests, and at
@@ -189,7 +189,7 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def user_sessions(self, user: str) -> int:
-        """How many sessions a user has."""
+        """Number of sessions of a user."""
 
     @abstractmethod
     async def draw(self, user: str, amount: float, *, capacity: float, per_second: float) -> float:

@@ -1,4 +1,4 @@
-"""What can go wrong in a store. The tree of these errors is in `base`."""
+"""Errors of a store. Their tree is in `base`."""
 
 from __future__ import annotations
 

@@ -52,9 +52,9 @@ class Job:
     blobs of its own, beside the head's."""
 
     request: bytes
-    """What was asked; the same for as long as the job lasts."""
+    """The request; the same for as long as the job lasts."""
     progress: bytes
-    """How far it is; small, for listings."""
+    """Progress; small, for listings."""
     create_time: float
 
 
@@ -88,7 +88,7 @@ class Head:
     and of the log's payloads, when the head was read: `collect` lowers it. What sessions share
     counts in each of them."""
     job: Job | None = None
-    """What is under way on the session; it changes neither revision nor version."""
+    """The job that is under way on the session; it changes neither revision nor version."""
 
     @property
     def etag(self) -> str:
@@ -140,7 +140,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredReply:
-    """What a request was answered, for when it is asked again."""
+    """The answer to a request, for when it is repeated."""
 
     request_id: str
     body_digest: bytes
@@ -161,7 +161,7 @@ class Commit:
     """The head's version, or that plus one when the memory changed."""
     summary: bytes
     parent_version: int | None = None
-    """Where a new version came from. None: the head's version."""
+    """Parent of a new version. None: the head's version."""
     put_blobs: Mapping[str, bytes] = field(default_factory=dict)
     drop_blobs: frozenset[str] = frozenset()
     """Names to remove; one that is not there is no error."""

@@ -1,4 +1,4 @@
-"""What the server writes about itself: a line for each event, for people or as JSON.
+"""Logs of the server: a line for each event, for people or as JSON.
 
 No line tells what was said, by whom or about what. Sessions appear as a tag that is the same as
 long as the process lives and leads nowhere else; metrics' exemplars carry the same one. An

@@ -1,4 +1,4 @@
-"""What Prometheus is told: every metric of the server, and the port on which it is scraped.
+"""Metrics of the server, and the port on which Prometheus scrapes them.
 
 Names of serving metrics are those that vLLM's users know, with the prefix `hope_`. Units are base
 units. No label names a user or a session, so the number of series is fixed: a test pins them.

@@ -7,10 +7,11 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from hope_client import HopeClient
 from hope_client.cli import main
@@ -18,7 +19,12 @@ from real_server import QUICK, RealServer
 from scripted_server import ScriptedServer, start
 
 COMMAND = (sys.executable, "-c", "import sys; from hope_client.cli import main; sys.exit(main())")
-PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+Start = Callable[..., Coroutine[Any, Any, processes.AtTerminal]]
+PIPES: dict[str, Any] = {
+    "stdin": subprocess.PIPE,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.PIPE,
+}
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def hope(server, monkeypatch, capsys):
     async def run(*words: str, stdin: str | bytes = "") -> tuple[int, str, str]:
         raw = io.BytesIO(stdin.encode() if isinstance(stdin, str) else stdin)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, encoding="utf-8"))
-        code = await asyncio.to_thread(main, [*words, "--server", server.target])
+        code = await processes.in_a_thread(lambda: main([*words, "--server", server.target]))
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -53,18 +59,43 @@ def hope(server, monkeypatch, capsys):
 
 
 @pytest.fixture
-def spawn(server):
-    """The command as its own process, for what needs signals, a real pipe or a terminal."""
+async def spawn(server):
+    """The command as its own process, for what needs signals or a real pipe; it ends with the test.
+    `environment` comes on top of the present one."""
+    started = []
 
-    async def run(*words: str, **options: Any) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *COMMAND,
-            *words,
-            env={**os.environ, "HOPE_SERVER": server.target, "TERM": "dumb"},
-            **(options or PIPES),
+    async def run(
+        *words: str, environment: dict[str, str] | None = None, **options: Any
+    ) -> asyncio.subprocess.Process:
+        process = await processes.start(
+            *COMMAND, *words, env=_environment(server) | (environment or {}), **(PIPES | options)
         )
+        started.append(process)
+        return process
 
-    return run
+    yield run
+    for process in started:
+        processes.kill_group(process)
+        await processes.soon(process.wait())
+
+
+@pytest.fixture
+async def at_terminal(server: ScriptedServer) -> AsyncIterator[Start]:
+    """The command at a terminal of its own; it ends with the test."""
+    started = []
+
+    async def run(*words: str) -> processes.AtTerminal:
+        terminal = await processes.AtTerminal.start(*COMMAND, *words, env=_environment(server))
+        started.append(terminal)
+        return terminal
+
+    yield run
+    for terminal in started:
+        await terminal.end()
+
+
+def _environment(server: ScriptedServer) -> dict[str, str]:
+    return {**os.environ, "HOPE_SERVER": server.target, "TERM": "dumb"}
 
 
 @pytest.fixture(scope="session")

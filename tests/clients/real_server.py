@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 from hope_client import RetryPolicy
 
 QUICK_SERVER = Path(__file__).resolve().parents[1] / "server" / "quick_server.py"
@@ -36,10 +37,13 @@ class RealServer:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
+                start_new_session=True,
             )
         assert self._process.stdout
         line = self._process.stdout.readline().decode()
-        assert "listens on" in line, self._log.read_text()
+        if "listens on" not in line:
+            self.kill()
+            raise AssertionError(self._log.read_text())
         self.port = int(line.rpartition(":")[2])
 
     @property
@@ -48,5 +52,7 @@ class RealServer:
 
     def kill(self) -> None:
         """Ends it as a power cut would."""
-        self._process.kill()
-        self._process.communicate()
+        processes.kill_group(self._process)
+        self._process.wait(processes.PATIENCE_SECONDS)
+        assert self._process.stdout
+        self._process.stdout.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 
@@ -11,13 +10,14 @@ import pytest
 from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
 from hope_client.cli import main
+from processes import soon
 from scripted_server import UNAVAILABLE, Failure, Hang, delta, reply, status
 
 DIARY = "users/local/sessions/diary"
 
 
 async def test_generate_streams_text_to_stdout(server, hope):
-    server.app.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
+    server.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
     code, out, err = await hope(
         "generate", "diary", "Hi", "--system", "Be brief.", "--temperature", "0.5",
         "--max-tokens", "9", "--stop", "END", "--no-learn", "--conversation", "c",
@@ -34,11 +34,11 @@ async def test_generate_streams_text_to_stdout(server, hope):
 
 
 async def test_generate_over_a_broken_connection(server, hope):
-    server.app.turns.extend([[delta("It is"), UNAVAILABLE], reply("It is", " so")])
+    server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It is", " so")])
     code, out, err = await hope("generate", "diary", "Hi")
     assert (code, out) == (0, "It is so\n")
     assert err.startswith("connection lost, trying again in 0.")
-    server.app.turns.extend([[delta("It is"), UNAVAILABLE], reply("It was", " so")])
+    server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It was", " so")])
     code, out, err = await hope("generate", "diary", "Hi")
     assert (code, out) == (0, "It is\nIt was so\n")
     assert err.endswith("(the connection broke; the reply begins anew)\n")
@@ -109,7 +109,7 @@ async def test_sessions_life(server, hope):
     assert out == "Rolled back to version 2, which is now version 5.\n"
     _, out, _ = await hope("sessions", "delete", "notes", "--json")
     assert json.loads(out) == {"deleted": "users/local/sessions/notes"}
-    assert "users/local/sessions/notes" not in server.app.sessions
+    assert "users/local/sessions/notes" not in server.sessions
 
 
 async def test_sessions_learning(server, hope):
@@ -174,7 +174,7 @@ async def test_delete_user(server, hope):
     assert err == "hope: --yes erases every session of ada for good.\n"
     code, out, _ = await hope("--user", "ada", "sessions", "delete-user", "--yes")
     assert (code, out) == (0, "Erased 1 sessions of ada.\n")
-    assert list(server.app.sessions) == [DIARY]
+    assert list(server.sessions) == [DIARY]
 
 
 async def test_show(server, hope):
@@ -182,8 +182,8 @@ async def test_show(server, hope):
         period_tokens=4096, rank=32, updates=3, relative_norm=0.0123, learnt_tokens=12_288,
         surprise_before_nats=4.1, surprise_after_nats=0.3,
     )  # fmt: skip
-    server.app.sessions[DIARY].levels.append(level)
-    server.app.sessions[DIARY].memory_hash = "abc"
+    server.sessions[DIARY].levels.append(level)
+    server.sessions[DIARY].memory_hash = "abc"
     server.documents["novel.txt"] += b"12345"
     code, out, _ = await hope("sessions", "show", "diary")
     assert code == 0
@@ -253,10 +253,10 @@ async def test_an_interrupted_ingest_says_how_to_go_on(server, spawn):
     process = await spawn("ingest", "-", "--session", "diary", "--document", "d")
     process.stdin.write(b"a" * 2_000)
     await process.stdin.drain()
-    await asyncio.wait_for(server.until_committed("d", 2_000), 10)
+    await soon(server.until_committed("d", 2_000))
     process.send_signal(signal.SIGINT)  # while the pipe is silent
-    err = await asyncio.wait_for(process.stderr.read(), 5)
-    assert await process.wait() == 130
+    err = await soon(process.stderr.read())
+    assert await soon(process.wait()) == 130
     assert err.decode().splitlines() == [
         "Stopped. What was committed is kept; the same command goes on there."
     ]
@@ -303,7 +303,7 @@ async def test_json_tells_errors_too(server, hope):
 
 
 async def test_an_invalid_field_is_named(server, hope):
-    server.app.turns.append(
+    server.turns.append(
         [Failure(grpc.StatusCode.INVALID_ARGUMENT, "must be at most 2", field="temperature")]
     )
     code, _, err = await hope("generate", "diary", "Hi", "--temperature", "9")
@@ -322,7 +322,7 @@ async def test_a_method_the_server_lacks(server, hope):
 
 
 async def test_a_deadline(server, hope):
-    server.app.turns.append([Hang()])
+    server.turns.append([Hang()])
     code, _, err = await hope("generate", "diary", "Hi", "--timeout-seconds", "0.2")
     assert (code, err) == (1, "hope: No answer within 0.2 s (--timeout-seconds).\n")
 

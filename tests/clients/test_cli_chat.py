@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import signal
 
 import grpc
-import pytest
 from hope.v1 import inference_pb2 as pb
+from processes import soon
 from scripted_server import Failure, Hang, delta, status
 
 DIARY = "users/local/sessions/diary"
@@ -74,54 +72,41 @@ async def test_chat_commands(server, hope, tmp_path):
 
 async def test_a_failed_turn_fails_a_piped_chat(server, hope):
     busy = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too busy", retry_after_seconds=0.9)
-    server.app.turns.append([busy])
+    server.turns.append([busy])
     code, out, err = await hope("chat", "diary", stdin="Hi\nnever said\n")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == "hope: Too busy (try again in 1 s)"
 
 
 async def test_ctrl_c_cancels_a_turn(server, spawn):
-    server.app.turns.append([delta("half"), Hang()])
+    server.turns.append([delta("half"), Hang()])
     process = await spawn("chat", "diary")
     process.stdin.write(b"Hi\n")
-    assert await asyncio.wait_for(process.stdout.readexactly(4), 10) == b"half"
+    assert await soon(process.stdout.readexactly(4)) == b"half"
     process.send_signal(signal.SIGINT)
-    await asyncio.wait_for(server.cancelled.wait(), 5)
-    err = await asyncio.wait_for(process.stderr.read(), 5)
-    assert await process.wait() == 130
+    await soon(server.cancelled.wait())
+    err = await soon(process.stderr.read())
+    assert await soon(process.wait()) == 130
     assert err.decode().splitlines()[-1] == "Cancelled: this turn left no trace."
 
 
-async def test_chat_at_a_terminal(server, spawn):
+async def test_chat_at_a_terminal(server, at_terminal):
     """Ctrl-C during a reply keeps the chat; at the prompt the second one leaves."""
-    pty = pytest.importorskip("pty")
-    server.app.turns.append([status(pb.STATUS_LEARNING), delta("half\x1b[2J"), Hang()])
-    ours, theirs = pty.openpty()
-    # Logged in, so that ^C becomes the process's SIGINT.
-    process = await spawn("chat", "diary", preexec_fn=lambda: os.login_tty(theirs))
-    os.close(theirs)
-    shown = b""
-
-    async def until(text: bytes) -> None:
-        nonlocal shown
-        while text not in shown:
-            shown += await asyncio.wait_for(asyncio.to_thread(os.read, ours, 1024), 10)
-        shown = shown.split(text, 1)[1]
-
-    await until(b"you> ")
-    os.write(ours, b"Hi\n")
-    await until(b"hope> half[2J")
-    os.write(ours, b"\x03")
-    await until(b"left no trace")
-    await until(b"you> ")
-    os.write(ours, b"Again\n")
-    await until(b"hope> You said: Again")
-    await until(b"you> ")
-    os.write(ours, b"/read-only\n")
-    await until(b"you (read-only)> ")
-    os.write(ours, b"\x03")
-    await until(b"Ctrl-C again")
-    await until(b"> ")
-    os.write(ours, b"\x03")
-    assert await asyncio.wait_for(process.wait(), 10) == 130
-    os.close(ours)
+    server.turns.append([status(pb.STATUS_LEARNING), delta("half\x1b[2J"), Hang()])
+    chat = await at_terminal("chat", "diary")
+    await chat.until(b"you> ")
+    chat.type(b"Hi\n")
+    await chat.until(b"hope> half[2J")
+    chat.type(b"\x03")
+    await chat.until(b"left no trace")
+    await chat.until(b"you> ")
+    chat.type(b"Again\n")
+    await chat.until(b"hope> You said: Again")
+    await chat.until(b"you> ")
+    chat.type(b"/read-only\n")
+    await chat.until(b"you (read-only)> ")
+    chat.type(b"\x03")
+    await chat.until(b"Ctrl-C again")
+    await chat.until(b"> ")
+    chat.type(b"\x03")
+    assert await soon(chat.process.wait()) == 130

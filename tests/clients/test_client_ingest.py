@@ -97,7 +97,7 @@ async def test_a_refused_offset_after_a_break_is_asked_for_again(server, client)
 
     def commit_late(event: hope.IngestEvent) -> None:
         if isinstance(event, hope.Resuming) and isinstance(event.error, hope.UnavailableError):
-            server.app.sessions["users/local/sessions/diary"].memory_version = 9
+            server.sessions["users/local/sessions/diary"].memory_version = 9
         elif isinstance(event, hope.Resuming):
             server.documents["d"] += TEXT[3_000:4_000]
 
@@ -245,11 +245,19 @@ async def test_a_stream_holds_no_more_than_its_bound():
         while True:
             offset += len(await source.read(offset, 100))
 
+    async def settled() -> None:
+        """Waits until the reader pulls nothing more, however many turns of the loop it is given."""
+        still = 0
+        while still < 50:
+            before = pulled
+            await asyncio.sleep(0)
+            still = still + 1 if pulled == before else 0
+
     reading = asyncio.create_task(read_from(0))
-    await asyncio.sleep(0.05)
+    await settled()
     assert pulled == 1_000
     source.release(500)
-    await asyncio.sleep(0.05)
+    await settled()
     assert pulled == 1_500
     reading.cancel()
     assert len(await source.read(500, 64)) == 64

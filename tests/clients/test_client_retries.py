@@ -36,15 +36,15 @@ def told(events: list[hope.GenerateEvent]) -> str:
 
 
 async def test_an_unavailable_server_is_asked_again_with_the_same_request_id(server, client):
-    server.app.turns.extend([[UNAVAILABLE], [status(pb.STATUS_QUEUED), UNAVAILABLE], reply("ok")])
+    server.turns.extend([[UNAVAILABLE], [status(pb.STATUS_QUEUED), UNAVAILABLE], reply("ok")])
     assert (await client.say("diary", "Hi")).text == "ok"
     assert len(server.requests["Generate"]) == 3
     assert len({request.request_id for request in server.requests["Generate"]}) == 1
 
 
 async def test_a_reply_that_broke_before_its_commit_is_written_again(server, client):
-    server.app.turns.append([*reply("Hel", "lo ")[:2], UNAVAILABLE])
-    server.app.turns.append([*reply("He", "llo the", "re")])
+    server.turns.append([*reply("Hel", "lo ")[:2], UNAVAILABLE])
+    server.turns.append([*reply("He", "llo the", "re")])
     events = await events_of(client)
     assert [type(event) for event in events] == [
         hope.TextDelta, hope.TextDelta, hope.Resuming, hope.TextDelta, hope.TextDelta,
@@ -58,7 +58,7 @@ async def test_a_reply_that_broke_before_its_commit_is_written_again(server, cli
 
 
 async def test_a_reply_that_broke_after_its_commit_is_answered_from_the_store(server, client):
-    server.app.turns.append([delta("Hel"), delta("lo"), Commit(), UNAVAILABLE])
+    server.turns.append([delta("Hel"), delta("lo"), Commit(), UNAVAILABLE])
     events = await events_of(client)
     assert told(events) == events[-1].text == "Hello"
     assert events[-1].replayed is True
@@ -66,36 +66,36 @@ async def test_a_reply_that_broke_after_its_commit_is_answered_from_the_store(se
 
 
 async def test_a_turn_that_reads_differently_says_so(server, client):
-    server.app.turns.append([delta("It is"), UNAVAILABLE])
-    server.app.turns.append([*reply("It ", "was", " so")])
+    server.turns.append([delta("It is"), UNAVAILABLE])
+    server.turns.append([*reply("It ", "was", " so")])
     events = await events_of(client)
     assert [type(event) for event in events].count(hope.Restarted) == 1
     assert told(events) == events[-1].text == "It was so"
 
 
 async def test_a_turn_that_stops_earlier_says_so(server, client):
-    server.app.turns.append([delta("It is so"), UNAVAILABLE])
-    server.app.turns.append([*reply("It is")])
+    server.turns.append([delta("It is so"), UNAVAILABLE])
+    server.turns.append([*reply("It is")])
     events = await events_of(client)
     assert told(events) == events[-1].text == "It is"
 
 
 async def test_the_last_attempt_raises_what_broke_it(server, client):
-    server.app.turns.extend([[delta("half"), UNAVAILABLE]] * 9)
+    server.turns.extend([[delta("half"), UNAVAILABLE]] * 9)
     with pytest.raises(hope.UnavailableError):
         await client.say("diary", "Hi")
     assert len(server.requests["Generate"]) == 4
 
 
 async def test_a_failure_after_the_result_does_not_undo_it(server, client):
-    server.app.turns.append([*reply("done"), UNAVAILABLE])
+    server.turns.append([*reply("done"), UNAVAILABLE])
     assert (await events_of(client))[-1].text == "done"
     assert len(server.requests["Generate"]) == 1
 
 
 async def test_chance_is_the_same_in_every_attempt(server, client):
     sampling = hope.Sampling(temperature=0.7)
-    server.app.turns.extend([[delta("a"), UNAVAILABLE], reply("ab")])
+    server.turns.extend([[delta("a"), UNAVAILABLE], reply("ab")])
     await client.say("diary", "Hi", sampling=sampling)
     await client.say("diary", "Hi", sampling=sampling)
     first, second, other = server.requests["Generate"]
@@ -139,7 +139,7 @@ async def test_nothing_but_unavailable_is_tried_again(server, client, code):
 async def test_but_a_session_that_was_lost_to_another_server(server, client):
     server.failures["Score"].append(SESSION_LOST)
     await client.score("diary", "text")
-    server.app.turns.extend([[delta("ha"), SESSION_LOST], reply("ha!")])
+    server.turns.extend([[delta("ha"), SESSION_LOST], reply("ha!")])
     assert (await client.say("diary", "Hi")).text == "ha!"
     server.failures["RollbackSession"].append(SESSION_LOST)
     with pytest.raises(hope.AbortedError):
@@ -175,10 +175,10 @@ async def test_a_deadline_covers_all_attempts(server):
     async with hope.HopeClient(server.target, timeout_seconds=0.4) as client:
         with pytest.raises(hope.UnavailableError):  # at once: the wait would outlast it
             await client.score("diary", "text")
-        server.app.turns.append([Hang()])
+        server.turns.append([Hang()])
         with pytest.raises(hope.DeadlineExceededError):
             await client.say("diary", "Hi")
-        server.app.turns.extend([[delta("a"), UNAVAILABLE]] * 40)
+        server.turns.extend([[delta("a"), UNAVAILABLE]] * 40)
         began = time.monotonic()
         with pytest.raises((hope.UnavailableError, hope.DeadlineExceededError)):
             await client.say("diary", "Hi")
@@ -236,10 +236,10 @@ async def test_a_name_that_was_picked_here_makes_one_thing_only(server, client):
     server.lost["CreateSession"].append(UNAVAILABLE)
     session = await client.sessions.create(display_name="Notes")
     assert session.display_name == "Notes"
-    assert set(server.app.sessions) == {"users/local/sessions/diary", session.name}
+    assert set(server.sessions) == {"users/local/sessions/diary", session.name}
     server.lost["ForkSession"].append(UNAVAILABLE)
     fork = await client.sessions.fork("diary")
-    assert set(server.app.sessions) == {"users/local/sessions/diary", session.name, fork.name}
+    assert set(server.sessions) == {"users/local/sessions/diary", session.name, fork.name}
     server.lost["CreateSnapshot"].append(UNAVAILABLE)
     snapshot = await client.sessions.snapshot("diary")
     assert list(server.snapshots) == [snapshot.name]
@@ -251,7 +251,7 @@ async def test_what_a_lost_answer_erased_is_erased(server, client):
     await client.sessions.delete_snapshot("diary", "kept")
     server.lost["DeleteSession"].append(UNAVAILABLE)
     await client.sessions.delete("diary")
-    assert (server.app.sessions, server.snapshots) == ({}, {})
+    assert (server.sessions, server.snapshots) == ({}, {})
     with pytest.raises(hope.NotFoundError):  # but what never was there is not
         await client.sessions.delete("diary")
 

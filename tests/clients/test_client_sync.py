@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import hope_client as hope
+import processes
 import pytest
 from hope_client import HopeClient, Sessions, SyncHopeClient, SyncSessions
+from processes import PATIENCE_SECONDS, soon
 from real_server import QUICK
 from scripted_server import UNAVAILABLE, Hang, ScriptedServer, delta, reply, start
 
@@ -30,21 +32,21 @@ class ThreadedServer:
         self.scripted = ScriptedServer()
         self.scripted.add("users/local/sessions/diary", memory_version=4)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._running = self.run(start(self.scripted))
 
     def run(self, work: typing.Coroutine[typing.Any, typing.Any, typing.Any]) -> typing.Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_SECONDS)
 
     def until_cancelled(self) -> None:
         """Waits until a hanging turn is cancelled."""
-        self.run(asyncio.wait_for(self.scripted.cancelled.wait(), 5))
+        self.run(soon(self.scripted.cancelled.wait()))
 
     def stop(self) -> None:
         self.run(self._running.stop(None))
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._thread.join(PATIENCE_SECONDS)
         self._loop.close()
 
 
@@ -176,7 +178,7 @@ def test_closing_ends_what_other_threads_wait_for(threaded, scripted):
         client.close()
         for waiting in (streaming, saying):
             with pytest.raises(hope.ClientClosedError):
-                waiting.result(5)
+                waiting.result(PATIENCE_SECONDS)
     threaded.until_cancelled()
 
 
@@ -195,15 +197,15 @@ def test_a_closed_client_says_so(scripted, client):
 
 async def test_so_does_an_async_one(server):
     async with HopeClient(server.target) as client:
-        server.app.turns.append([delta("first"), Hang()])
+        server.turns.append([delta("first"), Hang()])
         events = client.generate("diary", "Hi")
         await anext(events)
         waiting = asyncio.ensure_future(anext(events))
         ingesting = asyncio.create_task(client.ingest("diary", forever(), document="d"))
-        await asyncio.wait_for(server.until_committed("d", 1_000), 5)
+        await soon(server.until_committed("d", 1_000))
     for each in (waiting, ingesting):
         with pytest.raises(hope.ClientClosedError):
-            await asyncio.wait_for(each, 5)
+            await soon(each)
     with pytest.raises(hope.ClientClosedError):
         await client.sessions.get("diary")
     with pytest.raises(hope.ClientClosedError):
@@ -267,34 +269,32 @@ with SyncHopeClient(sys.argv[1]) as client:
 
 
 async def run(script: str, server: ScriptedServer) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, server.target, stdout=-1, stderr=-1
-    )
+    return await processes.start(sys.executable, "-c", script, server.target, stdout=-1, stderr=-1)
 
 
 async def test_ctrl_c_cancels_the_turn(server):
-    server.app.turns.append([delta("first"), Hang()])
+    server.turns.append([delta("first"), Hang()])
     process = await run(SCRIPT, server)
-    assert await process.stdout.readline() == b"first\n"
+    assert await soon(process.stdout.readline()) == b"first\n"
     process.send_signal(signal.SIGINT)
-    await asyncio.wait_for(server.cancelled.wait(), 5)
-    _, err = await asyncio.wait_for(process.communicate(), 5)
+    await soon(server.cancelled.wait())
+    _, err = await soon(process.communicate())
     assert process.returncode == -signal.SIGINT
     assert err.decode().splitlines()[-1] == "KeyboardInterrupt"
 
 
 async def test_ctrl_c_does_not_wait_for_a_silent_source(server):
     process = await run(SOURCES, server)
-    assert await process.stdout.readline() == b"waiting\n"
+    assert await soon(process.stdout.readline()) == b"waiting\n"
     process.send_signal(signal.SIGINT)
-    _, err = await asyncio.wait_for(process.communicate(), 5)
+    _, err = await soon(process.communicate())
     assert process.returncode == -signal.SIGINT, err.decode()
 
 
 async def test_a_client_that_nobody_closed_does_not_hold_up_the_end(server):
     script = SCRIPT.replace("print(event.text, flush=True)", "break")
     process = await run(f"{script}\nkept = client.generate('diary', 'Hi')\nnext(kept)", server)
-    assert await asyncio.wait_for(process.communicate(), 10) == (b"", b"")
+    assert await soon(process.communicate()) == (b"", b"")
     assert process.returncode == 0
 
 

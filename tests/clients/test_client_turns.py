@@ -9,13 +9,14 @@ import grpc
 import hope_client as hope
 import pytest
 from hope.v1 import inference_pb2 as pb
+from processes import soon
 from scripted_server import Failure, Hang, delta, reply, status
 
 Code = grpc.StatusCode
 
 
 async def test_a_turn_streams_status_text_and_result(server, client):
-    server.app.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
+    server.turns.append([status(pb.STATUS_LEARNING), *reply("Hel", "lo")])
     events = [event async for event in client.generate("diary", "Hi")]
     assert [type(event) for event in events] == [
         hope.StatusUpdate,
@@ -27,15 +28,15 @@ async def test_a_turn_streams_status_text_and_result(server, client):
 
 
 async def test_text_reaches_the_reader_before_the_turn_ends(server, client):
-    server.app.turns.append([delta("first"), Hang()])
+    server.turns.append([delta("first"), Hang()])
     events = client.generate("diary", "Hi")
-    assert (await asyncio.wait_for(anext(events), 5)).text == "first"
+    assert (await soon(anext(events))).text == "first"
     await events.aclose()
-    await asyncio.wait_for(server.cancelled.wait(), 5)
+    await soon(server.cancelled.wait())
 
 
 async def test_cancelling_the_task_cancels_the_turn(server, client):
-    server.app.turns.append([delta("first"), Hang()])
+    server.turns.append([delta("first"), Hang()])
     shown = asyncio.Event()
 
     async def read() -> None:
@@ -44,11 +45,11 @@ async def test_cancelling_the_task_cancels_the_turn(server, client):
                 shown.set()
 
     task = asyncio.create_task(read())
-    await asyncio.wait_for(shown.wait(), 5)
+    await soon(shown.wait())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(server.cancelled.wait(), 5)
+    await soon(server.cancelled.wait())
 
 
 async def test_say_sends_what_it_was_given(server, client):
@@ -84,7 +85,7 @@ async def test_options_that_were_not_given_stay_unset(server, client):
 
 
 async def test_a_stream_without_a_result_is_an_error(server, client):
-    server.app.turns.append([delta("half")])
+    server.turns.append([delta("half")])
     with pytest.raises(hope.InternalError, match="without a result"):
         await client.say("diary", "Hi")
 
@@ -192,6 +193,7 @@ def test_public_names():
         "AlreadyExistsError",
         "CancelledError",
         "ClientClosedError",
+        "ClientForkedError",
         "ConsolidateResponse",
         "Consolidation",
         "DataLossError",

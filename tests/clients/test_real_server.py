@@ -16,6 +16,7 @@ import hope_client as hope
 import pytest
 from fault_proxy import FaultProxy, fault_proxy
 from hope_client import HopeClient, SyncHopeClient
+from processes import in_a_thread, soon
 from real_server import QUICK, RealServer
 
 FACTS = "My cat is called Ada. She is seven years old and she sleeps on the piano all day long. "
@@ -101,7 +102,7 @@ async def test_a_committed_turn_whose_answer_was_lost_is_replayed(direct, proxy)
         await until(lambda: direct.sessions.get("lost"), lambda now: now.log_records > 0)
         proxy.deaf = False
         proxy.cut()
-        result = await asyncio.wait_for(turn, 20)
+        result = await soon(turn)
     assert result.replayed
     assert (await direct.sessions.get("lost")).log_records == 1
 
@@ -128,7 +129,7 @@ async def test_an_unlearnt_turn_that_broke_is_run_again(direct, proxy):
 
 async def test_a_killed_server_is_waited_for(chat_model_dir, tmp_path):
     server = RealServer(chat_model_dir, tmp_path)
-    await asyncio.to_thread(server.start)
+    await in_a_thread(server.start)
     patient = hope.RetryPolicy(attempts=60, initial_seconds=0.2, maximum_seconds=0.5)
     try:
         async with HopeClient(server.target, retry=patient, resume=patient) as client:
@@ -137,9 +138,9 @@ async def test_a_killed_server_is_waited_for(chat_model_dir, tmp_path):
             undisturbed = await left(client, "calm", await told(client, "calm"))
             turn = asyncio.create_task(told(client, "killed"))
             await until(lambda: client.sessions.get("killed"), lambda now: len(now.documents) > 0)
-            await asyncio.to_thread(server.kill)
-            await asyncio.to_thread(server.start)
-            reply = await asyncio.wait_for(turn, 60)
+            await in_a_thread(server.kill)
+            await in_a_thread(server.start)
+            reply = await soon(turn)
             assert await left(client, "killed", reply) == undisturbed
     finally:
         server.kill()

@@ -89,7 +89,7 @@ def test_a_reading_does_not_depend_on_what_the_row_holds(
 def test_a_row_that_served_another_memory_is_read_again(
     reader: Reader, runner: Runner, chat_model: BaseModel, taught: SessionMemory
 ) -> None:
-    """Spec 21. Fails when keys and values of one memory are served under another."""
+    """Invariant 21. Fails when keys and values of one memory are served under another."""
     tokens = ids(200)
     plain, learnt = reader.new_slot(), reader.new_slot()
     reader.bind(plain, None)

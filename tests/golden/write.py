@@ -14,6 +14,7 @@ import torch
 
 from hope_runtime.layers.config import ModelConfig
 from hope_runtime.layers.lora import LoraAdapter, shapes
+from hope_runtime.session import content
 from hope_runtime.session.codec import STATE_FORMAT, encode_level, encode_memory, encode_state
 from hope_runtime.session.guards import Event, Guard, GuardState
 from hope_runtime.session.levels import FullRank
@@ -91,8 +92,9 @@ def memory() -> SessionMemory:
             "naïve: name": Conversation(Window(24)),
         },
         documents={
-            "open.txt": Document(12, "né".encode()[:2], False),
-            "ended.txt": Document(3, b"", True),
+            "open.txt": Document(12, "né".encode()[:2], False, content.EMPTY + b"ten bytes n\xc3"),
+            "ended.txt": Document(3, b"", True, bytes(range(32))),
+            "begun before format 4": Document(7),
         },
         observed_tokens=12,
         flushes=(12,),
@@ -139,6 +141,13 @@ def records() -> list[Record]:
             tail=b"n\xc3",
         ),
         Record(RecordKind.DOCUMENT, "default", document="ended.txt", committed_bytes=3, ended=True),
+        Record(
+            RecordKind.DOCUMENT,
+            "default",
+            document="digested.txt",
+            committed_bytes=3,
+            content=content.EMPTY + b"abc",
+        ),
         Record(RecordKind.END_CONVERSATION, "default"),
         Record(RecordKind.CONSOLIDATE),
         Record(RecordKind.CONSOLIDATION, notes={"level": 0, "surprise_before_nats": 3.5}),

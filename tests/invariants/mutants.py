@@ -1,9 +1,8 @@
 """One way to break the mechanism behind each invariant of the architecture.
 
-The numbers are those of the 30 invariants that tests name ("Spec 7" in a docstring, or `test_29_`
-in a name). Each mutant is one replacement in one file of the package, and the test files in which
-a test that names the number must then fail.
-"""
+The numbers are those of the 30 invariants that tests name ("Invariant 7" in a docstring, or
+`test_29_` in a name). Each mutant is one replacement in one file of the package, and the test files
+in which a test that names the number must then fail."""
 
 from __future__ import annotations
 

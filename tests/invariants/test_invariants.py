@@ -16,7 +16,7 @@ from mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 _IN_NAME = re.compile(r"^test((?:_\d+)+)_")
-_IN_DOCSTRING = re.compile(r"\bSpec ((?:\d+, )*\d+)")
+_IN_DOCSTRING = re.compile(r"\bInvariant ((?:\d+, )*\d+)")
 
 
 @cache
@@ -34,6 +34,11 @@ def invariants_of(file: Path) -> dict[str, frozenset[int]]:
                 numbers |= {int(each) for each in match[1].split(", ")}
             found[node.name] = frozenset(numbers)
     return found
+
+
+def test_the_list_of_invariants_is_whole() -> None:
+    listed = re.findall(r"^(\d+)\. ", (ROOT / "tests" / "invariants.md").read_text("utf-8"), re.M)
+    assert [int(number) for number in listed] == list(range(1, 31))
 
 
 def test_every_invariant_is_named_by_a_test() -> None:

@@ -49,7 +49,7 @@ def seed() -> None:
 
 @pytest.mark.parametrize("rule", ALL_RULES)
 def test_the_gradient_of_a_linear_memory_is_its_objective_s(rule: Rule) -> None:
-    """Spec 4, by autograd, for 1/2 |M k - v|² and -<M k, v>. Fails at a sign or a factor 2."""
+    """Invariant 4, by autograd, for 1/2 |M k - v|² and -<M k, v>. Fails at a sign or a factor 2."""
     matrix = random(1, 1, K, K).requires_grad_()
     key, target = unit_key(), random(1, 1, 1, K)
     out = key @ matrix.mT
@@ -66,9 +66,9 @@ def test_the_gradient_of_a_linear_memory_is_its_objective_s(rule: Rule) -> None:
 def test_the_gradient_of_a_deep_memory_is_its_objective_s(
     rule: Rule, skip: bool, layers: bool
 ) -> None:
-    """Spec 4, by autograd, for both matrices of two memories of a bank that read one key. Where
-    the delta rule erases at the output layer, that layer's objective is the inner product with
-    what the skip leaves over. Fails at a wrong slope, transpose or residual."""
+    """Invariant 4, by autograd, for both matrices of two memories of a bank that read one key.
+    Where the delta rule erases at the output layer, that layer's objective is the inner product
+    with what the skip leaves over. Fails at a wrong slope, transpose or residual."""
     outputs = K if skip else 1
     bank = ResidualBank(memories=2, skip=skip, erase_layers=layers)
     inner, outer = random(1, 1, 2 * F, K), random(1, 1, 2, outputs, F)
@@ -96,9 +96,9 @@ def test_the_gradient_of_a_deep_memory_is_its_objective_s(
 
 @pytest.mark.parametrize("bank", [LinearBank(), ResidualBank(1, True, True)])
 def test_the_delta_rule_writes_exactly(bank: LinearBank | ResidualBank) -> None:
-    """Spec 1: eta = alpha = 1, |k| = 1. Linear: M k = v, and an orthogonal key reads as before.
-    Deep: the erase of the output layer leaves no trace of the old value. Fails under the literal
-    rule, whose value is half."""
+    """Invariant 1: eta = alpha = 1, |k| = 1. Linear: M k = v, and an orthogonal key reads as
+    before. Deep: the erase of the output layer leaves no trace of the old value. Fails under the
+    literal rule, whose value is half."""
     key, target = unit_key(), random(1, 1, 1, K)
     if isinstance(bank, LinearBank):
         state: Parameters = (random(1, 1, K, K),)
@@ -121,7 +121,7 @@ def test_the_delta_rule_writes_exactly(bank: LinearBank | ResidualBank) -> None:
 @pytest.mark.parametrize("alpha", [1.0, 0.9])
 @pytest.mark.parametrize("eta", [0.3, 0.8])
 def test_the_literal_rule_erases_twice(alpha: float, eta: float) -> None:
-    """Spec 2: M_t k = (alpha - 2 eta) M k + eta v, with its fixed point. Fails under delta."""
+    """Invariant 2: M_t k = (alpha - 2 eta) M k + eta v, with its fixed point. Fails under delta."""
     bank, state = LinearBank(), (random(1, 1, K, K),)
     key, target = unit_key(), random(1, 1, 1, K)
     args = (key, target, step("paper_literal", eta, alpha))
@@ -136,7 +136,7 @@ def test_the_literal_rule_erases_twice(alpha: float, eta: float) -> None:
 
 @pytest.mark.parametrize("rule", ALL_RULES)
 def test_eta_nought_writes_nothing(rule: Rule) -> None:
-    """Spec 3: eta 0, alpha 1 is bit-identical. Fails when eta is left out of a factor."""
+    """Invariant 3: eta 0, alpha 1 is bit-identical. Fails when eta is left out of a factor."""
     key, target = unit_key(), random(1, 1, 1, K)
     state: Parameters = (random(1, 1, K, K),)
     assert torch.equal(written(LinearBank(), state, key, target, step(rule, eta=0.0))[0], state[0])
@@ -148,7 +148,7 @@ def test_eta_nought_writes_nothing(rule: Rule) -> None:
 
 
 def test_the_proximal_step_is_stationary() -> None:
-    """Spec 4: W <- W (I - eta' h hᵀ) - eta' g hᵀ with eta' = eta / (1 + eta |h|²) minimises
+    """Invariant 4: W <- W (I - eta' h hᵀ) - eta' g hᵀ with eta' = eta / (1 + eta |h|²) minimises
     1/2 |W h + g|² + |W - W_t|² / (2 eta), g = dL/d(W h). Fails with eta for eta'."""
     eta = 0.7
     bank = ResidualBank(memories=1, skip=False, erase_layers=True)
@@ -166,8 +166,8 @@ def test_the_proximal_step_is_stationary() -> None:
 
 
 def test_a_self_generated_linear_write_is_a_right_multiplication() -> None:
-    """Spec 5: M (alpha I - eta k kᵀ - eta (k - v) kᵀ) under the literal rule, so a memory of zeros
-    stays zeros. Fails when the target is read at another memory."""
+    """Invariant 5: M (alpha I - eta k kᵀ - eta (k - v) kᵀ) under the literal rule, so a memory of
+    zeros stays zeros. Fails when the target is read at another memory."""
     eta, alpha = 0.6, 0.95
     bank, memory = LinearBank(), random(1, 1, 3 * K, K)
     key, value = unit_key(), unit_key()
@@ -185,8 +185,8 @@ def test_a_self_generated_linear_write_is_a_right_multiplication() -> None:
 def test_gradients_at_the_running_memory_are_the_recurrence(
     rule: Literal["delta", "paper_literal", "gd"], own_target: bool
 ) -> None:
-    """Spec 7: the per-token form in one pass equals single tokens with a snapshot each. Fails when
-    a rule's erase and its gradient's erase are not added up."""
+    """Invariant 7: the per-token form in one pass equals single tokens with a snapshot each. Fails
+    when a rule's erase and its gradient's erase are not added up."""
     bank, T = LinearBank(), 7
     key, value = unit_key(T), unit_key(T)
     made = step(rule, 0.6, 0.9, T)
@@ -203,8 +203,8 @@ def test_gradients_at_the_running_memory_are_the_recurrence(
 
 
 def test_a_deep_memory_without_its_output_layer_is_the_identity() -> None:
-    """Spec 6: W1 = 0 reads z, so v̂ = v; the first write moves W1 and leaves W2's gradient zero.
-    Fails without the skip."""
+    """Invariant 6: W1 = 0 reads z, so v̂ = v; the first write moves W1 and leaves W2's gradient
+    zero. Fails without the skip."""
     bank = ResidualBank(memories=2, skip=True, erase_layers=False)
     state = (random(1, 1, 2 * F, K), torch.zeros(1, 1, 2, K, F, dtype=torch.float64))
     z, key = random(1, 1, 3, K), unit_key()
@@ -216,8 +216,8 @@ def test_a_deep_memory_without_its_output_layer_is_the_identity() -> None:
 
 @pytest.mark.parametrize("eta", [0.5, 1.0, 1.9])
 def test_repeated_writes_stay_bounded_where_the_rule_contracts(eta: float) -> None:
-    """Spec 28: |alpha - eta| < 1 under delta, |alpha - 2 eta| < 1 under the literal rule. Fails
-    when the delta rule erases twice (eta 1.9 then diverges)."""
+    """Invariant 28: |alpha - eta| < 1 under delta, |alpha - 2 eta| < 1 under the literal rule.
+    Fails when the delta rule erases twice (eta 1.9 then diverges)."""
     key, value = unit_key(2000), random(1, 1, 2000, K)
     key[:, :, 1::2] = key[:, :, :1]
     bank, memory = LinearBank(), random(1, 1, K, K)

@@ -51,8 +51,8 @@ def loss_gradients(
 
 @pytest.mark.parametrize("name", ["hope", "hope_attention"])
 def test_a_level_changes_at_multiples_of_its_period_and_nowhere_else(name: str) -> None:
-    """Spec 13, 26: bit-constant between boundaries, floor(N / C) updates, none before the first.
-    Fails when a level moves early, or when counts of two levels are mixed."""
+    """Invariant 13, 26: bit-constant between boundaries, floor(N / C) updates, none before the
+    first. Fails when a level moves early, or when counts of two levels are mixed."""
     config, weights = tiny(name)
     ids, state = random_ids(1, 37), fresh_state(*tiny(name), 1)
     for t in range(37):
@@ -68,8 +68,9 @@ def test_a_level_changes_at_multiples_of_its_period_and_nowhere_else(name: str) 
 
 @pytest.mark.parametrize("name", ["hope", "hope_attention"])
 def test_the_change_is_the_summed_gradient_of_the_chunk(name: str) -> None:
-    """Spec 14: -eta times the gradient of the summed loss of the chunk's tokens, at the weights
-    before it; the first token has no prediction. Fails for a mean, or with a target too many."""
+    """Invariant 14: -eta times the gradient of the summed loss of the chunk's tokens, at the
+    weights before it; the first token has no prediction. Fails for a mean, or with a target too
+    many."""
     config, weights = tiny(name, periods=(6,), rate=0.02)
     ids = random_ids(2, 13)
     _, state = read(config, weights, ids[:, :6], [6])
@@ -87,7 +88,7 @@ def test_the_change_is_the_summed_gradient_of_the_chunk(name: str) -> None:
 
 
 def test_twice_the_text_moves_a_level_twice_as_far() -> None:
-    """Spec 14: a sum, not a mean. On a model without memory of what came before, one token
+    """Invariant 14: a sum, not a mean. On a model without memory of what came before, one token
     repeated has one gradient, so 2n predictions move theta twice as far as n. Fails for a mean."""
     config, weights = tiny("transformer", attention=False)
     repeated = torch.full((1, 17), 3)
@@ -103,8 +104,8 @@ def test_twice_the_text_moves_a_level_twice_as_far() -> None:
 
 
 def test_a_slow_level_gathers_over_fast_states_that_differ() -> None:
-    """Spec 19: its gradient is summed sub-chunk by sub-chunk, each under the fast weights of its
-    time. Fails when it is taken at one frozen snapshot; the test makes sure that differs."""
+    """Invariant 19: its gradient is summed sub-chunk by sub-chunk, each under the fast weights of
+    its time. Fails when it is taken at one frozen snapshot; the test makes sure that differs."""
     config, weights = tiny("hope", periods=(4, 8), rate=0.1)
     ids = random_ids(1, 8)
     _, state = read(config, weights, ids, [8])
@@ -121,7 +122,8 @@ def test_a_slow_level_gathers_over_fast_states_that_differ() -> None:
 
 @pytest.mark.parametrize("name", ["hope", "hope_attention"])
 def test_rates_of_nought_give_the_model_as_it_was_trained(name: str) -> None:
-    """Spec 15, bit for bit in the weights. Fails when reading in segments changes the function."""
+    """Invariant 15, bit for bit in the weights. Fails when reading in segments changes the
+    function."""
     config, weights = tiny(name, rate=0.0, window=64)
     ids = random_ids(2, 37)
     scores, state = read(config, weights, ids, [37])
@@ -134,7 +136,7 @@ def test_rates_of_nought_give_the_model_as_it_was_trained(name: str) -> None:
 
 
 def test_a_level_that_never_changes_is_a_plain_mlp() -> None:
-    """Spec 16: frequency 0. Fails when a static level is gathered for or updated."""
+    """Invariant 16: frequency 0. Fails when a static level is gathered for or updated."""
     config, weights = tiny("transformer", window=64)
     ids = random_ids(2, 20)
     scores, state = read(config, weights, ids, [20])
@@ -158,8 +160,8 @@ def test_a_level_that_never_changes_is_a_plain_mlp() -> None:
 
 
 def test_a_nested_level_begins_again_when_its_context_ends() -> None:
-    """Spec 17: at the slower neighbour's boundary it equals theta_0; the slowest goes on. Fails
-    when only the sequential rule is applied."""
+    """Invariant 17: at the slower neighbour's boundary it equals theta_0; the slowest goes on.
+    Fails when only the sequential rule is applied."""
     config, weights = tiny("hope", periods=(4, 12), variant="nested")
     ids, state = random_ids(2, 28), fresh_state(*tiny("hope", periods=(4, 12)), 2)
     for t in range(28):
@@ -172,7 +174,7 @@ def test_a_nested_level_begins_again_when_its_context_ends() -> None:
 
 
 def test_rows_of_a_nested_level_begin_again_on_their_own() -> None:
-    """Spec 17, 22. Fails when one row's boundary resets another's level."""
+    """Invariant 17, 22. Fails when one row's boundary resets another's level."""
     config, weights = tiny("hope", periods=(4, 8), variant="nested")
     ids = random_ids(2, 9)
     late = torch.tensor([[True] * 9, [True] * 7 + [False] * 2])
@@ -184,7 +186,7 @@ def test_rows_of_a_nested_level_begin_again_on_their_own() -> None:
 
 
 def test_independent_levels_may_be_permuted() -> None:
-    """Spec 18, Eq. 74. Fails when one level reads what another adds."""
+    """Invariant 18, Eq. 74. Fails when one level reads what another adds."""
     config, weights = tiny("hope", variant="independent")
     weights = init_weights(config, 0).to(torch.float64)
     block = weights.blocks[0]
@@ -255,7 +257,7 @@ def test_a_flush_learns_what_is_gathered_and_nothing_else_does() -> None:
 
 
 def test_stacked_levels_of_a_pretrained_model(tiny_model: BaseModel) -> None:
-    """Spec 15, section 7.3: rates of nought reproduce the pretrained model, and a rate above
+    """Invariant 15, section 7.3: rates of nought reproduce the pretrained model, and a rate above
     moves the levels of their own layers only. Fails when a level reads another layer's MLP."""
     config, weights = stack_levels(tiny_model, [(4, 0.0), (8, 0.0)], [0, 1])
     ids = torch.randint(2, 258, (2, 21), generator=torch.Generator().manual_seed(0))

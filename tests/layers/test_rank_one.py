@@ -78,8 +78,8 @@ def recurrence(
 @pytest.mark.parametrize("T", [1, 2, 7, 64])
 @pytest.mark.parametrize("erases", [True, False])
 def test_a_run_folded_at_once_equals_the_recurrence(T: int, erases: bool) -> None:
-    """Spec 7. Fails when the solve uses the decay after a token for that before it, or misses a
-    token's effect on later erases."""
+    """Invariant 7. Fails when the solve uses the decay after a token for that before it, or misses
+    a token's effect on later erases."""
     memory, writes = random_run(T, erases=erases)
     query = random(2, 3, T, 4)
     ended, _, before, after = recurrence(memory, writes, query)
@@ -93,7 +93,7 @@ def test_a_run_folded_at_once_equals_the_recurrence(T: int, erases: bool) -> Non
 
 @pytest.mark.parametrize("erases", [True, False])
 def test_a_run_with_momentum_equals_the_recurrence(erases: bool) -> None:
-    """Spec 7, with the velocity. Fails when a token that must not count moves the velocity, or
+    """Invariant 7, with the velocity. Fails when a token that must not count moves the velocity, or
     adds it once more."""
     memory, writes = random_run(9, erases=erases)
     velocity = random(2, 3, 5, 4)
@@ -113,7 +113,7 @@ def test_a_run_with_momentum_equals_the_recurrence(erases: bool) -> None:
 
 @pytest.mark.parametrize("cut", [1, 4, 8])
 def test_a_run_may_be_cut_anywhere(cut: int) -> None:
-    """Spec 20 for one memory. Fails when a fold depends on where a run begins."""
+    """Invariant 20 for one memory. Fails when a fold depends on where a run begins."""
     memory, writes = random_run(9, erases=True)
     whole, _ = fold(memory, writes.of())
     for part in (slice(0, cut), slice(cut, None)):
@@ -122,7 +122,7 @@ def test_a_run_may_be_cut_anywhere(cut: int) -> None:
 
 
 def test_a_token_that_does_nothing_leaves_every_bit() -> None:
-    """Spec 3 (eta 0, alpha 1) and 24. Fails when a factor of one is computed with rounding."""
+    """Invariant 3 (eta 0, alpha 1) and 24. Fails when a factor of one is computed with rounding."""
     memory = torch.randn(1, 1, 5, 4)
     nothing = Tokens(
         torch.randn(1, 1, 6, 4),
@@ -139,7 +139,7 @@ def test_a_token_that_does_nothing_leaves_every_bit() -> None:
 
 
 def test_keeping_only_scales() -> None:
-    """Spec 3: eta 0 gives alpha M. Fails when the keep fractions are not multiplied up."""
+    """Invariant 3: eta 0 gives alpha M. Fails when the keep fractions are not multiplied up."""
     memory, writes = random_run(5, erases=False)
     kept = Tokens(writes.key, torch.zeros_like(writes.value), None, writes.log_keep).of()
     total = writes.log_keep.sum(-1).exp()[..., None, None]
@@ -147,7 +147,7 @@ def test_keeping_only_scales() -> None:
 
 
 def test_decays_of_a_long_run_that_forgets_all_stay_finite() -> None:
-    """Spec 2.4: ratios as exponentials of differences. Fails (0 / 0) when they are quotients of
+    """Ratios as exponentials of differences. Fails (0 / 0) when they are quotients of
     products."""
     log_keep = torch.full((1, 1, 400), -5.0)
     decay = decays(log_keep.requires_grad_())

@@ -99,9 +99,9 @@ def unclipped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_layer_is_the_recurrence_of_the_paper(
     variant: dict[str, Any], chunks: tuple[int, int]
 ) -> None:
-    """Spec 7, 9, 12 and the snapshots of 2.3 (xi = C floor((t - 1) / C)), for every rule, depth
-    and reading. Fails when a bank is read after its write, when the two chunk sizes are mixed up,
-    or when a snapshot changes a token early or late."""
+    """Invariant 7, 9, 12 and the snapshots of 2.3 (xi = C floor((t - 1) / C)), for every rule,
+    depth and reading. Fails when a bank is read after its write, when the two chunk sizes are mixed
+    up, or when a snapshot changes a token early or late."""
     sizes = {"chunk_mem": chunks[0], "chunk_other": chunks[1]}
     config, weights = make(variant | sizes)
     x = inputs(11)
@@ -118,8 +118,8 @@ def test_a_layer_is_the_recurrence_of_the_paper(
 @pytest.mark.usefixtures("unclipped")
 @pytest.mark.parametrize("variant", EXACT)
 def test_reading_every_token_in_one_pass_is_the_recurrence(variant: dict[str, Any]) -> None:
-    """Spec 7 with C_mem = 1 under projections that change more rarely: linear attention and gated
-    DeltaNet among them. Fails when the read of a token misses the decay of its own step."""
+    """Invariant 7 with C_mem = 1 under projections that change more rarely: linear attention and
+    gated DeltaNet among them. Fails when the read of a token misses the decay of its own step."""
     config, weights = make(variant | {"chunk_mem": 1, "chunk_other": 6})
     assert config.per_token
     x = inputs(15, rows=1)
@@ -154,8 +154,8 @@ def titans_map(weights: TitansWeights) -> TitansWeights:
 
 @pytest.mark.parametrize("variant", [{}, LINEAR])
 def test_tokens_of_one_chunk_do_not_see_each_other(variant: dict[str, Any]) -> None:
-    """Spec 8, 9: with the convolution reduced to the token itself, outputs of the first chunk are
-    those of M_0 alone, whatever the other tokens are. Fails when a run reads what it writes."""
+    """Invariant 8, 9: with the convolution reduced to the token itself, outputs of the first chunk
+    are those of M_0 alone, whatever the other tokens are. Fails when a run reads what it writes."""
     config, weights = make(variant | {"chunk_mem": 6, "chunk_other": 6})
     taps = torch.zeros_like(weights.conv)
     taps[:, -1] = 1
@@ -172,7 +172,7 @@ def test_tokens_of_one_chunk_do_not_see_each_other(variant: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("name", ["hope", "titans", "gated_deltanet", "hope_attention"])
 def test_a_later_token_changes_nothing_before_it(name: str) -> None:
-    """Spec 8. Fails at any look ahead, in the convolution, in a chunk or in attention."""
+    """Invariant 8. Fails at any look ahead, in the convolution, in a chunk or in attention."""
     config, weights = tiny(name)
     ids = random_ids(2, 20)
     other = ids.clone()
@@ -187,7 +187,7 @@ def test_a_later_token_changes_nothing_before_it(name: str) -> None:
 def test_each_memory_changes_at_its_own_multiples(
     variant: dict[str, Any], chunks: tuple[int, int]
 ) -> None:
-    """Spec 12. Fails when one chunk size is used for both kinds."""
+    """Invariant 12. Fails when one chunk size is used for both kinds."""
     config, weights = make(variant | {"chunk_mem": chunks[0], "chunk_other": chunks[1]})
     x, state = inputs(13), fresh(config, weights, 2)
     for t in range(13):
@@ -201,7 +201,7 @@ def test_each_memory_changes_at_its_own_multiples(
 
 
 def test_keys_and_queries_are_unit_vectors_and_nought_is_safe() -> None:
-    """Spec 10. Fails when the norm of zero is divided by, forward or backward."""
+    """Invariant 10. Fails when the norm of zero is divided by, forward or backward."""
     x = torch.randn(5, 8)
     norms = titans.unit(x).norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones(5), rtol=1e-6, atol=1e-6)
@@ -215,7 +215,7 @@ def test_keys_and_queries_are_unit_vectors_and_nought_is_safe() -> None:
 
 
 def test_a_static_query_has_no_memory_and_an_adaptive_one_no_projection() -> None:
-    """Spec 11. Fails when a model holds both: one would be dead weight."""
+    """Invariant 11. Fails when a model holds both: one would be dead weight."""
     _, weights = make({})
     assert weights.q is not None
     _, other = make({"adaptive": ("k", "v", "q", "eta", "alpha")})
@@ -227,7 +227,7 @@ def test_a_static_query_has_no_memory_and_an_adaptive_one_no_projection() -> Non
 
 @pytest.mark.parametrize("variant", [{}, LINEAR, {"momentum": 0.7}, LINEAR | {"chunk_mem": 1}])
 def test_tokens_that_do_not_write_leave_every_bit(variant: dict[str, Any]) -> None:
-    """Spec 24, 25, 3. Fails when a silent token decays a memory or its velocity, or counts."""
+    """Invariant 24, 25, 3. Fails when a silent token decays a memory or its velocity, or counts."""
     config, weights = make({"chunk_mem": 4, "chunk_other": 3} | variant)
     x = inputs(10)
     _, state = run(config, weights, x)
@@ -242,7 +242,7 @@ def test_tokens_that_do_not_write_leave_every_bit(variant: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_token_repeated_for_long_stays_finite(variant: dict[str, Any]) -> None:
-    """Spec 28: every rule, with gates at their strongest. Fails without the bound on rows."""
+    """Invariant 28: every rule, with gates at their strongest. Fails without the bound on rows."""
     config, weights = make({"chunk_mem": 8, "chunk_other": 8} | variant)
     if weights.eta_bias is not None:
         weights = replace(weights, eta_bias=weights.eta_bias + 50)

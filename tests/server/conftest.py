@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from api import Api
 from quick_server import QUICK
@@ -87,12 +88,16 @@ def spawn(chat_model_dir: Path, tmp_path: Path) -> Spawn:
             for part in (f"--{name.replace('_', '-')}", str(value))
         ]
         with (tmp_path / "server.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
+            process = await processes.start(
                 *command(*arguments), stdout=asyncio.subprocess.PIPE, stderr=log
             )
         assert process.stdout
-        line = (await process.stdout.readline()).decode()
-        assert "listens on" in line, (tmp_path / "server.log").read_text()
+        try:
+            line = (await processes.soon(process.stdout.readline())).decode()
+            assert "listens on" in line, (tmp_path / "server.log").read_text()
+        except BaseException:
+            processes.kill_group(process)
+            raise
         port = int(line.rpartition(":")[2])
         channel = connect(port)
         server = ServerProcess(process, port, Api(channel))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import processes
 from api import Api
 from grpc import aio
 
@@ -46,8 +46,8 @@ class ServerProcess:
     async def kill(self) -> None:
         """Ends it as a power cut would."""
         if self.process.returncode is None:
-            self.process.send_signal(signal.SIGKILL)
-        await self.process.wait()
+            processes.kill_group(self.process)
+        await processes.soon(self.process.wait())
 
 
 Spawn = Callable[..., AbstractAsyncContextManager[ServerProcess]]

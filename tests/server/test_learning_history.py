@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from api import NAME, Api, refused
 from hope.v1 import admin_pb2
 from hope.v1 import sessions_pb2 as pb
+from processes import soon
 from serving import Serve, Served, Spawn
 from test_metrics import scrape, value
 
@@ -217,4 +217,4 @@ async def test_an_operator_drains_a_server(spawn: Spawn) -> None:
     async with spawn() as server:
         await server.api.create("default")
         await server.api.admin.Drain(admin_pb2.DrainRequest())
-        assert await asyncio.wait_for(server.process.wait(), 30) == 0
+        assert await soon(server.process.wait()) == 0

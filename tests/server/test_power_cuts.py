@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import processes
 import pytest
 from api import Api, refusal_of
 from grpc import aio
@@ -117,7 +118,7 @@ class Nursery:
 
 @asynccontextmanager
 async def nursery(place: Place, model: Path, directory: Path) -> AsyncIterator[Nursery]:
-    process = await asyncio.create_subprocess_exec(
+    process = await processes.start(
         sys.executable,
         str(NURSERY),
         stdin=asyncio.subprocess.PIPE,
@@ -129,8 +130,8 @@ async def nursery(place: Place, model: Path, directory: Path) -> AsyncIterator[N
     finally:
         if made.child:
             await made.kill()
-        process.kill()
-        await process.wait()
+        processes.kill_group(process)
+        await processes.soon(process.wait())
 
 
 @dataclass

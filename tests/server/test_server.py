@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import socket
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hope.v1 import admin_pb2
+from processes import soon
 from serving import Serve, Served, Spawn, connect
 
 from hope_runtime.models.decoder.weights import BaseModel
@@ -98,7 +98,7 @@ async def test_a_drain_finishes_what_runs_and_takes_nothing_new(spawn: Spawn) ->
             last = event
         assert last is not None
         assert last.result.usage.output_tokens == 400
-        assert await asyncio.wait_for(server.process.wait(), 60) == 0
+        assert await soon(server.process.wait()) == 0
     async with spawn() as server:
         # The lease was released and the turn is there.
         assert (await server.api.get()).log_records == 1
@@ -111,7 +111,7 @@ async def test_a_turn_that_does_not_end_in_time_is_cut_off(spawn: Spawn) -> None
         call = server.api.inference.Generate(server.api.asking("Hi.", max_tokens=1_000_000))
         assert (await call.read()).delta.text
         server.process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(server.process.wait(), 60) == 0
+        assert await soon(server.process.wait()) == 0
     async with spawn() as server:
         assert (await server.api.get()).log_records == 0
 

@@ -109,10 +109,16 @@ def test_every_format_that_was_ever_written_is_read(version: int) -> None:
     assert memory.hash() == facts["memory_hash"]
     assert memory.levels_digest() == facts["levels_digest"]
     expected = golden.memory()
-    for name in ("pending", "buffer", "conversations", "documents", "flushes", "log_digest"):
+    for name in ("pending", "buffer", "conversations", "flushes", "log_digest"):
         assert getattr(memory, name) == getattr(expected, name), name
+    documents = dict(expected.documents)
+    if version < 4:  # Documents had no digests, and everything else was the same.
+        documents = {
+            name: replace(item, content=b"") for name, item in documents.items() if item.content
+        }
+    assert memory.documents == documents
     records = [Record.decode(bytes.fromhex(data)) for data in facts["records"]]
-    assert records == golden.records()
+    assert records == [each for each in golden.records() if version >= 4 or not each.content]
 
 
 class AnyLayout(AdapterLayout):

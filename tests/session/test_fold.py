@@ -14,7 +14,7 @@ from memories import WINDOW, Ledger, caught_up, document, fresh, seen, spans_of,
 from hope_runtime.errors import WindowOverflowError
 from hope_runtime.learning import Learner
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.session.fold import due, effective, observe, replay, with_window
+from hope_runtime.session.fold import due, effective, observe, replay, with_learning, with_window
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import (
     MAX_CONVERSATIONS,
@@ -292,3 +292,48 @@ class FoldMachine(RuleBasedStateMachine):
 
 TestFoldMachine = FoldMachine.TestCase
 TestFoldMachine.settings = settings(max_examples=40, stateful_step_count=25)
+
+
+# Turns beside a consolidation
+
+
+@settings(max_examples=60)
+@given(told=SIZES, meanwhile=st.lists(SIZES, max_size=4), learn=st.booleans())
+def test_a_turn_beside_a_consolidation_gives_the_memory_of_one_behind_it(
+    told: list[int], meanwhile: list[list[int]], learn: bool
+) -> None:
+    before = seen(turn(spans_of(*told)), END)
+    turns = [
+        turn(spans_of(*sizes, start=1000 * index), learn=learn, conversation=f"c{index}")
+        for index, sizes in enumerate(meanwhile, start=1)
+    ]
+    behind = caught_up(before, Ledger())
+    beside = with_learning(before, behind, seen(*turns, memory=before))
+    behind = seen(*turns, memory=behind)
+    assert beside == behind
+    assert caught_up(beside, Ledger()).hash() == caught_up(behind, Ledger()).hash()
+
+
+def test_a_real_consolidation_commutes_with_a_turn(chat_model: BaseModel) -> None:
+    learner, more = Learner(chat_model, 1), turn([(5, 6, 7, 8)] * 12, conversation="next")
+    before = replace(seen(turn([(3, 4, 5)] * 6), END), fingerprint=chat_model.fingerprint)
+    behind = caught_up(before, learner)
+    beside = with_learning(before, behind, seen(more, memory=before))
+    hashes = [caught_up(memory, learner).hash() for memory in (beside, seen(more, memory=behind))]
+    assert hashes[0] == hashes[1]
+    assert beside.levels[0].updates == 1
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        END,
+        document(spans_of(3), ended=True),
+        Record(RecordKind.FREEZE, levels=(0,)),
+        Record(RecordKind.RESET, levels=(0,)),
+    ],
+)
+def test_only_turns_come_beside_a_consolidation(event: Record) -> None:
+    before = seen(turn(spans_of(8, 8)), CONSOLIDATE, turn(spans_of(4), conversation="default"))
+    with pytest.raises(ValueError, match="only turns"):
+        with_learning(before, caught_up(before, Ledger()), seen(event, memory=before))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hope_runtime.errors import CorruptStateError, StateVersionError
+from hope_runtime.session.content import EMPTY
 from hope_runtime.session.log import (
     RECORD_FORMAT,
     Record,
@@ -79,6 +80,16 @@ def repacked(record: Record, **changes: object) -> bytes:
     body = zlib.decompress(data[4:])
     head = json.dumps(json.loads(body[:size]) | changes).encode()
     return len(head).to_bytes(4, "little") + zlib.compress(head + body[size:])
+
+
+def test_a_digest_of_another_length_is_refused() -> None:
+    record = Record(RecordKind.DOCUMENT, document="d", committed_bytes=3, content=EMPTY + b"abc")
+    assert Record.decode(record.encode()) == record
+    for content in ("00" * 31, "00" * 34, "00" * 36):
+        with pytest.raises(CorruptStateError, match="digest"):
+            Record.decode(repacked(record, content=content))
+    with pytest.raises(CorruptStateError):
+        Record.decode(repacked(record, content="zz" * 35))
 
 
 @given(RECORDS)

@@ -9,20 +9,23 @@ cancels it on the loop before KeyboardInterrupt reaches the caller.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
-from hope_client.errors import ClientClosedError
+from hope_client.errors import ClientClosedError, ClientForkedError
+from hope_client.forks import Birthplace, add_client
 
 # How long an interrupted caller waits for the server to be told. It takes milliseconds.
 _CANCEL_SECONDS = 2.0
 
 
 class Closable(Protocol):
-    """What lives in the thread."""
+    """State of the background thread."""
 
     async def close(self) -> None: ...
 
@@ -36,44 +39,126 @@ class _End(Enum):
 
 
 class ClientThread(Generic[ClientT]):
-    """A client, made by `connect` within the loop that it will use, and that loop's thread.
+    """A client, made by `connect` within the loop that it uses, and that loop's thread.
+
+    While nothing runs in it, a fork of the process ends the thread and its connection; the next
+    call makes both again.
 
     Raises:
         Exception: what `connect` raised.
     """
 
     def __init__(self, connect: Callable[[], ClientT]) -> None:
-        self._lock = threading.Lock()
+        self._connect = connect
+        self._birthplace = Birthplace()
+        # Reentrant: the garbage collector may close a stream in a thread that holds it.
+        self._lock = threading.RLock()
         self._closed = False
-        ready: Future[tuple[ClientT, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        # A daemon, because a program that forgot to close its client must be able to end.
-        self._thread = threading.Thread(
-            target=asyncio.run, args=(_live(connect, ready),), name="hope-client", daemon=True
-        )
-        self._thread.start()
-        try:
-            self.client, self._loop, self._stop = ready.result()
-        except Exception:
-            self._thread.join()
-            raise
+        self._uses = 0  # calls and streams under way
+        self._running: _Running[ClientT] | None = None
+        add_client(self)
+        with self._lock:
+            self._start()
 
     def close(self) -> None:
         """Closes the client; whoever waits for it gets a ClientClosedError."""
+        if self._birthplace.left:
+            return
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._loop.call_soon_threadsafe(self._stop.set)
-        if not self._inside():
-            self._thread.join()
+            self._closed = True
+            running = self._running
+            self._running = None
+            if running is not None:
+                running.stop()
+        if running is not None and not running.inside():
+            running.thread.join()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` returns, from the loop.
+    def run(self, work: Callable[[ClientT], Coroutine[Any, Any, T]]) -> T:
+        """What `work` of the client returns, from the loop.
 
         Raises:
             ClientClosedError: the client was closed, before or meanwhile.
+            ClientForkedError: the client is another process's.
             RuntimeError: called by what runs in the thread itself, which would wait for itself.
         """
-        if self._inside():
+        with self._used() as running:
+            return self._run(running, work(running.client))
+
+    def iterate(
+        self, items: Callable[[ClientT], AsyncGenerator[T, None]]
+    ) -> Generator[T, None, None]:
+        """`items` of the client as an ordinary generator; closing it closes them."""
+        with self._used() as running:
+            stream = items(running.client)
+
+            async def step() -> T | _End:
+                return await anext(stream, _End.END)
+
+            finished = False
+            try:
+                while (item := self._run(running, step())) is not _End.END:
+                    yield item
+                finished = True
+            finally:
+                if not (finished or self._closed or self._birthplace.left):
+                    self._let_go(running, stream)
+
+    def check_open(self) -> None:
+        """Raises ClientClosedError if the client is closed."""
+        self._birthplace.check()
+        if self._closed:
+            raise ClientClosedError
+
+    def park(self) -> None:
+        """Ends the thread if nothing uses it; until `unpark` nothing does."""
+        if self._birthplace.left:
+            return
+        self._lock.acquire()
+        if self._uses == 0 and self._running is not None:
+            self._running.stop()
+            self._running.thread.join()
+            self._running = None
+
+    def unpark(self) -> None:
+        """Lets calls begin again, each of which starts the thread if there is none."""
+        if not self._birthplace.left:
+            self._lock.release()
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[_Running[ClientT]]:
+        self._birthplace.check()  # before the lock, which another thread may hold for ever there
+        with self._lock:
+            self.check_open()
+            running = self._running or self._start()
+            if running.inside():
+                raise RuntimeError(
+                    "an async iterator that a client reads cannot wait for that client"
+                )
+            self._uses += 1
+        try:
+            yield running
+        finally:
+            if not self._birthplace.left:
+                with self._lock:
+                    self._uses -= 1
+
+    def _start(self) -> _Running[ClientT]:
+        ready: Future[tuple[ClientT, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        # A daemon, because a program that forgot to close its client must be able to end.
+        thread = threading.Thread(
+            target=asyncio.run, args=(_live(self._connect, ready),), name="hope-client", daemon=True
+        )
+        thread.start()
+        try:
+            client, loop, stop = ready.result()
+        except Exception:
+            thread.join()
+            raise
+        self._running = _Running(client, thread, loop, stop)
+        return self._running
+
+    def _run(self, running: _Running[ClientT], work: Coroutine[Any, Any, T]) -> T:
+        if running.inside():
             work.close()
             raise RuntimeError("an async iterator that a client reads cannot wait for that client")
         task: asyncio.Task[T] | None = None
@@ -81,7 +166,7 @@ class ClientThread(Generic[ClientT]):
 
         def begin() -> None:
             nonlocal task
-            task = self._loop.create_task(work)
+            task = running.loop.create_task(work)
             task.add_done_callback(lambda _: done.set())
 
         def cancel() -> None:
@@ -92,14 +177,14 @@ class ClientThread(Generic[ClientT]):
                 done.set()
 
         try:
-            self._post(begin)
+            self._post(running, begin)
             done.wait()
-        except ClientClosedError:
+        except (ClientClosedError, ClientForkedError):
             work.close()
             raise
         except BaseException:  # A signal's, such as KeyboardInterrupt: `work` raises in its task.
             if not self._closed:
-                self._post(cancel)
+                self._post(running, cancel)
                 done.wait(_CANCEL_SECONDS)
             raise
         assert task is not None
@@ -109,43 +194,37 @@ class ClientThread(Generic[ClientT]):
             # Nobody else cancels a task that nobody else knows.
             raise ClientClosedError from None
 
-    def iterate(self, items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-        """`items` as an ordinary generator; closing it closes `items`."""
-
-        async def step() -> T | _End:
-            return await anext(items, _End.END)
-
-        finished = False
-        try:
-            while (item := self.run(step())) is not _End.END:
-                yield item
-            finished = True
-        finally:
-            if not (finished or self._closed):
-                self._let_go(items)
-
-    def check_open(self) -> None:
-        """Raises ClientClosedError if the client is closed."""
-        if self._closed:
-            raise ClientClosedError
-
-    def _let_go(self, items: AsyncGenerator[T, None]) -> None:
+    def _let_go(self, running: _Running[ClientT], items: AsyncGenerator[T, None]) -> None:
         async def close() -> None:
             await items.aclose()
 
-        if self._inside():  # The garbage collector may come by in any thread.
-            self._loop.create_task(close())
+        if running.inside():  # The garbage collector may come by in any thread.
+            running.loop.create_task(close())
         else:
-            self.run(close())
+            self._run(running, close())
 
-    def _post(self, callback: Callable[[], None]) -> None:
+    def _post(self, running: _Running[ClientT], callback: Callable[[], None]) -> None:
         # Under the lock, so that nothing is posted behind what stops the loop: it would never run.
+        self._birthplace.check()
         with self._lock:
             self.check_open()
-            self._loop.call_soon_threadsafe(callback)
+            running.loop.call_soon_threadsafe(callback)
 
-    def _inside(self) -> bool:
-        return threading.current_thread() is self._thread
+
+@dataclass(frozen=True, slots=True)
+class _Running(Generic[ClientT]):
+    """A client and the thread in which it lives."""
+
+    client: ClientT
+    thread: threading.Thread
+    loop: asyncio.AbstractEventLoop
+    stopping: asyncio.Event
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.stopping.set)
+
+    def inside(self) -> bool:
+        return threading.current_thread() is self.thread
 
 
 async def _live(

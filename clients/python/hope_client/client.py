@@ -31,11 +31,11 @@ from hope_client.transport import RetryPolicy, Token, Transport
 DEFAULT_TARGET = "127.0.0.1:50051"
 
 Content: TypeAlias = str | Sequence[pb.Message]
-"""What is said in a turn: the user's text, or messages of which the last is the user's."""
+"""Content of a turn: the user's text, or messages of which the last is the user's."""
 
 
 class HopeClient:
-    """Client of one server, for one user, within one event loop.
+    """Client of one server, for one user, within one event loop of one process.
 
         async with HopeClient() as client:
             await client.sessions.get_or_create("diary")
@@ -72,9 +72,9 @@ class HopeClient:
             retry=retry or RetryPolicy(),
         )
         self._resume = resume or RESUME
-        self._inference = InferenceServiceStub(self._transport.channel)
-        self._admin = AdminServiceStub(self._transport.channel)
-        self._health = health_pb2_grpc.HealthStub(self._transport.channel)
+        self._inference = self._transport.stub(InferenceServiceStub)
+        self._admin = self._transport.stub(AdminServiceStub)
+        self._health = self._transport.stub(health_pb2_grpc.HealthStub)
         self.sessions = Sessions(self._transport, user)
 
     async def __aenter__(self) -> Self:
@@ -261,14 +261,14 @@ class HopeClient:
     async def score(
         self, session: str, text: str, *, context: str = "", frozen: bool = False
     ) -> pb.ScoreResponse:
-        """How surprising `text` is after `context`, to the memory or to the `frozen` base model."""
+        """Surprise of `text` after `context`, for the memory or for the `frozen` base model."""
         request = pb.ScoreRequest(
             session=self.sessions.name(session), context=context, text=text, frozen=frozen
         )
         return await self._transport.call(self._inference.Score, request, repeatable=True)
 
     async def server_info(self) -> admin_pb2.GetServerInfoResponse:
-        """What the server runs; needs a target where AdminService listens."""
+        """Model, engine and versions of the server; needs a target where AdminService listens."""
         request = admin_pb2.GetServerInfoRequest()
         return await self._transport.call(self._admin.GetServerInfo, request, repeatable=True)
 

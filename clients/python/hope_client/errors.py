@@ -49,6 +49,11 @@ class ClientClosedError(RuntimeError):
         super().__init__("the client is closed; make another one")
 
 
+class ClientForkedError(RuntimeError):
+    """The client belongs to the process from which this one was forked, or gRPC cannot be used in
+    this one because a client of its parent was in use at the fork."""
+
+
 class CancelledError(HopeClientError):
     """The server, or something on the way, cancelled the call."""
 

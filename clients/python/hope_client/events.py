@@ -1,4 +1,4 @@
-"""What turns tell while they run. Knows the messages of the wire and nothing that makes them."""
+"""Events of a running turn or ingest. Knows the wire messages and nothing that makes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Resuming:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """What was shown of the reply is void: the turn ran again and reads differently from there on.
+    """The text shown so far is void: the turn ran again and reads differently from there on.
 
     The text follows from its beginning. Rare: a turn that runs again has the same
     memory and the same seed, so it differs only where rounding decides.
@@ -32,8 +32,8 @@ class Restarted:
 
 
 GenerateEvent: TypeAlias = pb.StatusUpdate | pb.TextDelta | Resuming | Restarted | pb.GenerateResult
-"""What a turn tells: that it waits, a piece of text, that the connection broke and what that
+"""Events of a turn: that it waits, a piece of text, that the connection broke and what that
 means for the text, or (last) that it is durable."""
 
 IngestEvent: TypeAlias = pb.StatusUpdate | pb.IngestProgress | Resuming | pb.IngestResult
-"""What an ingest tells: that it waits, how far it is, that it reconnects, or (last) its end."""
+"""Events of an ingest: that it waits, how far it is, that it reconnects, or (last) its end."""

@@ -47,7 +47,7 @@ class _Reply:
         self._told = pb.TextDelta()
 
     def events(self, delta: pb.TextDelta) -> Iterator[GenerateEvent]:
-        """What a reader must hear about `delta`: nothing, if it was shown before."""
+        """Events for `delta`: none, if its text was shown before."""
         told, shown = self._told, self._shown
         told.text += delta.text
         told.tokens += delta.tokens
@@ -62,7 +62,7 @@ class _Reply:
         self._shown = pb.TextDelta(text=told.text, tokens=max(told.tokens, shown.tokens))
 
     def end(self) -> Iterator[GenerateEvent]:
-        """What a reader must hear when the present call told its whole text."""
+        """Events for the end of the present call's text."""
         if self._shown.text != self._told.text:  # It stopped earlier than what was shown.
             self._shown = self._told
             yield Restarted()

@@ -49,7 +49,7 @@ class Sessions:
     def __init__(self, transport: Transport, user: str) -> None:
         self._transport = transport
         self._user = user
-        self._stub = SessionServiceStub(transport.channel)
+        self._stub = transport.stub(SessionServiceStub)
 
     def name(self, session: str) -> str:
         """Full name of a session given in short or full."""
@@ -91,7 +91,7 @@ class Sessions:
             return await self.get(session), False
 
     async def document(self, session: str, document: str) -> pb.Document | None:
-        """How far a document has been read; None if the session never saw it."""
+        """Reading state of a document; None if the session never saw it."""
         documents = (await self.get(session)).documents
         return next((each for each in documents if each.name == document), None)
 
@@ -238,7 +238,7 @@ class Sessions:
     async def diff(
         self, session: str, before: int, after: int, *, page_size: int = 0, page_token: str = ""
     ) -> pb.DiffVersionsResponse:
-        """How much of each level changed between two kept versions, and a page of what only one
+        """Change of each level between two kept versions, and a page of what only one
         of them was taught."""
         request = pb.DiffVersionsRequest(
             name=self.name(session),
@@ -252,7 +252,7 @@ class Sessions:
     async def consolidations(
         self, session: str, *, page_size: int = 0
     ) -> AsyncGenerator[pb.Consolidation, None]:
-        """What learning did to the session, in the order of its log, page after page."""
+        """Consolidations of the session in the order of its log, fetched page by page."""
         request = pb.ListConsolidationsRequest(parent=self.name(session), page_size=page_size)
         while True:
             page = await self._transport.call(

@@ -1,4 +1,4 @@
-"""Where the bytes of a document come from, so that an ingest can go back to what was not committed.
+"""Sources of a document's bytes that can go back to what was not committed.
 
 Knows bytes, files and streams; knows nothing of the wire. Offsets count bytes of
 the document. A source that can seek goes back at will; one that cannot keeps
@@ -142,7 +142,7 @@ class StreamSource:
 async def in_pieces(
     pieces: Iterable[bytes] | AsyncIterable[bytes], limit: int
 ) -> AsyncIterator[bytes]:
-    """What `pieces` hold, none longer than `limit`."""
+    """`pieces`, cut so that none is longer than `limit`."""
     stream = pieces if isinstance(pieces, AsyncIterable) else _pulled(iter(pieces))
     async for piece in stream:
         for begin in range(0, len(piece), limit):
@@ -160,7 +160,7 @@ async def _pieces_of(file: BinaryIO) -> AsyncIterator[bytes]:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """What `work` returns, from a thread that nobody waits for when the program or the client
+    """Result of `work`, from a thread that nobody waits for when the program or the client
     ends: asyncio's own would hold them up as long as a pipe is silent."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()

@@ -22,6 +22,7 @@ from hope_client.background import ClientThread
 from hope_client.client import DEFAULT_TARGET, HopeClient
 from hope_client.errors import InternalError
 from hope_client.events import IngestEvent
+from hope_client.names import session_name
 from hope_client.sessions import Sessions
 from hope_client.sources import DocumentSource
 from hope_client.transport import RetryPolicy, Token
@@ -33,9 +34,10 @@ T = TypeVar("T")
 class _Face:
     """Something of the async client, and the thread in which it may be used."""
 
-    def __init__(self, thread: ClientThread[HopeClient], target: HopeClient | Sessions) -> None:
+    def __init__(self, thread: ClientThread[HopeClient], part: Callable[[HopeClient], Any]) -> None:
         self._thread = thread
-        self._target = target
+        # Asked with every call: after a fork the thread has another client.
+        self._part = part
 
 
 def _blocking(
@@ -45,7 +47,7 @@ def _blocking(
 
     @functools.wraps(method)
     def call(self: _Face, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._thread.run(method(self._target, *args, **kwargs))
+        return self._thread.run(lambda client: method(self._part(client), *args, **kwargs))
 
     return call
 
@@ -58,7 +60,8 @@ def _streaming(
     @functools.wraps(method)
     def call(self: _Face, /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
         self._thread.check_open()
-        return self._thread.iterate(method(self._target, *args, **kwargs))
+        signature.bind(self, *args, **kwargs)  # a wrong call is refused now, not at the first item
+        return self._thread.iterate(lambda client: method(self._part(client), *args, **kwargs))
 
     signature = inspect.signature(method)
     item = signature.return_annotation.removeprefix("AsyncGenerator[").removesuffix(", None]")
@@ -71,11 +74,13 @@ def _streaming(
 class SyncSessions(_Face):
     """`Sessions`, as `SyncHopeClient.sessions` gives them; documented there."""
 
-    _target: Sessions
+    def __init__(self, thread: ClientThread[HopeClient], user: str) -> None:
+        super().__init__(thread, lambda client: client.sessions)
+        self._user = user
 
     def name(self, session: str) -> str:
         """Full name of a session given in short or full."""
-        return self._target.name(session)
+        return session_name(session, self._user)
 
     create = _blocking(Sessions.create)
     get = _blocking(Sessions.get)
@@ -111,13 +116,13 @@ class SyncHopeClient(_Face):
                 if isinstance(event, TextDelta):
                     print(event.text, end="")
 
-    Arguments are those of HopeClient. Any thread may use it, several at a time.
+    Arguments are those of HopeClient. Any thread may use it, several at a time, of the process in
+    which it was made: in one that was forked from it calls raise ClientForkedError, and a client
+    that is made there works, unless a call of this one was under way at the fork.
     Streams are generators: leaving one early (its `close`, or the end of the
     client) cancels the turn, which then leaves no trace, and so does Ctrl-C while
     one is waited for.
     """
-
-    _target: HopeClient
 
     def __init__(
         self,
@@ -141,8 +146,8 @@ class SyncHopeClient(_Face):
                 resume=resume,
             )
         )
-        super().__init__(thread, thread.client)
-        self.sessions = SyncSessions(thread, thread.client.sessions)
+        super().__init__(thread, lambda client: client)
+        self.sessions = SyncSessions(thread, user)
         # Nobody holds the thread's client once this one is gone; also at the end of the program.
         self._close = weakref.finalize(self, thread.close)
 

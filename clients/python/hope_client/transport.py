@@ -24,6 +24,7 @@ from hope_client.errors import (
     UnavailableError,
     from_rpc_error,
 )
+from hope_client.forks import Birthplace, add_connection
 from hope_client.routing import session_header, session_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _CHANNEL_OPTIONS: list[tuple[str, int]] = [
 Token: TypeAlias = str | Callable[[], str]
 """A bearer token, or what gives the present one before each call, for those that expire."""
 
+StubT = TypeVar("StubT")
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")
 
@@ -62,7 +64,7 @@ _SESSION_LOST = "SESSION_LOST"
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, and after which wait, a harmless call is repeated.
+    """Number of attempts and waits between them for calls that are safe to repeat.
 
     The wait doubles from `initial_seconds` to `maximum_seconds` and is jittered,
     so that clients of a restarted server do not all come back at once.
@@ -131,6 +133,7 @@ class Transport:
 
     Raises:
         ValueError: a token is to go to another machine in clear text.
+        ClientForkedError: gRPC cannot be used in this process.
     """
 
     def __init__(
@@ -145,30 +148,53 @@ class Transport:
         if token and credentials is None and not _is_near(target):
             raise ValueError("a token leaves this machine over TLS only: give credentials as well")
         self._token = token
-        self.channel = (
+        self._birthplace = Birthplace()
+        self._closed = False
+        add_connection(self)
+        self._channel = (
             grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
             if credentials is None
             else grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
         )
         self._timeout_seconds = timeout_seconds
         self._retry = retry
-        self._closed = False
+        self._stubs: list[object] = []
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection was given up."""
+        return self._closed
+
+    def stub(self, kind: Callable[[grpc.aio.Channel], StubT]) -> StubT:
+        """A service's methods over this connection. They do not keep it alive once it is closed."""
+        made = kind(self._channel)
+        self._stubs.append(made)
+        return made
 
     def metadata(self, session: str) -> tuple[tuple[str, str], ...]:
-        """What a call about the session of this name says of who makes it and where it should go;
+        """Metadata of a call about the session of this name: credential and routing key;
         without a session, the empty string."""
         token = self._token() if callable(self._token) else self._token
         authorization = (("authorization", f"Bearer {token}"),) if token else ()
         return authorization + session_header(session)
 
     async def close(self) -> None:
-        """Ends the connection; whoever waits for a call on it gets a ClientClosedError."""
+        """Ends the connection; whoever waits for a call on it gets a ClientClosedError. Does
+        nothing in a process that was forked from the one that made it."""
+        if self._closed or self._birthplace.left:
+            return
         self._closed = True
-        await self.channel.close(None)
+        channel = self._channel
+        del self._channel
+        for stub in self._stubs:
+            for method in vars(stub):
+                setattr(stub, method, None)
+        await channel.close(None)
 
     @contextlib.contextmanager
     def translating(self) -> Iterator[None]:
         """Turns what gRPC raises within the block into errors of this package."""
+        self._birthplace.check()
         if self._closed:
             raise ClientClosedError
         try:

@@ -1,4 +1,4 @@
-"""What is taught and asked, in order: the course that every contender takes.
+"""The course that every contender takes: lessons and questions, in order.
 
 A task builds courses from its options and a seed, and judges the replies; who learns, how and at
 what price is in contenders.py.
@@ -43,7 +43,7 @@ class Lesson:
 
     @property
     def messages(self) -> tuple[str, ...] | None:
-        """What is said in chat; None for a document."""
+        """Chat message that teaches the lesson; None for a document."""
         return self.text if self.told == "chat" and isinstance(self.text, tuple) else None
 
     @property

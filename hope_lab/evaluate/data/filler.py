@@ -88,7 +88,7 @@ class Filler:
 
 
 def line_start(text: str, seed: str, latest: int, breaks: str = r"\n+") -> int:
-    """Where a line begins, chosen by the seed among those up to `latest`; 0 is always one.
+    """Start of a line, chosen by the seed among those up to `latest`; 0 is always one.
 
     `breaks` is what comes before one, as a regular expression.
     """

@@ -1,8 +1,6 @@
-"""What a memory is taught and asked: invented facts from a seed, or a file of foreign ones.
-
-Knows how items are made, read and checked. Leaves telling them to teaching.py and asking to
-asking.py; the wording is in relations.py.
-"""
+"""Facts that a memory is taught and asked about: invented ones from a seed, or a file of foreign
+ones.  Knows how items are made, read and checked. Leaves telling them to teaching.py and asking to
+asking.py; the wording is in relations.py."""
 
 from __future__ import annotations
 

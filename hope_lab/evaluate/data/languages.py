@@ -39,7 +39,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """Who did, or will do, what to whom."""
+    """An agent, an action, its time and a patient."""
 
     subject: Phrase
     verb: str

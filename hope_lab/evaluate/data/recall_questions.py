@@ -1,8 +1,6 @@
-"""What `recall` asks about its facts: their values, in chat and as completions, and what was never
-taught, where they must not turn up.
-
-Knows the wording and the tokens. Leaves who is asked, and verdicts, to recall.py.
-"""
+"""Questions of `recall` about its facts: their values, in chat and as completions, and what was
+never taught, where they must not turn up.  Knows the wording and the tokens. Leaves who is asked,
+and verdicts, to recall.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be told about a person: relations, their values, and how people word them.
+"""Relations that may hold of a person, their values, and ways of wording them.
 
 Plain data for items.py, which picks and fills in. Within a relation no value contains another as
 a word, no value occurs in two relations, and none is a word that an ordinary reply would use by

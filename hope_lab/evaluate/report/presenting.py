@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 def settings(task: str, args: argparse.Namespace, bench: Bench) -> dict[str, Any]:
-    """What every document begins with."""
+    """Fields that every report begins with."""
     return {
         "task": task,
         "model": args.model,

@@ -35,7 +35,7 @@ INTERVALS = "Wilson, 95 %"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a result depends on besides its seeds; `filler` in tokens asked for."""
+    """Settings of a result besides its seeds; `filler` in tokens asked for."""
 
     model: str
     policy: str

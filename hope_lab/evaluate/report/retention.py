@@ -1,4 +1,4 @@
-"""What is still known of each lesson after each later one: matrices, and what they say in short.
+"""Retention of each lesson after each later one: matrices and their summaries.
 
 Row i of a matrix is what was known after lesson i, column j of what lesson j taught; nothing is
 known of lessons that are still to come, so a matrix is a lower triangle. Knows no task.

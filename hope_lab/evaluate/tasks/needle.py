@@ -37,7 +37,7 @@ NEW_TOKENS = 56
 
 @dataclass(frozen=True, slots=True)
 class Needles:
-    """What is hidden, and what is asked about it."""
+    """A kind of needle: the hidden statement and the question about it."""
 
     hidden: tuple[Hidden, ...]
     asked: tuple[Asked, ...]
@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_haystack_options(group: argparse._ArgumentGroup) -> None:
-    """How long the text is, and how many there are."""
+    """Lengths and numbers of the haystacks."""
     group.add_argument(
         "--lengths",
         type=count(1),

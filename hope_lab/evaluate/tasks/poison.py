@@ -108,7 +108,7 @@ class _Poisoned:
         self.key = [seed, args.facts, list(args.attacks), args.fed, args.tokens, guards]
 
     def run(self) -> Result:
-        """What was known and what was damaged after the facts and after each attack."""
+        """Recall and damage after the facts and after each attack."""
         self._progress("telling facts")
         pupil = self._pupil()
         _tell(pupil, self._items)

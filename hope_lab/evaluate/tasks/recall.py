@@ -217,7 +217,7 @@ class _Recall:
         return pupil
 
     def _context(self, arm: str) -> Callable[[str], str]:
-        """What stands before a question in the arm's prompt."""
+        """Text before a question in the arm's prompt."""
         if arm == PROMPT:
             facts = " ".join(item.told for item in self._items)
             return lambda text: facts

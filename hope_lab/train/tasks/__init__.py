@@ -1,4 +1,4 @@
-"""What native models are trained on: text, and synthetic tasks that a seed makes."""
+"""Training tasks of HOPE models: text, and synthetic tasks made from a seed."""
 
 from __future__ import annotations
 

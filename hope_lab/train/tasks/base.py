@@ -1,4 +1,4 @@
-"""What a task gives the outer loop: batches that are a function of a seed, and how they are scored.
+"""Interface of a training task: batches as a function of a seed, and their scores.
 
 Knows nothing of models or optimisers. Targets are one of two kinds: the next token's id, scored by
 cross-entropy, or the set of symbols that may come next, scored symbol by symbol.
@@ -57,7 +57,7 @@ class Task(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """How text becomes ids; None when the ids do not stand for text."""
+        """The tokenizer; None when the ids do not stand for text."""
         ...
 
     def batch(self, rows: int, generator: torch.Generator) -> Batch:
@@ -65,7 +65,7 @@ class Task(Protocol):
         ...
 
     def tests(self, rows: int, generator: torch.Generator) -> dict[str, Batch]:
-        """What is measured after training, by the name of the test."""
+        """Measures after training, by the name of the test."""
         ...
 
     def readout(self, config: HopeConfig, generator: torch.Generator) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ class FormalTask(LanguageTask):
         return Batch(torch.tensor(ids), torch.tensor(targets), torch.tensor(counted))
 
     def _sets(self, string: String) -> list[list[bool]]:
-        """What may come at each place, as the ids of targets."""
+        """Ids of the symbols that may come at each place."""
         language, state = self.language, self.language.start
         sets = []
         for symbol in (*string, None):

@@ -27,7 +27,7 @@ from hope_runtime.models.hope.weights import HopeWeights
 
 
 class MadTask(LanguageTask):
-    """What the five share: one test, drawn as the strings to train on are."""
+    """Base of the five tasks: one test set, drawn as the training strings are."""
 
     name: str
     vocab_size: int

@@ -434,11 +434,21 @@ class GenerateResult(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    WINDOW_BEGAN_FIELD_NUMBER: _builtins.int
+    DROPPED_CONVERSATION_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     text: _builtins.str
     """The whole reply, as the deltas gave it."""
     replayed: _builtins.bool
     """True when this reply was stored by an earlier call with this request_id."""
+    window_began: _builtins.bool
+    """True when the conversation had no window, so that the reply saw nothing that was said
+    in it before: it is new, it was ended, or its window was dropped for others.
+    """
+    dropped_conversation: _builtins.str
+    """Conversation whose window was dropped because the session keeps those of the eight
+    that were used last; empty if none was. What it taught stays, or is learnt.
+    """
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     def __init__(
@@ -448,10 +458,12 @@ class GenerateResult(_message.Message):
         usage: Global___Usage | None = ...,
         text: _builtins.str = ...,
         replayed: _builtins.bool = ...,
+        window_began: _builtins.bool = ...,
+        dropped_conversation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "replayed", b"replayed", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_conversation", b"dropped_conversation", "finish_reason", b"finish_reason", "replayed", b"replayed", "text", b"text", "usage", b"usage", "window_began", b"window_began"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -554,6 +566,7 @@ class IngestStart(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     LEARN_OPTIONS_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """users/{user}/sessions/{session}. Required."""
     conversation: _builtins.str
@@ -566,6 +579,11 @@ class IngestStart(_message.Message):
     """Offset of the first byte sent, which must be `committed_bytes` of this
     document (0 for a new one).
     """
+    content_digest: _builtins.bytes
+    """Digest of the document's bytes before `offset_bytes` as the client has them, made like
+    Document.content_digest. If what is committed is something else, the call is refused:
+    FAILED_PRECONDITION, reason DOCUMENT_DIFFERS. Empty: not compared.
+    """
     @_builtins.property
     def learn_options(self) -> Global___LearnOptions: ...
     def __init__(
@@ -576,10 +594,11 @@ class IngestStart(_message.Message):
         document: _builtins.str = ...,
         offset_bytes: _builtins.int = ...,
         learn_options: Global___LearnOptions | None = ...,
+        content_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["learn_options", b"learn_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "document", b"document", "learn_options", b"learn_options", "offset_bytes", b"offset_bytes", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "conversation", b"conversation", "document", b"document", "learn_options", b"learn_options", "offset_bytes", b"offset_bytes", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -647,6 +666,8 @@ class IngestProgress(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     SURPRISE_NATS_FIELD_NUMBER: _builtins.int
     MEMORY_VERSION_FIELD_NUMBER: _builtins.int
+    DROPPED_DOCUMENT_FIELD_NUMBER: _builtins.int
+    DROPPED_CONVERSATION_FIELD_NUMBER: _builtins.int
     committed_bytes: _builtins.int
     """Bytes of the document that are durable; resume here."""
     tokens: _builtins.int
@@ -656,6 +677,13 @@ class IngestProgress(_message.Message):
     per token.
     """
     memory_version: _builtins.int
+    dropped_document: _builtins.str
+    """Document whose place was dropped because the session keeps those of the 64 that were
+    read last; empty if none was. It stays learnt, but reading it again would begin anew
+    and teach it twice.
+    """
+    dropped_conversation: _builtins.str
+    """As in GenerateResult."""
     def __init__(
         self,
         *,
@@ -663,10 +691,12 @@ class IngestProgress(_message.Message):
         tokens: _builtins.int = ...,
         surprise_nats: _builtins.float | None = ...,
         memory_version: _builtins.int = ...,
+        dropped_document: _builtins.str = ...,
+        dropped_conversation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "surprise_nats", b"surprise_nats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "committed_bytes", b"committed_bytes", "memory_version", b"memory_version", "surprise_nats", b"surprise_nats", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "committed_bytes", b"committed_bytes", "dropped_conversation", b"dropped_conversation", "dropped_document", b"dropped_document", "memory_version", b"memory_version", "surprise_nats", b"surprise_nats", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__surprise_nats: _TypeAlias = _typing.Literal["surprise_nats"]  # noqa: Y015
     _WhichOneofArgType__surprise_nats: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats"]  # noqa: Y015

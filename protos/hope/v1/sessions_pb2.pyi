@@ -237,19 +237,27 @@ class Document(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     COMMITTED_BYTES_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     committed_bytes: _builtins.int
     ended: _builtins.bool
+    content_digest: _builtins.bytes
+    """Digest of the committed bytes, by which another document of the same name is told
+    from this one. It is SHA-256(c + rest), where c begins as 32 zero bytes, becomes
+    SHA-256(c + block) for every block of 64 bytes, and `rest` are the bytes behind the
+    last whole block. Empty where the server did not keep it yet when reading began.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         committed_bytes: _builtins.int = ...,
         ended: _builtins.bool = ...,
+        content_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "ended", b"ended", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "content_digest", b"content_digest", "ended", b"ended", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

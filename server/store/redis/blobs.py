@@ -60,7 +60,7 @@ async def fetch(
 
 
 def fault_of(ref: BlobRef, data: bytes | None) -> str | None:
-    """What is wrong with the bytes of a blob; None when they are what was stored."""
+    """Fault in the bytes of a blob; None when they are what was stored."""
     if data is None:
         return "it is missing"
     if len(data) != ref.size_bytes:

@@ -50,7 +50,7 @@ SMALL_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a READ found, all at one moment."""
+    """Result of a READ, all at one moment."""
 
     epoch: str
     now: float
@@ -154,7 +154,7 @@ class Connection:
     async def draw(
         self, keys: UserKeys, amount: float, capacity: float, per_second: float
     ) -> float:
-        """What is left in a user's bucket; see `SessionStore.draw`."""
+        """Tokens left in a user's bucket; see `SessionStore.draw`."""
         now = repr(self._clock()) if self._clock else ""
         names = [keys.bucket, keys.done(uuid.uuid4().hex)]
         (left,) = await self._script(DRAW, names, [amount, capacity, per_second, now])

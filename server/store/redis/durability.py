@@ -1,4 +1,4 @@
-"""How sure an acknowledged write is, and what is lost in which failure.
+"""Durability of an acknowledged write: what is lost in which failure.
 
 Looks at a server before it is trusted with sessions: refuses what would lose them silently, and
 says what remains.
@@ -17,7 +17,7 @@ OLDEST_WITH_WAITAOF = (7, 2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Durability:
-    """What a write waits for before it is acknowledged, beyond the server's own settings."""
+    """Copies that a write waits for before it is acknowledged, beyond the server's settings."""
 
     fsync: bool = False
     """The server's append-only file is on its disk (WAITAOF)."""
@@ -46,7 +46,7 @@ class Durability:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found at start-up, for the log."""
+    """Findings at start-up, for the log."""
 
     warnings: list[str]
     losses: list[str]
@@ -92,7 +92,7 @@ def _warnings(policy: str, has_file: bool) -> list[str]:
 
 
 def _losses(has_file: bool, appendfsync: str | None, wanted: Durability) -> list[str]:
-    """What an acknowledged turn survives, failure by failure."""
+    """Failures that an acknowledged turn survives, one by one."""
     crash = "nothing" if has_file else "everything since the last RDB file"
     if not has_file:
         power = crash

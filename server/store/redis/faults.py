@@ -1,4 +1,4 @@
-"""What the errors of redis-py and of the server mean to the callers of a store."""
+"""Translation of redis-py's and the server's errors into a store's errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a session changes: commit, rollback, fork, and the versions it keeps.
+"""Changes of a session: commit, rollback, fork, and the versions it keeps.
 Contracts are in `base`."""
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _KEY = re.compile(r"hope:\{([^}]*)\}:(\w+)(?::(.*))?")
 
 
 class KeyParts(NamedTuple):
-    """What a key is about."""
+    """Subject of a key: user, session or part of one."""
 
     user: str
     kind: str
@@ -99,7 +99,7 @@ def log_field(session: str) -> str:
 
 
 def parse(key: bytes) -> KeyParts | None:
-    """What a user's key is about; None for other keys."""
+    """Subject of a user's key; None for other keys."""
     match = _KEY.fullmatch(key.decode(errors="replace"))
     if match is None:
         return None

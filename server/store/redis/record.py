@@ -21,7 +21,7 @@ from server.store.values import BlobRef, Head, Job, SessionKey, Snapshot, Versio
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What a head and a version have in common."""
+    """Fields that a head and a version share."""
 
     version: int
     parent_version: int | None

@@ -15,7 +15,7 @@ DROPPED_AT_ONCE = 100
 
 
 def reading(keys: UserKeys, session: str, request_id: str | None) -> list[Command]:
-    """What is to be read along so that a commit can keep a reply."""
+    """Reads that a commit needs in order to keep a reply."""
     commands: list[Command] = [
         ("ZRANGE", keys.expiry(session), 0, DROPPED_AT_ONCE - 1, "WITHSCORES")
     ]

@@ -55,7 +55,7 @@ class Draft:
     commands: list[Command] = field(default_factory=list)
     """To be applied besides."""
     checks: list[tuple[Part, Command]] = field(default_factory=list)
-    """What else must still be so."""
+    """Further conditions that must still hold."""
 
     def require(self) -> SessionRecord:
         """The record. Raises NotFoundError."""

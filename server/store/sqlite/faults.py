@@ -1,4 +1,4 @@
-"""What SQLite's result codes mean to the callers of a store."""
+"""Translation of SQLite's result codes into a store's errors."""
 
 from __future__ import annotations
 

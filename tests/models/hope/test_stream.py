@@ -28,7 +28,7 @@ LEARNERS = ["hope", "hope_attention"]
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("cuts", [[1] * 37, [7, 1, 1, 11, 17], [4, 4, 4, 25], [36, 1]])
 def test_any_cut_of_a_stream_gives_the_same_outputs_and_state(name: str, cuts: list[int]) -> None:
-    """Spec 20, 21: keys and values of older weights stay as they are. Fails when a counter, a
+    """Invariant 20, 21: keys and values of older weights stay as they are. Fails when a counter, a
     buffer, the conv tail or the window is not carried."""
     config, weights = tiny(name)
     ids = random_ids(2, 37)
@@ -40,8 +40,8 @@ def test_any_cut_of_a_stream_gives_the_same_outputs_and_state(name: str, cuts: l
 
 @pytest.mark.parametrize("window", [65, 70, 100, 300])
 def test_single_tokens_in_a_long_window_read_as_one_piece(window: int) -> None:
-    """Spec 20, 27 for windows with a tail. Fails when a key that left is still seen, or the tail
-    is put together in the wrong order."""
+    """Invariant 20, 27 for windows with a tail. Fails when a key that left is still seen, or the
+    tail is put together in the wrong order."""
     config, weights = tiny("hope_attention", window=window, rate=0.01)
     ids = random_ids(2, 210)
     whole, at_once = read(config, weights, ids, [210])
@@ -55,8 +55,8 @@ def test_single_tokens_in_a_long_window_read_as_one_piece(window: int) -> None:
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_cut_makes_no_difference_in_float32(name: str) -> None:
-    """Spec 20 in the precision that is served, to 1e-5 relative to the scores' size. Fails when
-    the forms of a write round differently enough to grow."""
+    """Invariant 20 in the precision that is served, to 1e-5 relative to the scores' size. Fails
+    when the forms of a write round differently enough to grow."""
     config, weights = tiny(name, rate=0.01)
     single = weights.to(torch.float32)
     ids = random_ids(1, 96)
@@ -81,8 +81,8 @@ def streams(draw: st.DrawFn) -> tuple[list[int], list[list[bool]], list[list[boo
 def test_masks_cuts_and_context_change_nothing_but_themselves(
     stream: tuple[list[int], list[list[bool]], list[list[bool]], int], name: str
 ) -> None:
-    """Spec 20, 22, 24: rows in a batch, in pieces, with tokens that do not exist in between and
-    context that is not learnt, equal each row alone, in one piece, without the masked tokens.
+    """Invariant 20, 22, 24: rows in a batch, in pieces, with tokens that do not exist in between
+    and context that is not learnt, equal each row alone, in one piece, without the masked tokens.
     Fails when padding is counted, or one row's boundary is taken for all."""
     cuts, exists, learns, segment = stream
     config, weights = tiny(name, segment_tokens=segment)
@@ -146,7 +146,7 @@ def dense(level: LevelState, initial: tuple[Tensor, ...]) -> tuple[tuple[Tensor,
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_neighbour_of_nan_changes_no_bit(name: str) -> None:
-    """Spec 22. Fails wherever rows are mixed by a product instead of a choice."""
+    """Invariant 22. Fails wherever rows are mixed by a product instead of a choice."""
     config, weights = tiny(name)
     ids = random_ids(2, 20)
     _, state = read(config, weights, ids[:, :6], [6])
@@ -167,7 +167,7 @@ def test_a_neighbour_of_nan_changes_no_bit(name: str) -> None:
 def test_a_neighbour_of_nan_changes_nothing_that_is_learnt(
     name: str, in_step: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Spec 22 through the backward pass and the update, at boundaries of both rows and of one.
+    """Invariant 22 through the backward pass and the update, at boundaries of both rows and of one.
     Fails when gradients of rows are summed, or a mask is a factor."""
     monkeypatch.setattr("hope_runtime.models.hope.stream.check_bounds", lambda *_: None)
     config, weights = tiny(name)
@@ -193,8 +193,9 @@ def poisoned(state: HopeState, row: int) -> HopeState:
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_state_that_was_stored_goes_on_as_if_it_had_not(name: str) -> None:
-    """Spec 23: every number of a state is in its named tensors, and nothing that is read changes
-    one in place, so a snapshot stays what it was. Fails when a state holds anything else."""
+    """Invariant 23: every number of a state is in its named tensors, and nothing that is read
+    changes one in place, so a snapshot stays what it was. Fails when a state holds anything
+    else."""
     config, weights = tiny(name)
     ids = random_ids(2, 30)
     before = {key: tensor.clone() for key, tensor in weights.named()}
@@ -220,8 +221,8 @@ def test_a_state_that_was_stored_goes_on_as_if_it_had_not(name: str) -> None:
 def test_with_learning_off_the_context_advances_and_the_memory_does_not(
     name: str, tokens: int
 ) -> None:
-    """Spec 25, whether a segment ends with the text or not. Fails when a token that is only read is
-    counted, written or trained on."""
+    """Invariant 25, whether a segment ends with the text or not. Fails when a token that is only
+    read is counted, written or trained on."""
     config, weights = tiny(name)
     ids = random_ids(2, tokens)
     _, state = read(config, weights, ids[:, :7], [7])
@@ -248,7 +249,7 @@ def test_with_learning_off_the_context_advances_and_the_memory_does_not(
 
 
 def test_a_text_shorter_than_a_chunk_fills_the_buffer_only() -> None:
-    """Spec 26. Fails when a partial chunk is learnt, or dropped."""
+    """Invariant 26. Fails when a partial chunk is learnt, or dropped."""
     config, weights = tiny("hope", periods=(8,))
     ids = random_ids(2, 7)
     _, state = read(config, weights, ids, [7])
@@ -260,7 +261,7 @@ def test_a_text_shorter_than_a_chunk_fills_the_buffer_only() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_state_does_not_grow_with_the_stream(name: str) -> None:
-    """Spec 27, with attention's window bounded. Fails when anything is kept a token."""
+    """Invariant 27, with attention's window bounded. Fails when anything is kept a token."""
     config, weights = tiny(name)
     ids = random_ids(1, 160)
     sizes = []
@@ -272,7 +273,7 @@ def test_a_state_does_not_grow_with_the_stream(name: str) -> None:
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_one_token_repeated_for_long_leaves_a_bounded_memory(name: str) -> None:
-    """Spec 28. Fails when writes of one key add up."""
+    """Invariant 28. Fails when writes of one key add up."""
     config, weights = tiny(name, rate=1e-3)
     ids = torch.full((1, 1000), 7)
     scores, state = read(config, weights, ids, [1000])
@@ -284,7 +285,7 @@ def test_one_token_repeated_for_long_leaves_a_bounded_memory(name: str) -> None:
 
 
 def test_a_runaway_is_an_error_that_names_its_row_and_changes_nothing() -> None:
-    """Spec 28 where no rule bounds it: a rate far too large. Fails when it is silent."""
+    """Invariant 28 where no rule bounds it: a rate far too large. Fails when it is silent."""
     config, weights = tiny("hope", rate=1e6)
     ids = random_ids(2, 30)
     state = fresh_state(config, weights, 2)

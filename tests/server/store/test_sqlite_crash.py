@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_SECONDS
 from store_process import KEY, OPERATIONS, blobs_at
 
 from server.store.base import Commit, LeaseHeldError, LogRecord, Record
@@ -32,6 +33,7 @@ def start(role: str, path: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
     )
 
 
@@ -75,7 +77,7 @@ async def test_a_writer_stopped_past_its_lease_is_refused(path: Path) -> None:
     stopped = start("stop_past_the_lease", path)
     os.waitpid(stopped.pid, os.WUNTRACED)
     async with SQLiteStore(path) as store:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
                 lease = await store.acquire(KEY, "second", 60)
@@ -91,7 +93,7 @@ async def test_a_writer_stopped_past_its_lease_is_refused(path: Path) -> None:
         )
         head = await store.commit(lease, change)
         os.kill(stopped.pid, signal.SIGCONT)
-        assert stopped.communicate(timeout=20)[0] == "LeaseLostError\n"
+        assert stopped.communicate(timeout=PATIENCE_SECONDS)[0] == "LeaseLostError\n"
         assert await store.head(KEY) == head
         assert await store.read_log(KEY) == [LogRecord(1, "turn", b"second")]
 
@@ -99,7 +101,7 @@ async def test_a_writer_stopped_past_its_lease_is_refused(path: Path) -> None:
 async def test_two_processes_take_turns(path: Path) -> None:
     children = [start("take_turns", path, owner) for owner in "ab"]
     for child in children:
-        child.communicate(timeout=60)
+        child.communicate(timeout=PATIENCE_SECONDS)
         assert child.returncode == 0
     async with SQLiteStore(path) as store:
         log = await store.read_log(KEY)
@@ -112,7 +114,7 @@ async def test_two_processes_take_turns(path: Path) -> None:
 
 async def test_a_full_disk_undoes_the_commit_and_nothing_else(path: Path) -> None:
     child = start("fill_the_disk", path)
-    assert child.communicate(timeout=60)[0].split() == ["full", "small", "large"]
+    assert child.communicate(timeout=PATIENCE_SECONDS)[0].split() == ["full", "small", "large"]
     async with SQLiteStore(path) as store:
         assert await store.check_integrity() == []
         assert (await store.head(KEY)).revision == 3
@@ -122,7 +124,7 @@ async def test_every_step_of_every_change_may_be_the_last(tmp_path: Path) -> Non
     """Killed before each statement, begin and commit among them: the change has happened wholly or
     not at all, and can be made again. The child checks that; here is seen that it did."""
     child = start("die_at_every_statement", tmp_path / "store.db")
-    lines = [line.split() for line in child.communicate(timeout=120)[0].splitlines()]
+    lines = [line.split() for line in child.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()]
     assert child.returncode == 0
     assert [name for name, *_ in lines] == list(OPERATIONS)
     steps = {name: int(statements) for name, statements, _ in lines}

@@ -1,4 +1,4 @@
-"""What the command line says about credentials, as the client takes it.
+"""Credentials from the command line, in the form that the client takes.
 
 Files are read here; a token's before every call, so that one that expires can be replaced.
 """

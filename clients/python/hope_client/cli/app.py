@@ -39,7 +39,7 @@ _NO_SERVER = ("failed to connect", "connection refused", "resolution failed", "e
 
 
 class App:
-    """What a command works with: its options, the terminal, and a client."""
+    """Context of a command: its options, the terminal, and a client."""
 
     def __init__(
         self, args: argparse.Namespace, runner: asyncio.Runner, client: HopeClient

@@ -73,7 +73,7 @@ class Chat:
             self.terminal.note("(cut: the reply reached its length limit, see --max-tokens)")
 
     def prompt(self) -> str:
-        """What the user sees before typing."""
+        """The prompt before the user's input."""
         return "you (read-only)> " if self.read_only else "you> "
 
 

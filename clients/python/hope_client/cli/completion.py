@@ -26,7 +26,7 @@ _NEW_NAMES = ("hope sessions create", "hope sessions import")
 
 
 def script(shell: str) -> str:
-    """What a shell must run to complete `hope`."""
+    """Script that a shell runs to complete `hope`."""
     # Without the shell's own idea of a completion: files are suggested where a file belongs.
     return shellcode(["hope"], use_defaults=False, shell=shell)
 

@@ -83,7 +83,7 @@ def _plot(app: App, level: int, history: Sequence[pb.Consolidation]) -> None:
 
 
 def _decided(each: pb.Consolidation) -> str:
-    """What guards decided, in words."""
+    """Guard decisions, in words."""
     names = (pb.Guard.Name(event.guard) for event in each.guards)
     return ", ".join(name.removeprefix("GUARD_").lower().replace("_", " ") for name in names)
 

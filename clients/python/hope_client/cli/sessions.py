@@ -254,7 +254,7 @@ def run_end_conversation(app: App) -> int:
 
 
 def drift(terminal: Terminal, session: pb.Session) -> None:
-    """How far each level is from the base model, and where the memory stands."""
+    """Table of the levels' distances from the base model, and the memory's version."""
     if session.levels:
         terminal.table(LEVEL_HEADERS, level_rows(session))
     terminal.print(
@@ -264,7 +264,7 @@ def drift(terminal: Terminal, session: pb.Session) -> None:
 
 
 def rolled_back(session: pb.Session) -> str:
-    """What a rollback did, in a sentence."""
+    """One sentence that describes a rollback."""
     return (
         f"Rolled back to version {session.parent_version}, "
         f"which is now version {session.memory_version}."

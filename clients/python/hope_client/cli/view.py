@@ -1,4 +1,4 @@
-"""How messages look: as plain values for --json, as lines and tables for people.
+"""Presentation of messages: plain values for --json, lines and tables for people.
 
 Knows the messages of the wire and how figures are written; knows no streams.
 """
@@ -75,7 +75,7 @@ def level_rows(session: sessions_pb2.Session) -> list[tuple[str, ...]]:
 def learnt_lines(
     consolidations: Iterable[sessions_pb2.Consolidation], elapsed_seconds: float
 ) -> list[str]:
-    """What a consolidation did, as the end of a line that began with "learning ..."."""
+    """Summary of a consolidation, as the end of a line that began with "learning ..."."""
     figures = [
         f"{count(each.spans)} spans, surprise "
         f"{each.surprise_before_nats:.1f} -> {each.surprise_after_nats:.1f}"

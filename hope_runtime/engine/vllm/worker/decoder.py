@@ -109,7 +109,7 @@ class Decoder:
         return True
 
     def step(self) -> list[Piece]:
-        """Pieces of one step of vLLM. An exception means that the engine cannot be used any more."""
+        """Pieces of one step of vLLM. An exception means that the engine is lost."""
         found = []
         for output in self.engine.step():
             request = int(output.request_id)

@@ -1,0 +1,70 @@
+"""Where a document stands: how far it was read, and whether what comes next belongs to it.
+
+Knows bytes and digests; reading and learning are in turns.py.
+"""
+
+from __future__ import annotations
+
+from hope_runtime.errors import InvalidRequestError
+from hope_runtime.session import content
+from hope_runtime.session.memory import Document
+from server.app.residency import OnStatus
+from server.app.sessions import Sessions
+from server.store.base import SessionKey
+
+
+class DocumentDiffersError(InvalidRequestError):
+    """A document of this name was read, at least its beginning, and it is another one."""
+
+
+async def open_document(
+    sessions: Sessions,
+    key: SessionKey,
+    name: str,
+    offset: int,
+    content_digest: bytes,
+    on_status: OnStatus,
+) -> Document:
+    """The document's state; checks that the caller goes on exactly where it stands."""
+    async with sessions.exclusive(key, on_status) as resident:
+        known = resident.memory.documents.get(name, Document())
+    if known.ended:
+        raise InvalidRequestError(
+            f"Document '{name}' was read to its end; use another name.", field="start.document"
+        )
+    if offset != known.committed_bytes:
+        raise InvalidRequestError(
+            f"Document '{name}' is committed up to byte {known.committed_bytes}; "
+            f"resume there, not at {offset}.",
+            field="start.offset_bytes",
+        )
+    if content_digest and known.digest not in (b"", content_digest):
+        raise DocumentDiffersError(
+            f"The session knows another document '{name}', of which it read "
+            f"{known.committed_bytes} bytes that are not those of this one; give this one another "
+            "name, or forget the other first.",
+            field="start.content_digest",
+        )
+    return known
+
+
+def advanced(known: Document, committed: int, following: bytearray) -> Document:
+    """`known` when the spans before byte `committed` have been read; `following` are the bytes
+    behind those that it counts.
+
+    A tail may hold more than its first span, such as the space behind a sentence; bytes that were
+    reported as committed stay so.
+    """
+    if committed >= known.committed_bytes:
+        taken = following[: committed - known.committed_bytes]
+        return Document(committed, content=digested(known, taken, False))
+    rest = known.tail[committed - known.committed_bytes :]
+    return Document(known.committed_bytes, rest, content=known.content)
+
+
+def digested(known: Document, following: bytes | bytearray, ended: bool) -> bytes:
+    """Document.content when `following` has been read behind `known`."""
+    if not known.content and known.committed_bytes:
+        return b""  # begun when nothing was digested
+    state = content.extend(known.content or content.EMPTY, bytes(following))
+    return content.digest(state) if ended else state
