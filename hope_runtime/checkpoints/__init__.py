@@ -1,7 +1,7 @@
 """Files -> base model: finds a checkpoint, converts it once into the cache, maps it into memory.
 
 Knows where models come from and where the cache is. Leaves the formats to gguf.py,
-huggingface.py and native.py.
+huggingface.py and converted_cache.py.
 """
 
 from __future__ import annotations

@@ -25,17 +25,21 @@ class AdapterLayout:
 
     @property
     def vocab_size(self) -> int:
+        """Token ids are below it."""
         return self.model.vocab_size
 
     def level(self, index: int, config: LevelConfig, tensors: Tensors) -> LoraAdapter:
+        """See Layout.level."""
         check_tensors("level", tensors, shapes(self.model, config.rank), STORED_DTYPE)
         return LoraAdapter(**tensors)
 
     def check_fast(self, tensors: Tensors) -> None:
+        """See Layout.check_fast."""
         if self.fast_memory is None:
             raise CorruptStateError("The session has a fast memory, and the model has none.")
         shape = self.fast_memory.shape()
         check_tensors("fast memory", tensors, {tensor_name(self.fast_memory): shape}, torch.float32)
 
     def check_context(self, tensors: Tensors) -> None:
+        """See Layout.check_context."""
         raise CorruptStateError("A conversation has a context, and the model keeps none.")

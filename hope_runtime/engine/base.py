@@ -45,13 +45,19 @@ class ServedModel(Protocol):
     """Properties of a model that a server needs."""
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer with the chat template."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, that identifies configuration, weights and tokenizer."""
+        ...
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """Dtype that the model computes in."""
+        ...
 
 
 class SessionEngine(Protocol):
@@ -62,7 +68,9 @@ class SessionEngine(Protocol):
     """
 
     @property
-    def model(self) -> ServedModel: ...
+    def model(self) -> ServedModel:
+        """The model that all sessions share."""
+        ...
 
     @property
     def window_tokens(self) -> int:
@@ -75,7 +83,9 @@ class SessionEngine(Protocol):
         ...
 
     @property
-    def layout(self) -> Layout: ...
+    def layout(self) -> Layout:
+        """Layout of a session's stored tensors."""
+        ...
 
     def state_bytes_limit(self, policy: LearningPolicy) -> int:
         """Bytes that a session's levels take once each has learnt."""
@@ -129,7 +139,9 @@ class SessionEngine(Protocol):
         """Forget what is kept of a row, if it is not in use."""
         ...
 
-    def load(self) -> EngineLoad: ...
+    def load(self) -> EngineLoad:
+        """Requests and bytes that the engine carries now."""
+        ...
 
     def close(self) -> None:
         """Stop after the pieces at work; what is left is cancelled."""

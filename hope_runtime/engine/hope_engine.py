@@ -71,12 +71,15 @@ class HopeEngine:
 
     @property
     def window_tokens(self) -> int:
+        """Tokens that attention sees."""
         return self.model.config.window
 
     def state_bytes_limit(self, policy: LearningPolicy) -> int:
+        """Bytes of a session's levels, once each has learnt."""
         return sum(initial.nbytes for initial in self.model.initial)
 
     def adapt(self, memory: SessionMemory) -> SessionMemory:
+        """The memory itself: its windows are of the model's size."""
         return memory
 
     def check(self, memory: SessionMemory, turn: GenerateTurn) -> None:
@@ -126,6 +129,7 @@ class HopeEngine:
         """Nothing is kept, so nothing is dropped."""
 
     def load(self) -> EngineLoad:
+        """Requests that the engine carries now; no windows are kept."""
         running, waiting, learning = self._loop.load()
         return EngineLoad(running, waiting, learning, resident_rows=0, resident_bytes=0)
 

@@ -51,6 +51,7 @@ class GenerateOutcome:
 
     @property
     def text(self) -> str:
+        """Text of the reply."""
         return self.reply.text
 
 

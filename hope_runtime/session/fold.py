@@ -39,7 +39,9 @@ class Boundary:
 class Consolidates(Protocol):
     """A learner, as far as the fold needs one."""
 
-    def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory: ...
+    def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory:
+        """The memory after learning at one boundary."""
+        ...
 
 
 def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None) -> SessionMemory:

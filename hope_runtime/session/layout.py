@@ -25,7 +25,9 @@ class Layout(Protocol):
     """
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Token ids are below it."""
+        ...
 
     def level(self, index: int, config: LevelConfig, tensors: Tensors) -> LoraAdapter | FullRank:
         """The level `index` of these tensors."""

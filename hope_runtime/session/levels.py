@@ -31,6 +31,7 @@ class FullRank:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.theta)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -38,6 +39,7 @@ class FullRank:
         return {f"theta.{index}": tensor for index, tensor in enumerate(self.theta)}
 
     def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
         return all(bool(tensor.isfinite().all()) for tensor in self.theta)
 
     @cached_property

@@ -107,6 +107,7 @@ class Record:
 
     @property
     def learnable_tokens(self) -> int:
+        """Count of the tokens that the memory may learn from."""
         return sum(len(segment.tokens) for segment in self.segments if segment.learnable)
 
     def encode(self) -> bytes:

@@ -1,6 +1,6 @@
-"""SessionMemory: the one noun that owns what a session knows.
+"""SessionMemory: the one value that owns everything a session knows.
 
-It is immutable: every step of the fold (fold.py) and every consolidation (learning.py) returns a
+It is immutable: every step of the fold (fold.py) and every consolidation (learning/) returns a
 new one, so forking is free, a cancelled turn leaves no trace by construction, and whoever holds a
 memory may read it from any thread. Knows no user, no store and no cache.
 """
@@ -43,6 +43,7 @@ class Span:
 
     @property
     def end(self) -> int:
+        """Count of learnable tokens up to its last one."""
         return self.start + len(self.ids)
 
 
@@ -92,6 +93,7 @@ class FastMemoryState:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
@@ -131,6 +133,7 @@ class SessionMemory:
 
     @property
     def pending_tokens(self) -> int:
+        """Tokens of the spans that the fastest level has not learnt."""
         return sum(len(span.ids) for span in self.pending)
 
     @property

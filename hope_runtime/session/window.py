@@ -4,7 +4,7 @@ A window keeps a pinned prefix (the first tokens, and the system prompt) and the
 tokens. When it is full it hops: the older half of the recent tokens leaves at once, and positions
 restart with the window, so a session's length is unlimited. Hops fall at fixed places of the
 stream, whatever the pieces in which it came. The keys and values of a window are a cache that
-engine/arena.py holds; this module knows token ids only.
+engine/kv_slots.py holds; this module knows token ids only.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Window:
 
     @property
     def tokens(self) -> tuple[int, ...]:
+        """Token ids that attention sees: the pinned prefix, then the recent ones."""
         return self.pinned + self.recent
 
     @property

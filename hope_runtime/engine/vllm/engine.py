@@ -179,6 +179,7 @@ class VLLMEngine(AdapterEngine):
         self._front.drop(row)
 
     def load(self) -> EngineLoad:
+        """Requests and bytes that the engine carries now."""
         running, waiting, rows = self._front.load
         return EngineLoad(
             running=running,

@@ -63,8 +63,8 @@ class _Turn:
 class Frontend:
     """Serves turns from `start` until it is closed, at most `rows` at a time.
 
-    `send` reaches the process, or raises EngineLostError; what the
-    process says comes in through `receive`, and that it is gone through `lost`, from any thread.
+    `send` reaches the process, or raises EngineLostError; what the process says comes in
+    through `receive`, and that it is gone through `lost`, from any thread.
     A reply that the model may end does so with one of `stop_ids()`.
     """
 
@@ -93,6 +93,7 @@ class Frontend:
         self._thread = threading.Thread(target=self._serve, name="hope-turns", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
@@ -122,9 +123,11 @@ class Frontend:
         self._events.put(partial(self._salts.pop, row, None))
 
     def receive(self, message: FromProcess) -> None:
+        """Take a message of the process. Safe on any thread."""
         self._events.put(partial(self._take, message))
 
     def lost(self) -> None:
+        """Fail the turns that are in the process. Safe on any thread."""
         self._events.put(self._fail_all)
 
     @property
@@ -240,10 +243,7 @@ class Frontend:
     def _advance(self, turn: _Turn, piece: Piece | None) -> bool:
         """Run a turn up to what it wants next; whether it goes on."""
         request = turn.request
-        if request.waiting:
-            request.begin()
-        else:
-            request.accept(piece)
+        request.begin() if request.waiting else request.accept(piece)
         if request.finished:
             self._end(turn)
             return False

@@ -99,6 +99,7 @@ class Supervisor:
         return process.pid if process is not None and self._connection is not None else None
 
     def close(self) -> None:
+        """End the process and the threads that watch it."""
         self._closing.set()
         self._end()
         if self._thread.ident is not None:

@@ -1,7 +1,7 @@
-"""The frozen weights that every session shares, and the model they make up.
+"""Weights of a frozen decoder that every session shares, and the model that they make up.
 
-Knows the names and shapes of the tensors of a Llama-family Transformer. Leaves computing with
-them to hope.py, and where they come from to checkpoints/.
+Knows the names and shapes of the tensors of a decoder-only Transformer. Leaves computing with
+them to forward.py, and where they come from to checkpoints/.
 
 Shape suffixes: V vocabulary, D model width, H query heads, G key/value heads, K head width,
 F mlp width. A weight is (outputs, inputs), as torch.nn.functional.linear takes it.
@@ -68,10 +68,12 @@ class BaseWeights:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of all weights."""
         return self.embedding.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of all weights."""
         return self.embedding.device
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> BaseWeights:
@@ -164,10 +166,12 @@ class BaseModel:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype that the model computes in."""
         return self.weights.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device that the model computes on."""
         return self.weights.device
 
     @cached_property

@@ -3,8 +3,9 @@
 A fast memory sees the base's residual stream at a few layers (`sources`) and adds to it before one
 layer behind them all (`target`). It is an associative memory of next tokens: a token is written
 under a key made of the tokens before it, and a query made the same way reads what followed. Writes
-are the gated delta rule of Nested Learning, section 8 (associative.py, delta.py) with an L2
-objective and static projections; the outer loop that learns them is hope_lab/train/memory.
+are the gated delta rule of Nested Learning, section 8 (associative.py and delta_rule.py of layers/)
+with an L2 objective and static projections; the outer loop that learns them is
+hope_lab/train/fast_memory.
 
 Because every source lies below the target, what is written and asked of a text does not depend on
 what the memory holds. A session's state is two things of constant size: the matrices, which outlive
@@ -147,6 +148,7 @@ class FastMemoryPass:
         return torch.cat(self._seen, dim=-1)
 
     def at(self, layer: int, x_BTD: Tensor) -> Tensor:
+        """Implementation of models.decoder.forward.FastMemory."""
         config = self._fast_memory.config
         if layer in config.sources:
             self._seen.append(x_BTD)

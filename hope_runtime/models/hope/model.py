@@ -46,6 +46,7 @@ class Context:
 
     @property
     def rows(self) -> int:
+        """B."""
         return len(self.position_B)
 
 

@@ -43,6 +43,7 @@ class Reader:
     def read(
         self, ids_BT: Tensor, learnable_BT: Tensor, lengths_B: Tensor | None
     ) -> tuple[Tensor, HopeState]:
+        """Read tokens, learning at the end of each segment: logits (B, T, V), and the new state."""
         B, T = ids_BT.shape
         lengths = [T] * B if lengths_B is None else [int(n) for n in lengths_B]
         # Of each row: tokens read, and tokens observed; they differ after a boundary.

@@ -32,10 +32,12 @@ class HopeModel:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype that the model computes in."""
         return self.weights.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device that the model computes on."""
         return self.weights.device
 
     @cached_property

@@ -136,15 +136,18 @@ class HopeLayout:
 
     @property
     def vocab_size(self) -> int:
+        """Token ids are below it."""
         return self.model.config.backbone.vocab_size
 
     def level(self, index: int, config: LevelConfig, tensors: Tensors) -> FullRank:
+        """See Layout.level."""
         expected = self.model.initial[index].tensors()
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
         check_tensors("level", tensors, shapes, self.model.dtype)
         return FullRank(tuple(tensors[name] for name in expected))
 
     def check_fast(self, tensors: Tensors) -> None:
+        """See Layout.check_fast."""
         model = self.model
         state = fresh_state(model.config, model.weights, 1)
         expected = _prefixed(_CONTEXT, state.context)
@@ -170,6 +173,7 @@ class HopeLayout:
             raise CorruptStateError("A segment and the context that it starts from disagree.")
 
     def check_context(self, tensors: Tensors) -> None:
+        """See Layout.check_context."""
         fresh = fresh_context(self.model.config, self.model.weights, 1)
         self._check("context", tensors, _own(fresh))
 

@@ -70,6 +70,7 @@ class HopeState:
 
     @property
     def rows(self) -> int:
+        """B."""
         return len(self.observed_B)
 
     @property

@@ -60,10 +60,12 @@ class HopeWeights:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of all weights."""
         return self.embedding.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of all weights."""
         return self.embedding.device
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
@@ -75,6 +77,7 @@ class HopeWeights:
         return map_tensors(function, self)
 
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> HopeWeights:
+        """The same weights elsewhere or in another precision."""
         return self.map(lambda tensor: tensor.to(device=device, dtype=dtype))
 
     def detached(self) -> HopeWeights:

@@ -41,6 +41,7 @@ class KeysValues:
 
     @property
     def tokens(self) -> int:
+        """Tokens of the window, its tail included."""
         return self.k.shape[2] + self.tail_k.shape[2]
 
     @staticmethod

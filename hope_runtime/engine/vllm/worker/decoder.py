@@ -48,6 +48,7 @@ class Decoder:
 
     @property
     def busy(self) -> bool:
+        """Whether a request is under way."""
         return bool(self._begun)
 
     def put(self, adapter: int, tensors: bytes | dict[str, Tensor]) -> None:
@@ -62,6 +63,7 @@ class Decoder:
             self._adapters.add(adapter)
 
     def drop(self, adapter: int) -> None:
+        """Obey messages.Drop."""
         if adapter in self._written:
             self.engine.collective_rpc("hope_remember", args=(adapter, None))
             self._written.discard(adapter)
@@ -70,6 +72,7 @@ class Decoder:
             self._adapters.discard(adapter)
 
     def forget(self, turn: int) -> None:
+        """Obey messages.Forget."""
         CHOOSERS.pop(turn, None)
 
     def begin(self, begin: Begin) -> None:

@@ -58,6 +58,7 @@ class MemoryExtension:
         manager.activate_adapter(adapter)
 
     def hope_drop(self, adapter: int) -> None:
+        """Forget an adapter."""
         self.model_runner.lora_manager._adapter_manager.remove_adapter(adapter)
 
     def hope_adapters(self) -> list[int]:

@@ -39,6 +39,7 @@ class Rows(PunicaWrapperCPU):  # type: ignore[misc]
         vocab_size: int,
         **kwargs: Any,
     ) -> None:
+        """Find the runs of tokens with one adapter in vLLM's mapping."""
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         slot_of = {adapter: slot for slot, adapter in enumerate(lora_index_to_id) if adapter}
         adapters = list(mapping.index_mapping)
