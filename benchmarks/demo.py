@@ -71,7 +71,7 @@ async def teach(client: HopeClient, console: Console) -> list[sessions_pb2.Conso
     started = time.monotonic()
     read = await client.ingest(SESSION, text, document=DOCUMENT, conversation="reading")
     console.print(f"read and learnt {read.tokens} tokens in {time.monotonic() - started:.0f} s")
-    console.print("ending the conversation ...")
+    console.print("ending the conversation and learning ...")
     ended = await client.sessions.end_conversation(SESSION)
     return list(ended.consolidations)
 

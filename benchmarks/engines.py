@@ -62,7 +62,7 @@ def tokens_per_second(engine: SessionEngine, memories: Sequence[SessionMemory]) 
         ticket.future.result(600)
     begun = max(stream.pieces[0][0] for stream in streams)
     ended = min(stream.pieces[-1][0] for stream in streams)
-    assert ended > begun, "they were not written at once"
+    assert ended > begun, "the replies were not generated as one batch"
     counted = sum(
         tokens for stream in streams for at, tokens in stream.pieces if begun < at <= ended
     )

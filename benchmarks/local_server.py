@@ -28,7 +28,7 @@ def local_server(database: Path, *arguments: str) -> Iterator[str]:
                 yield match[1]
                 break
         else:
-            raise RuntimeError(f"the server ended with status {child.wait()}")
+            raise RuntimeError(f"the server exited with status {child.wait()} before it was ready")
     finally:
         child.send_signal(signal.SIGTERM)
         try:

@@ -43,8 +43,12 @@ BESIDE = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", type=Path, required=True, help="python of their environment")
-    parser.add_argument("--tokens", type=int, default=512, help="that are read and learnt")
+    parser.add_argument(
+        "--peers", type=Path, required=True, help="Python interpreter of the peers' environment"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=512, help="number of tokens to read and learn"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     entries: list[dict[str, Any]] = []

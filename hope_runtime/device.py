@@ -54,7 +54,7 @@ class Device:
             name = known[0]
         if name not in known and not (name == "cuda" and known[0].startswith("cuda")):
             raise ModelError(
-                f"the device {name!r} does not exist here; available: {', '.join(known)}"
+                f"the device {name!r} does not exist on this machine; available: {', '.join(known)}"
             )
         place = torch.device("cuda:0" if name == "cuda" else name)
         return cls(place, resolve_dtype(dtype, place), threads or usable_cpus())
@@ -113,7 +113,7 @@ def resolve_dtype(dtype: DTypeName, device: torch.device | str) -> torch.dtype:
     if dtype == "bfloat16":
         return torch.bfloat16
     if dtype != "auto":
-        raise ValueError(f"dtype is auto, float32 or bfloat16, not {dtype!r}")
+        raise ValueError(f"dtype must be auto, float32 or bfloat16, not {dtype!r}")
     fast = _cpu_has_bfloat16() if torch.device(device).type == "cpu" else True
     return torch.bfloat16 if fast else torch.float32
 

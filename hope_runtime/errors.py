@@ -1,4 +1,7 @@
-"""Errors of the runtime. Messages are one sentence that says what to do.
+"""Errors of the runtime.
+
+A message says in one sentence what is wrong with the value it names, and what to do where there
+is a remedy. It begins in lower case and has no full stop, as Python's own do.
 
 HopeError
 +- ModelError                    the base model cannot be used

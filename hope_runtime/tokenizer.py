@@ -64,7 +64,7 @@ class Tokenizer:
             self._plain = tokenizers.Tokenizer.from_str(tokenizer_json)
             self._template = tokenizers.Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the library raises bare Exception
-            raise CorruptModelError(f"the tokenizer cannot be read: {error}") from error
+            raise CorruptModelError(f"the tokenizer cannot be loaded: {error}") from error
         for instance in (self._plain, self._template):
             # A checkpoint may ask for cutting and padding, which is the window's decision.
             instance.no_truncation()
@@ -78,7 +78,7 @@ class Tokenizer:
         for token in self._eos_tokens:
             index = self._plain.token_to_id(token)
             if index is None:
-                raise CorruptModelError(f"the tokenizer lacks the end token {token!r}")
+                raise CorruptModelError(f"the tokenizer does not contain the end token {token!r}")
             ends.add(index)
         self.eos_ids: frozenset[int] = frozenset(ends)
         """Tokens that end a text or a turn."""
@@ -106,7 +106,7 @@ class Tokenizer:
         Ids of a padded vocabulary that name no token are empty. Raises ValueError if negative.
         """
         if token_id < 0:
-            raise ValueError(f"{token_id} is not a token id")
+            raise ValueError(f"token id {token_id} is negative")
         return self._bytes[token_id] if token_id < len(self._bytes) else b""
 
     @cached_property
@@ -132,7 +132,9 @@ class Tokenizer:
         there is no template.
         """
         if self._chat_template is None:
-            raise InvalidRequestError("this model has no chat template", field="messages")
+            raise InvalidRequestError(
+                "the model has no chat template, so it cannot read messages", field="messages"
+            )
         try:
             text: str = self._compiled.render(
                 messages=[dict(message) for message in messages],
@@ -142,7 +144,7 @@ class Tokenizer:
             )
         except jinja2.TemplateError as error:
             raise InvalidRequestError(
-                f"the chat template refuses these messages: {error}", field="messages"
+                f"the chat template rejects these messages: {error}", field="messages"
             ) from error
         return text
 
@@ -185,7 +187,7 @@ class Tokenizer:
             before, found, text = text.partition(mark)
             if not found:
                 raise InvalidRequestError(
-                    f"the chat template leaves out a message of role {message.get('role')!r}",
+                    f"the chat template drops messages of role {message.get('role')!r}",
                     field="messages",
                 )
             content = message["content"]
@@ -201,7 +203,7 @@ class Tokenizer:
         """Text of a rendered conversation after a reply and its end token."""
         _, found, rest = text.rpartition(reply)
         if not found:
-            raise InvalidRequestError("the chat template leaves out replies", field="messages")
+            raise InvalidRequestError("the chat template drops replies", field="messages")
         bare = rest.lstrip()
         for token in self._eos_tokens:
             if bare.startswith(token):
@@ -221,7 +223,7 @@ class Tokenizer:
         try:
             return environment.from_string(self._chat_template or "")
         except jinja2.TemplateError as error:
-            raise CorruptModelError(f"the chat template cannot be read: {error}") from error
+            raise CorruptModelError(f"the chat template cannot be compiled: {error}") from error
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Tokenizer:

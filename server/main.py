@@ -114,8 +114,8 @@ def make_engine(settings: Settings, model: BaseModel | HopeModel) -> SessionEngi
     if isinstance(model, HopeModel):
         if settings.engine == "vllm":
             raise UnsupportedModelError(
-                "a native model writes its memories while it reads, which vLLM does not compute; "
-                "serve it with --engine torch"
+                "vLLM cannot serve HOPE models, whose memory updates while they read; use "
+                "--engine torch"
             )
         return HopeEngine(model)
     fast_memory = shipped_fast_memory(model)

@@ -30,112 +30,146 @@ class Settings(AccessSettings):
 
     model: str = Field(
         "default",
-        description='"default", a .gguf file, a directory of a model or a run, or a hub id.',
+        description=(
+            'Model to serve: "default", a .gguf file, a directory of a model or of a training '
+            "run, or a Hugging Face Hub id."
+        ),
     )
     engine: Literal["torch", "vllm"] = Field(
         "torch",
-        description="Engine that decodes: torch, or vLLM in a process of its own."
-        " (`native` is the former name of torch.)",
+        description="Decoding engine: torch runs in this process, vllm runs vLLM in a process of"
+        " its own (native is the former name of torch).",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Precision of weights and activations; auto looks at the hardware."
+        "auto", description="Precision of weights and activations; auto chooses by hardware."
     )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
-        description="Hardware that computes: auto, cpu, cuda, cuda:N or mps. auto is CUDA, else "
-        "MPS, else the CPU.",
+        description="Device that computes: auto, cpu, cuda, cuda:N or mps; auto prefers CUDA, then"
+        " MPS, then the CPU.",
     )
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
         ge=1,
-        description="CPU threads. Their number changes no memory.",
+        description="CPU threads. The number does not affect learning.",
     )
-    window_tokens: int = Field(1024, ge=64, description="Tokens that attention sees.")
+    window_tokens: int = Field(1024, ge=64, description="Size of the attention window in tokens.")
     window_cache_bytes: int = Field(
         2 << 30,
         ge=1,
-        description="Taken at start for windows; as many turns as fit in run at a time.",
+        description=(
+            "Bytes reserved at start for the KV cache of windows, which limits how many turns "
+            "run at a time."
+        ),
     )
     memory_cache_bytes: int = Field(
-        1 << 30, ge=0, description="Memories that are kept ready for the model, at most."
+        1 << 30, ge=0, description="Maximum bytes of memories kept ready for the model."
     )
     database: Path = Field(
         default_factory=lambda: _state_directory() / "sessions.db",
-        description="SQLite file that keeps the sessions.",
+        description="SQLite file that stores the sessions.",
     )
     store: str | None = Field(
         None,
         pattern=r"^(rediss?|unix)://",
-        description="Redis or Valkey that keeps the sessions instead, for many servers: "
-        "redis://HOST:PORT/DB, or rediss:// over TLS.",
+        description=(
+            "Redis or Valkey server that stores the sessions instead of SQLite, and can be "
+            "shared by many servers: redis://HOST:PORT/DB, or rediss:// for TLS."
+        ),
     )
     store_password_file: Path | None = Field(
-        None, description="Its password, so that no address needs to hold it."
+        None, description="File with the password of the store, which need not be part of the URL."
     )
     store_fsync: bool = Field(
-        False, description="A turn is answered when the store's disk has it (WAITAOF)."
+        False,
+        description="Acknowledge a turn only after the store has written it to disk (WAITAOF).",
     )
     store_replicas: int = Field(
-        0, ge=0, description="A turn is answered when so many replicas of the store have it."
+        0,
+        ge=0,
+        description="Replicas of the store that must have a turn before it is acknowledged.",
     )
     store_idle_seconds: float | None = Field(
-        None, gt=0, description="Sessions that nobody changed for so long are erased; unset: none."
+        None, gt=0, description="Delete sessions that did not change for this long; never if unset."
     )
     master_key_file: Path | None = Field(
         None,
-        description="Everything stored is sealed (AES-256-GCM) with a key of each user, which the "
-        "master keys in this file wrap: lines of 64 hexadecimal digits, the newest first. "
-        "HOPE_MASTER_KEYS in the environment holds the same.",
+        description=(
+            "File with master keys: lines of 64 hexadecimal digits, the newest first. Everything "
+            "stored is encrypted (AES-256-GCM) with a key per user, which the master keys wrap. "
+            "The environment variable HOPE_MASTER_KEYS may hold the same text instead."
+        ),
     )
     key_database: Path = Field(
         default_factory=lambda: _state_directory() / "keys.db",
-        description="SQLite file of the users' wrapped keys; keep it out of the other's backups.",
+        description="SQLite file of the users' wrapped keys; keep it out of session backups.",
     )
-    keep_versions: int = Field(8, ge=1, description="Recent versions of a memory that are kept.")
+    keep_versions: int = Field(
+        8, ge=1, description="Number of recent versions of a memory to keep."
+    )
     session_quota_bytes: int = Field(
-        0, ge=0, description="Bytes of a session in the store before it takes no more; 0: any."
+        0,
+        ge=0,
+        description="Stored bytes after which a session refuses turns; 0 means unlimited.",
     )
     user_quota_bytes: int = Field(
-        0, ge=0, description="Bytes of all sessions of a user together, likewise."
+        0,
+        ge=0,
+        description="Stored bytes after which a user's sessions refuse turns; 0 means unlimited.",
     )
-    user_quota_sessions: int = Field(0, ge=0, description="Sessions of a user; 0: any number.")
+    user_quota_sessions: int = Field(
+        0, ge=0, description="Maximum number of sessions of a user; 0 means unlimited."
+    )
     user_quota_tokens_per_minute: int = Field(
         0,
         ge=0,
-        description="Tokens that all sessions of a user may learn in a minute; an ingest waits, a "
-        "turn beyond it is refused unless it teaches nothing. 0: any number.",
+        description=(
+            "Tokens per minute that all sessions of a user may learn. Beyond it an ingest waits "
+            "and a turn is refused unless it has learn=false. 0 means unlimited."
+        ),
     )
-    lease_seconds: float = Field(30, gt=0, description="How long a crashed server holds sessions.")
+    lease_seconds: float = Field(
+        30,
+        gt=0,
+        description="Time after which another server may take over the sessions of a crashed one.",
+    )
     idle_learning_seconds: float = Field(
-        300, gt=0, description="A chat that was quiet for so long is learnt."
+        300, gt=0, description="Learn a conversation after it was idle for this long."
     )
     job_checkpoint_seconds: float = Field(
-        30, ge=0, description="A job that folds a log again is saved so often."
+        30, ge=0, description="Interval at which a job that rebuilds a session saves its progress."
     )
-    resident_sessions: int = Field(64, ge=1, description="Memories kept ready, at most.")
-    max_concurrent_rpcs: int = Field(256, ge=1, description="More are refused.")
+    resident_sessions: int = Field(
+        64, ge=1, description="Maximum number of sessions kept in memory."
+    )
+    max_concurrent_rpcs: int = Field(
+        256, ge=1, description="Maximum number of concurrent calls; further calls are refused."
+    )
     stalled_stream_seconds: float = Field(
-        60, gt=0, description="A reply that nobody reads for so long is given up."
+        60, gt=0, description="Cancel a reply that the client does not read for this long."
     )
     metrics_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="Port that Prometheus scrapes; 0 picks a free one, unset: none.",
+        description="Port of the Prometheus metrics; 0 picks a free port, none if unset.",
     )
     metrics_host: str = Field(
-        "127.0.0.1", description="Interface of the metrics port; metrics name no user."
+        "127.0.0.1", description="Address of the metrics port; no metric names a user."
     )
     log_format: LogFormat = Field(
-        "text", description="json also has a line for each request. No form names a user."
+        "text",
+        description="Format of the log; json adds a line for each request. No format names a user.",
     )
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://",
-        description="Where traces go, such as http://127.0.0.1:4317 (the extra otel).",
+        description="OTLP endpoint of traces, such as http://127.0.0.1:4317; needs the extra otel.",
     )
-    drain_seconds: float = Field(30, ge=0, description="Time for running turns at shutdown.")
+    drain_seconds: float = Field(
+        30, ge=0, description="Time that running turns get to finish at shutdown."
+    )
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -146,7 +180,7 @@ class Settings(AccessSettings):
     def _says_which_store(self) -> Self:
         of_redis = {"store_password_file", "store_fsync", "store_replicas", "store_idle_seconds"}
         if self.store is None and (alone := of_redis & self.model_fields_set):
-            raise ValueError(f"{min(alone)} needs store")
+            raise ValueError(f"{min(alone)} requires store")
         if self.store is not None and "database" in self.model_fields_set:
-            raise ValueError("store and database exclude each other")
+            raise ValueError("store and database are mutually exclusive; set one of them")
         return self

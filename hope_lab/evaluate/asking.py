@@ -42,7 +42,7 @@ def chat_prompt(tokenizer: Tokenizer, memory: SessionMemory, text: str) -> Ids:
 
     The window is empty but for the template and its default system prompt.
     """
-    assert "" not in memory.conversations, "the conversation asked in must be a new one"
+    assert "" not in memory.conversations, "questions must be asked in a new conversation"
     return turn_record(tokenizer, memory, "", [Message("user", text)], learn=False).tokens
 
 

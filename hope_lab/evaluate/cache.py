@@ -38,8 +38,8 @@ class ResultCache:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise CacheError(
-                    f"Results cannot be kept in {directory} ({error.strerror}); "
-                    "choose another place with --cache, or --no-cache."
+                    f"cannot store results in {directory} ({error.strerror}); choose another "
+                    "directory with --cache, or use --no-cache"
                 ) from error
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Result]) -> Result:
@@ -67,7 +67,7 @@ class ResultCache:
             beside.replace(path)
         except OSError as error:
             beside.unlink(missing_ok=True)
-            raise CacheError(f"A result cannot be kept as {path}: {error.strerror}.") from error
+            raise CacheError(f"cannot store a result in {path}: {error.strerror}") from error
 
 
 @cache

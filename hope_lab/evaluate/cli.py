@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the task that `argv` names; returns the exit code. argparse exits for wrong options."""
     parser = argparse.ArgumentParser(
         prog="hope evaluate",
-        description="Measure what a memory learns, in this process and without a server.",
+        description="Measure what a memory learns. Runs in this process, without a server.",
         allow_abbrev=False,
     )
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)

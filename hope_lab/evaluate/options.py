@@ -19,30 +19,33 @@ from hope_runtime.session.policy import DEFAULT_POLICY, POLICIES, LearningPolicy
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Options for seeds, repetitions and output."""
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], metavar="N", help="(default 0)"
+        "--seeds", type=int, nargs="+", default=[0], metavar="N", help="random seeds (default 0)"
     )
     parser.add_argument(
         "--policy",
         choices=sorted(POLICIES),
         nargs="+",
         default=[DEFAULT_POLICY.name],
-        help=f"how the memory learns; one memory for each (default {DEFAULT_POLICY.name})",
+        help=f"learning policies, with one memory for each (default {DEFAULT_POLICY.name})",
     )
     parser.add_argument(
         "--replay",
         nargs="+",
         default=[],
         metavar="KEY=NUMBER",
-        help="constants of the recipe replay, such as plain_price=2: what learning may cost",
+        help="settings of the replay recipe, such as plain_price=2",
     )
     parser.add_argument(
         "--model",
         default="default",
         metavar="SOURCE",
-        help="default, a .gguf file, a directory, or org/name of the Hugging Face hub",
+        help="default, a .gguf file, a directory, or ORG/NAME on the Hugging Face Hub",
     )
     parser.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="(default auto)"
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="computation type (default auto)",
     )
     parser.add_argument(
         "--threads",
@@ -52,31 +55,41 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--show", action="store_true", help="also list each question and reply")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="file to draw the result into"
+    )
     parser.add_argument(
         "--cache",
         type=Path,
         metavar="DIR",
-        help="where results are kept, so that each is computed once (default: evaluations in the "
-        "model cache)",
+        help="directory of cached results (default: evaluations in the model cache)",
     )
-    parser.add_argument("--no-cache", action="store_true", help="compute all, and keep nothing")
+    parser.add_argument(
+        "--no-cache", action="store_true", help="recompute everything and store nothing"
+    )
 
 
 def add_arm_options(parser: argparse.ArgumentParser) -> None:
     """Options for contenders."""
-    arms = parser.add_argument_group("who answers")
+    arms = parser.add_argument_group("contenders")
     arms.add_argument(
-        "--arms", nargs="+", choices=ARMS, default=list(ARMS), help="(default: all of them)"
+        "--arms",
+        nargs="+",
+        choices=ARMS,
+        default=list(ARMS),
+        help="contenders to run (default: all)",
     )
     arms.add_argument(
-        "--passages", type=count(1), default=4, help="that retrieval puts in the prompt (default 4)"
+        "--passages",
+        type=count(1),
+        default=4,
+        help="passages that retrieval adds to the prompt (default 4)",
     )
     arms.add_argument(
         "--prompt-tokens",
         type=count(1),
         metavar="N",
-        help="what prompt and reply may take at most (default: the positions the model knows)",
+        help="maximum tokens of prompt and reply (default: the positions of the model)",
     )
 
 
@@ -85,7 +98,9 @@ def policies_of(args: argparse.Namespace) -> list[LearningPolicy]:
     chosen = [POLICIES[name] for name in dict.fromkeys(args.policy)]
     constants: dict[str, Any] = dict(map(_constant, args.replay))
     if constants and not any(policy.recipe == "replay" for policy in chosen):
-        raise InvalidRequestError("--replay changes the recipe replay only.", field="replay")
+        raise InvalidRequestError(
+            "--replay only applies to policies with the replay recipe", field="replay"
+        )
     try:
         return [
             replace(policy, replay=replace(policy.replay, **constants))
@@ -94,7 +109,7 @@ def policies_of(args: argparse.Namespace) -> list[LearningPolicy]:
             for policy in chosen
         ]
     except ValueError as error:
-        raise InvalidRequestError(f"--replay: {error}.", field="replay") from error
+        raise InvalidRequestError(f"--replay: {error}", field="replay") from error
 
 
 def groups_of(
@@ -124,7 +139,7 @@ def count(least: int) -> Callable[[str], int]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if number < least:
-            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+            raise argparse.ArgumentTypeError(f"{number} is too small; the minimum is {least}")
         return number
 
     return parse
@@ -139,15 +154,15 @@ def _constant(text: str) -> tuple[str, float]:
     }
     if name not in numeric:
         raise InvalidRequestError(
-            f"--replay knows no constant {name!r}; there are {', '.join(sorted(numeric))}.",
+            f"--replay has no setting {name!r}; available settings: {', '.join(sorted(numeric))}",
             field="replay",
         )
     try:
         value = numeric[name](number)
     except ValueError:
         raise InvalidRequestError(
-            f"--replay: {number!r} is no value for {name}.", field="replay"
+            f"--replay: {number!r} is not a valid value of {name}", field="replay"
         ) from None
     if not 0 <= value < float("inf"):
-        raise InvalidRequestError(f"--replay: {name} cannot be {number}.", field="replay")
+        raise InvalidRequestError(f"--replay: {name} must not be {number}", field="replay")
     return name, value

@@ -132,7 +132,8 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
             for policy in policies:
                 if policy.name not in engine.policies:
                     raise InvalidRequestError(
-                        f"Policy '{policy.name}' needs a trained fast memory; this model has none.",
+                        f"policy '{policy.name}' requires a trained fast memory, which this "
+                        "model does not have",
                         field="policy",
                     )
             yield Bench(engine, policies, progress, cache)

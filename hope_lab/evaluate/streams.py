@@ -62,7 +62,7 @@ def train_on_text(
 def stretches(ids_N: Tensor, rows: int, tokens: int) -> Tensor:
     """`rows` stretches of a text, evenly spread and apart from each other: (rows, tokens)."""
     apart = len(ids_N) // rows
-    assert apart >= tokens, "the text is long enough for its stretches"
+    assert apart >= tokens, "the text is too short for the requested number of excerpts"
     return torch.stack([ids_N[row * apart : row * apart + tokens] for row in range(rows)])
 
 

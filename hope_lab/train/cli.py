@@ -56,25 +56,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hope train",
-        description="Train a native model from scratch. Under torchrun the processes share a step. "
-        "`hope train memory` trains the fast memory beside a pretrained model.",
+        description=(
+            "Train a native model from scratch. Under torchrun the processes share each step. "
+            "`hope train memory` trains the fast memory of a pretrained model."
+        ),
         allow_abbrev=False,
     )
     parser.add_argument(
         "--task", required=True, choices=TASKS, metavar="TASK", help=", ".join(TASKS)
     )
-    parser.add_argument("--model", default="hope", choices=PRESETS, help="(default hope)")
+    parser.add_argument(
+        "--model", default="hope", choices=PRESETS, help="architecture (default hope)"
+    )
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of this run alone")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    parser.add_argument("--seed", type=int, default=0, help="(default 0)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory of this run"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument("--threads", type=int, default=1, help="compute threads (default 1)")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting: learning_rate=1e-3, model.d_model=128, fast.chunk_mem=4, task.window=64",
+        help=(
+            "a setting, such as learning_rate=1e-3, model.d_model=128, fast.chunk_mem=4 or "
+            "task.window=64"
+        ),
     )
     return parser
 
@@ -105,7 +114,10 @@ def _run(args: argparse.Namespace) -> int:
     for name, result in found.items():
         print(f"{name}: accuracy {result['accuracy']:.4f}, loss {result['loss']:.6f}")
     if log.plot(args.out) is None:
-        print("no plot: matplotlib is not installed (pip install 'hope-server[train]')")
+        print(
+            "no plot was drawn because matplotlib is not installed; run: pip install "
+            "'hope-server[train]'"
+        )
     return 0
 
 
@@ -118,7 +130,8 @@ def settings_of(given: Sequence[str]) -> dict[str, dict[str, Any]]:
         section = section if dot else "train"
         if not equals or not name or section not in _SECTIONS:
             raise InvalidRequestError(
-                f"{text!r} is not KEY=VALUE with a key of train, model, fast, task or optimizer",
+                f"{text!r} is not of the form KEY=VALUE with a key of train, model, fast, task "
+                "or optimizer",
                 field="set",
             )
         try:

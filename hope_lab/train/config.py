@@ -50,20 +50,20 @@ class TrainConfig:
             value = getattr(self, name)
             right = isinstance(value, (int, float) if kind == "float" else _TYPES[kind])
             if not right or (isinstance(value, bool) and kind != "bool"):
-                raise ValueError(f"{name} is a {kind} and not {value!r}")
+                raise ValueError(f"{name} must be of type {kind}, not {value!r}")
         for name in ("steps", "batch_rows", "log_every", "test_rows"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1")
+                raise ValueError(f"{name} must be at least 1")
         for name in ("warmup_steps", "save_every", "truncate_tokens", "recompute_tokens", "seed"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is at least 0")
+                raise ValueError(f"{name} must be at least 0")
         for name in ("learning_rate", "weight_decay", "clip_norm", "final_fraction"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name} is a number of at least 0")
+                raise ValueError(f"{name} must be a finite number of at least 0")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise ValueError("beta1 and beta2 lie in [0, 1)")
+            raise ValueError("beta1 and beta2 must be in [0, 1)")
         if self.truncate_tokens and self.recompute_tokens > self.truncate_tokens:
-            raise ValueError("recompute_tokens is at most truncate_tokens")
+            raise ValueError("recompute_tokens must be at most truncate_tokens")
 
     def to_fields(self) -> dict[str, Any]:
         """Plain values, for JSON; TrainConfig(**fields) is the inverse."""

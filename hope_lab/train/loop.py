@@ -104,7 +104,8 @@ class _Run:
     ) -> None:
         if task.vocab_size > config.backbone.vocab_size:
             raise InvalidRequestError(
-                f"{task.name} has {task.vocab_size} ids and the model {config.backbone.vocab_size}",
+                f"task {task.name} has {task.vocab_size} token ids, but the model has "
+                f"{config.backbone.vocab_size}",
                 field="vocab_size",
             )
         self.config, self.task, self.how = config, task, how
@@ -132,7 +133,7 @@ class _Run:
         if not resume:
             if checkpoint.exists(out):
                 raise InvalidRequestError(
-                    f"{out} holds a run already; resume it or choose another directory",
+                    f"{out} already contains a run; use --resume or choose another directory",
                     field="out",
                 )
             if self.workers.first:
@@ -147,7 +148,8 @@ class _Run:
         ):
             if mine != theirs:
                 raise InvalidRequestError(
-                    f"the run in {out} has other settings ({name}); use the same ones to resume",
+                    f"the run in {out} was started with other settings ({name}); resume it with "
+                    "the same settings",
                     field=name,
                 )
         self._take(saved.weights, saved.readout)
@@ -191,8 +193,8 @@ class _Run:
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
         if not bool(torch.isfinite(summed) & torch.isfinite(norm)):
             raise TrainingDivergedError(
-                f"the loss or its gradient is not finite at step {self.step + 1}; "
-                "try a lower learning rate",
+                f"the loss or its gradient is not finite at step {self.step + 1}; try a lower "
+                "learning rate",
                 step=self.step + 1,
             )
         if self.how.clip_norm:

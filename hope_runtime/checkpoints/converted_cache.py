@@ -76,14 +76,13 @@ def load_converted(directory: Path) -> BaseModel:
         manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT or manifest["version"] != VERSION:
             raise UnsupportedModelError(
-                f"{directory} is {manifest['format']} version {manifest['version']}; "
-                f"this code reads {FORMAT} version {VERSION}"
+                f"{directory} has format {manifest['format']} version {manifest['version']}; "
+                f"only {FORMAT} version {VERSION} is supported"
             )
         size = (directory / _WEIGHTS).stat().st_size
         if size != manifest["weights_bytes"]:
             raise CorruptModelError(
-                f"{directory / _WEIGHTS} has {size} bytes and should have "
-                f"{manifest['weights_bytes']}"
+                f"{directory / _WEIGHTS} has {size} bytes instead of {manifest['weights_bytes']}"
             )
         fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
         config = ModelConfig.from_fields(fields)
@@ -150,7 +149,7 @@ def _place(building: Path, directory: Path) -> None:
             with contextlib.suppress(OSError):
                 aside.rename(directory)
         _remove(aside)
-    raise CorruptModelError(f"{directory} cannot be written; remove it and try again")
+    raise CorruptModelError(f"{directory} cannot be written; remove it and retry")
 
 
 def _sibling(directory: Path, kind: str) -> Path:
@@ -186,8 +185,9 @@ def _check(directory: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> 
     shapes = expected_shapes(config)
     for name, shape in shapes.items():
         if name not in tensors:
-            raise CorruptModelError(f"{directory} lacks the tensor {name}")
+            raise CorruptModelError(f"{directory} does not contain the tensor {name}")
         if tuple(tensors[name].shape) != shape:
             raise CorruptModelError(
-                f"{directory}: {name} is {tuple(tensors[name].shape)} and should be {shape}"
+                f"tensor {name} of {directory} has shape {tuple(tensors[name].shape)} instead of "
+                f"{shape}"
             )

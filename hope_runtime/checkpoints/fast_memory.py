@@ -59,12 +59,12 @@ def load_fast_memory(path: Path, model: BaseModel) -> FastMemory:
         if header.get("format") != FORMAT or header.get("version") != VERSION:
             raise UnsupportedModelError(f"{path} is not a {FORMAT} file of version {VERSION}")
         if header.get("fingerprint") != model.fingerprint:
-            raise UnsupportedModelError(f"{path} was trained beside another base model")
+            raise UnsupportedModelError(f"{path} was trained for another base model")
         config = FastMemoryConfig.from_fields(json.loads(header["config"]))
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected_shapes(
             config
         ) or not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-            raise CorruptModelError(f"the tensors of {path} are not those of its configuration")
+            raise CorruptModelError(f"the tensors of {path} do not match its configuration")
         weights = FastMemoryWeights.from_named(tensors).to(torch.float32, model.device)
         fast_memory = FastMemory(config, weights)
         check_fits(fast_memory, model)

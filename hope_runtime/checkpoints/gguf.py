@@ -52,7 +52,9 @@ class _Source:
         """A tensor, float32. Raises CorruptModelError when it is missing or misshapen."""
         found = self.shape(name)
         if found is None:
-            raise CorruptModelError(f"{self.path} lacks the tensor {name}")
+            raise CorruptModelError(f"{self.path} does not contain the tensor {name}")
         if found != shape:
-            raise CorruptModelError(f"{self.path}: {name} is {found} and should be {shape}")
+            raise CorruptModelError(
+                f"tensor {name} of {self.path} has shape {found} instead of {shape}"
+            )
         return torch.from_numpy(self._file.read(name))

@@ -50,7 +50,7 @@ class GGUFFile:
             with path.open("rb") as file:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError as error:
-            raise ModelNotFoundError(f"there is no file {path}") from error
+            raise ModelNotFoundError(f"file {path} does not exist") from error
         except (OSError, ValueError) as error:  # an empty file cannot be mapped: ValueError
             raise self._incomplete(str(error)) from error
         self.metadata: dict[str, Any] = {}
@@ -58,7 +58,7 @@ class GGUFFile:
         try:
             self._read_header()
         except (struct.error, UnicodeDecodeError, KeyError, OverflowError) as error:
-            raise self._incomplete("its header ends early or makes no sense") from error
+            raise self._incomplete("its header is truncated or malformed") from error
 
     def read(self, name: str) -> NDArray[np.float32]:
         """The values of a tensor, dequantised. Raises CorruptModelError, UnsupportedModelError."""
@@ -70,10 +70,13 @@ class GGUFFile:
             raise self._unknown(name, str(entry.kind)) from error
         count = math.prod(entry.shape)
         if entry.shape and entry.shape[-1] % block:
-            raise self._incomplete(f"{name} has rows of {entry.shape[-1]}, not of whole blocks")
+            raise self._incomplete(
+                f"tensor {name} has rows of {entry.shape[-1]} values, which is not a multiple of "
+                "the block size"
+            )
         nbytes = count // block * block_bytes
         if entry.start + nbytes > len(self._bytes):
-            raise self._incomplete(f"the tensor {name} lies beyond its end")
+            raise self._incomplete(f"tensor {name} lies beyond the end of the file")
         raw = np.frombuffer(self._bytes, np.uint8, nbytes, entry.start)
         # The package takes plain numbers as such, and blocks as rows of bytes.
         data = raw.view(_PLAIN[kind]) if kind in _PLAIN else raw
@@ -87,13 +90,13 @@ class GGUFFile:
 
     def _read_header(self) -> None:
         if self._bytes[:4] != b"GGUF":
-            raise self._incomplete("it does not begin with GGUF")
+            raise self._incomplete("it does not begin with the letters GGUF")
         self._at = 4
         version = self._scalar("I")
         if version not in (2, 3):
             raise UnsupportedModelError(
-                f"{self.path} is GGUF version {version} or of another byte order; "
-                "only versions 2 and 3, little-endian, are known"
+                f"{self.path} is GGUF version {version} or big-endian; only little-endian "
+                "versions 2 and 3 are supported"
             )
         n_tensors, n_entries = self._scalar("Q"), self._scalar("Q")
         for _ in range(n_entries):
@@ -133,15 +136,15 @@ class GGUFFile:
         length = self._scalar("Q")
         end = self._at + length
         if end > len(self._bytes):
-            raise self._incomplete("its header ends early or makes no sense")
+            raise self._incomplete("its header is truncated or malformed")
         text = self._bytes[self._at : end].decode("utf-8")
         self._at = end
         return text
 
     def _incomplete(self, why: str) -> CorruptModelError:
-        return CorruptModelError(f"{self.path} is not a complete GGUF file: {why}")
+        return CorruptModelError(f"{self.path} is not a valid GGUF file: {why}")
 
     def _unknown(self, name: str, kind: str) -> UnsupportedModelError:
         return UnsupportedModelError(
-            f"{self.path}: {name} is quantised as {kind}, which is not known"
+            f"tensor {name} of {self.path} is quantised as {kind}, which is not supported"
         )

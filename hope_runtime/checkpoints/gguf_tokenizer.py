@@ -34,16 +34,19 @@ def tokenizer_from_metadata(path: Path, metadata: dict[str, Any]) -> Tokenizer:
     """
     tokens: list[str] | None = metadata.get("tokenizer.ggml.tokens")
     if not tokens:
-        raise TokenizerMissingError(f"{path} holds no tokenizer")
+        raise TokenizerMissingError(f"{path} does not contain a tokenizer")
     kind = metadata.get("tokenizer.ggml.model")
     if kind != "gpt2":
         raise UnsupportedModelError(
-            f"{path} has a tokenizer of kind {kind!r}; only byte-level BPE ('gpt2') is known, "
-            "so load the model from its Hugging Face directory"
+            f"{path} has a tokenizer of type {kind!r}, but only byte-level BPE ('gpt2') is "
+            "supported; load the model from its Hugging Face directory"
         )
     merges = metadata.get("tokenizer.ggml.merges")
     if merges is None:
-        raise TokenizerMissingError(f"{path} holds a vocabulary without merges")
+        raise TokenizerMissingError(
+            f"{path} contains a vocabulary without merges; load the model from its Hugging Face "
+            "directory"
+        )
     name = metadata.get("tokenizer.ggml.pre", "default")
     pairs = [_pair(path, merge) for merge in merges]
     try:
@@ -102,13 +105,15 @@ def _pre_tokenizer(path: Path, name: str) -> pre_tokenizers.PreTokenizer:
             ]
         )
     raise UnsupportedModelError(
-        f"{path} cuts text by the pre-tokenizer {name!r}, which is not known, "
-        "so load the model from its Hugging Face directory"
+        f"{path} uses the pre-tokenizer {name!r}, which is not supported; load the model from "
+        "its Hugging Face directory"
     )
 
 
 def _pair(path: Path, merge: str) -> tuple[str, str]:
     left, space, right = merge.partition(" ")
     if not space:
-        raise CorruptModelError(f"{path} holds a merge that is not a pair: {merge!r}")
+        raise CorruptModelError(
+            f"{path} contains the malformed merge {merge!r}; a merge is two tokens"
+        )
     return left, right

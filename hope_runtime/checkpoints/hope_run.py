@@ -136,13 +136,13 @@ def load_model(directory: Path) -> HopeModel:
         if tokenizer is None:
             task = run["settings"].get("task", "something else")
             raise TokenizerMissingError(
-                f"{place} has no tokenizer (it was trained on {task}); only what `hope train "
-                "--task text` has stored with one can be served"
+                f"{place} has no tokenizer because it was trained on {task}; only runs of `hope "
+                "train --task text` can be served"
             )
         config, weights, _ = _weights(place, run)
         fingerprint = fingerprint_of(config, weights, tokenizer)
         if fingerprint != run["fingerprint"]:
-            raise CorruptModelError(f"the files of {place} are not those that were saved together")
+            raise CorruptModelError(f"the files of {place} do not belong to one checkpoint")
         return HopeModel(config, weights, tokenizer, fingerprint)
 
 
@@ -154,7 +154,7 @@ def is_run(directory: Path) -> bool:
 def _newest(directory: Path) -> Path:
     complete = _complete(directory)
     if not complete:
-        raise ModelNotFoundError(f"there is no checkpoint in {directory}")
+        raise ModelNotFoundError(f"{directory} contains no checkpoint")
     return complete[-1]
 
 
@@ -170,8 +170,8 @@ def _run(place: Path) -> dict[str, Any]:
     run: dict[str, Any] = json.loads((place / _RUN).read_text(encoding="utf-8"))
     if run["format"] != FORMAT or run["version"] != VERSION:
         raise UnsupportedModelError(
-            f"{place} is {run['format']} version {run['version']}; "
-            f"this code reads {FORMAT} version {VERSION}"
+            f"{place} has format {run['format']} version {run['version']}; only {FORMAT} version "
+            f"{VERSION} is supported"
         )
     return run
 

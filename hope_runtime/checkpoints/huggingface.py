@@ -38,7 +38,7 @@ def read_huggingface(path: Path, progress: Progress) -> tuple[ModelConfig, BaseW
     """
     raw = _read_json(path / "config.json")
     if raw is None:
-        raise ModelNotFoundError(f"{path} holds no config.json")
+        raise ModelNotFoundError(f"{path} does not contain config.json")
     family = family_of_model_type(path, raw.get("model_type"))
     with ExitStack() as stack:
         source = _Source(path, stack)
@@ -75,7 +75,7 @@ class _Source:
         for name in names:
             file = path / name
             if file.parent != path or not file.is_file():
-                raise ModelNotFoundError(f"{path} holds no {name}")
+                raise ModelNotFoundError(f"{path} does not contain {name}")
             try:
                 opened = self._stack.enter_context(safetensors.safe_open(file, framework="pt"))
             except (safetensors.SafetensorError, OSError) as error:
@@ -92,15 +92,16 @@ class _Source:
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A tensor, checked. Raises CorruptModelError, UnsupportedModelError (its dtype)."""
         if name not in self._files:
-            raise CorruptModelError(f"{self.path} lacks the tensor {name}")
+            raise CorruptModelError(f"{self.path} does not contain the tensor {name}")
         tensor: Tensor = self._files[name].get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise CorruptModelError(
-                f"{self.path}: {name} is {tuple(tensor.shape)} and should be {shape}"
+                f"tensor {name} of {self.path} has shape {tuple(tensor.shape)} instead of {shape}"
             )
         if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise UnsupportedModelError(
-                f"{self.path}: {name} is {tensor.dtype}; only float32, bfloat16, float16 are known"
+                f"tensor {name} of {self.path} has dtype {tensor.dtype}; only float32, bfloat16 "
+                "and float16 are supported"
             )
         return tensor
 
@@ -108,7 +109,7 @@ class _Source:
 def _read_tokenizer(path: Path, raw: dict[str, Any]) -> Tokenizer:
     file = path / "tokenizer.json"
     if not file.is_file():
-        raise TokenizerMissingError(f"{path} holds no tokenizer.json")
+        raise TokenizerMissingError(f"{path} does not contain tokenizer.json")
     text = file.read_text(encoding="utf-8")
     try:
         described = json.loads(text)
@@ -168,7 +169,7 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CorruptModelError(f"{file} is not JSON: {error}") from error
+        raise CorruptModelError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CorruptModelError(f"{file} should hold a JSON object")
+        raise CorruptModelError(f"{file} does not contain a JSON object")
     return value

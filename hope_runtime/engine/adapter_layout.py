@@ -36,10 +36,12 @@ class AdapterLayout:
     def check_fast(self, tensors: Tensors) -> None:
         """See Layout.check_fast."""
         if self.fast_memory is None:
-            raise CorruptStateError("The session has a fast memory, and the model has none.")
+            raise CorruptStateError("the session has a fast memory, but the model does not")
         shape = self.fast_memory.shape()
         check_tensors("fast memory", tensors, {tensor_name(self.fast_memory): shape}, torch.float32)
 
     def check_context(self, tensors: Tensors) -> None:
         """See Layout.check_context."""
-        raise CorruptStateError("A conversation has a context, and the model keeps none.")
+        raise CorruptStateError(
+            "a conversation has a stored context, but the model does not use one"
+        )

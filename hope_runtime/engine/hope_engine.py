@@ -165,7 +165,7 @@ class HopeEngine:
         model = self.model
         state = restore(model, memory)
         segment = state.segment
-        assert segment is not None, "a model without levels owes nothing"
+        assert segment is not None, "a model without levels has nothing to learn"
         before = _segment_nats(model, state, segment)
         try:
             state = flush(model.config, model.weights, state)

@@ -186,7 +186,10 @@ class HopeScoreRequest(Request[ReadOutcome]):
     def _begin(self) -> None:
         model, tokenizer = self.model, self.model.tokenizer
         if not self._text:
-            raise InvalidRequestError("There is no text to score.", field="text")
+            raise InvalidRequestError(
+                "there is no text to score: text must have at least one token after its context",
+                field="text",
+            )
         before = tuple(t for span in encode_spans(tokenizer, self._context) for t in span)
         ids = tuple(t for span in encode_spans(tokenizer, self._text) for t in span)
         if not before and tokenizer.bos_id is not None:

@@ -21,7 +21,9 @@ from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.session.memory import SessionMemory
 
-NOT_FINITE = "The model computed no finite number for the next token; nothing of the turn was kept."
+NOT_FINITE = (
+    "the model computed a non-finite number for the next token, so the turn was discarded; retry it"
+)
 
 
 @dataclass(slots=True)
@@ -63,7 +65,7 @@ class SlotPool:
     """
 
     def __init__(self, caches: Sequence[KVCache]) -> None:
-        assert caches, "an engine needs a slot"
+        assert caches, "an engine needs at least one slot"
         self.slots = len(caches)
         self._slot_bytes = caches[0].nbytes
         self._free = list(caches)
@@ -97,8 +99,10 @@ class SlotPool:
         Only while there is room.
         """
         with self._lock:
-            assert key not in self._held, "a slot serves one turn at a time"
-            assert self.room, "all slots are in use"
+            assert key not in self._held, "the slot already serves another turn"
+            assert self.room, (
+                "all slots are in use; raise window_cache_bytes to serve more turns at a time"
+            )
             slot = self._kept.pop(key, None)
             if slot is None:
                 if not self._free:

@@ -78,7 +78,7 @@ class LearningThread:
         """Queue a consolidation. Raises CancelledTurnError once the engine is closing."""
         with self._wake:
             if self._closing:
-                raise CancelledTurnError("The engine is closing.")
+                raise CancelledTurnError("the engine is closing")
             # From here on only the engine ends it: a waiting task that goes away cannot.
             request.future.set_running_or_notify_cancel()
             self._queue.append(request)
@@ -105,7 +105,7 @@ class LearningThread:
             if request.finished:
                 request.resolve()
         for request in self._queue:
-            request.fail(CancelledTurnError("The engine has closed."))
+            request.fail(CancelledTurnError("the engine is closed"))
             request.resolve()
 
     def _next(self) -> Request[Any] | None:

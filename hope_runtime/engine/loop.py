@@ -75,5 +75,5 @@ class Loop:
             try:
                 self._scheduler.step()
             except Exception:  # a bug in the engine itself must not stop every session
-                _log.exception("engine step failed")
+                _log.exception("an engine step failed")
         self._scheduler.cancel_all()

@@ -29,20 +29,20 @@ class Message:
 def check_messages(messages: Sequence[Message]) -> None:
     """Raise InvalidRequestError unless the messages can open a turn."""
     if not messages:
-        raise InvalidRequestError("A turn needs at least one message.", field="messages")
+        raise InvalidRequestError("messages must contain at least one message", field="messages")
     for index, message in enumerate(messages):
         if message.role not in ROLES:
             raise InvalidRequestError(
-                f"The role of message {index} is unknown; use system, user or assistant.",
+                f"message {index} has an unknown role; use system, user or assistant",
                 field=f"messages[{index}].role",
             )
         if not message.content.strip():
             raise InvalidRequestError(
-                f"Message {index} is empty.", field=f"messages[{index}].content"
+                f"message {index} is empty", field=f"messages[{index}].content"
             )
     if messages[-1].role != "user":
         raise InvalidRequestError(
-            "The last message must be the user's.", field=f"messages[{len(messages) - 1}].role"
+            "the last message must have the role user", field=f"messages[{len(messages) - 1}].role"
         )
 
 

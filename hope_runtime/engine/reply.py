@@ -98,7 +98,7 @@ class ReplyBuilder:
 
     def push(self, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Take the next token and release the text that it makes certain."""
-        assert self.room, "the reply has ended"
+        assert self.room, "the reply has already ended"
         self.tokens.append(token)
         if token in self._eos_ids:
             self._reason = FinishReason.STOP

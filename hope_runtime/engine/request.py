@@ -141,7 +141,7 @@ class Request(Generic[_Result]):
     def _guard(self, step: Callable[[], None]) -> None:
         try:
             if self.cancelled:
-                raise CancelledTurnError("The turn was cancelled; it left no trace.")
+                raise CancelledTurnError("the turn was cancelled without effect")
             step()
         except Exception as error:
             self.fail(error)

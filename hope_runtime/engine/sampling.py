@@ -42,7 +42,7 @@ class Sampling:
         penalty = self.repetition_penalty
         self._check("repetition_penalty", 0 < penalty < math.inf, "above 0")
         self._check("stop", len(self.stop) <= MAX_STOPS, f"at most {MAX_STOPS} strings")
-        self._check("stop", all(self.stop), "no empty string")
+        self._check("stop", all(self.stop), "only non-empty strings")
         asked = self.logprobs
         self._check("logprobs", asked is None or 0 <= asked <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}")
 
@@ -50,7 +50,7 @@ class Sampling:
         # A comparison with NaN is false, so NaN is refused like any other wrong value.
         if not valid:
             raise InvalidRequestError(
-                f"sampling.{name} is {getattr(self, name)}; allowed: {allowed}.",
+                f"sampling.{name} is {getattr(self, name)}; allowed values: {allowed}",
                 field=f"sampling.{name}",
             )
 

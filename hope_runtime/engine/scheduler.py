@@ -61,7 +61,7 @@ class Scheduler:
         """Queue a request. Raises CancelledTurnError once the engine is closing."""
         with self._wake:
             if self.closing:
-                raise CancelledTurnError("The engine is closing.")
+                raise CancelledTurnError("the engine is closing")
             # From here on only the engine ends it: a waiting task that goes away cannot.
             request.future.set_running_or_notify_cancel()
             self._queue.append(request)
@@ -83,7 +83,7 @@ class Scheduler:
     def cancel_all(self) -> None:
         """Cancel what is left in the queue; only after the last step."""
         for request in self._queue:
-            request.fail(CancelledTurnError("The engine has closed."))
+            request.fail(CancelledTurnError("the engine is closed"))
             request.resolve()
 
     def step(self) -> None:
@@ -119,7 +119,7 @@ class Scheduler:
         try:
             return self._compute([request.next_chunk(limit) for request in requests])
         except Exception as error:  # a bug in the engine itself must not stop every session
-            _log.exception("engine step failed")
+            _log.exception("an engine step failed")
             return [error for _ in requests]
 
     def finish(self, requests: Sequence[Request[Any]], outputs: Sequence[Any]) -> None:

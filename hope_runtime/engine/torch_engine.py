@@ -62,14 +62,14 @@ class TorchEngine(AdapterEngine):
     ) -> None:
         if window_tokens > model.config.max_positions:
             raise ModelError(
-                f"The model knows {model.config.max_positions} positions; "
-                f"a window of {window_tokens} tokens is too long for it."
+                f"window_tokens is {window_tokens}, but the model supports at most "
+                f"{model.config.max_positions} positions"
             )
         slot_bytes = KVCache.bytes_of(model.config, window_tokens, model.dtype)
         if window_cache_bytes < slot_bytes:
             raise ModelError(
-                f"window_cache_bytes is {window_cache_bytes}; a window of {window_tokens} tokens "
-                f"of this model takes {slot_bytes} bytes."
+                f"window_cache_bytes is {window_cache_bytes}, but one window of {window_tokens} "
+                f"tokens of this model takes {slot_bytes} bytes"
             )
         super().__init__(
             model, window_tokens, fast_memory, learner or Learner(model, threads, fast_memory)

@@ -120,15 +120,18 @@ def score_tokens(
     Raises InvalidRequestError when there is no text, or when the window does not hold both.
     """
     if not text:
-        raise InvalidRequestError("There is no text to score.", field="text")
+        raise InvalidRequestError(
+            "there is no text to score: text must have at least one token after its context",
+            field="text",
+        )
     before = tuple(t for span in encode_spans(tokenizer, context) for t in span)
     ids = tuple(t for span in encode_spans(tokenizer, text) for t in span)
     if not before and tokenizer.bos_id is not None:
         before = (tokenizer.bos_id,)
     if len(before) + len(ids) > window_tokens:
         raise InvalidRequestError(
-            f"Context and text take {len(before) + len(ids)} tokens; "
-            f"the window holds {window_tokens}.",
+            f"context and text have {len(before) + len(ids)} tokens together, but the window has "
+            f"only {window_tokens}; score a shorter text",
             field="text",
         )
     return before, ids

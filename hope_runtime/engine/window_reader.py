@@ -76,7 +76,7 @@ class WindowReading:
     @property
     def result(self) -> Reading:
         """The reading, once `chunk` is None."""
-        assert self._logits_V is not None, "a window holds at least one token"
+        assert self._logits_V is not None, "a window needs at least one token"
         return Reading(self._logits_V, self._nats, self._scored)
 
     def accept(self, output: Output) -> None:

@@ -80,9 +80,7 @@ class RotaryTable:
         """
         stop, known = start + count, self.cos_PK.shape[0]
         if stop > known:
-            raise WindowOverflowError(
-                f"{stop} tokens do not fit the {known} positions of the model"
-            )
+            raise WindowOverflowError(f"{stop} tokens exceed the {known} positions of the model")
         return self.cos_PK[None, start:stop, None], self.sin_PK[None, start:stop, None]
 
 

@@ -25,7 +25,7 @@ class RopeScaling:
     def __post_init__(self) -> None:
         if self.factor < 1 or self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(
-                "rope scaling needs factor >= 1 and high_freq_factor > low_freq_factor"
+                "rope_scaling requires factor >= 1 and high_freq_factor > low_freq_factor"
             )
 
 
@@ -65,16 +65,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if min(self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.d_ff) < 1:
-            raise ValueError("every size of a model is at least 1")
+            raise ValueError("every size of a model must be at least 1")
         if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
             raise ValueError("n_heads must be a multiple of n_kv_heads")
         if self.head_dim % 2:
-            raise ValueError("rotary positions need an even head_dim")
+            raise ValueError("head_dim must be even for rotary positions")
         if self.rope_factors is not None:
             if self.rope_scaling is not None:
-                raise ValueError("rope_scaling and rope_factors exclude each other")
+                raise ValueError("rope_scaling and rope_factors are mutually exclusive")
             if len(self.rope_factors) * 2 != self.head_dim or min(self.rope_factors) <= 0:
-                raise ValueError("rope_factors needs head_dim / 2 positive divisors")
+                raise ValueError("rope_factors must be head_dim / 2 positive numbers")
 
     def to_fields(self) -> dict[str, Any]:
         """The configuration as plain values, as it is stored and hashed into a fingerprint.
@@ -144,28 +144,32 @@ class TitansConfig:
 
     def __post_init__(self) -> None:
         if self.n_heads < 1 or min(self.chunk_mem, self.chunk_other) < 1:
-            raise ValueError("heads and chunks are at least 1")
+            raise ValueError("n_heads, chunk_mem and chunk_other must be at least 1")
         if (self.depth == 2) != (self.hidden > 0):
-            raise ValueError("a deep memory needs hidden units, a linear one has none")
+            raise ValueError(
+                "hidden must be above 0 for a memory of depth 2, and 0 for one of depth 1"
+            )
         unknown = set(self.adaptive) - {"k", "v", "q", "eta", "alpha"}
         if unknown or len(set(self.adaptive)) != len(self.adaptive):
-            raise ValueError("adaptive names each of k, v, q, eta and alpha at most once")
+            raise ValueError("adaptive must contain each of k, v, q, eta and alpha at most once")
         if self.adaptive and not self.self_targets:
-            raise ValueError("adaptive memories write targets that they generate themselves")
+            raise ValueError("adaptive requires self_targets")
         if ("eta" in self.adaptive and not self.eta_gate) or (
             "alpha" in self.adaptive and not self.alpha_gate
         ):
-            raise ValueError("a gate that is absent cannot be adaptive")
+            raise ValueError(
+                "adaptive must not contain eta without eta_gate, or alpha without alpha_gate"
+            )
         if self.depth == 2 and self.rule == "hebbian":
-            raise ValueError("the Hebbian rule is one of linear memories")
+            raise ValueError("the Hebbian rule requires a memory of depth 1")
         # |alpha - eta| <= 1 (twice eta for the literal rule) keeps a repeated write bounded.
         limit = 1.0 if self.rule == "paper_literal" else 2.0
         if not 0 < self.eta_max <= limit:
-            raise ValueError(f"eta_max lies in (0, {limit:g}] under the rule {self.rule}")
+            raise ValueError(f"eta_max must be in (0, {limit:g}] for the rule {self.rule}")
         if not 0 <= self.momentum < 1:
-            raise ValueError("momentum lies in [0, 1)")
+            raise ValueError("momentum must be in [0, 1)")
         if self.read_after_write and not self.per_token:
-            raise ValueError("reading after writing needs a linear memory with chunk_mem 1")
+            raise ValueError("read_after_write requires a memory of depth 1 with chunk_mem 1")
 
     @property
     def per_token(self) -> bool:

@@ -25,7 +25,7 @@ def family_of_model_type(path: Path, model_type: object) -> Family:
         if model_type in family.model_types:
             return family
     known = _listed([name for family in FAMILIES for name in family.model_types])
-    raise UnsupportedModelError(f"{path} is a model of type {model_type!r}; only {known} known")
+    raise UnsupportedModelError(f"{path} is a model of type {model_type!r}; only {known} supported")
 
 
 def family_of_gguf(path: Path, architecture: object) -> Family:
@@ -37,7 +37,9 @@ def family_of_gguf(path: Path, architecture: object) -> Family:
         if architecture in family.gguf_architectures:
             return family
     known = _listed([name for family in FAMILIES for name in family.gguf_architectures])
-    raise UnsupportedModelError(f"{path} has the architecture {architecture!r}; only {known} known")
+    raise UnsupportedModelError(
+        f"{path} has the architecture {architecture!r}; only {known} supported"
+    )
 
 
 def _listed(names: list[str]) -> str:

@@ -64,7 +64,7 @@ class OuterOptimizer(torch.optim.Optimizer):
         non_negative("lr", group["lr"])
         non_negative("weight_decay", group["weight_decay"])
         if rule.needs_inputs and self._inputs is None:
-            raise HyperparameterError(f"{group['rule']} needs `inputs`, a LayerInputs.")
+            raise HyperparameterError(f"{group['rule']} requires `inputs`, a LayerInputs object")
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -111,11 +111,11 @@ class OuterOptimizer(torch.optim.Optimizer):
         """
         groups, saved = state_dict["param_groups"], state_dict["state"]
         if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
-            raise CorruptStateError("The optimiser's state has other parameter groups.")
+            raise CorruptStateError("the stored state of the optimiser has other parameter groups")
         restored: list[tuple[Tensor, dict[str, Tensor]]] = []
         for group, own in zip(groups, self.param_groups, strict=True):
             if not group.keys() >= self.defaults.keys():
-                raise CorruptStateError("The optimiser's state was written by another optimiser.")
+                raise CorruptStateError("the stored state belongs to another optimiser")
             self._check(group)
             rule = make_rule(group["rule"], group["hyperparameters"])
             for index, parameter in zip(group["params"], own["params"], strict=True):
@@ -166,10 +166,10 @@ class LayerInputs:
         if parameter not in self._rows:
             return None
         if not self._rows[parameter]:
-            raise GradientError("A linear layer has a gradient and no recorded inputs.")
+            raise GradientError("a linear layer has a gradient but no recorded inputs")
         inputs_NI = torch.cat(self._rows[parameter])
         if not bool(inputs_NI.isfinite().all()):
-            raise GradientError("The inputs of a linear layer are not finite.")
+            raise GradientError("the inputs of a linear layer are not finite")
         return inputs_NI
 
     def clear(self) -> None:

@@ -35,12 +35,14 @@ def make_rule(name: str, hyperparameters: Mapping[str, Any] | None = None) -> Up
     is out of its range.
     """
     if name not in RULES:
-        raise UnknownRuleError(f"{name!r} is no update rule; there are {', '.join(RULES)}.")
+        raise UnknownRuleError(
+            f"update rule {name!r} does not exist; available rules: {', '.join(RULES)}"
+        )
     kind = RULES[name]
     given = hyperparameters or {}
     known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
     for key in given:
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
-            raise HyperparameterError(f"{name} has no hyper-parameter {key!r}; {has}.")
+            raise HyperparameterError(f"{name} has no hyper-parameter {key!r}; {has}")
     return kind(**given)

@@ -97,9 +97,11 @@ class UpdateRule(ABC):
         non_negative("learning_rate", learning_rate)
         if gradients.keys() != parameters.keys():
             odd = ", ".join(sorted(gradients.keys() ^ parameters.keys()))
-            raise GradientError(f"Parameters and gradients must have the same names; see {odd}.")
+            raise GradientError(
+                f"parameters and gradients must have the same names; different: {odd}"
+            )
         if any(parameter.ndim < batch_dims for parameter in parameters.values()):
-            raise GradientError(f"A parameter has fewer dimensions than its {batch_dims} of rows.")
+            raise GradientError(f"a parameter has fewer dimensions than batch_dims = {batch_dims}")
         check_gradients((name, parameters[name], gradients[name]) for name in parameters)
         if self.needs_inputs:
             inputs = _checked_inputs(inputs, parameters, batch_dims)
@@ -140,7 +142,8 @@ class InPlace:
         non_negative("learning_rate", learning_rate)
         if len(gradients) != len(self._parameters):
             raise GradientError(
-                f"{len(self._parameters)} parameters got {len(gradients)} gradients."
+                f"expected {len(self._parameters)} gradients, one per parameter, but got "
+                f"{len(gradients)}"
             )
         pairs = list(zip(self._parameters, gradients, strict=True))
         check_gradients((f"parameter {i}", p, g) for i, (p, g) in enumerate(pairs))
@@ -177,15 +180,15 @@ def check_gradients(named: Iterable[tuple[str, Tensor, Tensor]]) -> None:
     names: list[str] = []
     for name, parameter, gradient in named:
         if gradient.shape != parameter.shape:
-            raise GradientError(f"The gradient of {name} has another shape than {name}.")
+            raise GradientError(f"the gradient of {name} has another shape than the parameter")
         if gradient.is_sparse or not gradient.is_floating_point():
-            raise GradientError(f"The gradient of {name} must be dense and real.")
+            raise GradientError(f"the gradient of {name} must be dense and real")
         finite.append(_extremes(gradient).isfinite().all())
         names.append(name)
     # One answer for all, since each one that is asked for waits for the device.
     if finite and not bool(torch.stack([each.to(finite[0].device) for each in finite]).all()):
         bad = next(name for name, each in zip(names, finite, strict=True) if not bool(each))
-        raise GradientError(f"The gradient of {bad} is not finite.")
+        raise GradientError(f"the gradient of {bad} is not finite")
 
 
 def _extremes(tensor: Tensor) -> Tensor:
@@ -199,20 +202,20 @@ def check_slots(slots: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> Non
     """Raises CorruptStateError unless `slots` have these names and shapes."""
     if slots.keys() != shapes.keys():
         odd = ", ".join(sorted(slots.keys() ^ shapes.keys()))
-        raise CorruptStateError(f"The stored tensors have other names; see {odd}.")
+        raise CorruptStateError(f"the stored tensors have other names; different: {odd}")
     for name, shape in shapes.items():
         if slots[name].shape != tuple(shape):
-            raise CorruptStateError(f"The stored {name} has another shape.")
+            raise CorruptStateError(f"the stored tensor {name} has another shape")
 
 
 def _checked_inputs(
     inputs: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor], batch_dims: int
 ) -> Mapping[str, Tensor]:
     if inputs is None:
-        raise GradientError("This rule needs the inputs of the linear layers.")
+        raise GradientError("the update rule requires the inputs of the linear layers")
     for name, inputs_NI in inputs.items():
         if name not in parameters:
-            raise GradientError(f"Inputs were given for {name}, which is no parameter.")
+            raise GradientError(f"inputs were given for {name}, which is not a parameter")
         weight = parameters[name]
         rows = weight.shape[:batch_dims]
         if (
@@ -220,7 +223,7 @@ def _checked_inputs(
             or inputs_NI.ndim != batch_dims + 2
             or (*inputs_NI.shape[:batch_dims], inputs_NI.shape[-1]) != (*rows, weight.shape[-1])
         ):
-            raise GradientError(f"The inputs of {name} do not fit a weight of its shape.")
+            raise GradientError(f"the inputs of {name} do not match the shape of its weight")
         if not bool(inputs_NI.detach().isfinite().all()):
-            raise GradientError(f"The inputs of {name} are not finite.")
+            raise GradientError(f"the inputs of {name} are not finite")
     return inputs

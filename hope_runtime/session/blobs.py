@@ -44,15 +44,18 @@ def open_blob(
         tensors = load(data)
         version = int(header["format"])
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptStateError(f"A {kind} blob is not readable: {error}.") from error
+        raise CorruptStateError(f"the {kind} blob cannot be decoded: {error}") from error
     if header.get("kind") != kind:
-        raise CorruptStateError(f"A blob of kind '{header.get('kind')}' stands where a {kind} is.")
+        raise CorruptStateError(
+            f"expected a {kind} blob, but found one of kind '{header.get('kind')}'"
+        )
     if version > STATE_FORMAT:
         raise StateVersionError(
-            f"This state was written in format {version}; this server reads up to {STATE_FORMAT}."
+            f"the state has format {version}, and this server supports formats up to "
+            f"{STATE_FORMAT}; use a newer server"
         )
     if header.get("fingerprint") != fingerprint:
         raise FingerprintMismatchError(
-            "The session was learnt on another base model; serve that model."
+            "the session was learnt on another base model; serve that model to use it"
         )
     return tensors, header

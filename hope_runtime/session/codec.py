@@ -187,25 +187,25 @@ def decode_memory(
     or a policy that is not (or no longer) known under its digest, CorruptStateError otherwise.
     """
     if STATE_BLOB not in blobs:
-        raise CorruptStateError("The session's state blob is missing.")
+        raise CorruptStateError("the state blob of the session is missing")
     tensors, header = open_blob(blobs[STATE_BLOB], "state", fingerprint)
     try:
         state = StateFields.model_validate_json(header["state"])
         policy = policies.get(state.policy)
         if policy is None or policy.digest() != state.policy_digest:
             raise StateVersionError(
-                f"The session learnt under policy '{state.policy}' with constants that this "
-                "server does not have; migrate it to a present policy."
+                f"the session was learnt under policy '{state.policy}' with settings that this "
+                "server does not have; migrate it to an available policy"
             )
         return _build(state, tensors, blobs, policy, layout, fingerprint)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
         raise CorruptStateError(
-            f"The session's state cannot be read: {where}: {first['msg']}."
+            f"the state of the session cannot be decoded: {where}: {first['msg']}"
         ) from None
     except (KeyError, ValueError) as error:
-        raise CorruptStateError(f"The session's state cannot be read: {error}.") from error
+        raise CorruptStateError(f"the state of the session cannot be decoded: {error}") from error
 
 
 def _build(
@@ -218,10 +218,10 @@ def _build(
 ) -> SessionMemory:
     def opened(kind: str, blob: str) -> Tensors:
         if blob not in blobs:
-            raise CorruptStateError(f"The session's blob {blob} is missing.")
+            raise CorruptStateError(f"blob {blob} of the session is missing")
         found, _ = open_blob(blobs[blob], kind, fingerprint)
         if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
-            raise CorruptStateError(f"A {kind} holds values that are not finite.")
+            raise CorruptStateError(f"the {kind} blob contains non-finite values")
         return found
 
     levels = []
@@ -247,7 +247,10 @@ def _build(
     for name in _TOKEN_IDS:
         ids = tensors[name]
         if ids.dtype != torch.int32 or ids.dim() != 1:
-            raise ValueError(f"tensor {name} is {ids.dtype} {tuple(ids.shape)}")
+            raise ValueError(
+                f"tensor {name} has dtype {ids.dtype} and shape {tuple(ids.shape)} instead of "
+                "one dimension of int32"
+            )
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < layout.vocab_size:
             raise ValueError(f"tensor {name} holds ids outside of the vocabulary")
     pinned = grouped(tensors["pinned"], [item.pinned for item in state.conversations])

@@ -67,7 +67,7 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None)
         case RecordKind.FREEZE | RecordKind.UNFREEZE:
             memory = _set_frozen(memory, record.levels, record.kind is RecordKind.FREEZE)
         case RecordKind.ROLLBACK:
-            raise ValueError("a rollback is applied by restoring the version it names")
+            raise ValueError("a rollback must be applied by restoring the version that it names")
     memory = _collect_spans(memory, record)
     if record.kind is RecordKind.DOCUMENT:
         state = Document(record.committed_bytes, record.tail, record.ended, record.content)

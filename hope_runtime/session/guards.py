@@ -103,7 +103,9 @@ class GuardConfig:
     def __post_init__(self) -> None:
         limits = (self.surprise_nats, self.update_ratio, self.relative_norm, self.probe_rise)
         if min(limits) <= 0 or self.freeze_after < 1:
-            raise ValueError("limits of guards are above 0, and freeze_after is at least 1")
+            raise ValueError(
+                "limits of guards must be above 0, and freeze_after must be at least 1"
+            )
 
     def decided(
         self,

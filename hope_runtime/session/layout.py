@@ -52,14 +52,14 @@ def check_tensors(
     if set(tensors) != set(expected):
         wrong = sorted(set(tensors) ^ set(expected))
         raise CorruptStateError(
-            f"A {kind} has {len(tensors)} tensors and should have {len(expected)}; the first that "
-            f"is missing or too many is {wrong[0]}."
+            f"a {kind} has {len(tensors)} tensors instead of {len(expected)}; the first missing "
+            f"or extra one is {wrong[0]}"
         )
     for name, shape in expected.items():
         tensor = tensors[name]
         wanted = dtype if isinstance(dtype, torch.dtype) else dtype[name]
         if tuple(tensor.shape) != shape or tensor.dtype != wanted:
             raise CorruptStateError(
-                f"Tensor {name} of a {kind} is {tensor.dtype} {tuple(tensor.shape)}, not "
-                f"{wanted} {shape}."
+                f"tensor {name} of a {kind} has dtype {tensor.dtype} and shape "
+                f"{tuple(tensor.shape)} instead of {wanted} and {shape}"
             )

@@ -142,20 +142,24 @@ class Record:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "it"
             raise CorruptStateError(
-                f"A log record cannot be read: {where}: {first['msg']}."
+                f"a log record cannot be decoded: {where}: {first['msg']}"
             ) from None
         except (zlib.error, ValueError) as error:
-            raise CorruptStateError(f"A log record cannot be read: {error}.") from error
+            raise CorruptStateError(f"a log record cannot be decoded: {error}") from error
         if header.format > RECORD_FORMAT:
             raise StateVersionError(
-                f"This log was written in format {header.format}; "
-                f"this server reads up to {RECORD_FORMAT}."
+                f"the log has format {header.format}, and this server supports formats up to "
+                f"{RECORD_FORMAT}; use a newer server"
             )
         if sum(length for _, _, lengths in header.segments for length in lengths) != len(ids):
-            raise CorruptStateError("A log record cannot be read: token counts disagree.")
+            raise CorruptStateError(
+                "a log record cannot be decoded: its token counts do not add up"
+            )
         content = bytes.fromhex(header.content)
         if not fits(content, header.committed_bytes, header.ended):
-            raise CorruptStateError("A log record cannot be read: its digest has another length.")
+            raise CorruptStateError(
+                "a log record cannot be decoded: the digest of its document has the wrong length"
+            )
         rest = iter(ids)
         segments = (
             Segment(speaker, tuple(tuple(islice(rest, length)) for length in lengths), learnable)
@@ -176,7 +180,7 @@ def _decompressed(data: bytes) -> bytes:
     stream = zlib.decompressobj()
     body = stream.decompress(data, MAX_RECORD_BYTES)
     if not stream.eof or stream.unused_data:
-        raise ValueError(f"it is cut off, or has more than {MAX_RECORD_BYTES >> 20} MiB")
+        raise ValueError(f"it is truncated, or larger than {MAX_RECORD_BYTES >> 20} MiB")
     return body
 
 

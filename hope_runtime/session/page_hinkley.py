@@ -48,7 +48,10 @@ class PageHinkley:
             or self.warm_up < 1
             or not 0 < self.memory <= 1
         ):
-            raise ValueError("a change of the mean is told by a threshold above 0")
+            raise ValueError(
+                "tolerance must be at least 0, threshold above 0, warm_up at least 1 and memory "
+                "in (0, 1]"
+            )
 
     def step(self, state: Watched, value: float) -> tuple[Watched, float]:
         """The state after `value`, and the deviation beyond the threshold, 0 for no alarm.

@@ -28,9 +28,9 @@ class LevelConfig:
 
     def __post_init__(self) -> None:
         if self.period_tokens < 1 or self.rank < 1:
-            raise ValueError("a level needs a period and a rank of at least 1")
+            raise ValueError("period_tokens and rank of a level must be at least 1")
         if not 0 <= self.learning_rate < 1:
-            raise ValueError("learning_rate lies in [0, 1)")
+            raise ValueError("learning_rate must be in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +89,13 @@ class ReplayConfig:
 
     def __post_init__(self) -> None:
         if min(self.new_per_step, self.window_every, self.warmup_steps) < 1:
-            raise ValueError("a step needs replays, and counts of steps are at least 1")
+            raise ValueError("new_per_step, window_every and warmup_steps must be at least 1")
         if not 0 <= self.fast_decay <= 1 or not 0 <= self.skip_known < 1:
-            raise ValueError("fast_decay lies in [0, 1] and skip_known in [0, 1)")
+            raise ValueError("fast_decay must be in [0, 1] and skip_known in [0, 1)")
         if self.common_directions < 0:
-            raise ValueError("common_directions is at least 0")
+            raise ValueError("common_directions must be at least 0")
         if self.answered_per_step > self.contrasts_per_step:
-            raise ValueError("answered_per_step is a part of contrasts_per_step")
+            raise ValueError("answered_per_step must be at most contrasts_per_step")
 
     def budget_tokens(self, stated: int, other: int) -> int:
         """The most tokens that are run forward and backward for a stretch of `stated` tokens in
@@ -148,7 +148,9 @@ class LearningPolicy:
     def __post_init__(self) -> None:
         periods = [level.period_tokens for level in self.levels]
         if any(slow % fast for fast, slow in pairwise(periods)):
-            raise ValueError("each level's period is a multiple of the faster one's before it")
+            raise ValueError(
+                "period_tokens of each level must be a multiple of that of the level before it"
+            )
 
     def digest(self) -> str:
         """SHA-256 of every constant that counts: two policies with one digest teach the same."""

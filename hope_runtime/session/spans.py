@@ -57,7 +57,7 @@ class SpanReader:
             # The offset is the caller's: bytes of the tail came with earlier pieces.
             at = max(0, error.start - len(self.tail))
             raise InvalidRequestError(
-                f"The document is not valid UTF-8: byte {at} of this piece cannot be decoded.",
+                f"the document is not valid UTF-8: byte {at} of this chunk cannot be decoded",
                 field="chunk",
             ) from None
         spans, rest = _cut(text)

@@ -26,7 +26,7 @@ def flat_ids(groups: Iterable[tuple[int, ...]]) -> torch.Tensor:
 def grouped(flat: torch.Tensor, lengths: list[int]) -> list[tuple[int, ...]]:
     """Inverse of `flat_ids`. Raises ValueError when the lengths are not those of the ids."""
     if sum(lengths) != flat.numel():
-        raise ValueError("token counts disagree")
+        raise ValueError("token counts do not match the number of stored tokens")
     parts = iter(flat.tolist())
     return [tuple(islice(parts, length)) for length in lengths]
 

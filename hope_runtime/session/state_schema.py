@@ -129,19 +129,22 @@ class StateFields(BaseModel):
     def _fits_together(self) -> Self:
         names = {item.name for item in self.conversations}
         if len(names) != len(self.conversations) or not names.issuperset(self.contexts):
-            raise ValueError("conversations are named twice or not at all")
+            raise ValueError(
+                "the names of conversations must be unique, and every context must belong to one "
+                "of them"
+            )
         if len({item.name for item in self.documents}) != len(self.documents):
-            raise ValueError("documents are named twice")
+            raise ValueError("the names of documents must be unique")
         if not all(
             fits(bytes.fromhex(item.content), item.committed_bytes, item.ended)
             for item in self.documents
         ):
-            raise ValueError("the digest of a document is none of so many bytes")
+            raise ValueError("the digest of a document does not fit its length")
         if self.guards and len(self.guards) != len(self.levels):
-            raise ValueError("guards are not those of the levels")
+            raise ValueError("the number of guard states must equal the number of levels")
         for item in self.conversations:
             # As Window.pin and the hops leave it.
             half = (item.capacity - item.pinned) // 2
             if 2 * item.pinned > item.capacity or item.recent > 2 * half:
-                raise ValueError("a window holds more than it can")
+                raise ValueError("a window contains more tokens than its capacity")
         return self

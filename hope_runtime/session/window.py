@@ -55,8 +55,8 @@ class Window:
         pinned = self.pinned + ids
         if len(pinned) > self.capacity // 2:
             raise WindowOverflowError(
-                f"The system prompt takes {len(pinned)} tokens; "
-                f"a window of {self.capacity} can pin at most {self.capacity // 2}.",
+                f"the system prompt has {len(pinned)} tokens, but a window of {self.capacity} "
+                f"tokens can pin at most {self.capacity // 2}; shorten it",
                 field="messages",
             )
         return replace(self, pinned=pinned)._hop()
@@ -87,8 +87,8 @@ class Window:
         most = max(self.half, self.room) - 1  # the reply needs a place too
         if tokens > most:
             raise WindowOverflowError(
-                f"The prompt takes {tokens} tokens and the window has room for {most}; "
-                "send less, or ingest it as a document.",
+                f"the prompt has {tokens} tokens, but the window has room for {most}; shorten "
+                "it, or ingest it as a document",
                 field="messages",
             )
 

@@ -87,7 +87,8 @@ async def import_session(sessions: Sessions, key: SessionKey, chunks: AsyncItera
     fingerprint, policy = contents.header["fingerprint"], contents.header["policy"]
     if fingerprint != sessions.fingerprint:
         raise FingerprintMismatchError(
-            f"The export is of a session of another base model ({fingerprint[:12]})."
+            f"the export comes from a session of another base model ({fingerprint[:12]}); import "
+            "it on a server of that model"
         )
     sessions.policy(policy)
     memory = await asyncio.to_thread(_checked_memory, sessions, contents)
@@ -134,11 +135,11 @@ def _checked_memory(sessions: Sessions, contents: _Contents) -> SessionMemory:
     records = [Record.decode(each.payload) for each in contents.records]
     vocab_size = sessions.engine.layout.vocab_size
     if any(token >= vocab_size for record in records for token in record.tokens):
-        raise _broken("its log has tokens that the model does not know")
+        raise _broken("its log contains token ids outside the model's vocabulary")
     for record in effective(records):
         digest = extend_digest(digest, record)
     if digest != memory.log_digest:
-        raise _broken("its memory did not come from its log")
+        raise _broken("its memory does not match its log")
     return memory
 
 
@@ -166,11 +167,11 @@ def _parse(data: bytes) -> _Contents:
             raise _broken("it does not begin with a header")
         if letter == b"E":
             if body != hashlib.sha256(data[:at]).digest() or at + _HEAD_BYTES + size != len(data):
-                raise _broken("it was changed or damaged")
+                raise _broken("it was modified or damaged")
             return contents
         _take(contents, letter, body)
         at += _HEAD_BYTES + size
-    raise _broken("it is cut off" if data else "it is empty")
+    raise _broken("it is truncated" if data else "it is empty")
 
 
 def _take(contents: _Contents, letter: bytes, body: bytes) -> None:
@@ -178,7 +179,10 @@ def _take(contents: _Contents, letter: bytes, body: bytes) -> None:
         if letter == b"H":
             header = json.loads(body)
             if header["format"] > FORMAT:
-                raise _broken(f"it has format {header['format']}; this server reads {FORMAT}")
+                raise _broken(
+                    f"it has format {header['format']}, and this server supports formats up to "
+                    f"{FORMAT}"
+                )
             if not all(isinstance(header[each], str) for each in _HEADER):
                 raise TypeError("header")
             contents.header = header
@@ -191,8 +195,10 @@ def _take(contents: _Contents, letter: bytes, body: bytes) -> None:
         else:
             contents.records.append(StoredRecord(name.decode(), rest))
     except (ValueError, KeyError, TypeError) as error:
-        raise _broken("a part of it makes no sense") from error
+        raise _broken("a part of it cannot be decoded") from error
 
 
 def _broken(reason: str) -> InvalidRequestError:
-    return InvalidRequestError(f"This is no export of a session: {reason}.", field="chunk")
+    return InvalidRequestError(
+        f"the uploaded data is not a session export: {reason}", field="chunk"
+    )

@@ -30,19 +30,19 @@ async def open_document(
         known = resident.memory.documents.get(name, Document())
     if known.ended:
         raise InvalidRequestError(
-            f"Document '{name}' was read to its end; use another name.", field="start.document"
+            f"document '{name}' was already read to its end; use another name",
+            field="start.document",
         )
     if offset != known.committed_bytes:
         raise InvalidRequestError(
-            f"Document '{name}' is committed up to byte {known.committed_bytes}; "
-            f"resume there, not at {offset}.",
+            f"document '{name}' is committed up to byte {known.committed_bytes}; resume there "
+            f"instead of at byte {offset}",
             field="start.offset_bytes",
         )
     if content_digest and known.digest not in (b"", content_digest):
         raise DocumentDiffersError(
-            f"The session knows another document '{name}', of which it read "
-            f"{known.committed_bytes} bytes that are not those of this one; give this one another "
-            "name, or forget the other first.",
+            f"another document '{name}' was read up to byte {known.committed_bytes}; use another "
+            "name, or forget that document first",
             field="start.content_digest",
         )
     return known

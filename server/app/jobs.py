@@ -82,15 +82,16 @@ class Running:
         """The session after the job. Raises what ended it otherwise."""
         await asyncio.wait([self.task])
         if self.task.cancelled():
-            raise self._stopped_by or DrainingError("The server is shutting down.")
+            raise self._stopped_by or DrainingError("the server is shutting down")
         return self.task.result()
 
     def refusal(self) -> JobRunningError:
-        what = f"without '{self.ask.document}'" if self.ask.document else "anew"
+        what = f"without document '{self.ask.document}'" if self.ask.document else "from its log"
         done = self.progress
         message = (
-            f"{self.key} learns its log {what} ({done.folded_records} of {done.total_records} "
-            "records) and takes nothing else until then; watch the job, or cancel it."
+            f"session {self.key} is being rebuilt {what} ({done.folded_records} of "
+            f"{done.total_records} records) and accepts no other call until the job ends; wait "
+            "for the job or cancel it"
         )
         rest = MAX_RETRY_SECONDS
         if done.learnt_tokens:
@@ -130,7 +131,9 @@ class Jobs:
         if self._upkeep:
             self._upkeep.cancel()
             await asyncio.wait([self._upkeep])
-        reason = DrainingError("The server is shutting down; the job goes on when one is back.")
+        reason = DrainingError(
+            "the server is shutting down; the job resumes when a server is available"
+        )
         running = [entry.job for entry in self._residency.entries.values() if entry.job]
         await asyncio.gather(*(job.stop(reason) for job in running))
 
@@ -163,7 +166,7 @@ class Jobs:
         self._sessions.admit()
         async with self._residency.locked(key) as entry:
             if entry.job is not None:
-                await entry.job.stop(JobCancelledError("The job was cancelled."))
+                await entry.job.stop(JobCancelledError("the job was cancelled"))
             if (await self._store.head(key)).job is not None:
                 await self._residency.release(entry)
                 lease = await self._residency.acquire(key)
@@ -253,7 +256,7 @@ class Jobs:
                 for key in await self._store.jobs():
                     await self._take_up(key)
             except StoreError as error:
-                _log.warning("jobs cannot be looked for: %s", error)
+                _log.warning("cannot list unfinished jobs: %s", error)
             await asyncio.sleep(self._residency.lease_seconds / 3)
 
     async def _take_up(self, key: SessionKey) -> None:
@@ -269,9 +272,9 @@ class Jobs:
         except (LeaseHeldError, NotFoundError):
             pass  # another server is at it, or somebody erased the session
         except (StoreError, HopeError) as error:
-            _log.warning("the job of a session cannot go on: %s", error)
+            _log.warning("cannot resume the job of a session: %s", error)
 
 
 def _log_failure(task: asyncio.Task[Head]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("a job failed", exc_info=error)
+        _log.error("a background job failed", exc_info=error)

@@ -25,13 +25,13 @@ def session_key(name: str, *, field: str) -> SessionKey:
     match = _SESSION.fullmatch(name)
     if not match or not all(_ID.fullmatch(part) for part in match.groups()):
         raise InvalidRequestError(
-            f"{name[:80]!r} is no session; the form is users/USER/sessions/SESSION "
-            "with up to 64 letters, digits, '-', '_' or '.' each.",
+            f"{name[:80]!r} is not a session name; the form is users/USER/sessions/SESSION, "
+            "where each id has up to 64 letters, digits, '-', '_' or '.'",
             field=field,
         )
     key = SessionKey(*match.groups())
     if not present_caller().may_be(key.user):
-        raise NotFoundError(f"no session {key}")
+        raise NotFoundError(f"session {key} does not exist")
     return key
 
 
@@ -41,8 +41,8 @@ def snapshot_key(name: str, *, field: str) -> tuple[SessionKey, str]:
     match = _SNAPSHOT.fullmatch(name)
     if not match or not _ID.fullmatch(match[2]):
         raise InvalidRequestError(
-            f"{name[:80]!r} is no snapshot; the form is "
-            "users/USER/sessions/SESSION/snapshots/SNAPSHOT.",
+            f"{name[:80]!r} is not a snapshot name; the form is "
+            "users/USER/sessions/SESSION/snapshots/SNAPSHOT",
             field=field,
         )
     return session_key(match[1], field=field), match[2]
@@ -54,10 +54,10 @@ def user_id(parent: str, *, field: str) -> str:
     match = _USER.fullmatch(parent)
     if not match or not _ID.fullmatch(match[1]):
         raise InvalidRequestError(
-            f"{parent[:80]!r} is no user; the form is users/USER.", field=field
+            f"{parent[:80]!r} is not a user name; the form is users/USER", field=field
         )
     if not present_caller().may_be(match[1]):
-        raise NotFoundError(f"no user {parent}")
+        raise NotFoundError(f"user {parent} does not exist")
     return match[1]
 
 
@@ -67,7 +67,8 @@ def session_id(chosen: str, *, field: str) -> str:
         return secrets.token_hex(8)
     if not _ID.fullmatch(chosen):
         raise InvalidRequestError(
-            f"{chosen[:80]!r} is no session id; use up to 64 letters, digits, '-', '_' or '.'.",
+            f"{chosen[:80]!r} is not a valid session id; use up to 64 letters, digits, '-', '_' "
+            "or '.'",
             field=field,
         )
     return chosen
@@ -77,5 +78,5 @@ def short_name(value: str, default: str, limit: int, *, field: str) -> str:
     """A conversation's or document's name: `default` when empty, at most `limit` characters."""
     name = value or default
     if not name or len(name) > limit:
-        raise InvalidRequestError(f"{field} must have 1 to {limit} characters.", field=field)
+        raise InvalidRequestError(f"{field} must have 1 to {limit} characters", field=field)
     return name

@@ -26,8 +26,8 @@ class QuotaExceededError(Exception):
 def _too_big(subject: str, used_bytes: int, limit_bytes: int) -> QuotaExceededError:
     return QuotaExceededError(
         subject,
-        f"takes {used_bytes:,} bytes of the {limit_bytes:,} that it may; "
-        "erase what is not needed any more.",
+        f"uses {used_bytes:,} of {limit_bytes:,} bytes of its quota; delete data that is no "
+        "longer needed",
     )
 
 
@@ -57,8 +57,8 @@ class Quotas:
             if count >= self.user_sessions:
                 raise QuotaExceededError(
                     f"users/{key.user}",
-                    f"has {count} sessions of the {self.user_sessions} that it may; "
-                    "erase one that is not needed any more.",
+                    f"has {count} sessions and a quota of {self.user_sessions}; delete a session "
+                    "that is no longer needed",
                 )
 
     async def check_rate(self, user: str) -> None:
@@ -66,8 +66,8 @@ class Quotas:
         if (seconds := await self.wait_seconds(user)) > 0:
             raise QuotaExceededError(
                 f"users/{user}",
-                f"learns at most {self.user_tokens_per_minute:,} tokens in a minute; "
-                f"try again in {seconds:.0f} seconds, or ask without learning.",
+                f"exceeded its quota of {self.user_tokens_per_minute:,} learnt tokens per "
+                f"minute; retry in {seconds:.0f} seconds, or set learn=false",
                 retry_seconds=seconds,
             )
 

@@ -92,7 +92,9 @@ def _decoded_fields(kind: type[_Fields], data: bytes) -> _Fields:
     try:
         return kind(**json.loads(data))
     except (ValueError, TypeError) as error:
-        raise CorruptStateError(f"A job cannot be read: {error}; cancel it.") from error
+        raise CorruptStateError(
+            f"the stored job cannot be decoded ({error}); cancel it and start it again"
+        ) from error
 
 
 async def check_forget(sessions: Sessions, head: Head, document: str) -> Ask:
@@ -106,7 +108,7 @@ async def check_forget(sessions: Sessions, head: Head, document: str) -> Ask:
         for record in effective(log)
     ):
         raise InvalidRequestError(
-            f"The session has read no document '{document}'.", field="document"
+            f"the session has not read a document named '{document}'", field="document"
         )
     return Ask(head.policy, memory.policy.digest(), document)
 
@@ -116,8 +118,8 @@ async def check_migrate(sessions: Sessions, head: Head, policy: str) -> Ask:
     are refused: the log holds token ids of one tokenizer."""
     if head.fingerprint != sessions.fingerprint:
         raise FingerprintMismatchError(
-            f"{head.key} was learnt on another base model ({head.fingerprint[:12]}), whose tokens "
-            "its log holds; it cannot be migrated to this one."
+            f"session {head.key} was learnt on another base model ({head.fingerprint[:12]}), and "
+            "its log holds that model's token ids; it can only be migrated on that model"
         )
     name = policy or head.policy
     return Ask(name, sessions.policy(name).digest())
@@ -187,7 +189,8 @@ class Refold:
         policy = sessions.policy(ask.policy)
         if policy.digest() != ask.policy_digest:
             raise StateVersionError(
-                f"Policy '{ask.policy}' has changed since the job began; ask for it again."
+                f"policy '{ask.policy}' changed after the job was started; cancel the job and "
+                "start it again"
             )
         memory = SessionMemory.fresh(sessions.fingerprint, policy)
         job, blobs = saved
@@ -221,7 +224,7 @@ class Refold:
         try:
             await self.checkpoint()
         except (StoreFullError, StoreUnavailableError) as error:
-            _log.warning("a job could not be saved and goes on: %s", error)
+            _log.warning("could not save the progress of a job, which continues: %s", error)
             self._saved_at = time.monotonic()
 
     def _advance(self, memory: SessionMemory, folded: int = 0, consolidations: int = 0) -> None:

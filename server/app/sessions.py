@@ -145,7 +145,7 @@ class Sessions:
         if name not in self.policies:
             known = ", ".join(sorted(self.policies))
             raise InvalidRequestError(
-                f"No policy is called '{name}'; there is {known}.", field="policy"
+                f"policy '{name}' does not exist; available policies: {known}", field="policy"
             )
         return self.policies[name]
 
@@ -169,7 +169,7 @@ class Sessions:
 
     async def _vacate(self, entry: Entry) -> None:
         if entry.job is not None:
-            await entry.job.stop(NotFoundError("the session was erased"))
+            await entry.job.stop(NotFoundError("the session was deleted"))
         await self.residency.release(entry)
 
     @contextlib.asynccontextmanager
@@ -229,7 +229,7 @@ class Sessions:
             try:
                 await self.quotas.charge(resident.head.key.user, record.learnable_tokens)
             except StoreError as error:  # the turn is durable all the same
-                _log.warning("tokens were not counted: %s", error)
+                _log.warning("could not count learnt tokens against the quota: %s", error)
 
         await complete(commit())
 
@@ -311,7 +311,10 @@ class Sessions:
         try:
             await self.store.collect(key, keep_recent=self._keep_versions)
         except StoreError as error:
-            _log.warning("old versions of a session stay for now: %s", error)
+            _log.warning(
+                "could not collect old versions of a session; retrying after the next version: %s",
+                error,
+            )
 
     async def retried(self, call: Callable[[], Coroutine[Any, Any, Head]]) -> Head:
         """A commit may be tried again: its nonce makes it happen once."""
@@ -332,11 +335,13 @@ class Sessions:
         try:
             head = await self.store.head(key)
             if head.job is not None:
-                raise JobRunningError(f"A job of {key} goes on in a moment.", JOB_RETRY_SECONDS)
+                raise JobRunningError(
+                    f"a job of session {key} is about to resume; retry shortly", JOB_RETRY_SECONDS
+                )
             if head.fingerprint != self.fingerprint:
                 raise FingerprintMismatchError(
-                    f"{key} was learnt on another base model ({head.fingerprint[:12]}); "
-                    "serve that model."
+                    f"session {key} was learnt on another base model ({head.fingerprint[:12]}); "
+                    "serve that model to use it"
                 )
             memory = self.decode(await self.store.read_blobs(key))
         except BaseException:
@@ -388,9 +393,9 @@ class Sessions:
     def admit(self) -> None:
         """Raises DrainingError when the server takes no new work."""
         if self.draining:
-            raise DrainingError("The server is shutting down; try another one, or again later.")
+            raise DrainingError("the server is shutting down; retry on another server, or later")
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("learning failed and stays due", exc_info=error)
+        _log.error("learning failed and will be retried", exc_info=error)

@@ -89,8 +89,8 @@ def decode_summary(data: bytes) -> Summary:
         fields: dict[str, Any] = json.loads(data)
     except ValueError:
         raise CorruptStateError(
-            "The session's summary cannot be read; it may have been stored with keys that this "
-            "server does not have."
+            "the summary of the session cannot be decoded; it may have been stored with keys "
+            "that this server does not have"
         ) from None
     return Summary(
         learnable_tokens=fields["learnable_tokens"],

@@ -55,7 +55,7 @@ class RepeatedRequestError(Exception):
     """The request was answered before; `payload` is the stored answer."""
 
     def __init__(self, payload: bytes) -> None:
-        super().__init__("the request was answered before")
+        super().__init__("the request was already answered")
         self.payload = payload
 
 
@@ -197,7 +197,8 @@ async def ingest(
         async with sessions.exclusive(key, on_status) as resident:
             if resident.memory.documents.get(document, Document()) != expected:
                 raise InvalidRequestError(
-                    f"Document '{document}' was changed by another call meanwhile.",
+                    f"document '{document}' was changed by another call; read its "
+                    "committed_bytes and resume there",
                     field="start.document",
                 )
             await sessions.quotas.check(key)
@@ -242,7 +243,7 @@ async def ingest(
         committed + len(reader.tail), reader.tail, ended, digested(known, undigested, ended)
     )
     if not now.committed_bytes:
-        raise InvalidRequestError("The document is empty.", field="chunk")
+        raise InvalidRequestError("the document is empty", field="chunk")
     yield await sub_turn(pending, known, now)
 
 
@@ -301,6 +302,7 @@ async def _check_repeat(sessions: Sessions, key: SessionKey, request: RequestId)
         return
     if stored.body_digest != request.digest:
         raise InvalidRequestError(
-            f"request_id '{request.id}' was used for another request.", field="request_id"
+            f"request_id '{request.id}' was already used for a different request; use a new one",
+            field="request_id",
         )
     raise RepeatedRequestError(stored.payload)

@@ -47,7 +47,7 @@ async def rollback(
         target = version if version is not None else resident.head.parent_version
         if target is None:
             raise InvalidRequestError(
-                "The session is at its first version; there is nothing to go back to.",
+                "the session is at its first version, so there is no earlier version to return to",
                 field="version",
             )
         await complete(_rollback(sessions, resident, target))
@@ -65,7 +65,7 @@ async def reset(
         for level in levels:
             if level not in known:
                 raise InvalidRequestError(
-                    f"There is no level {level}; the session has {len(known)} of them.",
+                    f"level {level} does not exist; the session has levels 0 to {len(known) - 1}",
                     field="levels",
                 )
         chosen = tuple(sorted(set(levels))) or tuple(known)
@@ -78,7 +78,9 @@ async def set_frozen(sessions: Sessions, key: SessionKey, frozen: bool) -> None:
     async with sessions.exclusive(key) as resident:
         if resident.memory.policy.recipe == "streamed":
             raise InvalidRequestError(
-                "A native model learns while it reads and cannot be frozen.", field="session"
+                "the session runs on a native model, whose memory updates while it reads and "
+                "cannot be frozen",
+                field="session",
             )
         kind = RecordKind.FREEZE if frozen else RecordKind.UNFREEZE
         levels = tuple(range(len(resident.memory.levels)))
@@ -110,7 +112,8 @@ async def changes(
     first, second = (version.memory.levels for version in versions)
     if len(first) != len(second):
         raise InvalidRequestError(
-            f"Versions {before} and {after} have other levels; a migration lies between them.",
+            f"versions {before} and {after} have different levels because of a migration between "
+            "them; choose two versions on the same side of it",
             field="to_version",
         )
     norms = await asyncio.to_thread(sessions.engine.change, *(each.memory for each in versions))
@@ -170,5 +173,7 @@ async def _kept_version(
     versions = {info.version: info for info in await sessions.store.versions(key)}
     if number not in versions:
         kept = ", ".join(str(version) for version in sorted(versions))
-        raise InvalidRequestError(f"Version {number} is not kept; there is {kept}.", field=field)
+        raise InvalidRequestError(
+            f"version {number} does not exist; available versions: {kept}", field=field
+        )
     return versions[number]

@@ -41,7 +41,8 @@ def operator_authenticator(path: Path) -> Authenticator:
     token = read_key_file(path).strip()
     if len(token) < MIN_SHARED_KEY_BYTES:
         raise KeyFileError(
-            f"{path} has {len(token)} bytes; an operator token has {MIN_SHARED_KEY_BYTES} or more"
+            f"{path} has {len(token)} bytes; an operator token needs at least "
+            f"{MIN_SHARED_KEY_BYTES}"
         )
     return by_operator_token(token)
 
@@ -56,9 +57,14 @@ def server_credentials(settings: AccessSettings) -> grpc.ServerCredentials | Non
     try:
         public = load_pem_private_key(key, password=None).public_key()
     except (ValueError, TypeError):
-        raise KeyFileError(f"{settings.tls_key_file} holds no private key in PEM") from None
+        raise KeyFileError(
+            f"{settings.tls_key_file} does not contain a private key in PEM format"
+        ) from None
     if public != leaf.public_key():
-        raise KeyFileError(f"{settings.tls_key_file} is not the key of {settings.tls_cert_file}")
+        raise KeyFileError(
+            f"the private key in {settings.tls_key_file} does not belong to the certificate in "
+            f"{settings.tls_cert_file}"
+        )
     if leaf.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
         raise KeyFileError(f"the certificate in {settings.tls_cert_file} has expired")
     authority = None
@@ -74,4 +80,4 @@ def _certificates(data: bytes, path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError:
-        raise KeyFileError(f"{path} holds no certificate in PEM") from None
+        raise KeyFileError(f"{path} does not contain a certificate in PEM format") from None

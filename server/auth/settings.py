@@ -19,48 +19,61 @@ class AccessSettings(BaseSettings):
 
     host: str = Field(
         "127.0.0.1",
-        description="Address to listen on; other than loopback only with TLS and authentication.",
+        description="Address to listen on; other than loopback it requires TLS and authentication.",
     )
-    port: int = Field(50051, ge=0, le=65535, description="Port; 0 picks a free one.")
-    tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM) of the server.")
-    tls_key_file: Path | None = Field(None, description="Its private key (PEM).")
+    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 picks a free port.")
+    tls_cert_file: Path | None = Field(None, description="Certificate chain of the server (PEM).")
+    tls_key_file: Path | None = Field(
+        None, description="Private key of the server certificate (PEM)."
+    )
     tls_client_ca_file: Path | None = Field(
         None,
-        description="Clients need a certificate of this authority (PEM); without tokens its "
-        "common name is the user.",
+        description=(
+            "Require client certificates issued by this authority (PEM). Without tokens, the "
+            "certificate's common name is the user."
+        ),
     )
     token_key_file: Path | None = Field(
-        None, description="Bearer tokens (JWT) are checked by HS256 with this file's bytes."
+        None, description="File with the shared key that verifies bearer tokens (JWT, HS256)."
     )
     token_jwks_file: Path | None = Field(
-        None, description="Bearer tokens are checked by RS256 or ES256 with these public keys."
+        None,
+        description="JWKS file with the public keys that verify bearer tokens (RS256 or ES256).",
     )
     token_audience: str = Field(
-        "hope-server", min_length=1, description="`aud` that a token must have."
+        "hope-server", min_length=1, description="Required `aud` claim of bearer tokens."
     )
-    token_issuer: str | None = Field(None, description="`iss` that a token must have, if given.")
+    token_issuer: str | None = Field(
+        None, description="Required `iss` claim of bearer tokens, if set."
+    )
     admin_host: str = Field("127.0.0.1", description="Address of the admin service.")
     admin_port: int | None = Field(
-        None, ge=0, le=65535, description="Port of the admin service, apart from users'."
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the admin service; must differ from the users' port.",
     )
     admin_token_file: Path | None = Field(
-        None, description="The admin service takes the bearer token in this file, and no other."
+        None,
+        description="File with the only bearer token that the admin service accepts.",
     )
 
     @model_validator(mode="after")
     def _says_all_or_nothing(self) -> Self:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
-            raise ValueError("tls_cert_file and tls_key_file must be given together")
+            raise ValueError("tls_cert_file and tls_key_file must be set together")
         if self.tls_client_ca_file and not self.tls_cert_file:
-            raise ValueError("tls_client_ca_file needs tls_cert_file and tls_key_file")
+            raise ValueError("tls_client_ca_file requires tls_cert_file and tls_key_file")
         if self.token_key_file and self.token_jwks_file:
-            raise ValueError("token_key_file and token_jwks_file exclude each other")
+            raise ValueError(
+                "token_key_file and token_jwks_file are mutually exclusive; set one of them"
+            )
         if self.token_issuer and not self.checks_tokens:
-            raise ValueError("token_issuer needs token_key_file or token_jwks_file")
+            raise ValueError("token_issuer requires token_key_file or token_jwks_file")
         if (self.admin_port is None) != (self.admin_token_file is None):
-            raise ValueError("admin_port and admin_token_file must be given together")
+            raise ValueError("admin_port and admin_token_file must be set together")
         if self.admin_port and self.admin_port == self.port:
-            raise ValueError("admin_port must be another port than port")
+            raise ValueError("admin_port must differ from port")
         return self
 
     @model_validator(mode="after")
@@ -75,7 +88,7 @@ class AccessSettings(BaseSettings):
                 f"host must be a loopback address without {' and without '.join(missing)}"
             )
         if not self.tls_cert_file and not _is_loopback(self.admin_host):
-            raise ValueError("admin_host must be a loopback address without TLS")
+            raise ValueError("admin_host must be a loopback address unless TLS is configured")
         return self
 
     @property

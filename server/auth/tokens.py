@@ -62,10 +62,10 @@ class TokenVerifier:
         Raises KeyFileError."""
         key = read_key_file(path).strip()
         if key.startswith(b"-----BEGIN"):
-            raise KeyFileError(f"{path} holds a PEM key; HS256 takes random bytes, not a key pair")
+            raise KeyFileError(f"{path} contains a PEM key, but HS256 needs a file of random bytes")
         if len(key) < MIN_SHARED_KEY_BYTES:
             raise KeyFileError(
-                f"{path} has {len(key)} bytes; a shared key has {MIN_SHARED_KEY_BYTES} or more"
+                f"{path} has {len(key)} bytes; a shared key needs at least {MIN_SHARED_KEY_BYTES}"
             )
         return cls((_Key(key, "HS256"),), audience, issuer)
 
@@ -78,20 +78,20 @@ class TokenVerifier:
         except (ValueError, TypeError, LookupError) as error:
             if isinstance(error, KeyFileError):
                 raise
-            raise KeyFileError(f"{path} is no JWKS file (RFC 7517, section 5)") from None
+            raise KeyFileError(f"{path} is not a JWKS file (RFC 7517, section 5)") from None
         if not keys:
-            raise KeyFileError(f"{path} has no keys")
+            raise KeyFileError(f"{path} contains no keys")
         ids = [key.id for key in keys]
         if len(keys) > 1 and (None in ids or len(set(ids)) < len(ids)):
-            raise KeyFileError(f"{path} has several keys, so each needs a kid of its own")
+            raise KeyFileError(
+                f"{path} contains several keys, so each of them needs a distinct kid"
+            )
         return cls(keys, audience, issuer)
 
     def user(self, token: str) -> str:
         """The user that the token speaks for, its `sub`. Raises UnauthenticatedError."""
         if len(token) > MAX_TOKEN_BYTES:
-            raise UnauthenticatedError(
-                f"The bearer token is longer than the {MAX_TOKEN_BYTES} bytes that are taken."
-            )
+            raise UnauthenticatedError(f"the bearer token is longer than {MAX_TOKEN_BYTES} bytes")
         try:
             key = self._key_for(jwt.get_unverified_header(token))
             claims = jwt.decode(
@@ -104,15 +104,15 @@ class TokenVerifier:
                 options={"require": ["exp", "aud", "sub", *(["iss"] if self._issuer else [])]},
             )
         except jwt.ExpiredSignatureError:
-            raise UnauthenticatedError("The bearer token has expired; get a new one.") from None
+            raise UnauthenticatedError("the bearer token has expired; get a new one") from None
         except jwt.InvalidAudienceError:
-            raise UnauthenticatedError("The bearer token is meant for another audience.") from None
+            raise UnauthenticatedError("the bearer token was issued for another audience") from None
         except (jwt.PyJWTError, ValueError, TypeError, UnicodeError, RecursionError):
             # The library's own words may quote the token.
-            raise UnauthenticatedError("The bearer token is not valid on this server.") from None
+            raise UnauthenticatedError("the bearer token is not valid for this server") from None
         user = claims["sub"]
         if not isinstance(user, str) or not USER_ID.fullmatch(user):
-            raise UnauthenticatedError("The bearer token's subject is no id of a user.")
+            raise UnauthenticatedError("the subject of the bearer token is not a valid user id")
         return user
 
     def _key_for(self, header: Mapping[str, Any]) -> _Key:
@@ -130,23 +130,29 @@ def _public_key(entry: Mapping[str, Any], path: Path) -> _Key:
         raise TypeError
     name = f"key {entry.get('kid', '')!r} of {path}"
     if entry.get("kty") not in ("RSA", "EC"):
-        raise KeyFileError(f"{name} is neither RSA nor EC; shared keys have a file of their own")
+        raise KeyFileError(
+            f"{name} is neither an RSA nor an EC key; put shared keys into token_key_file"
+        )
     if "d" in entry:
-        raise KeyFileError(f"{name} is a private key, which a server must not hold")
+        raise KeyFileError(f"{name} is a private key; publish only the public part to the server")
     if entry.get("use", "sig") != "sig":
-        raise KeyFileError(f"{name} is not for signatures")
+        raise KeyFileError(f"{name} is not a signature key")
     try:
         key = jwt.PyJWK(dict(entry)).key
     except jwt.PyJWTError:
-        raise KeyFileError(f"{name} cannot be read") from None
+        raise KeyFileError(f"{name} cannot be decoded") from None
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
         algorithm = "RS256"
     elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         algorithm = "ES256"
     else:
-        raise KeyFileError(f"{name} is neither RSA with {MIN_RSA_BITS} bits or more nor P-256")
+        raise KeyFileError(
+            f"{name} must be an RSA key of at least {MIN_RSA_BITS} bits or a P-256 key"
+        )
     if entry.get("alg", algorithm) != algorithm:
-        raise KeyFileError(f"{name} is for {entry['alg']!r}; RS256 and ES256 are taken")
+        raise KeyFileError(
+            f"{name} declares the algorithm {entry['alg']!r}; only RS256 and ES256 are supported"
+        )
     return _Key(key, algorithm, entry.get("kid"))
 
 

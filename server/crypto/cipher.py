@@ -52,14 +52,12 @@ class Cipher:
     def open(self, sealed: bytes, place: Sequence[str]) -> bytes:
         """Content that was sealed for this `place`. Raises UnsealError."""
         if len(sealed) < OVERHEAD_BYTES or sealed[:1] != _FORMAT:
-            raise UnsealError(
-                "it is not in the sealed format: it may have been stored without keys"
-            )
+            raise UnsealError("not in the encrypted format; it may have been stored without keys")
         nonce = sealed[1 : 1 + _NONCE_BYTES]
         try:
             return self._aead.decrypt(nonce, sealed[1 + _NONCE_BYTES :], encode_place(place))
         except InvalidTag:
-            raise UnsealError("it was changed, moved, or sealed with another key") from None
+            raise UnsealError("modified, moved, or encrypted with another key") from None
 
 
 def encode_place(place: Sequence[str]) -> bytes:

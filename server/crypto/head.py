@@ -66,7 +66,7 @@ class SealedHead:
         if {name: blob.stored_digest for name, blob in blobs.items()} != {
             name: ref.digest for name, ref in stored.items()
         }:
-            raise UnsealError("its blobs are not those that it was sealed with")
+            raise UnsealError("the blobs do not match the digests in the encrypted session record")
         summary = base64.b64decode(fields["summary"])
         return SealedHead(fields["lineage"], fields["display_name"], summary, blobs)
 

@@ -40,8 +40,8 @@ def parse_master_keys(text: str, where: str) -> tuple[bytes, ...]:
     lines = text.split()
     if not lines or not all(_LINE.fullmatch(line) for line in lines):
         raise MasterKeyError(
-            f"{where} must hold master keys as lines of {2 * KEY_BYTES} hexadecimal digits "
-            f"(`openssl rand -hex {KEY_BYTES}` makes one)"
+            f"{where} must contain master keys as lines of {2 * KEY_BYTES} hexadecimal digits; "
+            f"generate one with `openssl rand -hex {KEY_BYTES}`"
         )
     return tuple(bytes.fromhex(line) for line in lines)
 
@@ -85,7 +85,7 @@ class KeyStore:
             try:
                 return call()
             except sqlite3.Error as error:
-                raise StoreUnavailableError(f"{self._path}: {error}") from error
+                raise StoreUnavailableError(f"key database {self._path} failed: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, translated)
 
@@ -116,7 +116,7 @@ class KeyStore:
     @property
     def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise StoreUnavailableError(f"{self._path} is not open")
+            raise StoreUnavailableError(f"key database {self._path} is not open")
         return self._connection
 
     def _cipher(self, user: str, make: bool) -> Cipher:
@@ -124,7 +124,7 @@ class KeyStore:
         read = "SELECT wrapped FROM keys WHERE user = ?"
         row = connection.execute(read, (user,)).fetchone()
         if row is None and not make:
-            raise UnsealError("the key of its user is gone")
+            raise UnsealError("the key of this user no longer exists")
         if row is None:
             fresh = self._ciphers[0].seal(secrets.token_bytes(KEY_BYTES), _place(user))
             connection.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (user, fresh))
@@ -156,8 +156,8 @@ class KeyStore:
             except UnsealError:
                 continue
         raise CorruptStoreError(
-            f"{self._path} has a key that none of the master keys wrapped; "
-            "start with the master key that did"
+            f"{self._path} contains a key wrapped by a master key that was not given; add that "
+            "master key to the master keys"
         )
 
 

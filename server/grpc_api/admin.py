@@ -67,7 +67,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         limit = request.limit or DEFAULT_TOP
         if limit > MAX_PAGE_SIZE:
             raise InvalidRequestError(
-                f"limit is {limit}; allowed: 1 to {MAX_PAGE_SIZE}.", field="limit"
+                f"limit is {limit}; allowed values: 1 to {MAX_PAGE_SIZE}", field="limit"
             )
         norms = {
             str(key): max((level.relative_norm for level in summary.levels), default=0.0)

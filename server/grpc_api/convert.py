@@ -124,7 +124,9 @@ def noted_consolidation(notes: Mapping[str, Any]) -> pb.Consolidation:
         if (probed := notes.get("probed")) is not None:
             shown.probes.CopyFrom(pb.ProbeFigures(**probed))
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptStateError(f"A consolidation's figures cannot be read: {error}.") from error
+        raise CorruptStateError(
+            f"the stored figures of a consolidation cannot be decoded: {error}"
+        ) from error
     return shown
 
 

@@ -135,8 +135,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 if not watch.done():
                     raise
                 raise StalledStreamError(
-                    f"Nothing of the reply was read for {self._stalled_stream_seconds:g} seconds, "
-                    "so the turn was ended; it left no trace."
+                    f"the reply was not read for {self._stalled_stream_seconds:g} seconds, so "
+                    "the turn was cancelled without effect; read replies without long pauses"
                 ) from None
             except turns.RepeatedRequestError as repeat:
                 delta, result = _restored(repeat.payload)
@@ -158,12 +158,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncIterator[pb.IngestResponse]:
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("part") != "start":
-            raise InvalidRequestError("The first message must carry 'start'.", field="start")
+            raise InvalidRequestError("the first message must contain 'start'", field="start")
         start = first.start
         learn, ephemeral = _learn_options(start.learn_options)
         if ephemeral:
             raise InvalidRequestError(
-                "An ephemeral ingest would keep nothing; use Score to measure a text.",
+                "an ingest cannot be ephemeral because it would keep nothing; use Score to "
+                "measure a text",
                 field="start.learn_options.ephemeral",
             )
         waiting: list[pb.IngestResponse] = []
@@ -248,8 +249,8 @@ async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[byt
                 yield request.chunk
             case "chunk":
                 raise InvalidRequestError(
-                    f"A chunk has {len(request.chunk)} bytes; "
-                    f"at most {MAX_CHUNK_BYTES} are allowed.",
+                    f"the chunk has {len(request.chunk)} bytes; at most {MAX_CHUNK_BYTES} are "
+                    "allowed",
                     field="chunk",
                 )
             case "end":
@@ -257,15 +258,16 @@ async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[byt
                 return
             case _:
                 raise InvalidRequestError(
-                    "After the first message come chunks, then 'end'.", field="part"
+                    "only 'chunk' messages and then 'end' may follow the first message",
+                    field="part",
                 )
-    raise turns.BrokenStreamError("The stream ended without 'end'; resume at committed_bytes.")
+    raise turns.BrokenStreamError("the stream ended without 'end'; resume at committed_bytes")
 
 
 def _digest(given: bytes) -> bytes:
     if given and len(given) != content.DIGEST_BYTES:
         raise InvalidRequestError(
-            f"A digest has {content.DIGEST_BYTES} bytes, not {len(given)}.",
+            f"content_digest must have {content.DIGEST_BYTES} bytes, but has {len(given)}",
             field="start.content_digest",
         )
     return given
@@ -278,7 +280,10 @@ def _conversation(name: str) -> str:
 def _learn_options(options: pb.LearnOptions) -> tuple[bool, bool]:
     """(learn, ephemeral), refusing what contradicts itself."""
     if options.ephemeral and options.HasField("learn") and options.learn:
-        raise InvalidRequestError("learn and ephemeral exclude each other.", field="learn_options")
+        raise InvalidRequestError(
+            "learn and ephemeral are mutually exclusive; set at most one of them",
+            field="learn_options",
+        )
     learn = options.learn if options.HasField("learn") else True
     return learn, options.ephemeral
 
@@ -298,8 +303,8 @@ def _request_id(request: pb.GenerateRequest, ephemeral: bool) -> turns.RequestId
         return None
     if len(request.request_id) > MAX_REQUEST_ID:
         raise InvalidRequestError(
-            f"request_id has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} "
-            "are allowed.",
+            f"request_id has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are "
+            "allowed",
             field="request_id",
         )
     if ephemeral:

@@ -127,7 +127,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         fixed = [path for path in request.update_mask.paths if path != "display_name"]
         if fixed or not request.update_mask.paths:
             raise InvalidRequestError(
-                "update_mask must name display_name; nothing else of a session can be edited.",
+                "update_mask must name display_name, the only field that can be updated",
                 field="update_mask",
             )
         _check_display_name(session.display_name, field="session.display_name")
@@ -180,7 +180,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> pb.ImportSessionResponse:
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("part") != "name":
-            raise InvalidRequestError("The first message must carry 'name'.", field="name")
+            raise InvalidRequestError("the first message must contain 'name'", field="name")
         key = session_key(first.name, field="name")
         head = await transfer.import_session(self._sessions, key, _chunks(requests))
         return pb.ImportSessionResponse(session=to_session(head))
@@ -248,7 +248,7 @@ async def _chunks(requests: AsyncIterator[pb.ImportSessionRequest]) -> AsyncIter
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidRequestError(
-                "Every message but the first must carry 'chunk'.", field="chunk"
+                "every message after the first must contain 'chunk'", field="chunk"
             )
         yield request.chunk
 
@@ -257,7 +257,7 @@ def _page_size(asked: int) -> int:
     size = asked or DEFAULT_PAGE_SIZE
     if size > MAX_PAGE_SIZE:
         raise InvalidRequestError(
-            f"page_size is {size}; allowed: 1 to {MAX_PAGE_SIZE}.", field="page_size"
+            f"page_size is {size}; allowed values: 1 to {MAX_PAGE_SIZE}", field="page_size"
         )
     return size
 
@@ -267,12 +267,14 @@ def _offset(page_token: str) -> int:
     if not page_token:
         return 0
     if not re.fullmatch("[0-9]{1,9}", page_token):
-        raise InvalidRequestError("page_token is none that this method gave.", field="page_token")
+        raise InvalidRequestError(
+            "page_token is invalid or belongs to another list method", field="page_token"
+        )
     return int(page_token)
 
 
 def _check_display_name(name: str, *, field: str) -> None:
     if len(name) > MAX_DISPLAY_NAME:
         raise InvalidRequestError(
-            f"display_name may have {MAX_DISPLAY_NAME} characters.", field=field
+            f"display_name must have at most {MAX_DISPLAY_NAME} characters", field=field
         )

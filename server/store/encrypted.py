@@ -201,7 +201,7 @@ class EncryptedStore(SessionStore):
             after = await self._store.head(key)
             if version is not None or after.etag == head.etag:
                 return await asyncio.to_thread(_open_blobs, cipher, key, sealed, state.blobs)
-        raise StoreUnavailableError(f"{key} changes faster than it can be read")
+        raise StoreUnavailableError(f"session {key} changes faster than it can be read; retry")
 
     async def read_log(
         self, key: SessionKey, *, after_seq: int = 0, limit: int = 1000
@@ -246,7 +246,7 @@ class EncryptedStore(SessionStore):
         summary: bytes | None = None,
     ) -> Head:
         if source.user != target.user:
-            raise ValueError("a fork stays with its user")
+            raise ValueError("a fork must belong to the same user as its source")
         cipher, head, now = await self._state(source, version)
         if summary is not None:
             now = dataclasses.replace(now, summary=summary)
@@ -260,7 +260,9 @@ class EncryptedStore(SessionStore):
             return _opened(cipher, fork)
         except CorruptBlobError:
             await self._store.delete(target)
-            raise StoreUnavailableError(f"{source} changed while it was forked") from None
+            raise StoreUnavailableError(
+                f"session {source} changed while it was forked; retry"
+            ) from None
 
     async def collect(self, key: SessionKey, keep_recent: int) -> int:
         return await self._store.collect(key, keep_recent)
@@ -345,7 +347,7 @@ class EncryptedStore(SessionStore):
                     head, version=version, fingerprint=info.fingerprint, policy=info.policy
                 )
                 return cipher, shown, _open_head(cipher, key, info)
-        raise VersionNotFoundError(f"{key} does not keep version {version}")
+        raise VersionNotFoundError(f"version {version} of session {key} does not exist")
 
 
 @contextlib.contextmanager
@@ -414,7 +416,9 @@ def _open_blobs(
     for name, data in sealed.items():
         with _damage(key, name):
             if name not in known or _digest(data) != known[name].stored_digest:
-                raise UnsealError("it is not the one that the session was sealed with")
+                raise UnsealError(
+                    "the blob is not the one recorded in the encrypted session record"
+                )
             opened[name] = cipher.open(data, ("blob", key.user))
     return opened
 

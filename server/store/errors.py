@@ -36,7 +36,7 @@ class LeaseHeldError(StoreError):
     """Another owner holds the session."""
 
     def __init__(self, key: SessionKey, owner: str, remaining_seconds: float) -> None:
-        super().__init__(f"{key} is held by {owner} for {remaining_seconds:.1f} s more")
+        super().__init__(f"session {key} is held by {owner} for another {remaining_seconds:.1f} s")
         self.key = key
         self.owner = owner
         self.remaining_seconds = remaining_seconds
@@ -46,7 +46,7 @@ class LeaseLostError(StoreError):
     """The lease was released, or somebody was granted a later one."""
 
     def __init__(self, lease: Lease) -> None:
-        super().__init__(f"{lease.owner} no longer holds {lease.key} (fence {lease.fence})")
+        super().__init__(f"{lease.owner} no longer holds session {lease.key} (fence {lease.fence})")
         self.lease = lease
 
 
@@ -54,7 +54,7 @@ class StaleRevisionError(StoreError):
     """The session was committed to since the caller read it; read it again."""
 
     def __init__(self, key: SessionKey, expected: str, actual: str) -> None:
-        super().__init__(f"{key} is at revision {actual}, not {expected}")
+        super().__init__(f"session {key} is at revision {actual}, not {expected}; read it again")
         self.key = key
         self.expected = expected
         self.actual = actual
@@ -64,7 +64,7 @@ class CorruptBlobError(StoreError):
     """A blob's bytes differ in size or digest from what was stored."""
 
     def __init__(self, key: SessionKey, name: str, reason: str) -> None:
-        super().__init__(f"blob {name!r} of {key} is damaged: {reason}")
+        super().__init__(f"blob {name!r} of session {key} is damaged: {reason}")
         self.key = key
         self.name = name
 

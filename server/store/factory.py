@@ -40,7 +40,7 @@ def _redis(settings: Settings, address: str) -> SessionStore:
         if error.name != "redis":
             raise
         raise StoreUnavailableError(
-            "a store in Redis needs its package: pip install 'hope-server[redis]'"
+            "a Redis store requires an extra package; run: pip install 'hope-server[redis]'"
         ) from None
     path = settings.store_password_file
     return RedisStore(
@@ -56,5 +56,7 @@ def _master_keys(settings: Settings) -> tuple[bytes, ...]:
     if path is None:
         return parse_master_keys(text, MASTER_KEYS_VARIABLE) if text is not None else ()
     if text is not None:
-        raise KeyFileError(f"give master_key_file or {MASTER_KEYS_VARIABLE}, not both")
+        raise KeyFileError(
+            f"master_key_file and {MASTER_KEYS_VARIABLE} are mutually exclusive; set one of them"
+        )
     return parse_master_keys(read_key_file(path).decode("utf-8", "replace"), str(path))

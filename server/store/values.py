@@ -176,6 +176,6 @@ class Commit:
 
     def __post_init__(self) -> None:
         if not self.nonce:
-            raise ValueError("a commit needs a nonce")
+            raise ValueError("a commit requires a nonce")
         if both := self.drop_blobs & self.put_blobs.keys():
-            raise ValueError(f"blobs both put and dropped: {sorted(both)}")
+            raise ValueError(f"a blob cannot be both put and dropped: {sorted(both)}")

@@ -80,85 +80,99 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("requests", "Requests by how they ended.", "kind", "outcome")
+        self.requests = self._counter(
+            "requests", "Requests by kind and outcome.", "kind", "outcome"
+        )
         self.finished = self._counter(
-            "request_success", "Replies by why they ended.", "finished_reason"
+            "request_success", "Finished replies by reason.", "finished_reason"
         )
-        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts that were read.")
-        self.generation_tokens = self._counter("generation_tokens", "Tokens of replies.")
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.")
+        self.generation_tokens = self._counter("generation_tokens", "Reply tokens generated.")
         self.learnable_tokens = self._counter(
-            "learnable_tokens", "Tokens of chats that a memory may learn."
+            "learnable_tokens", "Learnable tokens received in chats."
         )
-        self.ingested_tokens = self._counter("ingested_tokens", "Tokens of documents.")
+        self.ingested_tokens = self._counter("ingested_tokens", "Document tokens ingested.")
         self.first_token = self._histogram(
-            "time_to_first_token_seconds", "Until a reply's first text.", REQUEST_SECONDS
+            "time_to_first_token_seconds",
+            "Time from the request to the first text of the reply.",
+            REQUEST_SECONDS,
         )
         self.inter_token = self._histogram(
-            "inter_token_latency_seconds", "Between two tokens of a reply.", TOKEN_SECONDS
+            "inter_token_latency_seconds", "Time between two tokens of a reply.", TOKEN_SECONDS
         )
         self.end_to_end = self._histogram(
-            "e2e_request_latency_seconds", "From a request to its reply's end.", REQUEST_SECONDS
+            "e2e_request_latency_seconds",
+            "Time from the request to the end of the reply.",
+            REQUEST_SECONDS,
         )
         self.queue = self._histogram(
-            "request_queue_time_seconds", "Waiting: for the session, a row.", REQUEST_SECONDS
+            "request_queue_time_seconds",
+            "Time a request waited for its session and for a batch slot.",
+            REQUEST_SECONDS,
         )
         self.prefill = self._histogram(
-            "request_prefill_time_seconds", "Reading a prompt.", REQUEST_SECONDS
+            "request_prefill_time_seconds", "Time spent processing the prompt.", REQUEST_SECONDS
         )
         self.decode = self._histogram(
-            "request_decode_time_seconds", "Writing a reply.", REQUEST_SECONDS
+            "request_decode_time_seconds", "Time spent generating the reply.", REQUEST_SECONDS
         )
         self.commits = self._histogram(
-            "store_commit_seconds", "Making a commit durable, retries included.", COMMIT_SECONDS
+            "store_commit_seconds", "Duration of a commit, retries included.", COMMIT_SECONDS
         )
-        self.store_errors = self._counter("store_errors", "Commits that failed.", "error")
-        self.store_retries = self._counter("store_retries", "Commits that were tried again.")
-        self.rollbacks = self._counter("rollbacks", "Sessions returned to an earlier version.")
+        self.store_errors = self._counter("store_errors", "Failed commits by error.", "error")
+        self.store_retries = self._counter("store_retries", "Retried commits.")
+        self.rollbacks = self._counter("rollbacks", "Rollbacks of sessions to an earlier version.")
         self.learning_failures = self._counter(
-            "learning_failures", "Consolidations that failed and stay due."
+            "learning_failures", "Failed consolidations, which will be retried."
         )
         self.learn = self._histogram(
-            "learn_seconds", "One consolidation of a level.", LEARN_SECONDS, "level"
+            "learn_seconds", "Duration of one consolidation of a level.", LEARN_SECONDS, "level"
         )
-        self.learnt_tokens = self._counter("learnt_tokens", "Tokens taught to a level.", "level")
+        self.learnt_tokens = self._counter("learnt_tokens", "Tokens learnt by a level.", "level")
         self.trained_tokens = self._counter(
-            "trained_tokens", "Tokens run forward and backward for a level.", "level"
+            "trained_tokens", "Tokens run forward and backward to train a level.", "level"
         )
         self.surprise_before = self._histogram(
-            "surprise_before_nats", "Mean loss of what was taught, before.", SURPRISE_NATS, "level"
+            "surprise_before_nats",
+            "Mean negative log-likelihood of the training spans before a consolidation.",
+            SURPRISE_NATS,
+            "level",
         )
         self.surprise_after = self._histogram(
-            "surprise_after_nats", "Mean loss of what was taught, after.", SURPRISE_NATS, "level"
+            "surprise_after_nats",
+            "Mean negative log-likelihood of the training spans after a consolidation.",
+            SURPRISE_NATS,
+            "level",
         )
         self.relative_norm = self._histogram(
             "level_relative_norm_ratio",
-            "Norm of what a level has learnt over that of the base, at each consolidation.",
+            "Norm of a level relative to the base weights, at each consolidation.",
             RELATIVE_NORMS,
             "level",
         )
         self.update_ratio = self._histogram(
             "level_update_ratio",
-            "Norm of what a consolidation changed over that of the base.",
+            "Norm of the change made by a consolidation relative to the base weights.",
             RELATIVE_NORMS,
             "level",
         )
         self.gradient_norm = self._histogram(
-            "gradient_norm", "Mean norm of a consolidation's gradients.", GRADIENT_NORMS, "level"
+            "gradient_norm", "Mean gradient norm of a consolidation.", GRADIENT_NORMS, "level"
         )
         self.effective_rank = self._histogram(
-            "level_effective_rank", "Effective rank of what a level adds.", RANKS, "level"
+            "level_effective_rank", "Effective rank of a level's weight change.", RANKS, "level"
         )
         self.probe_change = self._histogram(
             "probe_loss_change_nats",
-            "Adapted minus frozen loss on the base's own samples; above 0 is damage.",
+            "Loss on the base model's own samples, adapted minus frozen; positive means damage.",
             PROBE_NATS,
         )
         self.probe_divergence = self._histogram(
             "probe_divergence_nats",
-            "KL(base || adapted) on the base's own samples.",
+            "KL(base || adapted) on the base model's own samples.",
             PROBE_NATS,
         )
-        self.guards = self._counter("guard_events", "What guards decided.", "guard")
+        self.guards = self._counter("guard_events", "Guard decisions by guard.", "guard")
         # What never happened is 0, not absent: a rule on it must hold from the start.
         for kind in REQUEST_KINDS:
             for outcome in OUTCOMES:
@@ -250,13 +264,17 @@ class _Load(Collector):
         load = self._engine.load()
         sessions, state_bytes = self._residency.resident_count, self._residency.resident_bytes
         for name, text, value in (
-            ("num_requests_running", "Turns that the engine computes.", load.running),
-            ("num_requests_waiting", "Turns that wait for the engine.", load.waiting),
-            ("num_consolidations", "Consolidations that run or wait.", load.learning),
-            ("resident_windows", "Windows in use or kept.", load.resident_rows),
-            ("resident_cache_bytes", "Taken by windows and memories.", load.resident_bytes),
-            ("resident_sessions", "Sessions that this server holds a lease on.", sessions),
-            ("resident_state_bytes", "Levels of the sessions that are held.", state_bytes),
+            ("num_requests_running", "Turns running in the engine.", load.running),
+            ("num_requests_waiting", "Turns waiting for the engine.", load.waiting),
+            ("num_consolidations", "Consolidations running or waiting.", load.learning),
+            ("resident_windows", "Windows in use or cached.", load.resident_rows),
+            ("resident_cache_bytes", "Bytes taken by windows and memories.", load.resident_bytes),
+            ("resident_sessions", "Sessions leased by this server.", sessions),
+            (
+                "resident_state_bytes",
+                "Bytes of the levels of the sessions leased by this server.",
+                state_bytes,
+            ),
         ):
             yield GaugeMetricFamily(f"hope_{name}", text, value)
 

@@ -63,7 +63,9 @@ def sent_to(endpoint: str) -> Iterator[OtelTracer]:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        raise TracingError("traces need their packages: pip install 'hope-server[otel]'") from None
+        raise TracingError(
+            "traces require extra packages; run: pip install 'hope-server[otel]'"
+        ) from None
     provider = TracerProvider(resource=Resource.create({"service.name": "hope-server"}))
     exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"))
     provider.add_span_processor(BatchSpanProcessor(exporter))

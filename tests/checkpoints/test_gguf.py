@@ -126,17 +126,29 @@ def misshape(spec: Any) -> None:
         (lambda s: setattr(s, "architecture", "qwen2"), UnsupportedModelError, "only llama"),
         (put("llama.expert_count", 8), UnsupportedModelError, "mixture of experts"),
         (put("llama.rope.scaling.type", "linear"), UnsupportedModelError, "linear"),
-        (put("llama.rope.dimension_count", 4), UnsupportedModelError, "a part of each head"),
+        (put("llama.rope.dimension_count", 4), UnsupportedModelError, "only a part of each head"),
         (put("llama.attention.head_count_kv", 3), UnsupportedModelError, "multiple"),
-        (forget("llama.block_count"), CorruptModelError, "lacks the metadata llama.block_count"),
-        (drop("token_embd.weight"), CorruptModelError, "lacks the tensor token_embd.weight"),
-        (drop("blk.1.attn_k.weight"), CorruptModelError, "lacks the tensor blk.1.attn_k.weight"),
-        (misshape, CorruptModelError, r"blk.1.ffn_down.weight is \(31, 48\)"),
-        (forget("tokenizer.ggml.tokens"), TokenizerMissingError, "holds no tokenizer"),
+        (
+            forget("llama.block_count"),
+            CorruptModelError,
+            "does not contain the metadata llama.block_count",
+        ),
+        (
+            drop("token_embd.weight"),
+            CorruptModelError,
+            "does not contain the tensor token_embd.weight",
+        ),
+        (
+            drop("blk.1.attn_k.weight"),
+            CorruptModelError,
+            "does not contain the tensor blk.1.attn_k.weight",
+        ),
+        (misshape, CorruptModelError, r"blk.1.ffn_down.weight .* \(31, 48\)"),
+        (forget("tokenizer.ggml.tokens"), TokenizerMissingError, "does not contain a tokenizer"),
         (forget("tokenizer.ggml.merges"), TokenizerMissingError, "without merges"),
-        (put("tokenizer.ggml.model", "llama"), UnsupportedModelError, "kind 'llama'"),
+        (put("tokenizer.ggml.model", "llama"), UnsupportedModelError, "type 'llama'"),
         (put("tokenizer.ggml.pre", "tekken"), UnsupportedModelError, "'tekken'"),
-        (put("tokenizer.ggml.merges", ["he"]), CorruptModelError, "not a pair"),
+        (put("tokenizer.ggml.merges", ["he"]), CorruptModelError, "malformed merge"),
         (put("tokenizer.ggml.merges", ["h zz"]), CorruptModelError, "cannot be built"),
     ],
 )
@@ -169,7 +181,7 @@ def test_unknown_quantisation(
     kind = content.index(name) + len(name) + 4 + 2 * 8
     content[kind : kind + 4] = number.to_bytes(4, "little")
     path.write_bytes(content)
-    with pytest.raises(UnsupportedModelError, match=f"ffn_up.weight is quantised as {named}"):
+    with pytest.raises(UnsupportedModelError, match=f"ffn_up.weight .* quantised as {named}"):
         load_base_model(path, cache_dir=tmp_path)
 
 
@@ -179,7 +191,7 @@ def test_unknown_versions(tiny_llama: Any, gguf_spec: Any, tmp_path: Path, versi
     path = gguf_spec(reference).write(tmp_path / "tiny.gguf")
     content = path.read_bytes()
     path.write_bytes(content[:4] + version.to_bytes(4, "little") + content[8:])
-    with pytest.raises(UnsupportedModelError, match="only versions 2 and 3"):
+    with pytest.raises(UnsupportedModelError, match="only little-endian versions 2 and 3"):
         load_base_model(path, cache_dir=tmp_path)
 
 
@@ -189,14 +201,14 @@ def test_a_truncated_file(tiny_llama: Any, gguf_spec: Any, tmp_path: Path, kept:
     path = gguf_spec(reference).write(tmp_path / "tiny.gguf")
     content = path.read_bytes()
     path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
-    with pytest.raises(CorruptModelError, match=r"tiny\.gguf is not a complete GGUF file"):
+    with pytest.raises(CorruptModelError, match=r"tiny\.gguf is not a valid GGUF file"):
         load_base_model(path, cache_dir=tmp_path)
 
 
 def test_other_files(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="no file or directory"):
+    with pytest.raises(ModelNotFoundError, match="does not exist"):
         load_base_model(tmp_path / "missing.gguf", cache_dir=tmp_path)
     text = tmp_path / "text.gguf"
     text.write_text("this is no model at all, but long enough to be looked at")
-    with pytest.raises(CorruptModelError, match="not a complete GGUF file"):
+    with pytest.raises(CorruptModelError, match="not a valid GGUF file"):
         load_base_model(text, cache_dir=tmp_path)

@@ -49,7 +49,7 @@ def test_ids_that_end_and_begin(base_model: BaseModel) -> None:
     assert not tokenizer.add_bos
     assert tokenizer.vocab_size == base_model.config.vocab_size == 49152
     assert tokenizer.token_bytes(49152) == b""
-    with pytest.raises(ValueError, match="not a token id"):
+    with pytest.raises(ValueError, match="is negative"):
         tokenizer.token_bytes(-1)
 
 
@@ -127,7 +127,7 @@ def test_a_template_that_refuses_or_drops_is_an_error(tiny_tokenizer_json: str) 
         tiny_tokenizer_json,
         "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
     )
-    with pytest.raises(InvalidRequestError, match="leaves out a message of role 'system'"):
+    with pytest.raises(InvalidRequestError, match="drops messages of role 'system'"):
         dropping.turn_pieces([SYSTEM, USER], first=True)
     none = with_template(tiny_tokenizer_json, None)
     assert not none.has_chat_template
@@ -137,7 +137,7 @@ def test_a_template_that_refuses_or_drops_is_an_error(tiny_tokenizer_json: str) 
 
 def test_a_template_runs_in_a_sandbox(tiny_tokenizer_json: str) -> None:
     escaping = with_template(tiny_tokenizer_json, "{{ ''.__class__.__mro__[1].__subclasses__() }}")
-    with pytest.raises(InvalidRequestError, match="refuses"):
+    with pytest.raises(InvalidRequestError, match="rejects"):
         escaping.render([USER])
     broken = with_template(tiny_tokenizer_json, "{% for %}")
     with pytest.raises(CorruptModelError, match="chat template"):
@@ -160,9 +160,9 @@ def test_a_tokenizer_is_restored_whole(base_model: BaseModel) -> None:
 
 
 def test_a_broken_tokenizer_is_called_so(tiny_tokenizer_json: str) -> None:
-    with pytest.raises(CorruptModelError, match="cannot be read"):
+    with pytest.raises(CorruptModelError, match="cannot be loaded"):
         Tokenizer("{", eos_tokens=[])
-    with pytest.raises(CorruptModelError, match="lacks the end token '<eos>'"):
+    with pytest.raises(CorruptModelError, match="does not contain the end token '<eos>'"):
         Tokenizer(tiny_tokenizer_json, eos_tokens=["<eos>"])
 
 

@@ -80,7 +80,9 @@ class ScriptedSessions(ScriptedState, sessions_pb2_grpc.SessionServiceServicer):
     async def DeleteSnapshot(self, request: Any, context: Any) -> Any:
         await self._enter("DeleteSnapshot", request, context)
         if self.snapshots.pop(request.name, None) is None:
-            await Failure(grpc.StatusCode.NOT_FOUND, f"No {request.name}").abort(context)
+            await Failure(
+                grpc.StatusCode.NOT_FOUND, f"Snapshot {request.name} does not exist"
+            ).abort(context)
         return await self._leave("DeleteSnapshot", sessions_pb2.DeleteSnapshotResponse(), context)
 
     async def RollbackSession(self, request: Any, context: Any) -> Any:

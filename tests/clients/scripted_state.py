@@ -102,7 +102,7 @@ class ScriptedState:
 
     async def _find(self, name: str, context: Any) -> sessions_pb2.Session:
         if name not in self.sessions:
-            message = f"There is no session {name}"
+            message = f"Session {name} does not exist"
             missing = Failure(grpc.StatusCode.NOT_FOUND, message, "SESSION_NOT_FOUND")
             await missing.abort(context)
         session = self.sessions[name]

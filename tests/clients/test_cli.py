@@ -24,7 +24,7 @@ async def test_generate_streams_text_to_stdout(server, hope):
         "--request-id", "r",
     )  # fmt: skip
     assert (code, out) == (0, "Hello\n")
-    assert "learns" in err
+    assert "learning from earlier turns" in err
     [request] = server.requests["Generate"]
     assert [message.content for message in request.messages] == ["Be brief.", "Hi"]
     given = pb.Sampling(temperature=0.5, max_tokens=9, stop=["END"], seed=request.sampling.seed)
@@ -37,11 +37,11 @@ async def test_generate_over_a_broken_connection(server, hope):
     server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It is", " so")])
     code, out, err = await hope("generate", "diary", "Hi")
     assert (code, out) == (0, "It is so\n")
-    assert err.startswith("connection lost, trying again in 0.")
+    assert err.startswith("connection lost, retrying in 0.")
     server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It was", " so")])
     code, out, err = await hope("generate", "diary", "Hi")
     assert (code, out) == (0, "It is\nIt was so\n")
-    assert err.endswith("(the connection broke; the reply begins anew)\n")
+    assert err.endswith("(connection lost; the reply starts over)\n")
 
 
 async def test_generate_json(hope):
@@ -106,7 +106,7 @@ async def test_sessions_life(server, hope):
     _, out, _ = await hope("sessions", "fork", "diary", "copy", "--json")
     assert json.loads(out)["name"] == "users/local/sessions/copy"
     _code, out, _ = await hope("sessions", "rollback", "diary", "2")
-    assert out == "Rolled back to version 2, which is now version 5.\n"
+    assert out == "Rolled back to version 2; the session is now at version 5.\n"
     _, out, _ = await hope("sessions", "delete", "notes", "--json")
     assert json.loads(out) == {"deleted": "users/local/sessions/notes"}
     assert "users/local/sessions/notes" not in server.sessions
@@ -120,7 +120,7 @@ async def test_sessions_learning(server, hope):
     code, out, _ = await hope("sessions", "end-conversation", "diary", "c", "--json")
     assert json.loads(out)["consolidations"][0]["duration_seconds"] is None
     code, out, _ = await hope("sessions", "end-conversation", "diary", "--no-wait")
-    assert out == "Closed; it is learnt meanwhile.\n"
+    assert out == "The conversation ended; the server is learning it in the background.\n"
     server.consolidations = []
     assert (await hope("sessions", "consolidate", "diary"))[1] == "learning ... nothing to learn\n"
 
@@ -128,10 +128,10 @@ async def test_sessions_learning(server, hope):
 async def test_a_job_is_joined_again_when_the_connection_breaks(server, hope):
     server.failures["ForgetDocument"] += [Failure(grpc.StatusCode.UNAVAILABLE)] * 2
     code, out, _ = await hope("sessions", "forget", "diary", "gossip")
-    assert (code, out) == (0, "gossip is forgotten, as of version 5.\n")
+    assert (code, out) == (0, "Forgot gossip; the session is now at version 5.\n")
     assert len(server.requests["ForgetDocument"]) == 3
     code, out, _ = await hope("sessions", "cancel-job", "diary")
-    assert (code, out) == (0, f"{DIARY} has no job, at version 5.\n")
+    assert (code, out) == (0, f"{DIARY} has no running job; it is at version 5.\n")
     server.failures["ForgetDocument"].append(
         Failure(grpc.StatusCode.ABORTED, "The job was cancelled.", "JOB_CANCELLED")
     )
@@ -142,11 +142,11 @@ async def test_a_job_is_joined_again_when_the_connection_breaks(server, hope):
 async def test_snapshots(server, hope):
     assert (await hope("sessions", "snapshot", "diary", "kept"))[
         1
-    ] == "Version 4 is kept as kept.\n"
+    ] == "Version 4 is kept as snapshot kept.\n"
     _, out, _ = await hope("sessions", "snapshots", "diary", "--json")
     assert [each["version"] for each in json.loads(out)["snapshots"]] == [4]
     code, out, _ = await hope("sessions", "delete-snapshot", "diary", "kept")
-    assert (code, out) == (0, "kept names no version any more.\n")
+    assert (code, out) == (0, "Deleted snapshot kept.\n")
     assert server.snapshots == {}
     assert (await hope("sessions", "delete-snapshot", "diary", "kept"))[0] == 1
 
@@ -157,9 +157,9 @@ async def test_export_and_import(server, hope, tmp_path):
     assert (code, json.loads(out)) == (0, {"file": str(path), "bytes": path.stat().st_size})
     code, out, err = await hope("sessions", "export", "diary", str(path))
     assert (code, out) == (1, "")
-    assert err == f"hope: {path} exists and is left alone; name another file.\n"
+    assert err == f"hope: {path} already exists; choose another file\n"
     code, out, _ = await hope("sessions", "import", "twin", str(path))
-    assert (code, out) == (0, "Imported users/local/sessions/twin, 0 records.\n")
+    assert (code, out) == (0, "Imported users/local/sessions/twin with 0 log records.\n")
     missing = tmp_path / "missing"
     code, _, err = await hope("sessions", "import", "other", str(missing))
     assert (code, err) == (1, f"hope: {missing}: No such file or directory\n")
@@ -171,9 +171,9 @@ async def test_delete_user(server, hope):
     server.add("users/ada/sessions/dreams")
     code, out, err = await hope("--user", "ada", "sessions", "delete-user")
     assert (code, out) == (2, "")
-    assert err == "hope: --yes erases every session of ada for good.\n"
+    assert err == "hope: this would permanently delete every session of ada; confirm with --yes\n"
     code, out, _ = await hope("--user", "ada", "sessions", "delete-user", "--yes")
-    assert (code, out) == (0, "Erased 1 sessions of ada.\n")
+    assert (code, out) == (0, "Deleted 1 sessions of ada.\n")
     assert list(server.sessions) == [DIARY]
 
 
@@ -208,11 +208,11 @@ async def test_ingest_resumes_where_it_stopped(server, hope, tmp_path):
     assert out.startswith("Read novel.txt: 5.0 kB, 750 tokens in ")
     assert bytes(server.documents["novel.txt"]) == path.read_bytes()
     code, out, _ = await hope("ingest", str(path), "--session", "diary")
-    assert (code, out) == (0, "novel.txt was read before, all 5,000 bytes.\n")
+    assert (code, out) == (0, "novel.txt was already read completely (5,000 bytes).\n")
     path.write_bytes(b"another text")
     code, _, err = await hope("ingest", str(path), "--session", "diary")
     assert code == 1
-    assert "name this one with --document" in err
+    assert "choose another name with --document" in err
 
 
 async def test_ingest_json_lines(server, hope, tmp_path):
@@ -258,19 +258,20 @@ async def test_an_interrupted_ingest_says_how_to_go_on(server, spawn):
     err = await soon(process.stderr.read())
     assert await soon(process.wait()) == 130
     assert err.decode().splitlines() == [
-        "Stopped. What was committed is kept; the same command goes on there."
+        "Stopped. The committed part is kept; run the same command to resume."
     ]
 
 
 FAILURES = {
     "missing session": (
         ["sessions", "show", "nobody"],
-        "hope: There is no session users/local/sessions/nobody "
-        "(`hope sessions list` shows what there is)",
+        "hope: Session users/local/sessions/nobody does not exist; "
+        "`hope sessions list` lists what exists",
     ),
     "missing snapshot": (
         ["sessions", "delete-snapshot", "diary", "none"],
-        f"hope: No {DIARY}/snapshots/none (`hope sessions snapshots diary` shows what there is)",
+        f"hope: Snapshot {DIARY}/snapshots/none does not exist; "
+        "`hope sessions snapshots diary` lists what exists",
     ),
     "missing file": (
         ["ingest", "/nowhere/novel.txt", "--session", "diary"],
@@ -294,12 +295,12 @@ async def test_json_tells_errors_too(server, hope):
         "error": {
             "code": "NOT_FOUND",
             "reason": "SESSION_NOT_FOUND",
-            "message": "There is no session users/local/sessions/nobody",
+            "message": "Session users/local/sessions/nobody does not exist",
             "field": "",
             "retry_after_seconds": None,
         }
     }
-    assert err.startswith("hope: There is no session")
+    assert err.startswith("hope: Session users/local/sessions/nobody does not exist")
 
 
 async def test_an_invalid_field_is_named(server, hope):
@@ -312,19 +313,22 @@ async def test_an_invalid_field_is_named(server, hope):
 
 async def test_text_that_is_not_utf8(hope):
     code, _, err = await hope("score", "diary", "-", stdin=b"\xff\xfe")
-    assert (code, err) == (1, "hope: The input is not UTF-8 text.\n")
+    assert (code, err) == (1, "hope: The input is not valid UTF-8.\n")
 
 
 async def test_a_method_the_server_lacks(server, hope):
     server.failures["Consolidate"].append(Failure(grpc.StatusCode.UNIMPLEMENTED, "not yet"))
     code, _, err = await hope("sessions", "consolidate", "diary")
-    assert (code, err) == (1, f"hope: The server at {server.target} does not offer this: not yet\n")
+    assert (code, err) == (
+        1,
+        f"hope: The server at {server.target} does not support this: not yet\n",
+    )
 
 
 async def test_a_deadline(server, hope):
     server.turns.append([Hang()])
     code, _, err = await hope("generate", "diary", "Hi", "--timeout-seconds", "0.2")
-    assert (code, err) == (1, "hope: No answer within 0.2 s (--timeout-seconds).\n")
+    assert (code, err) == (1, "hope: The server did not answer within 0.2 s (--timeout-seconds).\n")
 
 
 async def test_debugging_shows_the_traceback(hope, monkeypatch):
@@ -337,7 +341,8 @@ def test_no_server(capsys):
     for target in ("127.0.0.1:1", "localhost:port"):
         assert main(["--server", target, "info"]) == 1
         assert capsys.readouterr().err == (
-            f"hope: No server answers at {target}; start one with `hope serve`.\n"
+            f"hope: Cannot reach a server at {target}; start one with `hope serve`, "
+            "or name another with --server.\n"
         )
 
 
@@ -345,7 +350,7 @@ async def test_drift(server, hope):
     server.add(DIARY)
     code, out, err = await hope("drift", "diary")
     assert (code, out) == (0, "")
-    assert "nothing yet" in err
+    assert "No drift was measured" in err
     for version, norm in ((1, 0.01), (2, 0.04)):
         server.consolidations.append(
             sessions_pb2.Consolidation(

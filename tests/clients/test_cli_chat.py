@@ -15,7 +15,7 @@ DIARY = "users/local/sessions/diary"
 async def test_chat_from_a_pipe(server, hope):
     code, out, err = await hope("chat", "fresh", "--system", "Be brief.", stdin="Hi\n\n//path\n")
     assert (code, out) == (0, "You said: Hi\nYou said: /path\n")
-    assert err == "New session users/local/sessions/fresh; /help lists commands.\n"
+    assert err == "New session users/local/sessions/fresh; type /help for commands.\n"
     first, second = server.requests["Generate"]
     assert [message.content for message in first.messages] == ["Be brief.", "Hi"]
     assert [message.content for message in second.messages] == ["/path"]
@@ -50,13 +50,13 @@ async def test_chat_commands(server, hope, tmp_path):
     assert code == 0
     assert "30 spans, surprise 4.1 -> 0.3" in out
     assert "Read novel.txt: 16 B" in out
-    assert "Rolled back to version 3, which is now version 5." in out
-    assert "Forked at version 5; this chat goes on in users/local/sessions/twin." in out
+    assert "Rolled back to version 3; the session is now at version 5." in out
+    assert "Forked at version 5; this chat continues in users/local/sessions/twin." in out
     assert "/rollback [VERSION]" in out
     assert "Nothing was said yet" in err
-    assert "A version is a number" in err
+    assert "VERSION must be a number" in err
     assert err.count("Usage: /fork NAME") == err.count("Usage: /drift") == 1
-    assert "No command /nonsense" in err
+    assert "Unknown command /nonsense" in err
     said = [
         (turn.session.rsplit("/")[-1], turn.conversation, turn.learn_options.HasField("learn"))
         for turn in server.requests["Generate"]
@@ -75,7 +75,7 @@ async def test_a_failed_turn_fails_a_piped_chat(server, hope):
     server.turns.append([busy])
     code, out, err = await hope("chat", "diary", stdin="Hi\nnever said\n")
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1] == "hope: Too busy (try again in 1 s)"
+    assert err.splitlines()[-1] == "hope: Too busy; retry in 1 s"
 
 
 async def test_ctrl_c_cancels_a_turn(server, spawn):
@@ -87,7 +87,7 @@ async def test_ctrl_c_cancels_a_turn(server, spawn):
     await soon(server.cancelled.wait())
     err = await soon(process.stderr.read())
     assert await soon(process.wait()) == 130
-    assert err.decode().splitlines()[-1] == "Cancelled: this turn left no trace."
+    assert err.decode().splitlines()[-1] == "Cancelled; this turn was discarded."
 
 
 async def test_chat_at_a_terminal(server, at_terminal):
@@ -98,7 +98,7 @@ async def test_chat_at_a_terminal(server, at_terminal):
     chat.type(b"Hi\n")
     await chat.until(b"hope> half[2J")
     chat.type(b"\x03")
-    await chat.until(b"left no trace")
+    await chat.until(b"was discarded")
     await chat.until(b"you> ")
     chat.type(b"Again\n")
     await chat.until(b"hope> You said: Again")

@@ -161,7 +161,7 @@ def test_closing_ends_a_stream_of_the_same_thread(threaded, scripted):
     next(events)
     client.close()
     threaded.until_cancelled()
-    with pytest.raises(hope.ClientClosedError, match="make another one"):
+    with pytest.raises(hope.ClientClosedError, match="create a new one"):
         next(events)
 
 
@@ -238,7 +238,7 @@ def test_an_iterator_of_the_client_cannot_wait_for_it(client):
     async def pieces() -> typing.AsyncIterator[bytes]:
         yield client.say("diary", "Hi").text.encode()
 
-    with pytest.raises(RuntimeError, match="cannot wait for that client"):
+    with pytest.raises(RuntimeError, match="cannot call the same client"):
         client.ingest("diary", pieces(), document="d")
 
 

@@ -140,7 +140,7 @@ NAN, INF = float("nan"), float("inf")
 def test_values_out_of_range_are_refused_by_name(name: str, values: list[object]) -> None:
     for value in values:
         with pytest.raises(
-            InvalidRequestError, match=rf"sampling\.{name} is .*; allowed:"
+            InvalidRequestError, match=rf"sampling\.{name} is .*; allowed values:"
         ) as caught:
             Sampling(**{name: value})
         assert caught.value.field == f"sampling.{name}"

@@ -264,7 +264,9 @@ def test_turns_without_a_slot_wait_for_one(chat_model: BaseModel, memory: Sessio
 
 
 def test_a_cache_that_holds_no_window_is_refused(chat_model: BaseModel) -> None:
-    with pytest.raises(ModelError, match="window_cache_bytes is 1000; a window of 256 tokens"):
+    with pytest.raises(
+        ModelError, match="window_cache_bytes is 1000, but one window of 256 tokens"
+    ):
         TorchEngine(chat_model, window_tokens=256, window_cache_bytes=1000)
 
 

@@ -99,6 +99,6 @@ def test_a_row_of_nan_changes_no_other(tiny_model: BaseModel) -> None:
 
 def test_what_does_not_fit_is_refused_before_anything_is_read(tiny_model: BaseModel) -> None:
     rows = [row_of(tiny_model, 3, 1, 2, 0), row_of(tiny_model, CAPACITY - 2, 4, 2, 1)]
-    with pytest.raises(WindowOverflowError, match="cache of 48"):
+    with pytest.raises(WindowOverflowError, match="cache capacity of 48"):
         together(tiny_model, rows)
     assert [row.cache.length for row in rows] == [3, CAPACITY - 2]

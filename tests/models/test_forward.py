@@ -84,7 +84,7 @@ def test_padded_rows_decode_as_they_would_alone(tiny_model: BaseModel) -> None:
 def test_what_does_not_fit_is_refused_and_leaves_the_cache(tiny_model: BaseModel) -> None:
     cache = cache_for(tiny_model, capacity=8)
     forward(tiny_model, random_ids(1, 6), cache=cache)
-    with pytest.raises(WindowOverflowError, match="cache of 8"):
+    with pytest.raises(WindowOverflowError, match="cache capacity of 8"):
         forward(tiny_model, random_ids(1, 3), cache=cache)
     assert cache.length == 6
     with pytest.raises(WindowOverflowError, match="256 positions"):

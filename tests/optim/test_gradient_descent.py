@@ -92,11 +92,11 @@ def test_a_parameter_without_inputs_takes_a_step_of_gradient_descent() -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (None, "needs the inputs"),
-        ({"v": torch.ones(1, 3)}, "no parameter"),
-        ({"w": torch.ones(1, 2)}, "do not fit"),
-        ({"w": torch.ones(3)}, "do not fit"),
-        ({"b": torch.ones(1, 2)}, "do not fit"),
+        (None, "requires the inputs"),
+        ({"v": torch.ones(1, 3)}, "not a parameter"),
+        ({"w": torch.ones(1, 2)}, "do not match"),
+        ({"w": torch.ones(3)}, "do not match"),
+        ({"b": torch.ones(1, 2)}, "do not match"),
         ({"w": torch.tensor([[1.0, float("nan"), 0.0]])}, "not finite"),
     ],
 )

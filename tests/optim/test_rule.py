@@ -205,7 +205,9 @@ def test_bad_hyperparameters_are_refused(name: str, hyperparameters: dict[str, A
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownRuleError, match="'muom' is no update rule; there are gd, dgd,"):
+    with pytest.raises(
+        UnknownRuleError, match="update rule 'muom' does not exist; available rules: gd, dgd,"
+    ):
         make_rule("muom")
 
 

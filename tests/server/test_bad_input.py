@@ -227,7 +227,7 @@ async def test_a_full_disk_refuses_turns_until_there_is_room(
     served: Served, unchanged: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full(*_: object) -> None:
-        raise StoreFullError("cannot write to sessions.db (disk full); make room.")
+        raise StoreFullError("cannot write to sessions.db (disk full); free disk space")
 
     with monkeypatch.context() as patch:
         patch.setattr(served.running.sessions.store, "commit", full)

@@ -298,7 +298,9 @@ def test_checkpoints_that_cannot_be_served_say_why(
     data = bytearray((weights := broken("changed") / "weights.safetensors").read_bytes())
     data[-5] ^= 1
     weights.write_bytes(bytes(data))
-    assert "not those that were saved" in _refusal(capsys, "--model", str(tmp_path / "changed"))
+    assert "do not belong to one checkpoint" in _refusal(
+        capsys, "--model", str(tmp_path / "changed")
+    )
     run = broken("newer") / "run.json"
     run.write_text(json.dumps(json.loads(run.read_text()) | {"version": 99}))
     assert "version 99" in _refusal(capsys, "--model", str(tmp_path / "newer"))

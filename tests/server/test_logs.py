@@ -139,7 +139,7 @@ async def test_text_has_no_lines_of_requests(serve: Serve, lines: Lines) -> None
 
 
 def test_an_exception_in_a_message_is_its_type(lines: Lines) -> None:
-    error = NotFoundError(f"no session {SessionKey('ada', 'diary')}")
+    error = NotFoundError(f"session {SessionKey('ada', 'diary')} does not exist")
     logging.getLogger("server.app.sessions").warning("upkeep of a session failed: %s", error)
     (line,) = lines.parsed()
     assert line["message"] == "upkeep of a session failed: NotFoundError"

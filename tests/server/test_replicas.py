@@ -176,9 +176,9 @@ async def test_a_full_store_refuses_and_the_session_goes_on_when_there_is_room(
     ("arguments", "words"),
     [
         (["--store", "localhost:6379"], "store"),
-        (["--store", "redis://h", "--database", "x.db"], "exclude"),
-        (["--store-fsync"], "store_fsync needs store"),
-        (["--store-password-file", "x"], "store_password_file needs store"),
+        (["--store", "redis://h", "--database", "x.db"], "mutually exclusive"),
+        (["--store-fsync"], "store_fsync requires store"),
+        (["--store-password-file", "x"], "store_password_file requires store"),
     ],
 )
 def test_a_store_is_said_whole(
@@ -204,7 +204,7 @@ async def test_the_password_comes_from_a_file_and_goes_nowhere(
             await served.api.create()
             assert (await served.api.say("Hello.")).usage.output_tokens
         path.write_text("wrong")
-        with pytest.raises(StoreUnavailableError, match="does not accept the credentials"):
+        with pytest.raises(StoreUnavailableError, match="rejected the credentials"):
             async with serve(store=process.url, store_password_file=path):
                 pass
         assert "secret-4711" not in caplog.text

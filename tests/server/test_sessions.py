@@ -326,8 +326,8 @@ async def test_a_whole_export_that_no_server_made_is_refused(served: Served) -> 
     strange = replace(record.segments[-1], spans=((2**31,),))
     forged = replace(record, segments=(*record.segments[:-1], strange))
     for body, message in (
-        (kind + b"\0" + forged.encode(), "tokens that the model does not know"),
-        (kind + b"\0" + replace(record, segments=()).encode(), "did not come from its log"),
+        (kind + b"\0" + forged.encode(), "token ids outside the model's vocabulary"),
+        (kind + b"\0" + replace(record, segments=()).encode(), "does not match its log"),
     ):
         frames[index] = (b"L", body)
         whole = b"".join(letter + len(body).to_bytes(4, "little") + body for letter, body in frames)

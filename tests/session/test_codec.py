@@ -240,11 +240,11 @@ def _nan(tensors: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.update(up_a=t["up_a"].float()), "up_a of a level is torch.float32"),
-        (lambda t: t.update(up_a=t["up_a"][:, :1].clone()), r"up_a of a level is .*\(2, 1, 6\)"),
+        (lambda t: t.update(up_a=t["up_a"].float()), "up_a of a level has dtype torch.float32"),
+        (lambda t: t.update(up_a=t["up_a"][:, :1].clone()), r"up_a of a level has .*\(2, 1, 6\)"),
         (lambda t: t.update(extra=t["up_a"].clone()), "extra"),
         (lambda t: t.pop("down_b"), "down_b"),
-        (_nan, "not finite"),
+        (_nan, "non-finite"),
     ],
 )
 def test_a_level_that_does_not_fit_the_model_is_corrupt(
@@ -256,7 +256,9 @@ def test_a_level_that_does_not_fit_the_model_is_corrupt(
 
 
 def test_a_blob_of_another_kind_is_corrupt(blobs: Blobs) -> None:
-    with pytest.raises(CorruptStateError, match="of kind 'state' stands where a level is"):
+    with pytest.raises(
+        CorruptStateError, match="expected a level blob, but found one of kind 'state'"
+    ):
         decode(blobs | {"level.0": blobs[STATE_BLOB]})
 
 
@@ -274,7 +276,7 @@ def test_a_blob_of_another_kind_is_corrupt(blobs: Blobs) -> None:
 def test_token_ids_that_cannot_be_are_corrupt(
     blobs: Blobs, change: Callable[[dict[str, torch.Tensor]], None]
 ) -> None:
-    with pytest.raises(CorruptStateError, match="state cannot be read"):
+    with pytest.raises(CorruptStateError, match="state of the session cannot be decoded"):
         decode(blobs | {STATE_BLOB: edited(blobs[STATE_BLOB], tensors=change)})
 
 
@@ -293,5 +295,5 @@ def test_token_ids_that_cannot_be_are_corrupt(
 def test_fields_that_cannot_be_are_corrupt(
     blobs: Blobs, change: Callable[[dict[str, Any]], None]
 ) -> None:
-    with pytest.raises(CorruptStateError, match="state cannot be read"):
+    with pytest.raises(CorruptStateError, match="state of the session cannot be decoded"):
         decode(blobs | {STATE_BLOB: edited(blobs[STATE_BLOB], state=change)})

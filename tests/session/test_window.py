@@ -63,7 +63,7 @@ def test_a_system_prompt_may_come_after_a_document() -> None:
 
 def test_more_than_half_of_a_window_cannot_be_pinned() -> None:
     assert len(Window(32).pin(stream(16)).pinned) == 16
-    with pytest.raises(WindowOverflowError, match="takes 17 tokens; a window of 32") as caught:
+    with pytest.raises(WindowOverflowError, match="has 17 tokens, but a window of 32") as caught:
         Window(32).pin(stream(16)).pin((1,))
     assert caught.value.field == "messages"
 
@@ -73,7 +73,7 @@ def test_a_prompt_that_fits_is_seen_whole(capacity: int, pin: int, before: int, 
     window = Window(capacity).pin(stream(pin, 1000)).append(stream(before))
     prompt = stream(size, 5000)
     if size >= max(window.half, window.room):
-        with pytest.raises(WindowOverflowError, match=f"takes {size} tokens"):
+        with pytest.raises(WindowOverflowError, match=f"has {size} tokens"):
             window.check_fits(size)
     else:
         window.check_fits(size)

@@ -160,7 +160,7 @@ class ClientThread(Generic[ClientT]):
     def _run(self, running: _Running[ClientT], work: Coroutine[Any, Any, T]) -> T:
         if running.inside():
             work.close()
-            raise RuntimeError("an async iterator that a client reads cannot wait for that client")
+            raise RuntimeError("an iterator that a client reads cannot call the same client")
         task: asyncio.Task[T] | None = None
         done = threading.Event()
 

@@ -157,7 +157,7 @@ class HopeClient:
             async for event in events:
                 if isinstance(event, pb.GenerateResult):
                     return event
-        raise InternalError("The turn ended without a result")
+        raise InternalError("the turn ended without a result")
 
     async def ingest_events(
         self,
@@ -193,9 +193,11 @@ class HopeClient:
         if not document and isinstance(source, Path):
             document = source.name
         if not document:
-            raise ValueError("a document that is not a path needs a name")
+            raise ValueError("a document that is not a path needs a name; pass document")
         if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
-            raise ValueError(f"chunk_bytes must be 1 to {MAX_CHUNK_BYTES}, got {chunk_bytes}")
+            raise ValueError(
+                f"chunk_bytes must be between 1 and {MAX_CHUNK_BYTES}, not {chunk_bytes}"
+            )
         offset = source_offset_bytes if resume_at_bytes is None else resume_at_bytes
         if offset < source_offset_bytes:
             raise ValueError("resume_at_bytes lies before the beginning of the source")
@@ -256,7 +258,7 @@ class HopeClient:
                     return event
                 if on_progress is not None:
                     on_progress(event)
-        raise InternalError("The ingest ended without a result")
+        raise InternalError("the ingest ended without a result")
 
     async def score(
         self, session: str, text: str, *, context: str = "", frozen: bool = False

@@ -46,7 +46,7 @@ class ClientClosedError(RuntimeError):
     """The client was closed before, or while, it was asked to do this."""
 
     def __init__(self) -> None:
-        super().__init__("the client is closed; make another one")
+        super().__init__("the client is closed; create a new one")
 
 
 class ClientForkedError(RuntimeError):

@@ -112,7 +112,7 @@ async def generate_events(
             if call is not None:
                 call.cancel()
         if result is None:
-            raise InternalError("The server ended the stream without a result")
+            raise InternalError("the server ended the stream without a result")
         for event in reply.end():
             yield event
         yield result

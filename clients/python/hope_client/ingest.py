@@ -184,12 +184,12 @@ async def _one_call(
         # Once it was acknowledged, how the stream closed does not matter.
         if result is None:
             if error.code is grpc.StatusCode.INTERNAL and str(error) == _STATUS_LOST:
-                error = UnavailableError("The call broke while it was written to")
+                error = UnavailableError("the call failed while it was being written")
             raise error from error.__cause__
     finally:
         call.cancel()
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
     if result is None:
-        raise InternalError("The server ended the stream without a result")
+        raise InternalError("the server ended the stream without a result")
     yield result

@@ -27,4 +27,6 @@ def split_session_name(name: str) -> tuple[str, str]:
         case ["users", user, "sessions", session]:
             return f"users/{user}", session
         case _:
-            raise ValueError(f"{name!r} is not of the form users/USER/sessions/SESSION")
+            raise ValueError(
+                f"{name!r} is not a session name; the form is users/USER/sessions/SESSION"
+            )

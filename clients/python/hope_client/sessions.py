@@ -121,7 +121,7 @@ class Sessions:
             parent = name.rpartition("/sessions/")[0]
         elif not name.startswith(f"{parent}/"):
             raise InvalidRequestError(
-                f"A fork of {name} stays with its user; {parent} is another one",
+                f"a fork must belong to the same user as {name}, not to {parent}",
                 field="session_id",
             )
         request = pb.ForkSessionRequest(name=name, session_id=session_id, version=version)
@@ -300,14 +300,14 @@ class Sessions:
                 if seen and not (now := await self.get(request.name)).HasField("job"):
                     if now.memory_version > version:
                         return now  # it ended while nobody watched
-                    raise AbortedError("The job was ended by somebody else.")
+                    raise AbortedError("the job was ended by another call")
                 async for response in self._transport.stream(method, request):
                     if response.WhichOneof("event") == "session":
                         return response.session
                     seen = True
                     attempts.succeeded()
                     on_progress(response.job)
-                raise InternalError("The server ended the answer before the job.")
+                raise InternalError("the server ended the stream before the job ended")
             except HopeClientError as error:
                 await asyncio.sleep(attempts.delay_after(error))
 

@@ -94,8 +94,8 @@ class StreamSource:
     async def read(self, offset: int, limit: int) -> bytes:
         if offset < self._begin:
             raise DataLossError(
-                f"The server asks for byte {offset} again, but what came before byte "
-                f"{self._begin} was committed and is no longer held; read the source anew"
+                f"the server asks for byte {offset} again, but everything before byte "
+                f"{self._begin} was already committed and released; start again with a new source"
             )
         while offset >= self._begin + len(self._held) and not self._exhausted:
             self._drop(min(self._released, offset))
@@ -194,7 +194,9 @@ async def open_source(source: DocumentSource, begin: int) -> ByteSource:
     if isinstance(source, bytes):
         source = io.BytesIO(source)
     if isinstance(source, io.TextIOBase):
-        raise TypeError("open the file in binary mode: offsets of a document count its bytes")
+        raise TypeError(
+            "the file must be opened in binary mode, because document offsets count bytes"
+        )
     if isinstance(source, AsyncIterator):
         return StreamSource(source, begin)
     owned: BinaryIO | None = None
@@ -209,4 +211,7 @@ async def open_source(source: DocumentSource, begin: int) -> ByteSource:
         return StreamSource(_pieces_of(file), begin, owned=owned)
     if isinstance(source, Iterator):
         return StreamSource(_pulled(source), begin)
-    raise TypeError(f"a document cannot be read from {type(source).__name__}")
+    raise TypeError(
+        f"cannot read a document from {type(source).__name__}; pass text, bytes, a path, a "
+        "binary file or an iterable"
+    )

@@ -207,4 +207,4 @@ class SyncHopeClient(_Face):
                     return event
                 if on_progress is not None:
                     on_progress(event)
-        raise InternalError("The ingest ended without a result")
+        raise InternalError("the ingest ended without a result")

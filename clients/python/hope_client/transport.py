@@ -146,7 +146,7 @@ class Transport:
         retry: RetryPolicy,
     ) -> None:
         if token and credentials is None and not _is_near(target):
-            raise ValueError("a token leaves this machine over TLS only: give credentials as well")
+            raise ValueError("a token is only sent over TLS; pass credentials as well")
         self._token = token
         self._birthplace = Birthplace()
         self._closed = False

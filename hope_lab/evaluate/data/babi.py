@@ -40,10 +40,10 @@ def read_stories(path: Path, task: int) -> list[Story]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise StoryError(f"The stories {file} cannot be read: {error}.") from error
+        raise StoryError(f"cannot read stories from {file}: {error}") from error
     stories = list(_parse(lines, file.name))
     if not stories:
-        raise StoryError(f"There are no questions in {file}.")
+        raise StoryError(f"{file} contains no questions")
     return stories
 
 
@@ -53,7 +53,8 @@ def _file_of(path: Path, task: int) -> Path:
     found = sorted(path.glob(f"qa{task}_*.txt"))
     if len(found) != 1:
         raise StoryError(
-            f"{path} holds {len(found)} files qa{task}_*.txt, not one; give the file itself."
+            f"{path} contains {len(found)} files qa{task}_*.txt instead of one; name the file "
+            "itself"
         )
     return found[0]
 
@@ -66,17 +67,17 @@ def _parse(lines: list[str], name: str) -> Iterator[Story]:
             continue
         match = _LINE.match(line.strip())
         if match is None:
-            raise StoryError(f"{name}, line {place}: a line is a number, a space and a sentence.")
+            raise StoryError(f"{name}, line {place}: expected a number, a space and a sentence")
         number, text = int(match[1]), match[2]
         if number == 1:
             facts, last = [], 0
         if number <= last:
-            raise StoryError(f"{name}, line {place}: number {number} comes after {last}.")
+            raise StoryError(f"{name}, line {place}: number {number} must not follow {last}")
         last = number
         question, *rest = _SEPARATOR.split(text.strip())
         if not rest:
             facts.append(text.strip())
             continue
         if not rest[0]:
-            raise StoryError(f"{name}, line {place}: the question has no answer.")
+            raise StoryError(f"{name}, line {place}: the question has no answer")
         yield Story(tuple(facts), question, rest[0])

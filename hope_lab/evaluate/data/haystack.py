@@ -28,7 +28,7 @@ class Prose:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise FillerError("The text to hide sentences in is empty; give another one.")
+            raise FillerError("the haystack text is empty; give another one")
 
     @cached_property
     def digest(self) -> str:
@@ -52,7 +52,7 @@ class Hidden:
 
     def __post_init__(self) -> None:
         if not 0 <= self.depth <= 1:
-            raise ValueError(f"{self.depth} is no depth")
+            raise ValueError(f"depth must be between 0 and 1, not {self.depth}")
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Haystack:
     def __post_init__(self) -> None:
         if self._room <= 0:
             raise InvalidRequestError(
-                f"{self.tokens} tokens are too few for what is hidden in them; "
-                f"give at least {self.tokens - self._room + 1}.",
+                f"{self.tokens} tokens are too few for the hidden sentences; give at least "
+                f"{self.tokens - self._room + 1}",
                 field="lengths",
             )
 

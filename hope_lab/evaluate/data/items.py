@@ -53,7 +53,7 @@ def generate(count: int, seed: int) -> list[Item]:
     A person has one fact a relation. Values of a relation come again only when all were used.
     """
     if count < 1:
-        raise ItemError("There must be at least one fact.")
+        raise ItemError("at least one fact is required")
     rng = random.Random(f"items:{seed}")
     own = [relation for relation in RELATIONS if relation.told_by_user]
     rng.shuffle(own)
@@ -91,14 +91,14 @@ def read_items(path: Path, count: int, seed: int) -> list[Item]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ItemError(f"The items in {path} cannot be read: {error}.") from error
+        raise ItemError(f"cannot read items from {path}: {error}") from error
     parsed = [
         _parse(line, f"{path.name}, line {number}")
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
     if not parsed:
-        raise ItemError(f"There are no items in {path}.")
+        raise ItemError(f"{path} contains no items")
     chosen = sorted(rng.sample(range(len(parsed)), min(count, len(parsed))))
     told = " ".join(item.told for item, _ in parsed)
     fresh = (name for name in names if not mentions(told, name))
@@ -179,31 +179,31 @@ def _parse(line: str, place: str) -> tuple[Item, str | None]:
     try:
         found: Any = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ItemError(f"{place}: this is not JSON ({error.msg}).") from None
+        raise ItemError(f"{place}: not valid JSON ({error.msg})") from None
     if not isinstance(found, dict):
-        raise ItemError(f"{place}: an item is an object with {', '.join(_REQUIRED)}.")
+        raise ItemError(f"{place}: an item must be an object with the keys {', '.join(_REQUIRED)}")
     for key in _REQUIRED:
         if key not in found:
-            raise ItemError(f"{place}: the key '{key}' is missing.")
+            raise ItemError(f"{place}: the key '{key}' is missing")
     for key in (*_REQUIRED[:-1], "subject"):
         text = found.get(key, "-")
         if not isinstance(text, str) or not text.strip():
-            raise ItemError(f"{place}: '{key}' must be a string that is not empty.")
+            raise ItemError(f"{place}: '{key}' must be a non-empty string")
     others = found["others"]
     if not isinstance(others, list) or not all(isinstance(x, str) and x.strip() for x in others):
-        raise ItemError(f"{place}: 'others' must be a list of strings that are not empty.")
+        raise ItemError(f"{place}: 'others' must be a list of non-empty strings")
     value, subject = found["value"], found.get("subject")
     if not mentions(found["told"], value):
-        raise ItemError(f"{place}: 'value' does not stand in 'told'.")
+        raise ItemError(f"{place}: 'told' must contain 'value'")
     if mentions(found["completion"], value):
-        raise ItemError(f"{place}: 'completion' gives the value away.")
+        raise ItemError(f"{place}: 'completion' must not contain 'value'")
     if mentions(found["question"], value):
-        raise ItemError(f"{place}: 'question' gives the value away.")
+        raise ItemError(f"{place}: 'question' must not contain 'value'")
     if any(mentions(value, other) for other in others):
         # The right reply would count as wrong.
-        raise ItemError(f"{place}: one of 'others' is, or is part of, 'value'.")
+        raise ItemError(f"{place}: no entry of 'others' may equal or be part of 'value'")
     if subject is not None and not mentions(found["question"], subject):
-        raise ItemError(f"{place}: 'subject' does not stand in 'question'.")
+        raise ItemError(f"{place}: 'question' must contain 'subject'")
     texts = {key: found[key] for key in ("told", "question", "value")}
     item = Item(completion=found["completion"].rstrip(), others=tuple(others), **texts)
     return item, subject

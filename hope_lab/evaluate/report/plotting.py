@@ -33,7 +33,9 @@ def check_plotting(path: Path | None) -> None:
         return
     _figure((1, 1))
     if not path.absolute().parent.is_dir():
-        raise PlotError(f"There is no directory {path.absolute().parent} for the picture.")
+        raise PlotError(
+            f"the directory {path.absolute().parent} for the plot does not exist; create it first"
+        )
 
 
 def plot_curves(
@@ -88,7 +90,7 @@ def _figure(inches: tuple[float, float]) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PlotError(
-            "A picture needs matplotlib: `pip install 'hope-server[train]'`, or leave out --plot."
+            "plots require matplotlib; run `pip install 'hope-server[train]'`, or omit --plot"
         ) from error
     return Figure(figsize=inches, layout="constrained")
 
@@ -97,4 +99,4 @@ def _save(figure: Any, path: Path) -> None:
     try:
         figure.savefig(path, dpi=120, format="png")
     except OSError as error:
-        raise PlotError(f"The picture {path} cannot be stored: {error.strerror}.") from error
+        raise PlotError(f"cannot write the plot {path}: {error.strerror}") from error

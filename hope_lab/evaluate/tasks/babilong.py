@@ -36,16 +36,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hope evaluate babilong`."""
     add_run_options(parser)
     add_arm_options(parser)
-    told = parser.add_argument_group("what is hidden")
+    told = parser.add_argument_group("hidden stories")
     told.add_argument(
         "--stories",
         type=Path,
         required=True,
         metavar="PATH",
-        help="a file in the format of bAbI, or a directory of qa1_*.txt and so on",
+        help="file in the bAbI format, or directory of qa1_*.txt and so on",
     )
     told.add_argument(
-        "--tasks", nargs="+", type=int, choices=TASKS, default=[1], help="of the files (default 1)"
+        "--tasks",
+        nargs="+",
+        type=int,
+        choices=TASKS,
+        default=[1],
+        help="task number within a directory (default 1)",
     )
     add_haystack_options(told)
 

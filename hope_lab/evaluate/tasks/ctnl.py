@@ -34,15 +34,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hope evaluate ctnl`."""
     add_run_options(parser)
     add_arm_options(parser)
-    told = parser.add_argument_group("what is told")
+    told = parser.add_argument_group("taught lessons")
     told.add_argument(
-        "--pairs", type=count(LEAST_PAIRS), default=40, help="sentences of a language (default 40)"
+        "--pairs", type=count(LEAST_PAIRS), default=40, help="sentences per language (default 40)"
     )
     told.add_argument(
-        "--tests", type=count(1), default=10, help="sentences that are asked for (default 10)"
+        "--tests", type=count(1), default=10, help="questions per language (default 10)"
     )
     told.add_argument(
-        "--told", choices=("chat", "document"), default="document", help="how (default document)"
+        "--told",
+        choices=("chat", "document"),
+        default="document",
+        help="input type of the lessons (default document)",
     )
 
 

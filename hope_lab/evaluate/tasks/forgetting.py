@@ -21,7 +21,7 @@ from hope_lab.evaluate.running import bench
 from hope_lab.evaluate.scoring import correct, costs, rows, trials_of
 
 NAME = "forgetting"
-SUMMARY = "many sessions of different subjects, and what is still known after each"
+SUMMARY = "recall of each subject after sessions about many others"
 
 NEW_TOKENS = 24
 
@@ -30,18 +30,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hope evaluate forgetting`."""
     add_run_options(parser)
     add_arm_options(parser)
-    told = parser.add_argument_group("what is told")
+    told = parser.add_argument_group("taught facts")
     told.add_argument(
         "--sessions",
         type=int,
         choices=range(1, len(RELATIONS) + 1),
         default=len(RELATIONS),
         metavar="N",
-        help=f"(default {len(RELATIONS)}, a subject each)",
+        help=f"number of subjects (default {len(RELATIONS)})",
     )
-    told.add_argument("--facts", type=count(1), default=3, help="of a session (default 3)")
+    told.add_argument("--facts", type=count(1), default=3, help="facts per session (default 3)")
     told.add_argument(
-        "--told", choices=("chat", "document"), default="chat", help="how (default chat)"
+        "--told",
+        choices=("chat", "document"),
+        default="chat",
+        help="input type of the facts (default chat)",
     )
 
 

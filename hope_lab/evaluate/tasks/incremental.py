@@ -28,13 +28,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hope evaluate incremental`."""
     add_run_options(parser)
     add_arm_options(parser)
-    told = parser.add_argument_group("what is told")
-    told.add_argument("--sessions", type=count(1), default=4, help="(default 4)")
-    told.add_argument("--classes", type=count(1), default=3, help="of a session (default 3)")
-    told.add_argument("--examples", type=count(1), default=5, help="of a class (default 5)")
-    told.add_argument("--tests", type=count(1), default=3, help="of a class (default 3)")
+    told = parser.add_argument_group("taught classes")
+    told.add_argument("--sessions", type=count(1), default=4, help="number of sessions (default 4)")
+    told.add_argument("--classes", type=count(1), default=3, help="classes per session (default 3)")
+    told.add_argument("--examples", type=count(1), default=5, help="examples per class (default 5)")
     told.add_argument(
-        "--told", choices=("chat", "document"), default="chat", help="how (default chat)"
+        "--tests", type=count(1), default=3, help="test utterances per class (default 3)"
+    )
+    told.add_argument(
+        "--told",
+        choices=("chat", "document"),
+        default="chat",
+        help="input type of the examples (default chat)",
     )
 
 
@@ -75,13 +80,12 @@ def make_course(
     """Sessions of new classes. Raises InvalidRequestError for more than there are."""
     if sessions * classes > CLASSES:
         raise InvalidRequestError(
-            f"There are {CLASSES} classes; {sessions} sessions of {classes} are too many.",
+            f"{sessions} sessions of {classes} classes exceed the {CLASSES} available classes",
             field="classes",
         )
     if examples + tests > UTTERANCES:
         raise InvalidRequestError(
-            f"A class has {UTTERANCES} utterances; {examples} examples and {tests} tests "
-            "are too many.",
+            f"{examples} examples and {tests} tests exceed the {UTTERANCES} utterances of a class",
             field="examples",
         )
     intents = make_intents(seed, sessions * classes, examples, tests)

@@ -40,7 +40,7 @@ from hope_runtime.models.hope.config import HopeConfig, HopeLevel, preset
 from hope_runtime.models.hope.weights import HopeWeights
 
 NAME = "levels"
-SUMMARY = "how many levels, and how slow the slowest, on text of another kind"
+SUMMARY = "number of levels and period of the slowest one, on another kind of text"
 
 LAYERS = 4
 APART = 4
@@ -58,15 +58,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[64, 256, 1024],
         metavar="TOKENS",
-        help="between updates of the slowest level (default 64 256 1024)",
+        help="update periods of the slowest level in tokens (default 64 256 1024)",
     )
-    parser.add_argument("--steps", type=count(1), default=600, help="of the training")
-    parser.add_argument("--rows", type=count(1), default=32, help="windows of a step")
-    parser.add_argument("--window", type=count(32), default=128, help="bytes that attention sees")
-    parser.add_argument("--width", type=count(8), default=64, help="of the model (default 64)")
-    parser.add_argument("--tokens", type=count(64), default=8192, help="of each tested stretch")
-    parser.add_argument("--text", type=Path, default=None, help="UTF-8 text to train on")
-    parser.add_argument("--threads", type=count(1), default=1, help="(default 1)")
+    parser.add_argument("--steps", type=count(1), default=600, help="training steps")
+    parser.add_argument("--rows", type=count(1), default=32, help="windows per step")
+    parser.add_argument("--window", type=count(32), default=128, help="attention window in bytes")
+    parser.add_argument("--width", type=count(8), default=64, help="model width (default 64)")
+    parser.add_argument("--tokens", type=count(64), default=8192, help="bytes per test text")
+    parser.add_argument("--text", type=Path, default=None, help="UTF-8 files to train on")
+    parser.add_argument("--threads", type=count(1), default=1, help="random seeds (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
 
 

@@ -41,7 +41,7 @@ from hope_runtime.models.fast_memory.memory import (
 from hope_runtime.models.fast_memory.weights import FastMemory
 
 NAME = "memory"
-SUMMARY = "what the trained fast memory recalls of facts that it read once"
+SUMMARY = "recall of facts that the trained fast memory read once"
 NEW_TOKENS = 20
 
 
@@ -62,25 +62,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--branch",
         type=Path,
         metavar="FILE",
-        help="of `hope train memory` (default: the package's)",
+        help="fast memory from `hope train memory` (default: the one in the package)",
     )
     parser.add_argument(
-        "--facts", type=count(1), nargs="+", default=[8, 24], help="told at once (default 8 24)"
+        "--facts",
+        type=count(1),
+        nargs="+",
+        default=[8, 24],
+        help="numbers of facts taught at once (default 8 24)",
     )
     parser.add_argument(
-        "--questions", type=count(1), default=300, help="for each number of facts (default 300)"
+        "--questions",
+        type=count(1),
+        default=300,
+        help="questions per number of facts (default 300)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="(default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument(
         "--model",
         default="default",
         metavar="SOURCE",
-        help="default, a .gguf file, a directory, or org/name of the Hugging Face hub",
+        help="default, a .gguf file, a directory, or ORG/NAME on the Hugging Face Hub",
     )
     parser.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="(default auto)"
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="computation type (default auto)",
     )
-    parser.add_argument("--threads", type=count(1), default=1, help="(default 1)")
+    parser.add_argument("--threads", type=count(1), default=1, help="compute threads (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--show", action="store_true", help="also list each question and reply")
 
@@ -94,7 +104,11 @@ def run(args: argparse.Namespace) -> int:
         else shipped_fast_memory(model)
     )
     if fast_memory is None:
-        raise InvalidRequestError("there is no trained branch for this base model", field="branch")
+        raise InvalidRequestError(
+            "no trained fast memory exists for this base model; train one with `hope train "
+            "memory` and name it with --branch",
+            field="branch",
+        )
     found: dict[str, Shares] = {}
     answered: dict[int, list[Answered]] = {}
     memory = None

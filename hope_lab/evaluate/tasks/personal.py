@@ -23,7 +23,7 @@ from hope_lab.evaluate.running import bench
 from hope_lab.evaluate.scoring import correct, costs, rows, trials_of
 
 NAME = "personal"
-SUMMARY = "what a user says about himself in one message, asked in a new conversation"
+SUMMARY = "facts that users tell about themselves in one message, asked in a new conversation"
 
 NEW_TOKENS = 24
 # Two facts that follow each other become one sentence this often.
@@ -112,9 +112,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hope evaluate personal`."""
     add_run_options(parser)
     add_arm_options(parser)
-    told = parser.add_argument_group("what is told")
+    told = parser.add_argument_group("users and their facts")
     told.add_argument(
-        "--people", type=count(1), default=3, help="users for each seed, a memory each (default 3)"
+        "--people",
+        type=count(1),
+        default=3,
+        help="users per seed, with one memory each (default 3)",
     )
     told.add_argument(
         "--facts",
@@ -122,7 +125,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=range(1, len(_THINGS) + 2),
         default=6,
         metavar="N",
-        help="that each tells, the name among them (default 6)",
+        help="facts per user, including the name (default 6)",
     )
 
 

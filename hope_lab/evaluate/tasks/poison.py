@@ -33,7 +33,7 @@ from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import LearningPolicy
 
 NAME = "poison"
-SUMMARY = "what hostile text does to a memory, with guards and without"
+SUMMARY = "effect of hostile text on a memory, with and without guards"
 
 FACTS_PER_CONVERSATION = 8
 # Of the session that learns beside the poisoned one.
@@ -44,30 +44,37 @@ TOLD = "facts"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hope evaluate poison`."""
     add_run_options(parser)
-    fed = parser.add_argument_group("what is told")
-    fed.add_argument("--facts", type=count(1), default=8, help="told before (default 8)")
+    fed = parser.add_argument_group("facts and attacks")
+    fed.add_argument(
+        "--facts", type=count(1), default=8, help="facts taught before the attacks (default 8)"
+    )
     fed.add_argument(
         "--attacks",
         nargs="*",
         choices=tuple(ATTACKS),
         default=list(ATTACKS),
-        help="in this order; none: only whether honest facts disturb a guard (default: all)",
+        help="attacks to run, in this order; none only tests honest facts (default: all)",
     )
     fed.add_argument(
         "--fed",
         choices=("chat", "document"),
         default="document",
-        help="how attacks come; what users say is practised in every form, which takes ten times "
-        "as long (default document)",
+        help=(
+            "input type of the attacks; chat is practised in every form and takes ten times as "
+            "long (default document)"
+        ),
     )
-    fed.add_argument("--tokens", type=count(1), default=1024, help="of an attack (default 1024)")
+    fed.add_argument(
+        "--tokens", type=count(1), default=1024, help="tokens per attack (default 1024)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the task and prints what it found. Returns the exit code."""
     if len(args.policy) > 1:
         raise InvalidRequestError(
-            "poison compares one policy with and without guards; name one.", field="policy"
+            "poison compares one policy with and without guards; give a single --policy",
+            field="policy",
         )
     with bench(args) as ready:
         bare = replace(ready.policies[0], guards=None)

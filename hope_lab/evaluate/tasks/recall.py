@@ -40,7 +40,7 @@ from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import LearningPolicy
 
 NAME = "recall"
-SUMMARY = "facts told once, asked later in a new conversation"
+SUMMARY = "facts taught once and asked later in a new conversation"
 
 FACTS_PER_MESSAGE = 3
 CONVERSATION = "told"
@@ -71,19 +71,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hope evaluate recall`."""
     add_run_options(parser)
     add_arm_options(parser)
-    facts = parser.add_argument_group("what is told")
-    facts.add_argument("--facts", type=count(1), default=30, help="facts told (default 30)")
+    facts = parser.add_argument_group("taught facts")
+    facts.add_argument("--facts", type=count(1), default=30, help="number of facts (default 30)")
     facts.add_argument(
-        "--items", type=Path, metavar="FILE.jsonl", help="take facts from a file of your own"
+        "--items",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="file of facts to use instead of generated ones",
     )
     facts.add_argument(
-        "--told", choices=("chat", "document"), default="chat", help="how (default chat)"
+        "--told",
+        choices=("chat", "document"),
+        default="chat",
+        help="input type of the facts (default chat)",
     )
     facts.add_argument(
-        "--filler", type=count(0), default=1000, help="tokens read afterwards (default 1000)"
+        "--filler",
+        type=count(0),
+        default=1000,
+        help="filler tokens read after the facts (default 1000)",
     )
     facts.add_argument(
-        "--filler-text", type=Path, metavar="PATH", help="the text to read them from"
+        "--filler-text", type=Path, metavar="PATH", help="text that the filler tokens come from"
     )
 
 

@@ -76,10 +76,10 @@ class TrainedTable:
         parser.add_argument("--tasks", nargs="+", choices=self.tasks, default=list(self.tasks))
         parser.add_argument("--models", nargs="+", choices=PRESETS, default=["hope", "transformer"])
         parser.add_argument("--seeds", type=count(0), nargs="+", default=[0], metavar="N")
-        parser.add_argument("--steps", type=count(1), default=self.steps, help="of each training")
-        parser.add_argument("--rows", type=count(1), default=64, help="strings of a step")
-        parser.add_argument("--width", type=count(8), default=64, help="of the models (default 64)")
-        parser.add_argument("--threads", type=count(1), default=1, help="(default 1)")
+        parser.add_argument("--steps", type=count(1), default=self.steps, help="training steps")
+        parser.add_argument("--rows", type=count(1), default=64, help="strings per step")
+        parser.add_argument("--width", type=count(8), default=64, help="model width (default 64)")
+        parser.add_argument("--threads", type=count(1), default=1, help="random seeds (default 1)")
         parser.add_argument("--json", action="store_true", help="print one JSON list")
 
     def run(self, args: argparse.Namespace) -> int:
@@ -138,7 +138,7 @@ def _print(found: Sequence[Mapping[str, Any]]) -> None:
 
 FORMAL = TrainedTable(
     "formal",
-    "formal languages, tested beyond the lengths that were trained on",
+    "formal languages, tested on longer strings than in training",
     tuple(sources.LANGUAGES),
     _table_5(),
     layers=1,
@@ -146,7 +146,7 @@ FORMAL = TrainedTable(
 )
 MAD = TrainedTable(
     "mad",
-    "recall, copying, memorisation and compression at small size",
+    "recall, copying, memorisation and compression on small models",
     tuple(sources.MAD),
     _table_4(),
     layers=2,

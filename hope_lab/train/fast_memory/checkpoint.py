@@ -59,7 +59,7 @@ def load(directory: Path) -> Saved:
     """The state of the run in a directory. Raises ModelNotFoundError and CorruptModelError."""
     path = directory / STATE
     if not path.exists():
-        raise ModelNotFoundError(f"there is no run in {directory}")
+        raise ModelNotFoundError(f"{directory} contains no run")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata()

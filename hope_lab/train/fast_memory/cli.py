@@ -54,38 +54,45 @@ def run(argv: Sequence[str]) -> int:
     tested = [step for step in log.read(args.out) if step.held_out is not None]
     for name, value in (tested[-1].held_out or {}).items() if tested else ():
         print(f"{name}: {value:g}")
-    print(f"the branch: {args.out / BRANCH}; `hope evaluate memory --branch` asks it in full")
+    print(f"fast memory: {args.out / BRANCH}; evaluate it with `hope evaluate memory --branch`")
     if log.plot(args.out) is None:
-        print("no plot: matplotlib is not installed (pip install 'hope-server[train]')")
+        print(
+            "no plot was drawn because matplotlib is not installed; run: pip install "
+            "'hope-server[train]'"
+        )
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hope train memory",
-        description="Train the fast memory beside a frozen base model.",
+        description="Train the fast memory of a frozen base model.",
         allow_abbrev=False,
     )
-    parser.add_argument("--steps", type=int, default=2000, help="(default 2000)")
-    parser.add_argument("--minutes", type=float, help="stop after so long, ready to be resumed")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of this run alone")
-    parser.add_argument("--resume", action="store_true", help="go on from where a run stopped")
+    parser.add_argument("--steps", type=int, default=2000, help="training steps (default 2000)")
+    parser.add_argument(
+        "--minutes", type=float, help="stop after this many minutes; the run can be resumed"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory of this run"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue a stopped run")
     parser.add_argument(
         "--layers",
         type=int,
         nargs="+",
         default=DEFAULT_LAYERS,
         metavar="N",
-        help="whose input the memory sees (default 0 8 16)",
+        help="layers whose input the fast memory reads (default 0 8 16)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="(default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument("--threads", type=int, default=1, help="compute threads (default 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--device", default="cpu", help="device, cpu or cuda (default cpu)")
     parser.add_argument(
         "--model",
         default="default",
         metavar="SOURCE",
-        help="default, a .gguf file, a directory, or org/name of the Hugging Face hub",
+        help="default, a .gguf file, a directory, or ORG/NAME on the Hugging Face Hub",
     )
     return parser
 

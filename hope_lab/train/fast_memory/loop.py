@@ -71,9 +71,9 @@ class MemoryTrainConfig:
 
     def __post_init__(self) -> None:
         if min(self.steps, self.first_rounds, self.round_every, self.facts_a_step) < 1:
-            raise ValueError("steps, rounds and facts are at least 1")
+            raise ValueError("steps, rounds and facts must be at least 1")
         if min(self.stories_a_round, self.save_every, self.test_every, self.log_every) < 1:
-            raise ValueError("stories and intervals are at least 1")
+            raise ValueError("stories and intervals must be at least 1")
 
     def rate(self, step: int) -> float:
         """The learning rate of step 0, 1, ..."""
@@ -104,14 +104,15 @@ def train_fast_memory(
     """
     if config.target != model.config.n_layers:
         raise InvalidRequestError(
-            "only a branch behind the last layer can be trained", field="layers"
+            "only a fast memory that adds its output after the last layer can be trained",
+            field="layers",
         )
     saved = checkpoint.load(out) if resume else None
     if saved is not None:
         _check_same(out, saved.settings, _settings(model, config, how))
     elif checkpoint.exists(out):
         raise InvalidRequestError(
-            f"{out} holds a run already; resume it or choose another directory", field="out"
+            f"{out} already contains a run; use --resume or choose another directory", field="out"
         )
     run = _Run(model, config, how, out)
     if saved is not None:
@@ -224,8 +225,8 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(tensors, how.clip_norm)
         if not bool(torch.isfinite(found.loss) & torch.isfinite(norm)):
             raise TrainingDivergedError(
-                f"the loss or its gradient is not finite at step {self.step + 1}; "
-                "try a lower learning rate",
+                f"the loss or its gradient is not finite at step {self.step + 1}; try a lower "
+                "learning rate",
                 step=self.step + 1,
             )
         for group in self.optimizer.param_groups:
@@ -289,5 +290,7 @@ def _check_same(out: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -
     for name, value in mine.items():
         if theirs.get(name) != value:
             raise InvalidRequestError(
-                f"the run in {out} has other settings ({name}); use the same to resume", field=name
+                f"the run in {out} was started with other settings ({name}); resume it with the "
+                "same settings",
+                field=name,
             )

@@ -26,4 +26,4 @@ def make_task(name: str, **options: Any) -> Task:
         return MAD[name](**options)
     if name == "text":
         return TextTask(**options)
-    raise ValueError(f"{name!r} is no task; there are {', '.join(TASKS)}")
+    raise ValueError(f"task {name!r} does not exist; available tasks: {', '.join(TASKS)}")

@@ -44,9 +44,11 @@ class FormalTask(LanguageTask):
 
     def __init__(self, name: str, *, longest: int = 40, longest_tested: int = 100) -> None:
         if name not in LANGUAGES:
-            raise ValueError(f"{name!r} is no language; there are {', '.join(LANGUAGES)}")
+            raise ValueError(
+                f"language {name!r} does not exist; available languages: {', '.join(LANGUAGES)}"
+            )
         if not 12 <= longest < longest_tested - 12:
-            raise ValueError("longest is at least 12, and longest_tested at least 13 more")
+            raise ValueError("longest must be at least 12, and longest_tested at least 13 more")
         self.name = name
         self.language = LANGUAGES[name]
         self.vocab_size = 1 + len(self.language.symbols)

@@ -69,7 +69,7 @@ class FuzzyRecall(MadTask):
     def __init__(self, *, pairs: int = 6, keys: int = 8, values: int = 8, longest: int = 3) -> None:
         _positive(pairs=pairs, keys=keys, values=values, longest=longest)
         if keys < 2:
-            raise ValueError("keys is at least 2")
+            raise ValueError("keys must be at least 2")
         self.pairs, self.keys, self.values, self.longest = pairs, keys, values, longest
         # Behind keys and values: a sign before each pair, one between its halves, and padding.
         self.begin, self.then, self.padding = (keys + values + at for at in range(3))
@@ -114,7 +114,7 @@ class SelectiveCopying(MadTask):
     def __init__(self, *, tokens: int = 8, length: int = 32, symbols: int = 12) -> None:
         _positive(tokens=tokens, length=length, symbols=symbols)
         if tokens > length:
-            raise ValueError("tokens is at most length")
+            raise ValueError("tokens must be at most length")
         self.tokens, self.length, self.symbols = tokens, length, symbols
         self.blank, self.sign = symbols, symbols + 1
         self.vocab_size = symbols + 2
@@ -189,7 +189,7 @@ class Compression(MadTask):
 def _positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} is a whole number of at least 1")
+            raise ValueError(f"{name} must be an integer of at least 1")
 
 
 MAD: dict[str, type[MadTask]] = {

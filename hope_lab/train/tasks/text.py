@@ -36,9 +36,9 @@ class TextTask(LanguageTask):
         held_out: float = 0.05,
     ) -> None:
         if not (isinstance(window, int) and window >= 2 and 0 < held_out < 1):
-            raise ValueError("window is at least 2 and held_out between 0 and 1")
+            raise ValueError("window must be at least 2, and held_out between 0 and 1")
         if isinstance(files, str) or not files:
-            raise InvalidRequestError("files is a list of paths", field="files")
+            raise InvalidRequestError("files must be a list of paths", field="files")
         self.window = window
         encoder = None
         if tokenizer is not None:
@@ -55,8 +55,8 @@ class TextTask(LanguageTask):
         self.learnt, self.tested = torch.cat(learnt), torch.cat(tested)
         if min(len(self.learnt), len(self.tested)) <= window:
             raise InvalidRequestError(
-                f"the text has {len(self.learnt)} tokens to learn and {len(self.tested)} to test "
-                f"on; each must be more than a window of {window}",
+                f"the text has {len(self.learnt)} tokens for training and {len(self.tested)} for "
+                f"testing; each part needs more than a window of {window}",
                 field="window",
             )
 

@@ -71,8 +71,8 @@ class Adapters:
         if found is None:
             if terms is not None and terms.rank > self._rank:
                 raise UnsupportedMemoryError(
-                    f"The session's levels have rank {terms.rank} together, and this engine was "
-                    f"started for {self._rank} at most; serve it with --engine torch."
+                    f"the levels of the session have rank {terms.rank} together, but this engine "
+                    f"was started for at most {self._rank}; serve it with --engine torch"
                 )
             while len(self._held) >= self._places:
                 unused = next(key for key, held in self._held.items() if not held.users)

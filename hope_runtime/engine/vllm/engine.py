@@ -63,25 +63,28 @@ class VLLMEngine(AdapterEngine):
         fast_memory: FastMemory | None = None,
     ) -> None:
         if importlib.util.find_spec("vllm") is None:
-            raise ModelError("vLLM is not installed here; run: make setup-vllm")
+            raise ModelError("vLLM is not installed in this environment; run: make setup-vllm")
         if window_tokens > model.config.max_positions:
             raise ModelError(
-                f"The model knows {model.config.max_positions} positions; "
-                f"a window of {window_tokens} tokens is too long for it."
+                f"window_tokens is {window_tokens}, but the model supports at most "
+                f"{model.config.max_positions} positions"
             )
         window_bytes = KVCache.bytes_of(model.config, window_tokens + 1, model.dtype)
         rows = min(rows, window_cache_bytes // window_bytes)
         if not rows:
             raise ModelError(
-                f"window_cache_bytes is {window_cache_bytes}; a window of {window_tokens} tokens "
-                f"of this model takes {window_bytes} bytes."
+                f"window_cache_bytes is {window_cache_bytes}, but one window of {window_tokens} "
+                f"tokens of this model takes {window_bytes} bytes"
             )
         if model.device.type != "cpu":
-            raise ModelError("vLLM decodes on the CPU here; leave device at auto or cpu.")
+            raise ModelError("vLLM decodes on the CPU here; set device to auto or cpu")
         self.device = Device.of(model, threads)
         if fast_memory is not None and fast_memory.config.target != model.config.n_layers:
             # Else keys and values would depend on it, and vLLM looks them up without it.
-            raise ModelError("vLLM reads a trained fast memory behind the last layer only.")
+            raise ModelError(
+                "vLLM supports a fast memory only if it adds its output after the last layer; "
+                "use --engine torch"
+            )
         super().__init__(
             model, window_tokens, fast_memory, learner or Learner(model, threads, fast_memory)
         )
@@ -204,6 +207,6 @@ def rank_for(rank: int) -> int:
         if rank <= known:
             return known
     raise ModelError(
-        f"A policy's levels have rank {rank} together; vLLM holds at most {RANKS[-1]}. "
-        "Serve it with --engine torch."
+        f"the levels of a policy have rank {rank} together, but vLLM supports at most "
+        f"{RANKS[-1]}; use --engine torch"
     )

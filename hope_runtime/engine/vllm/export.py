@@ -56,8 +56,8 @@ def exported(model: BaseModel, cache_dir: str | Path | None = None) -> Path:
                 raise
     except OSError as error:
         raise ModelError(
-            f"The model cannot be stored for vLLM in {directory.parent} ({error.strerror}); "
-            "choose another place with HOPE_CACHE_DIR."
+            f"cannot store the model for vLLM in {directory.parent} ({error.strerror}); choose "
+            "another directory with HOPE_CACHE_DIR"
         ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -67,8 +67,8 @@ def exported(model: BaseModel, cache_dir: str | Path | None = None) -> Path:
 def _config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     if config.rope_factors is not None:
         raise UnsupportedModelError(
-            "The model's rotary frequencies are those of a GGUF file, which vLLM cannot be told; "
-            "serve it with --engine torch, or from its Hugging Face directory."
+            "vLLM cannot use the rotary frequencies of a GGUF file; use --engine torch, or load "
+            "the model from its Hugging Face directory"
         )
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if (scaling := config.rope_scaling) is not None:

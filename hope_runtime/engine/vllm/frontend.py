@@ -111,7 +111,7 @@ class Frontend:
         """Take a turn. Raises CancelledTurnError when it is too late."""
         with self._taking:
             if self._closing:
-                raise CancelledTurnError("The engine is closing.")
+                raise CancelledTurnError("the engine is closing")
             # From here on only the engine ends it: a waiting task that goes away cannot.
             request.future.set_running_or_notify_cancel()
             turn = _Turn(next(self._numbers), row, memory, request)
@@ -158,11 +158,11 @@ class Frontend:
                 self._admit()
                 self.poll_running()
             except Exception:  # a bug in the engine itself must not stop every session
-                _log.exception("the engine failed")
+                _log.exception("the vLLM engine failed")
 
     def _stop(self) -> None:
         for turn in (*self._running, *self._waiting):
-            turn.request.fail(CancelledTurnError("The engine has closed."))
+            turn.request.fail(CancelledTurnError("the engine is closed"))
             turn.request.resolve()
         self._running.clear()
         self._waiting.clear()
@@ -236,7 +236,7 @@ class Frontend:
                     self._release(turn)
             elif turn.ask is None:  # else it has all that it wants of this request
                 if piece.failure is not None:
-                    self._fail(turn, HopeError(f"vLLM refused a request: {piece.failure}"))
+                    self._fail(turn, HopeError(f"vLLM rejected a request: {piece.failure}"))
                 else:
                     self._advance(turn, piece)
 
@@ -282,7 +282,7 @@ class Frontend:
         self._salts.clear()
         for turn in [*self._running]:
             turn.process_request = None
-            error = EngineLostError("The engine was lost; ask again in a few seconds.")
+            error = EngineLostError("the vLLM process was lost; retry in a few seconds")
             self._running.remove(turn)
             turn.request.fail(error)
             turn.request.resolve()

@@ -86,11 +86,13 @@ class Supervisor:
         """Raise EngineLostError while there is no process that serves. One thread."""
         with self._sending:
             if self._connection is None:
-                raise EngineLostError("The engine starts anew; ask again in a few seconds.")
+                raise EngineLostError("the vLLM process is restarting; retry in a few seconds")
             try:
                 self._connection.send(message)
             except OSError as error:
-                raise EngineLostError("The engine was lost; ask again in a few seconds.") from error
+                raise EngineLostError(
+                    "the vLLM process was lost; retry in a few seconds"
+                ) from error
 
     @property
     def pid(self) -> int | None:
@@ -128,17 +130,17 @@ class Supervisor:
         try:
             connection.send(self._options)
             if not connection.poll(START_SECONDS):
-                raise EngineLostError(f"vLLM was not ready after {START_SECONDS:.0f} seconds.")
+                raise EngineLostError(f"vLLM was not ready after {START_SECONDS:.0f} seconds")
             answer = connection.recv()
         except (EOFError, OSError) as error:
             self._kill(connection)
-            raise EngineLostError("The process of vLLM ended before it was ready.") from error
+            raise EngineLostError("the vLLM process ended before it was ready") from error
         except EngineLostError:
             self._kill(connection)
             raise
         if isinstance(answer, Refused):
             self._kill(connection)
-            raise EngineLostError(f"vLLM will not serve: {answer.reason}")
+            raise EngineLostError(f"vLLM refused to serve: {answer.reason}")
         assert isinstance(answer, Ready)
         _log.info("vLLM is ready after %.0f s", answer.seconds)
         return connection
@@ -150,7 +152,7 @@ class Supervisor:
             self._listen(self._connection)
             if self._closing.is_set():
                 break
-            _log.error("the process of vLLM is lost; another one starts")
+            _log.error("the vLLM process was lost; starting another one")
             self._end()
             self._on_lost()
             self._again()
@@ -176,7 +178,7 @@ class Supervisor:
                 elif not self._owes():
                     heard = time.monotonic()
                 elif time.monotonic() - heard > STALL_SECONDS:
-                    _log.error("vLLM gave no sign of life for %.0f s", STALL_SECONDS)
+                    _log.error("the vLLM process did not respond for %.0f s", STALL_SECONDS)
                     return
             except (EOFError, OSError):
                 return

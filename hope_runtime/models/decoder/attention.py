@@ -91,7 +91,7 @@ class RowAttention:
             _check_capacity(row.cache, len(row.ids))
             if (stop := row.cache.length + len(row.ids)) > known:
                 raise WindowOverflowError(
-                    f"{stop} tokens do not fit the {known} positions of the model"
+                    f"{stop} tokens exceed the {known} positions of the model"
                 )
         self._config: ModelConfig = model.config
         self._lengths = [len(row.ids) for row in rows]
@@ -145,7 +145,7 @@ def _check_capacity(cache: KVCache, T: int) -> None:
     """Raise WindowOverflowError when a cache does not hold T more tokens."""
     stop = cache.length + T
     if stop > cache.capacity:
-        raise WindowOverflowError(f"{stop} tokens do not fit a cache of {cache.capacity}")
+        raise WindowOverflowError(f"{stop} tokens exceed the cache capacity of {cache.capacity}")
 
 
 def _score_bias(

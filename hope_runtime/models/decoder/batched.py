@@ -46,7 +46,7 @@ def forward_rows(
     """
     lengths = [len(row.ids) for row in rows]
     B = sum(length == 1 for length in lengths)
-    assert all(length == 1 for length in lengths[:B]), "rows of one token come first"
+    assert all(length == 1 for length in lengths[:B]), "rows of one token must come first"
     attention = RowAttention(model, rows)
     adapters = RowAdapters(stack, B, [row.adapter for row in rows[B:]], lengths[B:])
     ids_N = torch.tensor([token for row in rows for token in row.ids], device=model.device)

@@ -24,12 +24,12 @@ def config_from_json(raw: Mapping[str, Any], source: TensorSource) -> ModelConfi
     """ModelConfig from config.json in its old and new spellings."""
 
     def refuse(feature: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{source.path} has {feature}, which is not known")
+        return UnsupportedModelError(f"{source.path} has {feature}, which is not supported")
 
     if raw.get("hidden_act", "silu") != "silu":
-        raise refuse(f"the activation {raw['hidden_act']!r}")
+        raise refuse(f"the activation function {raw['hidden_act']!r}")
     if raw.get("mlp_bias"):
-        raise refuse("biases in its mlp")
+        raise refuse("biases in its MLPs")
     if raw.get("quantization_config"):
         raise refuse("quantised weights")
     try:
@@ -55,7 +55,9 @@ def config_from_json(raw: Mapping[str, Any], source: TensorSource) -> ModelConfi
             attention_bias=bool(raw.get("attention_bias", False)),
         )
     except KeyError as error:
-        raise CorruptModelError(f"{source.path}/config.json lacks {error.args[0]}") from error
+        raise CorruptModelError(
+            f"{source.path}/config.json does not contain {error.args[0]}"
+        ) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise _unknown(source, error) from error
 
@@ -67,7 +69,7 @@ def _rope_from_json(
     rope = {"rope_theta": raw.get("rope_theta", _DEFAULT_THETA)}
     rope |= raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise refuse("rotary positions on a part of each head")
+        raise refuse("rotary positions on only a part of each head")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return float(rope["rope_theta"]), None
@@ -85,27 +87,29 @@ def config_from_gguf(metadata: Mapping[str, Any], source: TensorSource) -> Model
     """ModelConfig from GGUF metadata and the shapes of the tensors."""
     path = source.path
     if metadata.get("llama.expert_count", 0):
-        raise UnsupportedModelError(f"{path} is a mixture of experts, which is not known")
+        raise UnsupportedModelError(f"{path} is a mixture of experts, which is not supported")
     if metadata.get("llama.rope.scaling.type", "none") != "none":
         raise UnsupportedModelError(
-            f"{path} scales its rotary positions by {metadata['llama.rope.scaling.type']!r}, "
-            "which is not known"
+            f"{path} uses rotary scaling of type {metadata['llama.rope.scaling.type']!r}, which "
+            "is not supported"
         )
 
     def get(key: str) -> Any:
         value = metadata.get(f"llama.{key}")
         if value is None:
-            raise CorruptModelError(f"{path} lacks the metadata llama.{key}")
+            raise CorruptModelError(f"{path} does not contain the metadata llama.{key}")
         return value
 
     embedding = source.shape("token_embd.weight")
     if embedding is None:
-        raise CorruptModelError(f"{path} lacks the tensor token_embd.weight")
+        raise CorruptModelError(f"{path} does not contain the tensor token_embd.weight")
     try:
         D, H = get("embedding_length"), get("attention.head_count")
         K = metadata.get("llama.attention.key_length", D // H)
         if metadata.get("llama.rope.dimension_count", K) != K:
-            raise UnsupportedModelError(f"{path} rotates a part of each head, which is not known")
+            raise UnsupportedModelError(
+                f"{path} rotates only a part of each head, which is not supported"
+            )
         factors = None
         if source.shape("rope_freqs.weight") is not None:
             factors = tuple(source.take("rope_freqs.weight", (K // 2,)).tolist())
@@ -129,7 +133,7 @@ def config_from_gguf(metadata: Mapping[str, Any], source: TensorSource) -> Model
 
 
 def _unknown(source: TensorSource, error: Exception) -> UnsupportedModelError:
-    return UnsupportedModelError(f"{source.path} describes a model that is not known: {error}")
+    return UnsupportedModelError(f"{source.path} describes an unsupported model: {error}")
 
 
 def weights_from_safetensors(

@@ -44,11 +44,11 @@ class FastMemoryConfig:
     def __post_init__(self) -> None:
         sizes = (self.d_model, self.n_heads, self.key_width, self.value_width, self.input_width)
         if min(*sizes, self.hidden, self.taps) < 1:
-            raise ValueError("every size of a fast memory is at least 1")
+            raise ValueError("every size of a fast memory must be at least 1")
         if not self.sources or list(self.sources) != sorted(set(self.sources)):
-            raise ValueError("sources are at least one layer, rising")
+            raise ValueError("sources must be at least one layer, in ascending order")
         if self.sources[0] < 0 or self.sources[-1] > self.target:
-            raise ValueError("a fast memory adds at or behind the last layer that it sees")
+            raise ValueError("target must not lie before the last source layer")
 
     @property
     def seen_width(self) -> int:
@@ -167,7 +167,9 @@ def check_fits(fast_memory: FastMemory, model: BaseModel) -> None:
         raise ValueError("the fast memory was made for a base model of another shape")
     for name, tensor in fast_memory.weights.named():
         if tuple(tensor.shape) != expected_shapes(config)[name]:
-            raise ValueError(f"{name} of the fast memory has the shape {tuple(tensor.shape)}")
+            raise ValueError(
+                f"tensor {name} of the fast memory has the wrong shape {tuple(tensor.shape)}"
+            )
 
 
 def init_weights(config: FastMemoryConfig, seed: int) -> FastMemoryWeights:

@@ -27,7 +27,8 @@ class HopeLevel:
     def __post_init__(self) -> None:
         if self.period_tokens < 0 or self.d_ff < 1 or not self.learning_rate >= 0:
             raise ValueError(
-                "a level needs a period of at least 0, units, and a rate of at least 0"
+                "a level needs period_tokens of at least 0, d_ff of at least 1 and learning_rate "
+                "of at least 0"
             )
 
 
@@ -53,22 +54,26 @@ class HopeConfig:
 
     def __post_init__(self) -> None:
         if self.window < 1:
-            raise ValueError("a window holds at least the token itself")
+            raise ValueError("window must be at least 1")
         periods = [level.period_tokens for level in self.levels if level.period_tokens]
         if any(slow % fast or slow < fast for fast, slow in pairwise(periods)):
-            raise ValueError("each level's period is a multiple of the faster one's before it")
+            raise ValueError(
+                "period_tokens of each level must be a multiple of that of the level before it"
+            )
         if any(
             not fast.period_tokens and slow.period_tokens for fast, slow in pairwise(self.levels)
         ):
-            raise ValueError("levels run from fast to slow; the static ones come last")
+            raise ValueError("levels must be ordered from fast to slow, with static ones last")
         if self.fast is not None and self.backbone.d_model % self.fast.n_heads:
-            raise ValueError("d_model must be a multiple of the fast memory's heads")
+            raise ValueError("d_model must be a multiple of the fast memory's n_heads")
         if self.layer_levels is not None:
             used = {level for row in self.layer_levels for level in row}
             if len(self.layer_levels) != self.backbone.n_layers:
-                raise ValueError("layer_levels names the levels of each layer")
+                raise ValueError("layer_levels must have one entry for each layer")
             if used != set(range(len(self.levels))):
-                raise ValueError("layer_levels uses every level, and none that is not there")
+                raise ValueError(
+                    "layer_levels must use every level, and no level that does not exist"
+                )
 
     def levels_of(self, layer: int) -> tuple[int, ...]:
         """Indices of the levels that a block has, fast to slow."""
@@ -135,7 +140,7 @@ def preset(
     the levels. `fast` overrides fields of the preset's TitansConfig. Raises ValueError.
     """
     if name not in PRESETS:
-        raise ValueError(f"{name!r} is no preset; there are {', '.join(PRESETS)}")
+        raise ValueError(f"preset {name!r} does not exist; available presets: {', '.join(PRESETS)}")
     d_ff = d_ff or -(-8 * d_model // 3)
     learns = name in ("hope", "hope_attention")
     count = len(periods) if learns else 1
@@ -148,7 +153,7 @@ def preset(
     memory = None if attention else _fast_preset(name, n_heads, d_model // n_heads)
     if fast:
         if memory is None:
-            raise ValueError(f"{name} has no fast memory")
+            raise ValueError(f"preset {name} has no fast memory to configure")
         if fast.get("depth") == 1:
             memory = replace(memory, depth=1, hidden=0)
         memory = replace(memory, **fast)

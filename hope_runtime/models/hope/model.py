@@ -118,7 +118,7 @@ def hidden_states(
 ) -> tuple[Tensor, Context]:
     """Hidden states after the final norm, (B, T, D); otherwise as `forward`."""
     B, T = ids_BT.shape
-    assert T, "a pass has at least one token"
+    assert T, "a pass needs at least one token"
     if context is None:
         context = fresh_context(config, weights, B)
     backbone, device = config.backbone, weights.device

@@ -67,7 +67,9 @@ class HopeModel:
                 recipe="streamed",
             )
         except ValueError as error:
-            raise UnsupportedModelError(f"the model's levels cannot be served: {error}") from error
+            raise UnsupportedModelError(
+                f"the levels of the model cannot be served: {error}"
+            ) from error
 
 
 def fingerprint_of(config: HopeConfig, weights: HopeWeights, tokenizer: Tokenizer) -> str:

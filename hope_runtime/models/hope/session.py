@@ -97,7 +97,7 @@ def remember(
 ) -> SessionMemory:
     """The memory after `record`, whose tokens `state` has observed from restore(enter(memory))."""
     memory = observe(memory, record, window_tokens=None)
-    assert memory.observed_tokens == int(state.observed_B), "a record is observed once"
+    assert memory.observed_tokens == int(state.observed_B), "a record must be observed only once"
     memory = with_state(memory, state, record.conversation)
     # Boundaries lie within what was read, so what waits is what came after the fastest one's.
     through = [
@@ -109,7 +109,7 @@ def remember(
 
 def flushed(memory: SessionMemory, state: HopeState, position: int) -> SessionMemory:
     """The memory after its levels learnt what they had gathered, at `position`."""
-    assert memory.fast is not None, "a flush follows what was read"
+    assert memory.fast is not None, "a flush must follow observed tokens"
     memory = with_state(memory, state, memory.fast.conversation)
     return _learnt_through(memory, [position] * len(memory.levels))
 
@@ -166,11 +166,13 @@ class HopeLayout:
             return
         ids, length = tensors["segment.ids_BN"], int(tensors["segment.length_B"])
         if not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
-            raise CorruptStateError("A segment holds ids outside of the vocabulary.")
+            raise CorruptStateError("a segment contains token ids outside the vocabulary")
         if not 0 <= length <= model.config.segment:
-            raise CorruptStateError(f"A segment of {length} tokens does not fit the model.")
+            raise CorruptStateError(
+                f"a segment of {length} tokens is longer than the model's segments"
+            )
         if (length > 0) != (f"{_START}.position_B" in tensors):
-            raise CorruptStateError("A segment and the context that it starts from disagree.")
+            raise CorruptStateError("a segment and its initial context do not match")
 
     def check_context(self, tensors: Tensors) -> None:
         """See Layout.check_context."""
@@ -185,7 +187,7 @@ class HopeLayout:
         check_tensors(kind, tensors, shapes, {name: each.dtype for name, each in expected.items()})
         for name, tensor in tensors.items():
             if name.endswith(("position_B", "written_B")) and int(tensor) < 0:
-                raise CorruptStateError(f"{name} of a {kind} is negative.")
+                raise CorruptStateError(f"{name} of a {kind} is negative")
 
     def _window_shape(
         self, kind: str, name: str, shape: tuple[int, ...], tensors: Tensors
@@ -197,7 +199,9 @@ class HopeLayout:
         same = first in tensors and tensors[first].dim() == 4 and tensors[first].shape[2] == tokens
         most = TAIL_TOKENS if part == "tail_k" else self.model.config.window
         if not same or tokens > most:
-            raise CorruptStateError(f"{name} of a {kind} holds {tokens} tokens.")
+            raise CorruptStateError(
+                f"{name} of a {kind} contains {tokens} tokens, which does not match the model"
+            )
         return (*shape[:2], tokens, shape[3])
 
 

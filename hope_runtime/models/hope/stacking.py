@@ -32,7 +32,8 @@ def stack_levels(
     config, weights = base.config, base.weights
     if len(layer_level) != config.n_layers:
         raise UnsupportedModelError(
-            f"layer_level names {len(layer_level)} layers and the model has {config.n_layers}"
+            f"layer_level has {len(layer_level)} entries, but the model has {config.n_layers} "
+            "layers"
         )
     native = HopeConfig(
         config,

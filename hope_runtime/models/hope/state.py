@@ -128,8 +128,8 @@ def check_bounds(state: HopeState, before: HopeState | None = None) -> None:
     if bool(bad.any()):
         rows = tuple(int(row) for row in bad.nonzero()[:, 0])
         raise DivergedStateError(
-            f"learning would make the memory of row {rows[0]} unusable; "
-            "its state is as it was before these tokens",
+            f"learning would make the memory of row {rows[0]} diverge; its state was left as it "
+            "was before these tokens",
             rows=rows,
         )
 

@@ -112,10 +112,11 @@ def end_segments(config: HopeConfig, weights: HopeWeights, state: HopeState) -> 
 def _check_ids(config: HopeConfig, ids_BT: Tensor, state: HopeState) -> None:
     if ids_BT.dim() != 2 or ids_BT.shape[0] != state.rows or not ids_BT.shape[1]:
         raise InvalidRequestError(
-            f"ids are {tuple(ids_BT.shape)} and should be ({state.rows}, at least 1)", field="ids"
+            f"ids have shape {tuple(ids_BT.shape)} instead of ({state.rows}, at least 1)",
+            field="ids",
         )
     low, high = ids_BT.aminmax()
     if int(low) < 0 or int(high) >= config.backbone.vocab_size:
         raise InvalidRequestError(
-            f"token ids lie in [0, {config.backbone.vocab_size})", field="ids"
+            f"token ids must be in [0, {config.backbone.vocab_size})", field="ids"
         )

@@ -137,13 +137,13 @@ def from_named(config: HopeConfig, tensors: Mapping[str, Tensor]) -> HopeWeights
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.named()}
     for name, shape in shapes.items():
         if name not in tensors:
-            raise CorruptModelError(f"the tensor {name} is missing")
+            raise CorruptModelError(f"tensor {name} is missing")
         if tuple(tensors[name].shape) != shape:
             found = tuple(tensors[name].shape)
-            raise CorruptModelError(f"{name} is {found} and should be {shape}")
+            raise CorruptModelError(f"tensor {name} has shape {found} instead of {shape}")
     unknown = sorted(set(tensors) - set(shapes))
     if unknown:
-        raise CorruptModelError(f"the configuration has no tensor {unknown[0]}")
+        raise CorruptModelError(f"tensor {unknown[0]} is not part of the configuration")
     return with_tensors(expected, tensors)
 
 

@@ -49,7 +49,9 @@ def by_certificate(context: Context) -> Caller:
     names = list(context.auth_context().get("x509_common_name", ()))
     user = names[0].decode(errors="replace") if len(names) == 1 else ""
     if not USER_ID.fullmatch(user):
-        raise UnauthenticatedError("The client certificate's common name is no id of a user.")
+        raise UnauthenticatedError(
+            "the common name of the client certificate is not a valid user id"
+        )
     return Caller(user)
 
 
@@ -58,7 +60,7 @@ def by_operator_token(expected: bytes) -> Authenticator:
 
     def authenticate(context: Context) -> Caller:
         if not hmac.compare_digest(_bearer_token(context).encode(), expected):
-            raise UnauthenticatedError("The bearer token is not this server's operator token.")
+            raise UnauthenticatedError("the bearer token is not the operator token of this server")
         return ANYBODY
 
     return authenticate
@@ -68,10 +70,10 @@ def _bearer_token(context: Context) -> str:
     found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
     if len(found) != 1 or not isinstance(found[0], str):
         raise UnauthenticatedError(
-            "This server asks for a bearer token, in the metadata 'authorization: Bearer TOKEN'."
+            "a bearer token is required; send the metadata 'authorization: Bearer TOKEN'"
         )
     if not found[0][: len(_SCHEME)].lower() == _SCHEME:
-        raise UnauthenticatedError("The metadata 'authorization' must begin with 'Bearer '.")
+        raise UnauthenticatedError("the metadata 'authorization' must have the form 'Bearer TOKEN'")
     return found[0][len(_SCHEME) :].strip()
 
 

@@ -64,7 +64,7 @@ def fault_of(ref: BlobRef, data: bytes | None) -> str | None:
     if data is None:
         return "it is missing"
     if len(data) != ref.size_bytes:
-        return f"{len(data)} bytes instead of {ref.size_bytes}"
+        return f"it has {len(data)} bytes instead of {ref.size_bytes}"
     return None if digest_of(data) == ref.digest else "its digest differs"
 
 

@@ -77,7 +77,7 @@ class Connection:
     # Opening
 
     async def open(self) -> None:
-        assert self._client is None, "the store is open already"
+        assert self._client is None, "the store is already open"
         try:
             client = aioredis.Redis.from_url(
                 self._url,
@@ -89,7 +89,9 @@ class Connection:
             )
         except (ValueError, exceptions.RedisError):
             # The message of the original would quote the address, credentials and all.
-            raise StoreUnavailableError(f"{self.where} is no address of a store") from None
+            raise StoreUnavailableError(
+                f"{self.where} is not the URL of a Redis or Valkey store"
+            ) from None
         self._client = client
         try:
             await self._examine()
@@ -114,7 +116,7 @@ class Connection:
         report = examine(info, appendfsync, self._durability)
         for warning in report.warnings:
             _log.warning("%s: %s", self.where, warning)
-        _log.info("%s; what is lost when %s", self.where, "; ".join(report.losses))
+        _log.info("%s; acknowledged turns lost when %s", self.where, "; ".join(report.losses))
 
     def _connected(self) -> aioredis.Redis:
         if self._client is None:
@@ -195,7 +197,8 @@ class Connection:
     def _require_durable(self, counts: Sequence[Any]) -> None:
         if counts and not self._durability.reached(counts[0]):
             raise StoreUnavailableError(
-                f"{self.where} applied a write that is not yet as durable as asked; try again"
+                f"{self.where} applied a write but did not reach the requested durability in "
+                "time; retry"
             )
 
     # Pieces of blobs
@@ -242,7 +245,7 @@ class Connection:
                 return await self.all(commands)
             # Not loaded yet, or the server was restarted since, perhaps just after loading.
             await self.call("SCRIPT LOAD", script)
-        raise StoreUnavailableError(f"{self.where} forgets its scripts; try again")
+        raise StoreUnavailableError(f"{self.where} does not keep its scripts loaded; retry")
 
     async def all(self, commands: Sequence[Command]) -> list[Any]:
         """Replies of plain commands that are sent together; others may come between them."""

@@ -60,22 +60,23 @@ def examine(info: Mapping[str, str], appendfsync: str | None, wanted: Durability
     version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
     if version < OLDEST:
         raise StoreVersionError(
-            f"the store runs {info['redis_version']}; Redis 7 or Valkey 8, or newer, is needed"
+            f"the store runs version {info['redis_version']}; Redis 7, Valkey 8 or newer is "
+            "required"
         )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy.startswith("allkeys-"):
         raise StoreUnavailableError(
-            f"the store evicts sessions when memory is short (maxmemory-policy {policy}); "
-            "set it to noeviction"
+            f"the store evicts sessions when memory is short (maxmemory-policy {policy}); set "
+            "maxmemory-policy noeviction"
         )
     has_file = info.get("aof_enabled") == "1"
     if wanted.fsync and version < OLDEST_WITH_WAITAOF:
         raise StoreUnavailableError(
-            f"the store runs {info['redis_version']}; waiting for its disk needs 7.2"
+            f"the store runs version {info['redis_version']}; store_fsync requires 7.2 or newer"
         )
     if wanted.fsync and not has_file:
         raise StoreUnavailableError(
-            "waiting for the store's disk needs its append-only file; set appendonly yes"
+            "store_fsync requires the append-only file of the store; set appendonly yes"
         )
     return Report(_warnings(policy, has_file), _losses(has_file, appendfsync, wanted))
 
@@ -83,10 +84,11 @@ def examine(info: Mapping[str, str], appendfsync: str | None, wanted: Durability
 def _warnings(policy: str, has_file: bool) -> list[str]:
     warnings = []
     if not has_file:
-        warnings.append("the store's append-only file is off: set appendonly yes")
+        warnings.append("the append-only file of the store is off; set appendonly yes")
     if policy != "noeviction":
         warnings.append(
-            f"maxmemory-policy is {policy}: commits that are under way may be evicted and refused"
+            f"maxmemory-policy is {policy}, so commits in progress may be evicted and refused; "
+            "set maxmemory-policy noeviction"
         )
     return warnings
 
@@ -99,18 +101,18 @@ def _losses(has_file: bool, appendfsync: str | None, wanted: Durability) -> list
     elif wanted.fsync or appendfsync == "always":
         power = "nothing"
     elif appendfsync == "no":
-        power = "what the kernel had not written, often 30 seconds"
+        power = "everything not yet written by the kernel, often 30 seconds"
     else:
         power = "up to 2 seconds"
     failover = (
-        f"nothing that {wanted.replicas} replica(s) hold, if one of them is promoted"
+        f"nothing held by {wanted.replicas} replica(s), if one of them is promoted"
         if wanted.replicas
-        else "what had not reached the promoted replica"
+        else "everything that had not reached the promoted replica"
     )
     return [
-        "a hope server ends: nothing",
-        f"the store's process ends: {crash}",
-        f"the store's machine loses power: {power}",
+        "a hope server stops: nothing",
+        f"the store process stops: {crash}",
+        f"the store machine loses power: {power}",
         f"a replica of the store is promoted: {failover}",
-        "after the last three every lease is void and sessions are loaded again",
+        "after the last three, every lease is void and sessions are loaded again",
     ]

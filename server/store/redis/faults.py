@@ -23,20 +23,26 @@ def translate(error: exceptions.RedisError, where: str) -> StoreError | None:
     first = str(error).partition(" ")[0]
     if isinstance(error, exceptions.OutOfMemoryError):
         return StoreFullError(
-            f"{where} has no memory left; raise its maxmemory or erase sessions, then try again"
+            f"{where} is out of memory; raise its maxmemory or delete sessions, then retry"
         )
     if isinstance(error, exceptions.NoPermissionError) or first in _NO_WRITES:
-        return StoreFullError(f"{where} does not take writes ({error})")
+        return StoreFullError(
+            f"{where} does not accept writes ({error}); check its disk and the permissions of "
+            "the user"
+        )
     if isinstance(error, exceptions.AuthenticationError) or first in ("NOAUTH", "WRONGPASS"):
-        return StoreUnavailableError(f"{where} does not accept the credentials")
+        return StoreUnavailableError(
+            f"{where} rejected the credentials; check the user in the URL and store_password_file"
+        )
     if isinstance(
         error,
         exceptions.ConnectionError | exceptions.TimeoutError | exceptions.ReadOnlyError,
     ) or first in (*_NOT_NOW,):
-        return StoreUnavailableError(f"cannot reach {where} ({_brief(error)}); try again")
+        return StoreUnavailableError(f"cannot reach {where} ({_brief(error)}); retry")
     if first == "WRONGTYPE":
         return CorruptStoreError(
-            f"{where} holds keys of another program under hope:; give the store another database"
+            f"{where} contains keys of another program under the prefix 'hope:'; use another "
+            "database for the store"
         )
     return None
 

@@ -23,12 +23,12 @@ def commit(draft: Draft, lease: Lease, change: Commit, put: Mapping[str, BlobRef
     state = record.state
     is_new_version = change.version == state.version + 1
     if not is_new_version and change.version != state.version:
-        raise ValueError(f"version {change.version} does not follow {state.version}")
+        raise ValueError(f"version {change.version} does not follow version {state.version}")
     live = drop_expired(draft)
     if change.reply is not None:
         if live is not None:
             raise AlreadyExistsError(
-                f"request {change.reply.request_id!r} on {lease.key} was answered before"
+                f"request {change.reply.request_id!r} of session {lease.key} was already answered"
             )
         keep_reply(draft, change.reply)
     kept = {name: ref for name, ref in state.blobs.items() if name not in change.drop_blobs}
@@ -96,7 +96,7 @@ async def fork(
     record = origin.require()
     state = record.state if version is None else state_at(record, version)
     if draft.record is not None:
-        raise AlreadyExistsError(f"{target} exists already")
+        raise AlreadyExistsError(f"session {target} already exists")
     if summary is not None:
         state = replace(state, summary=summary)
     made = SessionRecord(
@@ -136,7 +136,7 @@ def collect(draft: Draft, keep_recent: int) -> int:
 def state_at(record: SessionRecord, version: int) -> State:
     """A kept version. Raises VersionNotFoundError."""
     if version not in record.versions:
-        raise VersionNotFoundError(f"{record.key} does not keep version {version}")
+        raise VersionNotFoundError(f"version {version} of session {record.key} does not exist")
     return record.versions[version][0]
 
 

@@ -44,7 +44,7 @@ async def save_job(
         held = HeldJob(name, job, {})
         await connection.call("ZADD", JOBS, repr(draft.now), _hint(draft.key, name))
     elif held.job.request != request:
-        raise AlreadyExistsError(f"{lease.key} has another job")
+        raise AlreadyExistsError(f"session {lease.key} already has another job")
     dropped = frozenset(drop)
     kept = {name: ref for name, ref in held.blobs.items() if name not in dropped}
     job = replace(held.job, progress=progress)

@@ -23,7 +23,7 @@ async def read_blobs(
         if names is None:
             return blobs
         if missing := [name for name in names if name not in blobs]:
-            raise NotFoundError(f"{key} has no blobs {missing}")
+            raise NotFoundError(f"session {key} has no blobs named {missing}")
         return {name: blobs[name] for name in names}
 
     _, blobs = await _read_checked(transactions, key, wanted)
@@ -33,7 +33,7 @@ async def read_blobs(
 async def read_job(transactions: Transactions, key: SessionKey) -> tuple[Job, dict[str, bytes]]:
     def wanted(record: SessionRecord) -> dict[str, BlobRef]:
         if record.job is None:
-            raise NotFoundError(f"{key} has no job")
+            raise NotFoundError(f"session {key} has no job")
         return dict(sorted(record.job.blobs.items()))
 
     record, blobs = await _read_checked(transactions, key, wanted)

@@ -154,7 +154,8 @@ def decode(key: SessionKey, fields: Mapping[str, bytes]) -> SessionRecord:
     except (KeyError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise CorruptStoreError(
-            f"the record of {key} cannot be read ({reason}); erase the session or restore a backup"
+            f"the record of session {key} cannot be read ({reason}); delete the session or "
+            "restore a backup"
         ) from error
 
 

@@ -23,7 +23,7 @@ async def create(
     summary: bytes,
 ) -> Head:
     if draft.record is not None:
-        raise AlreadyExistsError(f"{draft.key} exists already")
+        raise AlreadyExistsError(f"session {draft.key} already exists")
     draft.record = SessionRecord(
         key=draft.key,
         incarnation=await transactions.connection.number(),
@@ -87,7 +87,7 @@ async def delete_user(transactions: Transactions, user: str) -> int:
         drafts[0].checks.append((str(len(names)), ("ZCARD", keys.names)))
         if await transactions.apply(drafts, before, when_full=True):
             return len(names)
-    raise StoreUnavailableError(f"the sessions of users/{user} are changing; try again")
+    raise StoreUnavailableError(f"the sessions of users/{user} are being changed by others; retry")
 
 
 async def users(transactions: Transactions) -> set[str]:

@@ -10,7 +10,7 @@ from server.store.values import Snapshot
 def snapshot(draft: Draft, name: str) -> Snapshot:
     record = draft.require()
     if name in record.snapshots:
-        raise SnapshotExistsError(f"{draft.key} has a snapshot {name} already")
+        raise SnapshotExistsError(f"snapshot {name} of session {draft.key} already exists")
     made = Snapshot(name=name, version=record.state.version, create_time=draft.now)
     record.snapshots[name] = made
     return made
@@ -26,4 +26,4 @@ def snapshots(draft: Draft, page_size: int, page_token: str) -> tuple[list[Snaps
 
 def delete_snapshot(draft: Draft, name: str) -> None:
     if draft.require().snapshots.pop(name, None) is None:
-        raise SnapshotNotFoundError(f"{draft.key} has no snapshot {name}")
+        raise SnapshotNotFoundError(f"snapshot {name} of session {draft.key} does not exist")

@@ -90,11 +90,14 @@ class RedisStore(SessionStore):
             await self._connection.call("SET", FORMAT, SCHEMA_VERSION, "NX")
             found = await self._connection.call("GET", FORMAT)
         if not found.isdigit():
-            raise CorruptStoreError(f"{where} holds keys of another program under hope:")
+            raise CorruptStoreError(
+                f"{where} contains keys of another program under the prefix 'hope:'; use another "
+                "database for the store"
+            )
         if int(found) > SCHEMA_VERSION:
             raise StoreVersionError(
-                f"{where} has format {int(found)}, this program knows up to {SCHEMA_VERSION}; "
-                "use the program that wrote it, or a newer one"
+                f"{where} has format {int(found)}, and this program supports formats up to "
+                f"{SCHEMA_VERSION}; use a newer program"
             )
 
     async def _sweep(self, idle_seconds: float) -> None:
@@ -102,9 +105,9 @@ class RedisStore(SessionStore):
             await asyncio.sleep(min(SWEEP_SECONDS, idle_seconds / 4))
             try:
                 if erased := await self.erase_idle(idle_seconds):
-                    _log.info("erased %d idle sessions", erased)
+                    _log.info("deleted %d idle sessions", erased)
             except StoreError as error:
-                _log.warning("idle sessions stay for now: %s", error)
+                _log.warning("could not delete idle sessions; retrying later: %s", error)
 
     async def erase_idle(self, idle_seconds: float) -> int:
         """Erases sessions that nobody changed for so long, holds or works on; returns how many."""
@@ -145,7 +148,7 @@ class RedisStore(SessionStore):
         self, user: str, *, page_size: int = 50, page_token: str = ""
     ) -> tuple[list[Head], str]:
         if not 1 <= page_size <= MAX_PAGE_SIZE:
-            raise ValueError(f"page_size must be 1 to {MAX_PAGE_SIZE}, not {page_size}")
+            raise ValueError(f"page_size is {page_size}; allowed values: 1 to {MAX_PAGE_SIZE}")
         return await sessions.list_sessions(self._transactions, user, page_size, page_token)
 
     async def delete(self, key: SessionKey, *, etag: str | None = None) -> None:
@@ -170,7 +173,7 @@ class RedisStore(SessionStore):
 
     async def acquire(self, key: SessionKey, owner: str, ttl_seconds: float) -> Lease:
         if ttl_seconds <= 0 or not owner:
-            raise ValueError("a lease needs an owner and a positive number of seconds")
+            raise ValueError("a lease requires an owner and a positive number of seconds")
 
         async def operation(draft: Draft) -> Lease:
             return await leases.acquire(draft, self._transactions, owner, ttl_seconds)
@@ -179,7 +182,7 @@ class RedisStore(SessionStore):
 
     async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
         if ttl_seconds <= 0:
-            raise ValueError("a lease needs a positive number of seconds")
+            raise ValueError("a lease requires a positive number of seconds")
 
         async def operation(draft: Draft) -> Lease:
             return leases.renew(draft, lease, ttl_seconds)
@@ -220,7 +223,7 @@ class RedisStore(SessionStore):
         summary: bytes | None = None,
     ) -> Head:
         if not nonce:
-            raise ValueError("a rollback needs a nonce")
+            raise ValueError("a rollback requires a nonce")
 
         async def operation(draft: Draft) -> Head:
             return history.rollback(
@@ -246,7 +249,7 @@ class RedisStore(SessionStore):
         self, key: SessionKey, *, after_seq: int = 0, limit: int = 1000
     ) -> list[LogRecord]:
         if limit < 1:
-            raise ValueError(f"limit must be at least 1, not {limit}")
+            raise ValueError(f"limit is {limit}; it must be at least 1")
         return await reading.read_log(self._transactions, key, after_seq, limit)
 
     async def find_reply(self, key: SessionKey, request_id: str) -> StoredReply | None:
@@ -266,7 +269,7 @@ class RedisStore(SessionStore):
         summary: bytes | None = None,
     ) -> Head:
         if source.user != target.user:
-            raise ValueError("a fork stays with its user")
+            raise ValueError("a fork must belong to the same user as its source")
 
         async def operation(draft: Draft) -> Head:
             return await history.fork(draft, self._transactions, source, version, summary)
@@ -275,7 +278,7 @@ class RedisStore(SessionStore):
 
     async def collect(self, key: SessionKey, keep_recent: int) -> int:
         if keep_recent < 1:
-            raise ValueError("the present version cannot be collected")
+            raise ValueError("the current version cannot be collected")
 
         async def operation(draft: Draft) -> int:
             return history.collect(draft, keep_recent)
@@ -286,7 +289,7 @@ class RedisStore(SessionStore):
 
     async def snapshot(self, key: SessionKey, name: str) -> Snapshot:
         if not name:
-            raise ValueError("a snapshot needs a name")
+            raise ValueError("a snapshot requires a name")
 
         async def operation(draft: Draft) -> Snapshot:
             return snapshots.snapshot(draft, name)
@@ -297,7 +300,7 @@ class RedisStore(SessionStore):
         self, key: SessionKey, *, page_size: int = 50, page_token: str = ""
     ) -> tuple[list[Snapshot], str]:
         if not 1 <= page_size <= MAX_PAGE_SIZE:
-            raise ValueError(f"page_size must be 1 to {MAX_PAGE_SIZE}, not {page_size}")
+            raise ValueError(f"page_size is {page_size}; allowed values: 1 to {MAX_PAGE_SIZE}")
         return snapshots.snapshots(await self._transactions.read(key), page_size, page_token)
 
     async def delete_snapshot(self, key: SessionKey, name: str) -> None:
@@ -318,7 +321,7 @@ class RedisStore(SessionStore):
         drop_blobs: frozenset[str] = frozenset(),
     ) -> Job:
         if both := drop_blobs & put_blobs.keys():
-            raise ValueError(f"blobs must be put or dropped, not both: {sorted(both)}")
+            raise ValueError(f"a blob cannot be both put and dropped: {sorted(both)}")
         refs = await addressed(put_blobs)
 
         async def operation(draft: Draft) -> Job:
@@ -346,7 +349,7 @@ class RedisStore(SessionStore):
 
     async def jobs(self, *, limit: int = 1000) -> list[SessionKey]:
         if limit < 1:
-            raise ValueError(f"limit must be at least 1, not {limit}")
+            raise ValueError(f"limit is {limit}; it must be at least 1")
         return await jobs.jobs(self._transactions, limit)
 
     # Upkeep

@@ -60,7 +60,7 @@ class Draft:
     def require(self) -> SessionRecord:
         """The record. Raises NotFoundError."""
         if self.record is None:
-            raise NotFoundError(f"no session {self.key}")
+            raise NotFoundError(f"session {self.key} does not exist")
         return self.record
 
 
@@ -115,7 +115,9 @@ class Transactions:
             if await self.apply([draft], [before], when_full=when_full):
                 return result
             await asyncio.sleep(random.uniform(0, 0.002 * min(attempt, 10)))
-        raise StoreUnavailableError(f"{key} is changed by many at a time; try again")
+        raise StoreUnavailableError(
+            f"session {key} is being changed by many callers at once; retry"
+        )
 
     async def send(
         self, draft: Draft, before: Mapping[str, BlobRef], sent: Mapping[BlobRef, bytes]

@@ -46,7 +46,7 @@ class Database:
     # The thread and its transactions
 
     async def open(self) -> None:
-        assert self._thread is None, "the store is open already"
+        assert self._thread is None, "the store is already open"
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hope-store")
         try:
             self._connection = await asyncio.get_running_loop().run_in_executor(

@@ -29,15 +29,16 @@ def translate(error: sqlite3.Error, where: str) -> StoreError | None:
     primary = code & 0xFF
     if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY) or code in _FAILED_WRITES:
         return StoreFullError(
-            f"cannot write to {where} ({error}); make room or permit writing, then try again"
+            f"cannot write to {where} ({error}); free disk space or grant write permission, then "
+            "retry"
         )
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return CorruptStoreError(
-            f"{where} is damaged or no database ({error}); move it away together with its "
+            f"{where} is damaged or not a database ({error}); move it away together with its "
             "-wal and -shm files and restore a backup"
         )
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreUnavailableError(f"{where} is busy in another process; try again")
+        return StoreUnavailableError(f"{where} is locked by another process; retry")
     if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
-        return StoreUnavailableError(f"cannot use {where} ({error}); check its folder and disk")
+        return StoreUnavailableError(f"cannot use {where} ({error}); check its directory and disk")
     return None

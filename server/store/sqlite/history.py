@@ -30,7 +30,7 @@ def commit(tx: Tx, lease: Lease, change: Commit) -> Head:
     session = row["id"]
     is_new_version = change.version == row["version"] + 1
     if not is_new_version and change.version != row["version"]:
-        raise ValueError(f"version {change.version} does not follow {row['version']}")
+        raise ValueError(f"version {change.version} does not follow version {row['version']}")
 
     replaced = _blobs_named(tx, session, {*change.put_blobs, *change.drop_blobs})
     for name in change.drop_blobs:
@@ -247,7 +247,9 @@ def _store_reply(tx: Tx, key: SessionKey, session: int, reply: StoredReply) -> N
     if tx.one(
         "SELECT 1 FROM replies WHERE session = ? AND request_id = ?", session, reply.request_id
     ):
-        raise AlreadyExistsError(f"request {reply.request_id!r} on {key} was answered before")
+        raise AlreadyExistsError(
+            f"request {reply.request_id!r} of session {key} was already answered"
+        )
     tx.execute(
         "INSERT INTO replies VALUES (?, ?, ?, ?, ?)",
         session,

@@ -25,7 +25,7 @@ def save_job(
     session = row["id"]
     known = job_of(tx, session)
     if known and known.request != request:
-        raise AlreadyExistsError(f"{lease.key} has another job")
+        raise AlreadyExistsError(f"session {lease.key} already has another job")
     tx.execute(
         "INSERT INTO jobs VALUES (?, ?, ?, ?)"
         " ON CONFLICT (session) DO UPDATE SET progress = excluded.progress",
@@ -61,7 +61,7 @@ def read_job(tx: Tx, key: SessionKey) -> tuple[Job, dict[str, bytes]]:
     session = session_row(tx, key)["id"]
     job = job_of(tx, session)
     if job is None:
-        raise NotFoundError(f"{key} has no job")
+        raise NotFoundError(f"session {key} has no job")
     refs = tx.execute("SELECT name, blob FROM job_blobs WHERE session = ? ORDER BY name", session)
     return job, read_refs(tx, key, {row["name"]: row["blob"] for row in refs})
 

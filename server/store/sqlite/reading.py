@@ -27,7 +27,7 @@ def read_blobs(
     blobs: dict[str, int] = {row["name"]: row["blob"] for row in refs}
     wanted = list(blobs) if names is None else names
     if missing := [name for name in wanted if name not in blobs]:
-        raise NotFoundError(f"{key} has no blobs {missing}")
+        raise NotFoundError(f"session {key} has no blobs named {missing}")
     return read_refs(tx, key, {name: blobs[name] for name in wanted})
 
 
@@ -42,7 +42,7 @@ def _read_blob(tx: Tx, key: SessionKey, name: str, blob: int) -> bytes:
         raise CorruptBlobError(key, name, "it is missing")
     data: bytes = row["data"]
     if len(data) != row["size"]:
-        raise CorruptBlobError(key, name, f"{len(data)} bytes instead of {row['size']}")
+        raise CorruptBlobError(key, name, f"it has {len(data)} bytes instead of {row['size']}")
     if digest_of(data) != row["digest"]:
         raise CorruptBlobError(key, name, "its digest differs")
     return data

@@ -42,14 +42,14 @@ class Tx:
 def session_row(tx: Tx, key: SessionKey) -> sqlite3.Row:
     row = tx.one("SELECT * FROM sessions WHERE user = ? AND name = ?", key.user, key.session)
     if row is None:
-        raise NotFoundError(f"no session {key}")
+        raise NotFoundError(f"session {key} does not exist")
     return row
 
 
 def require_version(tx: Tx, key: SessionKey, session: int, version: int) -> sqlite3.Row:
     row = tx.one("SELECT * FROM versions WHERE session = ? AND version = ?", session, version)
     if row is None:
-        raise VersionNotFoundError(f"{key} does not keep version {version}")
+        raise VersionNotFoundError(f"version {version} of session {key} does not exist")
     return row
 
 

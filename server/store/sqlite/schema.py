@@ -174,12 +174,12 @@ def _refuse_foreign(connection: sqlite3.Connection, where: str) -> None:
         connection.rollback()
     if application != APPLICATION_ID and (application or version or tables):
         raise CorruptStoreError(
-            f"{where} is a database of another program; name another file for the store"
+            f"{where} is a database of another program; choose another file for the store"
         )
     if version > SCHEMA_VERSION:
         raise StoreVersionError(
-            f"{where} has format {version}, this program knows up to {SCHEMA_VERSION}; "
-            "use the program that wrote it, or a newer one"
+            f"{where} has format {version}, and this program supports formats up to "
+            f"{SCHEMA_VERSION}; use a newer program"
         )
 
 
@@ -198,7 +198,7 @@ def _use_wal(connection: sqlite3.Connection, where: str, busy_seconds: float) ->
             time.sleep(0.01)
     if mode not in ("wal", "memory"):
         raise StoreUnavailableError(
-            f"{where} cannot use write-ahead logging; put it on a local file system"
+            f"{where} cannot use write-ahead logging; move it to a local file system"
         )
 
 

@@ -63,7 +63,7 @@ def insert_session(
 ) -> int:
     """A row at revision 1, still without blobs and versions; returns its id."""
     if tx.one("SELECT 1 FROM sessions WHERE user = ? AND name = ?", key.user, key.session):
-        raise AlreadyExistsError(f"{key} exists already")
+        raise AlreadyExistsError(f"session {key} already exists")
     session = tx.execute(
         "INSERT INTO sessions (user, name, fingerprint, policy, display_name, revision, version,"
         " parent_version, log_seq, nonce, summary, create_time, update_time)"

@@ -12,7 +12,7 @@ from server.store.values import SessionKey, Snapshot
 def snapshot(tx: Tx, key: SessionKey, name: str) -> Snapshot:
     row = session_row(tx, key)
     if tx.one("SELECT 1 FROM snapshots WHERE session = ? AND name = ?", row["id"], name):
-        raise SnapshotExistsError(f"{key} has a snapshot {name} already")
+        raise SnapshotExistsError(f"snapshot {name} of session {key} already exists")
     tx.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", row["id"], name, row["version"], tx.now)
     return Snapshot(name=name, version=row["version"], create_time=tx.now)
 
@@ -35,7 +35,7 @@ def delete_snapshot(tx: Tx, key: SessionKey, name: str) -> None:
     session = session_row(tx, key)["id"]
     gone = tx.execute("DELETE FROM snapshots WHERE session = ? AND name = ?", session, name)
     if not gone.rowcount:
-        raise SnapshotNotFoundError(f"{key} has no snapshot {name}")
+        raise SnapshotNotFoundError(f"snapshot {name} of session {key} does not exist")
 
 
 def _to_snapshot(row: sqlite3.Row) -> Snapshot:

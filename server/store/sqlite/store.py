@@ -65,7 +65,7 @@ class SQLiteStore(Database, SessionStore):
         self, user: str, *, page_size: int = 50, page_token: str = ""
     ) -> tuple[list[Head], str]:
         if not 1 <= page_size <= MAX_PAGE_SIZE:
-            raise ValueError(f"page_size must be 1 to {MAX_PAGE_SIZE}, not {page_size}")
+            raise ValueError(f"page_size is {page_size}; allowed values: 1 to {MAX_PAGE_SIZE}")
         return await self._read(sessions.list_sessions, user, page_size, page_token)
 
     async def delete(self, key: SessionKey, *, etag: str | None = None) -> None:
@@ -87,12 +87,12 @@ class SQLiteStore(Database, SessionStore):
 
     async def acquire(self, key: SessionKey, owner: str, ttl_seconds: float) -> Lease:
         if ttl_seconds <= 0 or not owner:
-            raise ValueError("a lease needs an owner and a positive number of seconds")
+            raise ValueError("a lease requires an owner and a positive number of seconds")
         return await self._write(leases.acquire, key, owner, ttl_seconds)
 
     async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
         if ttl_seconds <= 0:
-            raise ValueError("a lease needs a positive number of seconds")
+            raise ValueError("a lease requires a positive number of seconds")
         return await self._write(leases.renew, lease, ttl_seconds)
 
     async def release(self, lease: Lease) -> None:
@@ -114,7 +114,7 @@ class SQLiteStore(Database, SessionStore):
         summary: bytes | None = None,
     ) -> Head:
         if not nonce:
-            raise ValueError("a rollback needs a nonce")
+            raise ValueError("a rollback requires a nonce")
         return await self._write(
             history.rollback,
             lease,
@@ -136,7 +136,7 @@ class SQLiteStore(Database, SessionStore):
         self, key: SessionKey, *, after_seq: int = 0, limit: int = 1000
     ) -> list[LogRecord]:
         if limit < 1:
-            raise ValueError(f"limit must be at least 1, not {limit}")
+            raise ValueError(f"limit is {limit}; it must be at least 1")
         return await self._read(reading.read_log, key, after_seq, limit)
 
     async def find_reply(self, key: SessionKey, request_id: str) -> StoredReply | None:
@@ -156,26 +156,26 @@ class SQLiteStore(Database, SessionStore):
         summary: bytes | None = None,
     ) -> Head:
         if source.user != target.user:
-            raise ValueError("a fork stays with its user")
+            raise ValueError("a fork must belong to the same user as its source")
         return await self._write(history.fork, source, target, version, summary)
 
     async def collect(self, key: SessionKey, keep_recent: int) -> int:
         if keep_recent < 1:
-            raise ValueError("the present version cannot be collected")
+            raise ValueError("the current version cannot be collected")
         return await self._write(history.collect, key, keep_recent)
 
     # Snapshots
 
     async def snapshot(self, key: SessionKey, name: str) -> Snapshot:
         if not name:
-            raise ValueError("a snapshot needs a name")
+            raise ValueError("a snapshot requires a name")
         return await self._write(snapshots.snapshot, key, name)
 
     async def snapshots(
         self, key: SessionKey, *, page_size: int = 50, page_token: str = ""
     ) -> tuple[list[Snapshot], str]:
         if not 1 <= page_size <= MAX_PAGE_SIZE:
-            raise ValueError(f"page_size must be 1 to {MAX_PAGE_SIZE}, not {page_size}")
+            raise ValueError(f"page_size is {page_size}; allowed values: 1 to {MAX_PAGE_SIZE}")
         return await self._read(snapshots.snapshots, key, page_size, page_token)
 
     async def delete_snapshot(self, key: SessionKey, name: str) -> None:
@@ -193,7 +193,7 @@ class SQLiteStore(Database, SessionStore):
         drop_blobs: frozenset[str] = frozenset(),
     ) -> Job:
         if both := drop_blobs & put_blobs.keys():
-            raise ValueError(f"blobs must be put or dropped, not both: {sorted(both)}")
+            raise ValueError(f"a blob cannot be both put and dropped: {sorted(both)}")
         return await self._write(
             jobs.save_job,
             lease,
@@ -211,7 +211,7 @@ class SQLiteStore(Database, SessionStore):
 
     async def jobs(self, *, limit: int = 1000) -> list[SessionKey]:
         if limit < 1:
-            raise ValueError(f"limit must be at least 1, not {limit}")
+            raise ValueError(f"limit is {limit}; it must be at least 1")
         return await self._read(jobs.jobs, limit)
 
     # Upkeep

@@ -26,8 +26,8 @@ def test_a_memory_is_put_once_and_its_number_is_its_own(small_model: BaseModel) 
     [put] = sent
     assert isinstance(put, Put)
     tensors = safetensors.torch.load(put.tensors)
-    assert first.terms is not None
-    for name, tensor in first.terms.tensors().items():
+    assert first.adapter is not None
+    for name, tensor in first.adapter.tensors().items():
         assert torch.equal(tensors[name], tensor.float())
     two = adapters.take(second, sent.append)
     adapters.give(two)
@@ -64,5 +64,5 @@ def test_ranks_are_filled_up_to_what_vllm_has_places_for(rank: int, place: int) 
 
 
 def test_no_policy_may_have_a_rank_that_vllm_cannot_hold() -> None:
-    with pytest.raises(ModelError, match="rank 513 together; vLLM holds at most 512"):
+    with pytest.raises(ModelError, match="rank 513 together, but vLLM supports at most 512"):
         rank_for(513)

@@ -144,5 +144,5 @@ def test_a_branch_before_the_last_layer_is_refused(
     small_model: BaseModel, fast_memory: FastMemory
 ) -> None:
     early = FastMemory(replace(fast_memory.config, target=1), fast_memory.weights)
-    with pytest.raises(ModelError, match="behind the last layer"):
+    with pytest.raises(ModelError, match="after the last layer"):
         VLLMEngine(small_model, fast_memory=early, window_tokens=WINDOW)

@@ -29,7 +29,7 @@ def test_an_engine_whose_rows_reach_each_other_does_not_serve(
     paths = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     monkeypatch.setenv("PYTHONPATH", paths)
     monkeypatch.setattr(supervisor, "MODULE", "leaky")
-    with pytest.raises(ModelError, match="reached by its neighbours' memories"):
+    with pytest.raises(ModelError, match="the adapters of other rows"):
         make_vllm(small_model)
 
 
@@ -42,7 +42,9 @@ def test_an_engine_that_cannot_start_says_why(
 
 
 def test_a_window_that_the_bytes_do_not_hold_is_refused(small_model: BaseModel) -> None:
-    with pytest.raises(ModelError, match="window_cache_bytes is 1000; a window of 256 tokens"):
+    with pytest.raises(
+        ModelError, match="window_cache_bytes is 1000, but one window of 256 tokens"
+    ):
         VLLMEngine(small_model, window_tokens=256, window_cache_bytes=1000)
 
 
@@ -68,7 +70,7 @@ def test_a_process_that_is_lost_takes_nothing_with_it(
         # A request that the process cannot do fails its own turn and no other.
         with monkeypatch.context() as patched:
             patched.setattr(Adapters, "take", lambda *_: 12345)
-            with pytest.raises(HopeError, match="there is no adapter 12345"):
+            with pytest.raises(HopeError, match="adapter 12345 does not exist"):
                 answer(engine, memories[0], ask(tokens=8))
         first = engine.pid
         assert first is not None

@@ -52,10 +52,10 @@ def test_a_bar_may_stand_for_the_tab(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("1 A.\nB.\n", "line 2: a line is a number"),
-        ("2 A.\n2 B.\n", "line 2: number 2 comes after 2"),
+        ("1 A.\nB.\n", "line 2: expected a number"),
+        ("2 A.\n2 B.\n", "line 2: number 2 must not follow 2"),
         ("1 A?\t\t1\n", "line 1: the question has no answer"),
-        ("1 A.\n", "no questions"),
+        ("1 A.\n", "contains no questions"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, complaint: str) -> None:
@@ -68,7 +68,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, complaint:
 def test_a_directory_has_one_file_for_a_task(stories: Path, tmp_path: Path) -> None:
     with pytest.raises(StoryError, match=r"0 files qa2_\*\.txt"):
         read_stories(stories, 2)
-    with pytest.raises(StoryError, match="cannot be read"):
+    with pytest.raises(StoryError, match="cannot read"):
         read_stories(tmp_path / "none", 1)
 
 

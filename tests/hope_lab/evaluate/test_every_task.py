@@ -301,21 +301,27 @@ def test_a_picture_that_cannot_be_drawn_is_said_before_the_work(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "hope evaluate: A picture needs matplotlib: `pip install 'hope-server[train]'`, "
-        "or leave out --plot.\n"
+        "hope evaluate: plots require matplotlib; run `pip install 'hope-server[train]'`, "
+        "or omit --plot\n"
     )
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--replay", "price=1"], "knows no constant 'price'"),
-        (["--replay", "plain_price=much"], "'much' is no value for plain_price"),
-        (["--replay", "plain_price=-1"], "plain_price cannot be -1"),
-        (["--replay", "new_per_step=0"], "a step needs replays"),
-        (["--replay", "plain_price=1", "--policy", "summed_gradient"], "the recipe replay only"),
-        (["--text", "no/such/file"], "cannot be read"),
-        (["--lengths", "5"], "too few for what is hidden"),
+        (["--replay", "price=1"], "has no setting 'price'"),
+        (["--replay", "plain_price=much"], "'much' is not a valid value of plain_price"),
+        (["--replay", "plain_price=-1"], "plain_price must not be -1"),
+        (
+            ["--replay", "new_per_step=0"],
+            "new_per_step, window_every and warmup_steps must be at least 1",
+        ),
+        (
+            ["--replay", "plain_price=1", "--policy", "summed_gradient"],
+            "only applies to policies with the replay recipe",
+        ),
+        (["--text", "no/such/file"], "cannot read"),
+        (["--lengths", "5"], "too few for the hidden sentences"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(

@@ -97,5 +97,5 @@ def test_what_cannot_be_hidden_in_is_refused(tokenizer: Tokenizer) -> None:
         built(tokenizer, 10, Hidden(0.5, "This is much longer than that."))
     with pytest.raises(FillerError, match="empty"):
         Prose(" \n")
-    with pytest.raises(ValueError, match="no depth"):
+    with pytest.raises(ValueError, match="depth must be between 0 and 1"):
         Hidden(1.5, "x")

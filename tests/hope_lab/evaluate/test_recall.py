@@ -226,7 +226,7 @@ def test_two_policies_have_a_document_each_and_what_is_known_is_not_asked_again(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--facts", "0"], "0 is less than 1"),
+        (["--facts", "0"], "0 is too small; the minimum is 1"),
         (["--filler", "many"], "not a whole number"),
         (["--policy", "none"], "invalid choice"),
     ],
@@ -247,6 +247,6 @@ def test_a_missing_file_is_one_line_on_the_standard_error(
     assert run("--items", str(tmp_path / "none.jsonl"), "--filler", "0", "--json") == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("hope evaluate: The items in ")
+    assert err.startswith("hope evaluate: cannot read items from ")
     assert err.count("\n") == 1
     torch.set_num_threads(threads)

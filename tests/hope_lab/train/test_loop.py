@@ -132,7 +132,7 @@ def test_a_run_neither_overwrites_nor_resumes_another_one(tmp_path: Path) -> Non
     with pytest.raises(ModelNotFoundError):
         train(model(), TASK, HOW, out=tmp_path, resume=True)
     train(model(), TASK, HOW, out=tmp_path)
-    with pytest.raises(InvalidRequestError, match="holds a run"):
+    with pytest.raises(InvalidRequestError, match="already contains a run"):
         train(model(), TASK, HOW, out=tmp_path)
     with pytest.raises(InvalidRequestError, match="other settings"):
         train(model(), TASK, replace(HOW, seed=1), out=tmp_path, resume=True)

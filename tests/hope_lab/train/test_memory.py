@@ -232,7 +232,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(chat_model: BaseModel, tmp_path:
     assert [line.step for line in log.read(tmp_path / "cut")] == [1, 2, 3, 4]
     with pytest.raises(InvalidRequestError, match="other settings"):
         train_fast_memory(chat_model, config, quick(seed=1), tmp_path / "cut", resume=True)
-    with pytest.raises(InvalidRequestError, match="holds a run"):
+    with pytest.raises(InvalidRequestError, match="already contains a run"):
         train_fast_memory(chat_model, config, quick(), tmp_path / "cut")
 
 
@@ -289,4 +289,4 @@ def test_the_command_trains_and_the_evaluation_asks(
     assert found["recall"]["2 facts"]["questions"] >= 3
     assert set(found["plain_text_nats"]) >= {"fiction", "chat"}
     assert evaluate(["memory", "--model", str(chat_model_dir)]) == 1
-    assert "no trained branch" in capsys.readouterr().err
+    assert "no trained fast memory" in capsys.readouterr().err

@@ -49,10 +49,15 @@ def _nan(tensors: dict[str, torch.Tensor]) -> None:
     [
         ("hope", "fast", lambda t: t.pop("context.layers.0.fast.conv"), "conv"),
         ("hope", "fast", lambda t: t.update(more=torch.zeros(1)), "more"),
-        ("hope", "fast", _nan, "not finite"),
-        ("hope", "fast", lambda t: t["segment.ids_BN"].fill_(256), "outside of the vocabulary"),
-        ("hope", "fast", lambda t: t["segment.length_B"].fill_(9), "does not fit"),
-        ("hope", "fast", lambda t: t["segment.length_B"].zero_(), "disagree"),
+        ("hope", "fast", _nan, "non-finite"),
+        ("hope", "fast", lambda t: t["segment.ids_BN"].fill_(256), "outside the vocabulary"),
+        (
+            "hope",
+            "fast",
+            lambda t: t["segment.length_B"].fill_(9),
+            "longer than the model's segments",
+        ),
+        ("hope", "fast", lambda t: t["segment.length_B"].zero_(), "do not match"),
         ("hope", "fast", lambda t: t["context.position_B"].fill_(-1), "negative"),
         ("hope", "fast", lambda t: t.pop("gathered.1.1"), "gathered"),
         (
@@ -63,7 +68,7 @@ def _nan(tensors: dict[str, torch.Tensor]) -> None:
         ),
         ("hope", "level.0", lambda t: t.pop("theta.1"), "theta.1"),
         ("hope", "level.0", lambda t: t.update({"theta.0": t["theta.0"].half()}), "theta.0"),
-        ("hope", "level.1", _nan, "not finite"),
+        ("hope", "level.1", _nan, "non-finite"),
         ("hope", "context", lambda t: t.pop("position_B"), "position_B"),
         (
             "hope_attention",
@@ -81,7 +86,7 @@ def _nan(tensors: dict[str, torch.Tensor]) -> None:
                     if name.startswith("context") and name.endswith((".k", ".v"))
                 }
             ),
-            "holds 99 tokens",
+            "contains 99 tokens",
         ),
     ],
 )

@@ -110,7 +110,9 @@ async def test_the_certificate_names_the_user(serve: Serve, tmp_path: Path) -> N
         async with client(authority.client("ada"), "ada") as ada:
             await ada.sessions.create("diary", policy="quick")
         async with client(authority.client("bob"), "ada") as bob:
-            with pytest.raises(NotFoundError, match="No session users/ada/sessions/diary"):
+            with pytest.raises(
+                NotFoundError, match="Session users/ada/sessions/diary does not exist"
+            ):
                 await bob.sessions.get("diary")
         async with client(authority.client("no user id"), "ada") as odd:
             with pytest.raises(UnauthenticatedError, match="common name"):
@@ -158,12 +160,16 @@ FILES = {
         ("jwks", ["--host", "::"], "without TLS"),
         ("cert", [], "together"),
         ("key", [], "together"),
-        ("ca", [], "tls_client_ca_file needs"),
-        ("shared jwks", [], "exclude"),
-        ("", ["--token-issuer", "us"], "token_issuer needs"),
+        ("ca", [], "tls_client_ca_file requires"),
+        ("shared jwks", [], "mutually exclusive"),
+        ("", ["--token-issuer", "us"], "token_issuer requires"),
         ("", ["--admin-port", "1"], "together"),
         ("", ["--admin-token-file", "x"], "together"),
-        ("", ["--port", "7", "--admin-port", "7", "--admin-token-file", "x"], "another port"),
+        (
+            "",
+            ["--port", "7", "--admin-port", "7", "--admin-token-file", "x"],
+            "must differ from port",
+        ),
         ("", ["--admin-host", "0.0.0.0"], "admin_host"),
     ],
 )
@@ -190,8 +196,8 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
     assert server_credentials(Settings(**authority.settings)) is not None
     assert server_credentials(Settings()) is None
-    assert "is not the key of" in refusal(tls_key_file=other_key)
-    assert "is not the key of" in refusal(tls_cert_file=other_chain)
+    assert "does not belong to" in refusal(tls_key_file=other_key)
+    assert "does not belong to" in refusal(tls_cert_file=other_chain)
     assert str(text) in refusal(tls_cert_file=text)
     assert str(text) in refusal(tls_key_file=text)
     assert str(text) in refusal(tls_client_ca_file=text)

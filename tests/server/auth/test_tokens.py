@@ -63,8 +63,7 @@ def refusal(verifier: TokenVerifier, value: str) -> str:
     with pytest.raises(UnauthenticatedError) as caught:
         verifier.user(value)
     message = str(caught.value)
-    assert message.endswith(".")
-    assert message.count(".") == 1
+    assert "." not in message
     assert len(value) < 9 or value not in message
     # Tracebacks are logged; the library's own errors may quote what they were given.
     assert caught.value.__cause__ is None
@@ -186,16 +185,16 @@ OCT = {"kty": "oct", "k": base64.urlsafe_b64encode(SHARED_KEY).decode()}
     ("entries", "words"),
     [
         ([], "no keys"),
-        ([OCT], "neither RSA nor EC"),
+        ([OCT], "neither an RSA nor an EC"),
         ([jwk(rsa_key(1024))], "2048"),
         ([jwk(ec_key(ec.SECP384R1()))], "P-256"),
         ([jwk(RSA, alg="RS512")], "RS512"),
-        ([jwk(RSA, use="enc")], "signatures"),
+        ([jwk(RSA, use="enc")], "signature key"),
         ([jwk(RSA) | {"d": "AQAB"}], "private"),
-        ([jwk(RSA) | {"n": "!"}], "cannot be read"),
+        ([jwk(RSA) | {"n": "!"}], "cannot be decoded"),
         ([jwk(RSA), jwk(EC, kid="b")], "kid"),
         ([jwk(RSA, kid="a"), jwk(EC, kid="a")], "kid"),
-        (["text"], "no JWKS"),
+        (["text"], "not a JWKS"),
     ],
 )
 def test_public_keys_that_cannot_be_used(tmp_path: Path, entries: Any, words: str) -> None:
@@ -209,5 +208,5 @@ def test_public_keys_that_cannot_be_used(tmp_path: Path, entries: Any, words: st
 def test_a_file_that_is_no_jwks(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "jwks.json"
     path.write_bytes(content)
-    with pytest.raises(KeyFileError, match="no JWKS"):
+    with pytest.raises(KeyFileError, match="not a JWKS"):
         TokenVerifier.public(path, audience=AUDIENCE)

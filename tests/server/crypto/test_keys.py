@@ -29,7 +29,7 @@ async def test_a_user_keeps_the_key_and_others_have_others(tmp_path: Path) -> No
     assert (await keys.cipher("ada")).open(sealed, PLACE) == b"content"
     with pytest.raises(UnsealError):
         (await keys.cipher("bob", make=True)).open(sealed, PLACE)
-    with pytest.raises(UnsealError, match="gone"):
+    with pytest.raises(UnsealError, match="no longer exists"):
         await keys.cipher("carl")
     await keys.close()
 
@@ -51,7 +51,7 @@ async def test_a_new_master_key_wraps_everything_anew(tmp_path: Path) -> None:
     keys = await opened(tmp_path, NEW)  # the old line was taken away
     assert (await keys.cipher("ada")).open(sealed, PLACE) == b"content"
     await keys.close()
-    with pytest.raises(CorruptStoreError, match="none of the master keys"):
+    with pytest.raises(CorruptStoreError, match="a master key that was not given"):
         await opened(tmp_path, OLD)
 
 
@@ -60,7 +60,7 @@ async def test_a_destroyed_key_is_gone_for_every_process(tmp_path: Path) -> None
     sealed = (await here.cipher("ada", make=True)).seal(b"content", PLACE)
     assert (await there.cipher("ada")).open(sealed, PLACE) == b"content"
     await here.destroy("ada")
-    with pytest.raises(UnsealError, match="gone"):
+    with pytest.raises(UnsealError, match="no longer exists"):
         await there.cipher("ada")
     with pytest.raises(UnsealError):  # whoever comes back under that name has another key
         (await there.cipher("ada", make=True)).open(sealed, PLACE)

@@ -237,7 +237,7 @@ async def test_waiting_for_another_process_does_not_hold_the_loop(tmp_path: Path
             await asyncio.sleep(0.01)
             ticks += 1
         assert ticks > 5
-        with pytest.raises(StoreUnavailableError, match="busy"):
+        with pytest.raises(StoreUnavailableError, match="locked by another process"):
             await waiting
         other.execute("ROLLBACK")
         other.close()

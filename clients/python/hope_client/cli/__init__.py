@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(words)
     if args.command in _PASSED_ON:
-        parser.error(f"{args.command} has options of its own: write `hope {args.command} ...`")
+        parser.error(
+            f"{args.command} has options of its own; write `hope {args.command} ...` without "
+            "global options before it"
+        )
     if args.command == "completion":
         from hope_client.cli.completion import script
 
@@ -53,8 +56,8 @@ def _pass_on(command: str, words: list[str]) -> int:
         module = importlib.import_module(_PASSED_ON[command])
     except ModuleNotFoundError as error:
         print(
-            f"hope: `hope {command}` needs the Python module {error.name!r}; "
-            "install the package hope-server here.",
+            f"hope: `hope {command}` needs the Python module {error.name!r}; install the package "
+            "hope-server",
             file=sys.stderr,
         )
         return 1

@@ -41,13 +41,13 @@ def connect(
         )
     except ValueError:
         raise CredentialsError(
-            "A token leaves this machine over TLS only: give --tls or --ca-file as well."
+            "a token is only sent over TLS; give --tls or --ca-file as well"
         ) from None
 
 
 def _credentials(args: argparse.Namespace) -> grpc.ChannelCredentials | None:
     if bool(args.cert_file) != bool(args.key_file):
-        raise CredentialsError("--cert-file and --key-file go together.")
+        raise CredentialsError("--cert-file and --key-file must be given together")
     if not (args.tls or args.ca_file or args.cert_file):
         return None
     roots = args.ca_file.read_bytes() if args.ca_file else None

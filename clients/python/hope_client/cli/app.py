@@ -58,22 +58,28 @@ class App:
         if isinstance(error, UnavailableError) and not error.reason:
             # No reason: it comes from the connection, not from a server.
             if any(sign in str(error).lower() for sign in _NO_SERVER):
-                return f"No server answers at {self.args.server}; start one with `hope serve`."
-            return f"The connection to {self.args.server} broke: {error}"
+                return (
+                    f"Cannot reach a server at {self.args.server}; start one with `hope serve`, "
+                    "or name another with --server."
+                )
+            return f"The connection to {self.args.server} failed: {error}"
         if isinstance(error, DeadlineExceededError) and not error.reason:
-            return f"No answer within {self.args.timeout_seconds:g} s (--timeout-seconds)."
+            return (
+                f"The server did not answer within {self.args.timeout_seconds:g} s "
+                "(--timeout-seconds)."
+            )
         text = str(error)
         if error.field and error.field not in text:
             text = f"{error.field}: {text}"
         if error.retry_after_seconds:
-            text = f"{text} (try again in {error.retry_after_seconds:.0f} s)"
+            text = f"{text.rstrip('.')}; retry in {error.retry_after_seconds:.0f} s"
         if isinstance(error, NotFoundError):
             listing = "list"
             if getattr(self.args, "action", "") == "delete-snapshot":
                 listing = f"snapshots {self.args.session}"
-            text = f"{text} (`hope sessions {listing}` shows what there is)"
+            text = f"{text.rstrip('.')}; `hope sessions {listing}` lists what exists"
         elif isinstance(error, UnimplementedError):
-            text = f"The server at {self.args.server} does not offer this: {text}"
+            text = f"The server at {self.args.server} does not support this: {text}"
         return text
 
 
@@ -108,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     except UnicodeError:
         if _debugging():
             raise
-        return _failed("The input is not UTF-8 text.")
+        return _failed("The input is not valid UTF-8.")
     except CredentialsError as error:
         return _failed(str(error))
 

@@ -38,15 +38,16 @@ class Chat:
         session, created = self.app.run(self.app.client.sessions.get_or_create(self.session))
         self.begun = self.conversation in session.conversations
         if created:
-            self.terminal.note(f"New session {session.name}; /help lists commands.")
+            self.terminal.note(f"New session {session.name}; type /help for commands.")
         else:
             self.terminal.note(
                 f"{session.name}, version {session.memory_version}, "
-                f"{count(session.learnable_tokens)} learnable tokens; /help lists commands."
+                f"{count(session.learnable_tokens)} learnable tokens; type /help for commands."
             )
         if self.begun and self.app.args.system:
             self.terminal.note(
-                f"Conversation {self.conversation} goes on: --system applies after /new."
+                f"Continuing conversation {self.conversation}; --system applies to the next one, "
+                "after /new."
             )
 
     def turn(self, text: str) -> None:
@@ -70,7 +71,7 @@ class Chat:
         if not args.ephemeral:
             self.begun = True
         if result.finish_reason == pb.FINISH_REASON_LENGTH:
-            self.terminal.note("(cut: the reply reached its length limit, see --max-tokens)")
+            self.terminal.note("(truncated: the reply reached its length limit; see --max-tokens)")
 
     def prompt(self) -> str:
         """The prompt before the user's input."""
@@ -98,7 +99,7 @@ def _loop(chat: Chat, run_command: Callable[[str], bool]) -> int:
             if interrupted_once or not terminal.interactive:
                 return INTERRUPTED
             interrupted_once = True
-            terminal.note("Ctrl-C again, or /quit, leaves.")
+            terminal.note("Press Ctrl-C again, or type /quit, to leave.")
             continue
         interrupted_once = False
         if line is None:
@@ -117,7 +118,7 @@ def _loop(chat: Chat, run_command: Callable[[str], bool]) -> int:
             if text.startswith("/"):
                 terminal.note("Interrupted.")
             else:
-                terminal.note("Cancelled: this turn left no trace.")
+                terminal.note("Cancelled; this turn was discarded.")
             if not terminal.interactive:
                 return INTERRUPTED
         except (HopeClientError, OSError) as error:

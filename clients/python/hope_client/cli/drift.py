@@ -30,7 +30,9 @@ def drift(app: App) -> int:
     learnt = [each for each in history if each.HasField("drift")]
     if not learnt:
         name = short_name(app.client.sessions.name(app.args.session))
-        app.terminal.note(f"{name} has learnt nothing yet whose drift was measured.")
+        app.terminal.note(
+            f"No drift was measured for {name} yet, because it has not learnt anything."
+        )
         return 0
     for number, level in enumerate(sorted({each.level for each in learnt})):
         if number:
@@ -48,7 +50,8 @@ def bar(value: float, largest: float) -> str:
 
 def _plot(app: App, level: int, history: Sequence[pb.Consolidation]) -> None:
     app.terminal.print(
-        f"level {level}: norm over that of the base, and what it does to the base's own texts"
+        f"level {level}: norm relative to the base weights, and effect on the base model's own "
+        "samples"
     )
     largest = max(each.drift.relative_norm for each in history)
     app.terminal.table(
@@ -56,7 +59,7 @@ def _plot(app: App, level: int, history: Sequence[pb.Consolidation]) -> None:
             "version",
             "norm",
             "",
-            "changed by",
+            "change",
             "effective rank",
             "gradient",
             "probe loss",

@@ -49,7 +49,7 @@ def ingest(app: App) -> int:
     """Reads a file, or standard input, into a session."""
     args = app.args
     if args.file == "-" and not args.document:
-        app.terminal.note("hope: name what comes from standard input with --document NAME.")
+        app.terminal.note("hope: a document from standard input needs a name; give --document NAME")
         return 2
     job = Job(
         session=args.session,
@@ -68,7 +68,7 @@ def run_job(app: App, job: Job) -> int:
     try:
         return app.run(_run(app, job))
     except KeyboardInterrupt:
-        app.terminal.note("Stopped. What was committed is kept; the same command goes on there.")
+        app.terminal.note("Stopped. The committed part is kept; run the same command to resume.")
         return INTERRUPTED
 
 
@@ -80,12 +80,14 @@ async def _run(app: App, job: Job) -> int:
         if job.json:
             app.terminal.json({"event": "complete", **to_plain(document)})
         else:
-            app.terminal.print(f"{job.document} was read before, all {count(committed)} bytes.")
+            app.terminal.print(
+                f"{job.document} was already read completely ({count(committed)} bytes)."
+            )
         return 0
     if document and (document.ended or (total is not None and total < committed)):
         app.terminal.note(
-            f"hope: the session knows another document {job.document} "
-            f"of {count(committed)} bytes; name this one with --document NAME."
+            f"hope: the session already has a different document {job.document} of "
+            f"{count(committed)} bytes; choose another name with --document NAME"
         )
         return FAILED
     if job.json:
@@ -273,7 +275,7 @@ def _view_of(terminal: Terminal, job: Job, committed: int, total: int | None) ->
 
 
 def _resuming(event: Resuming) -> str:
-    return f"connection lost, resuming in {event.delay_seconds:.1f} s"
+    return f"connection lost, reconnecting in {event.delay_seconds:.1f} s"
 
 
 def _waiting(event: pb.StatusUpdate) -> str:

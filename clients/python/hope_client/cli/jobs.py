@@ -30,7 +30,9 @@ def run_forget(app: App) -> int:
         lambda show: app.client.sessions.forget_document(
             args.session, args.document, on_progress=show
         ),
-        lambda session: f"{args.document} is forgotten, as of version {session.memory_version}.",
+        lambda session: (
+            f"Forgot {args.document}; the session is now at version {session.memory_version}."
+        ),
     )
 
 
@@ -41,7 +43,8 @@ def run_migrate(app: App) -> int:
         app,
         lambda show: app.client.sessions.migrate(args.session, args.policy, on_progress=show),
         lambda session: (
-            f"{session.name} learnt under {session.policy}, as of version {session.memory_version}."
+            f"{session.name} was learnt again under policy {session.policy}; it is now at "
+            f"version {session.memory_version}."
         ),
     )
 
@@ -49,7 +52,11 @@ def run_migrate(app: App) -> int:
 def run_cancel_job(app: App) -> int:
     """Ends a job; the session is as it was before."""
     session = app.run(app.client.sessions.cancel_job(app.args.session))
-    return report(app, session, f"{session.name} has no job, at version {session.memory_version}.")
+    return report(
+        app,
+        session,
+        f"{session.name} has no running job; it is at version {session.memory_version}.",
+    )
 
 
 def _watch(
@@ -63,8 +70,8 @@ def _watch(
     except KeyboardInterrupt:
         view.stop()
         app.terminal.note(
-            "The server goes on without you; the same command shows how far it is, "
-            f"`hope sessions cancel-job {app.args.session}` ends it."
+            "The job continues on the server; run the same command to follow it, or `hope "
+            f"sessions cancel-job {app.args.session}` to cancel it."
         )
         return INTERRUPTED
     finally:

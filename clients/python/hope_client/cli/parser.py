@@ -34,13 +34,17 @@ def _whole_number(bits: int) -> Callable[[str], int]:
 _uint32, _uint64 = _whole_number(32), _whole_number(64)
 
 _SAMPLING: tuple[tuple[str, Callable[[str], int | float], str], ...] = (
-    ("--max-tokens", _uint32, "longest reply, in tokens"),
-    ("--temperature", float, "0 takes the likeliest token, up to 2 the more adventurous"),
-    ("--top-k", _uint32, "choose among the k likeliest tokens"),
-    ("--top-p", float, "choose among the likeliest tokens with this probability together"),
-    ("--min-p", float, "drop tokens below this share of the likeliest one"),
-    ("--repetition-penalty", float, "above 1 discourages tokens already in the reply"),
-    ("--seed", _uint64, "the same seed gives the same reply"),
+    ("--max-tokens", _uint32, "maximum length of the reply in tokens"),
+    ("--temperature", float, "sampling temperature, 0 (always the likeliest token) to 2"),
+    ("--top-k", _uint32, "sample from the k likeliest tokens"),
+    ("--top-p", float, "sample from the likeliest tokens whose probabilities add up to this"),
+    ("--min-p", float, "drop tokens below this fraction of the likeliest token's probability"),
+    (
+        "--repetition-penalty",
+        float,
+        "values above 1 discourage tokens that are already in the reply",
+    ),
+    ("--seed", _uint64, "random seed; the same seed gives the same reply"),
 )
 
 
@@ -48,8 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = _Parser(
         prog="hope",
-        description="Talk to a hope server: sessions whose memory learns while it is served.",
-        epilog="A session is named by its last part, `diary` for users/USER/sessions/diary.",
+        description="Client of a hope server, whose sessions keep learning while they are served.",
+        epilog="A session is named by its last part: `diary` means users/USER/sessions/diary.",
         allow_abbrev=False,
     )
     _add_global_options(parser, top=True)
@@ -60,20 +64,22 @@ def build_parser() -> argparse.ArgumentParser:
     commands = _Commands(
         parser.add_subparsers(dest="command", metavar="COMMAND", required=True), shared
     )
-    commands.add_bare("serve", "run a server (its options: `hope serve --help`)")
+    commands.add_bare("serve", "run a server (see `hope serve --help`)")
     _add_turns(commands)
     _add_sessions(commands, shared)
-    drift = commands.add("drift", "drift:drift", "show how learning moved a session, by version")
-    drift.add_argument("session", metavar="SESSION", help="session that is shown")
+    drift = commands.add(
+        "drift", "drift:drift", "show how learning changed a session, version by version"
+    )
+    drift.add_argument("session", metavar="SESSION", help="session to show")
     _add_json(drift)
-    info = commands.add("info", "info:info", "what the server runs")
+    info = commands.add("info", "info:info", "show what the server runs")
     _add_json(info)
     health = commands.add(
-        "health", "info:health", "exit with 0 if the server takes calls, with 1 if not"
+        "health", "info:health", "exit with 0 if the server is serving, else with 1"
     )
     _add_json(health)
-    commands.add_bare("evaluate", "run the papers' tasks (its options: `hope evaluate --help`)")
-    commands.add_bare("train", "train a native model (its options: `hope train --help`)")
+    commands.add_bare("evaluate", "run the evaluation tasks (see `hope evaluate --help`)")
+    commands.add_bare("train", "train a native model (see `hope train --help`)")
     _add_completion(commands)
     return parser
 
@@ -113,19 +119,19 @@ def _add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
         "--server",
         metavar="HOST:PORT",
         default=default(os.environ.get("HOPE_SERVER") or "127.0.0.1:50051"),
-        help="server to talk to (HOPE_SERVER; default 127.0.0.1:50051)",
+        help="server address (HOPE_SERVER; default 127.0.0.1:50051)",
     )
     group.add_argument(
         "--user",
         default=default(os.environ.get("HOPE_USER") or "local"),
-        help="whose sessions short names mean (HOPE_USER; default local)",
+        help="user of short session names (HOPE_USER; default local)",
     )
     group.add_argument(
         "--timeout-seconds",
         type=_positive_seconds,
         metavar="S",
         default=default(None),
-        help="give up a call after this long (default: never; an ingest has no limit)",
+        help="timeout of a call (default: none; never applies to an ingest)",
     )
 
     group.add_argument(
@@ -133,18 +139,18 @@ def _add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
         type=Path,
         metavar="FILE",
         default=default(_path_from("HOPE_TOKEN_FILE")),
-        help="bearer token that says who you are (HOPE_TOKEN_FILE; or HOPE_TOKEN, the token)",
+        help="file with your bearer token (HOPE_TOKEN_FILE; or put the token into HOPE_TOKEN)",
     )
     group.add_argument(
         "--tls",
         action="store_true",
         default=default(bool(os.environ.get("HOPE_TLS"))),
-        help="connect by TLS and trust what gRPC trusts (HOPE_TLS=1)",
+        help="use TLS with the default authorities of gRPC (HOPE_TLS=1)",
     )
     for option, variable, summary in (
-        ("--ca-file", "HOPE_CA_FILE", "connect by TLS and trust these authorities (PEM;"),
-        ("--cert-file", "HOPE_CERT_FILE", "your certificate, where servers ask for one (PEM;"),
-        ("--key-file", "HOPE_KEY_FILE", "its private key (PEM;"),
+        ("--ca-file", "HOPE_CA_FILE", "use TLS and trust these authorities (PEM;"),
+        ("--cert-file", "HOPE_CERT_FILE", "client certificate, for servers that require one (PEM;"),
+        ("--key-file", "HOPE_KEY_FILE", "private key of the client certificate (PEM;"),
     ):
         group.add_argument(
             option,
@@ -161,9 +167,7 @@ def _path_from(variable: str) -> Path | None:
 
 
 def _add_completion(commands: _Commands) -> None:
-    completion = commands.add(
-        "completion", "", "print a script that makes a shell complete this command"
-    )
+    completion = commands.add("completion", "", "print a shell completion script")
     completion.add_argument(
         "shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish"
     )
@@ -176,51 +180,66 @@ fish: hope completion fish > ~/.config/fish/completions/hope.fish
 
 
 def _add_turns(commands: _Commands) -> None:
-    chat = commands.add("chat", "chat:chat", "chat in the terminal; /help there lists commands")
+    chat = commands.add("chat", "chat:chat", "chat in the terminal; type /help there for commands")
     chat.add_argument(
         "session",
         nargs="?",
         default="default",
         metavar="SESSION",
-        help="session to chat with, made if it is missing (default: default)",
+        help="session to chat with, created if missing (default: default)",
     )
     _add_turn_options(chat)
 
     generate = commands.add("generate", "turns:generate", "run one turn and print the reply")
-    generate.add_argument("session", metavar="SESSION", help="session that answers")
-    generate.add_argument("text", metavar="TEXT", help="what is said; - reads standard input")
+    generate.add_argument("session", metavar="SESSION", help="session to talk to")
+    generate.add_argument("text", metavar="TEXT", help="user message; - reads standard input")
     _add_turn_options(generate)
-    generate.add_argument("--request-id", default="", help="a repeated id gives the stored reply")
+    generate.add_argument(
+        "--request-id", default="", help="id of the request; repeating it returns the stored reply"
+    )
     _add_json(generate)
 
     ingest = commands.add("ingest", "ingest:ingest", "read a document into a session")
     ingest.add_argument(
         "file",
         metavar="FILE|-",
-        help="UTF-8 text, - for standard input: always the whole document, from its beginning",
+        help=(
+            "UTF-8 file, or - for standard input; always give the whole document from its beginning"
+        ),
     )
-    ingest.add_argument("--session", required=True, metavar="SESSION", help="session that reads")
-    ingest.add_argument("--document", default="", metavar="NAME", help="default: the file's name")
+    ingest.add_argument(
+        "--session", required=True, metavar="SESSION", help="session that reads the document"
+    )
+    ingest.add_argument(
+        "--document",
+        default="",
+        metavar="NAME",
+        help="name of the document (default: the file name)",
+    )
     ingest.add_argument(
         "--conversation",
         default="",
         metavar="NAME",
-        help="window that it enters (default: default)",
+        help="conversation whose window receives the text (default: default)",
     )
-    ingest.add_argument("--no-learn", action="store_true", help="read it without learning from it")
-    ingest.add_argument("--keep-open", action="store_true", help="the document is not complete yet")
-    _add_json(ingest, "print JSON lines, one an event")
+    ingest.add_argument("--no-learn", action="store_true", help="read without learning")
+    ingest.add_argument(
+        "--keep-open", action="store_true", help="leave the document open for more text"
+    )
+    _add_json(ingest, "print JSON lines, one per event")
 
-    score = commands.add("score", "turns:score", "measure how surprising a text is to a session")
-    score.add_argument("session", metavar="SESSION", help="session that is asked")
-    score.add_argument("file", metavar="FILE|-", help="UTF-8 text, - for standard input")
-    score.add_argument("--context", default="", metavar="TEXT", help="comes before, not scored")
+    score = commands.add(
+        "score", "turns:score", "measure the negative log-likelihood of a text in a session"
+    )
+    score.add_argument("session", metavar="SESSION", help="session that scores the text")
+    score.add_argument("file", metavar="FILE|-", help="UTF-8 file, or - for standard input")
+    score.add_argument("--context", default="", metavar="TEXT", help="text before the scored text")
     score.add_argument("--frozen", action="store_true", help="score with the base model instead")
     _add_json(score)
 
 
 def _add_sessions(commands: _Commands, shared: _Parser) -> None:
-    group = commands.add("sessions", "", "list, create, version and delete sessions")
+    group = commands.add("sessions", "", "manage sessions")
     actions = _Commands(
         group.add_subparsers(dest="action", metavar="ACTION", required=True), shared
     )
@@ -229,7 +248,7 @@ def _add_sessions(commands: _Commands, shared: _Parser) -> None:
         action: str,
         summary: str,
         *,
-        session: str = "session that is meant",
+        session: str = "session to act on",
         module: str = "sessions",
     ) -> argparse.ArgumentParser:
         parser = actions.add(action, f"{module}:run_{action.replace('-', '_')}", summary)
@@ -239,68 +258,111 @@ def _add_sessions(commands: _Commands, shared: _Parser) -> None:
         return parser
 
     add("list", "list the sessions of the user", session="")
-    create = add("create", "make an empty session", session="")
+    create = add("create", "create an empty session", session="")
     create.add_argument(
-        "session", nargs="?", default="", metavar="SESSION", help="default: a random name"
+        "session",
+        nargs="?",
+        default="",
+        metavar="SESSION",
+        help="name of the session (default: random)",
     )
-    create.add_argument("--display-name", default="", metavar="TEXT", help="a name for people")
+    create.add_argument("--display-name", default="", metavar="TEXT", help="display name")
     create.add_argument(
-        "--policy", default="", metavar="NAME", help="learning policy (`hope info` lists them)"
+        "--policy", default="", metavar="NAME", help="learning policy (see `hope info`)"
     )
-    add("show", "show everything about a session")
-    delete = add("delete", "erase a session: memory, log, every version")
-    delete.add_argument("--yes", action="store_true", help="do not ask")
-    fork = add("fork", "copy a session, which then goes its own way")
+    add("show", "show the details of a session")
+    delete = add("delete", "delete a session with its memory, log and versions")
+    delete.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    fork = add("fork", "copy a session to a new, independent one")
     fork.add_argument(
-        "new_session", nargs="?", default="", metavar="NEW_SESSION", help="default: a random name"
+        "new_session",
+        nargs="?",
+        default="",
+        metavar="NEW_SESSION",
+        help="name of the copy (default: random)",
     )
     fork.add_argument(
-        "--version", type=_uint64, metavar="N", help="version to copy (default: the present one)"
+        "--version", type=_uint64, metavar="N", help="version to copy (default: the current one)"
     )
     rollback = add("rollback", "return to an earlier version")
     rollback.add_argument(
-        "version", nargs="?", type=_uint64, metavar="VERSION", help="default: the parent"
+        "version",
+        nargs="?",
+        type=_uint64,
+        metavar="VERSION",
+        help="version to return to (default: the parent of the current one)",
     )
-    snapshot = add("snapshot", "name the present version, so that it is kept")
+    snapshot = add("snapshot", "name the current version so that it is kept")
     snapshot.add_argument(
-        "snapshot", nargs="?", default="", metavar="NAME", help="default: a random name"
+        "snapshot",
+        nargs="?",
+        default="",
+        metavar="NAME",
+        help="name of the snapshot (default: random)",
     )
-    add("snapshots", "list the versions that have names")
-    delete_snapshot = add("delete-snapshot", "take a version's name away")
-    delete_snapshot.add_argument("snapshot", metavar="NAME", help="as `snapshots` lists it")
+    add("snapshots", "list the snapshots of a session")
+    delete_snapshot = add(
+        "delete-snapshot", "delete a snapshot, so that its version may be collected"
+    )
+    delete_snapshot.add_argument(
+        "snapshot", metavar="NAME", help="name of the snapshot, as listed by `snapshots`"
+    )
     rename = add("rename", "change the display name")
-    rename.add_argument("display_name", metavar="TEXT", help="the new one")
-    reset = add("reset", "return levels to the base model")
+    rename.add_argument("display_name", metavar="TEXT", help="new display name")
+    reset = add("reset", "reset levels to the base model")
     reset.add_argument(
-        "levels", nargs="*", type=_uint32, metavar="LEVEL", help="0 is the fastest (default: all)"
+        "levels",
+        nargs="*",
+        type=_uint32,
+        metavar="LEVEL",
+        help="levels to reset, 0 being the fastest (default: all)",
     )
-    forget = add("forget", "learn everything again without one document", module="jobs")
-    forget.add_argument("document", metavar="DOCUMENT", help="as `show` lists it")
+    forget = add("forget", "rebuild a session without one document", module="jobs")
+    forget.add_argument(
+        "document", metavar="DOCUMENT", help="name of the document, as listed by `show`"
+    )
     migrate = add(
-        "migrate", "learn everything again under a policy as the server knows it", module="jobs"
+        "migrate", "rebuild a session under the current definition of a policy", module="jobs"
     )
-    migrate.add_argument("--policy", default="", metavar="NAME", help="default: the session's own")
-    add("cancel-job", "end a forget or migrate; the session stays as it was", module="jobs")
-    export = add("export", "write a session to a file, for another server", module="transfer")
-    export.add_argument("file", type=Path, metavar="FILE", help="must not exist yet")
+    migrate.add_argument(
+        "--policy",
+        default="",
+        metavar="NAME",
+        help="learning policy (default: that of the session)",
+    )
+    add(
+        "cancel-job",
+        "cancel a running forget or migrate, leaving the session unchanged",
+        module="jobs",
+    )
+    export = add("export", "export a session to a file", module="transfer")
+    export.add_argument(
+        "file", type=Path, metavar="FILE", help="output file, which must not exist yet"
+    )
     import_ = add(
         "import",
-        "make a session out of an exported file",
-        session="its name here",
+        "create a session from an exported file",
+        session="name of the new session",
         module="transfer",
     )
-    import_.add_argument("file", type=Path, metavar="FILE", help="what `export` wrote")
-    diff = add("diff", "show how much of each level changed between two kept versions")
+    import_.add_argument("file", type=Path, metavar="FILE", help="file written by `export`")
+    diff = add("diff", "show how much each level changed between two kept versions")
     diff.add_argument("before", type=_uint64, metavar="FROM", help="version")
     diff.add_argument("after", type=_uint64, metavar="TO", help="version")
-    add("consolidate", "learn now what waits for a boundary")
-    end = add("end-conversation", "close a conversation, which is when it is learnt")
+    add("consolidate", "learn now, without waiting for a boundary")
+    end = add("end-conversation", "end a conversation, so that it is learnt")
     end.add_argument(
-        "conversation", nargs="?", default="", metavar="CONVERSATION", help="default: default"
+        "conversation",
+        nargs="?",
+        default="",
+        metavar="CONVERSATION",
+        help="name of the conversation (default: default)",
     )
-    end.add_argument("--no-wait", action="store_true", help="do not wait for the learning")
-    delete_user = add("delete-user", "erase every session of the user (--user)", session="")
-    delete_user.add_argument("--yes", action="store_true", help="do not ask")
+    end.add_argument(
+        "--no-wait", action="store_true", help="return without waiting for the learning"
+    )
+    delete_user = add("delete-user", "delete all sessions of the user (--user)", session="")
+    delete_user.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def _add_turn_options(parser: argparse.ArgumentParser) -> None:
@@ -308,15 +370,21 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
         "--conversation",
         default="",
         metavar="NAME",
-        help="window over the session; a new name starts empty (default: default)",
+        help="conversation; a new name starts with an empty window (default: default)",
     )
-    parser.add_argument("--system", default="", metavar="TEXT", help="instructions that come first")
-    parser.add_argument("--no-learn", action="store_true", help="learn nothing from what is said")
-    parser.add_argument("--ephemeral", action="store_true", help="keep nothing at all")
+    parser.add_argument("--system", default="", metavar="TEXT", help="system prompt")
+    parser.add_argument("--no-learn", action="store_true", help="do not learn from this turn")
+    parser.add_argument(
+        "--ephemeral", action="store_true", help="do not store anything about this turn"
+    )
     for option, kind, summary in _SAMPLING:
         parser.add_argument(option, type=kind, metavar="N", help=summary)
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="ends the reply; repeatable"
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="stop string; may be given several times",
     )
 
 

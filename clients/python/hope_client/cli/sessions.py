@@ -37,7 +37,9 @@ def run_list(app: App) -> int:
     if app.args.json:
         app.terminal.json({"sessions": [to_plain(session) for session in sessions]})
     elif not sessions:
-        app.terminal.note("No sessions yet; `hope chat NAME` or `hope sessions create NAME`.")
+        app.terminal.note(
+            "No sessions yet; create one with `hope chat NAME` or `hope sessions create NAME`."
+        )
     else:
         app.terminal.table(
             ("session", "version", "learnable tokens", "waiting", "state", "stored", "updated"),
@@ -79,8 +81,8 @@ def run_show(app: App) -> int:
         f"{count(session.log_records)} log records"
     )
     app.terminal.print(
-        f"learnable tokens {count(session.learnable_tokens)}, "
-        f"waiting for a boundary {count(session.pending_tokens)}"
+        f"learnable tokens {count(session.learnable_tokens)}, not learnt yet "
+        f"{count(session.pending_tokens)}"
     )
     app.terminal.print(f"conversations: {', '.join(session.conversations) or '-'}")
     for document in session.documents:
@@ -95,15 +97,15 @@ def run_delete(app: App) -> int:
     args = app.args
     name = app.client.sessions.name(args.session)
     if app.terminal.interactive and not args.yes:
-        answer = input(f"Erase {name}, its memory and its log, for good? [y/N] ")
+        answer = input(f"Delete {name} with its memory and log permanently? [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
-            app.terminal.note("Nothing erased.")
+            app.terminal.note("Nothing was deleted.")
             return 1
     app.run(app.client.sessions.delete(args.session))
     if args.json:
         app.terminal.json({"deleted": name})
     else:
-        app.terminal.print(f"Erased {name}.")
+        app.terminal.print(f"Deleted {name}.")
     return 0
 
 
@@ -112,17 +114,20 @@ def run_delete_user(app: App) -> int:
     args = app.args
     if not args.yes:
         if not app.terminal.interactive:
-            app.terminal.note(f"hope: --yes erases every session of {args.user} for good.")
+            app.terminal.note(
+                f"hope: this would permanently delete every session of {args.user}; confirm with "
+                "--yes"
+            )
             return 2
-        answer = input(f"Erase every session of {args.user} for good? [y/N] ")
+        answer = input(f"Permanently delete every session of {args.user}? [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
-            app.terminal.note("Nothing erased.")
+            app.terminal.note("Nothing was deleted.")
             return 1
     sessions = app.run(app.client.sessions.delete_user())
     if args.json:
         app.terminal.json({"user": args.user, "deleted_sessions": sessions})
     else:
-        app.terminal.print(f"Erased {count(sessions)} sessions of {args.user}.")
+        app.terminal.print(f"Deleted {count(sessions)} sessions of {args.user}.")
     return 0
 
 
@@ -148,7 +153,7 @@ def run_snapshot(app: App) -> int:
         app.terminal.json(to_plain(snapshot))
     else:
         name = snapshot.name.rpartition("/")[2]
-        app.terminal.print(f"Version {snapshot.version} is kept as {name}.")
+        app.terminal.print(f"Version {snapshot.version} is kept as snapshot {name}.")
     return 0
 
 
@@ -159,7 +164,7 @@ def run_delete_snapshot(app: App) -> int:
     if args.json:
         app.terminal.json({"deleted": args.snapshot})
     else:
-        app.terminal.print(f"{args.snapshot} names no version any more.")
+        app.terminal.print(f"Deleted snapshot {args.snapshot}.")
     return 0
 
 
@@ -173,7 +178,9 @@ def run_snapshots(app: App) -> int:
     if app.args.json:
         app.terminal.json({"snapshots": [to_plain(each) for each in found]})
     elif not found:
-        app.terminal.note(f"None yet; `hope sessions snapshot {app.args.session} NAME`.")
+        app.terminal.note(
+            f"No snapshots yet; create one with `hope sessions snapshot {app.args.session} NAME`."
+        )
     else:
         app.terminal.table(
             ("snapshot", "version", "made"),
@@ -189,19 +196,21 @@ def run_rename(app: App) -> int:
     """Changes the display name."""
     args = app.args
     session = app.run(app.client.sessions.rename(args.session, args.display_name))
-    return report(app, session, f'{session.name} is now shown as "{session.display_name}".')
+    return report(
+        app, session, f'The display name of {session.name} is now "{session.display_name}".'
+    )
 
 
 def run_reset(app: App) -> int:
     """Returns levels to the base model."""
     args = app.args
     session = app.run(app.client.sessions.reset(args.session, *args.levels))
-    which = "All levels are" if not args.levels else f"Levels {_listed(args.levels)} are"
+    which = "All levels were" if not args.levels else f"Levels {_listed(args.levels)} were"
     return report(
         app,
         session,
-        f"{which} the base model again, as version {session.memory_version}; "
-        f"`hope sessions rollback {short_name(session.name)}` undoes it.",
+        f"{which} reset to the base model in version {session.memory_version}; undo with `hope "
+        f"sessions rollback {short_name(session.name)}`.",
     )
 
 
@@ -213,7 +222,7 @@ def run_diff(app: App) -> int:
         app.terminal.json(to_plain(answer))
     else:
         app.terminal.table(
-            ("level", "changed by"),
+            ("level", "change"),
             [(str(each.level), f"{each.relative_norm:.5f}") for each in answer.levels],
         )
         for each in answer.taught:
@@ -224,7 +233,7 @@ def run_diff(app: App) -> int:
                 f"{' '.join(each.excerpt.split())}{' ...' if each.truncated else ''}"
             )
         if answer.next_page_token:
-            app.terminal.note("There is more; HopeClient.sessions.diff gives it page by page.")
+            app.terminal.note("More changes exist; read all of them with HopeClient.sessions.diff.")
     return 0
 
 
@@ -245,7 +254,9 @@ def run_end_conversation(app: App) -> int:
     if args.no_wait:
         answer = app.run(work)
         if not args.json:
-            app.terminal.print("Closed; it is learnt meanwhile.")
+            app.terminal.print(
+                "The conversation ended; the server is learning it in the background."
+            )
     else:
         answer = learn(app, work, quiet=args.json)
     if args.json:
@@ -266,8 +277,8 @@ def drift(terminal: Terminal, session: pb.Session) -> None:
 def rolled_back(session: pb.Session) -> str:
     """One sentence that describes a rollback."""
     return (
-        f"Rolled back to version {session.parent_version}, "
-        f"which is now version {session.memory_version}."
+        f"Rolled back to version {session.parent_version}; the session is now at version "
+        f"{session.memory_version}."
     )
 
 

@@ -36,18 +36,24 @@ class SlashCommands:
         self._chat = chat
         self._commands = {
             "/new": _Command(
-                "/new [NAME]", "end this conversation, learn it, start another", self._new
+                "/new [NAME]", "end this conversation, learn it, and start another", self._new
             ),
             "/read-only": _Command(
-                "/read-only", "stop, or go on, learning from what is said", self._read_only
+                "/read-only", "turn learning from your messages off or on", self._read_only
             ),
-            "/fork": _Command("/fork NAME", "copy the session and go on in the copy", self._fork),
+            "/fork": _Command(
+                "/fork NAME", "copy the session and continue in the copy", self._fork
+            ),
             "/rollback": _Command(
-                "/rollback [VERSION]", "return to an earlier memory", self._rollback
+                "/rollback [VERSION]", "return to an earlier version", self._rollback
             ),
-            "/drift": _Command("/drift", "how far the memory is from the base model", self._drift),
+            "/drift": _Command(
+                "/drift", "show how far the memory is from the base model", self._drift
+            ),
             "/ingest": _Command("/ingest FILE", "read a document into the session", self._ingest),
-            "/help": _Command("/help", "this list; a line that begins with // is said", self._help),
+            "/help": _Command(
+                "/help", "show this list; start a message with // to send a leading /", self._help
+            ),
             "/quit": _Command("/quit", "leave", self._help),
         }
 
@@ -63,7 +69,7 @@ class SlashCommands:
         command = self._commands.get(name)
         argument = argument.strip()
         if command is None:
-            self._chat.terminal.note(f"No command {name}; /help lists them.")
+            self._chat.terminal.note(f"Unknown command {name}; type /help for the list.")
         elif not command.accepts(argument):
             self._chat.terminal.note(f"Usage: {command.usage}")
         else:
@@ -73,14 +79,14 @@ class SlashCommands:
     def _new(self, name: str) -> None:
         chat = self._chat
         if chat.begun:
-            chat.terminal.note(f"Conversation {chat.conversation} ends; the session learns it now.")
+            chat.terminal.note(f"Ending conversation {chat.conversation} and learning it.")
             sessions = chat.app.client.sessions
             try:
                 learn(chat.app, sessions.end_conversation(chat.session, chat.conversation))
             except NotFoundError:
-                chat.terminal.note("It had ended before.")
+                chat.terminal.note("The conversation had already ended.")
             except KeyboardInterrupt:
-                chat.terminal.note("The server goes on learning; the next turn waits for it.")
+                chat.terminal.note("The server is still learning; the next turn waits for it.")
         else:
             chat.terminal.note("Nothing was said yet, so there is nothing to learn.")
         chat.conversation = name or chat.conversation
@@ -90,9 +96,9 @@ class SlashCommands:
         chat = self._chat
         chat.read_only = not chat.read_only
         chat.terminal.note(
-            "Read-only: nothing that is said from now on is learnt."
+            "Learning is off; messages from now on are not learnt."
             if chat.read_only
-            else "Learning: the session learns from what is said."
+            else "Learning is on; the session learns from your messages."
         )
 
     def _fork(self, name: str) -> None:
@@ -101,13 +107,13 @@ class SlashCommands:
         chat.session = session.name
         chat.begun = chat.conversation in session.conversations
         chat.terminal.print(
-            f"Forked at version {session.memory_version}; this chat goes on in {session.name}."
+            f"Forked at version {session.memory_version}; this chat continues in {session.name}."
         )
 
     def _rollback(self, argument: str) -> None:
         chat = self._chat
         if argument and not argument.isdecimal():
-            chat.terminal.note("A version is a number; /drift shows the present one.")
+            chat.terminal.note("VERSION must be a number; /drift shows the current one.")
             return
         version = int(argument) if argument else None
         session = chat.app.run(chat.app.client.sessions.rollback(chat.session, version))

@@ -31,12 +31,12 @@ def run_export(app: App) -> int:
     try:
         written = app.run(collect())
     except FileExistsError:
-        app.terminal.note(f"hope: {args.file} exists and is left alone; name another file.")
+        app.terminal.note(f"hope: {args.file} already exists; choose another file")
         return 1
     if args.json:
         app.terminal.json({"file": str(args.file), "bytes": written})
     else:
-        app.terminal.print(f"Wrote {size(written)} to {args.file}.")
+        app.terminal.print(f"Exported {size(written)} to {args.file}.")
     return 0
 
 
@@ -50,4 +50,6 @@ def run_import(app: App) -> int:
 
     with args.file.open("rb") as file:
         session = app.run(app.client.sessions.import_(args.session, pieces(file)))
-    return report(app, session, f"Imported {session.name}, {count(session.log_records)} records.")
+    return report(
+        app, session, f"Imported {session.name} with {count(session.log_records)} log records."
+    )

@@ -32,7 +32,7 @@ _SAMPLING = (
 
 _WAITS = {
     pb.STATUS_QUEUED: "waiting for other turns ...",
-    pb.STATUS_LEARNING: "the session learns what it was taught before ...",
+    pb.STATUS_LEARNING: "learning from earlier turns ...",
 }
 
 
@@ -118,7 +118,7 @@ async def show_reply(
                     case pb.StatusUpdate():
                         busy.show(_WAITS.get(event.status, "waiting ..."))
                     case Resuming():
-                        busy.show(f"connection lost, trying again in {event.delay_seconds:.1f} s")
+                        busy.show(f"connection lost, retrying in {event.delay_seconds:.1f} s")
                     case pb.TextDelta():
                         busy.stop()
                         show(event.text)
@@ -126,7 +126,7 @@ async def show_reply(
                         busy.stop()
                         if not silent:
                             terminal.print()
-                            terminal.note("(the connection broke; the reply begins anew)")
+                            terminal.note("(connection lost; the reply starts over)")
                     case pb.GenerateResult():
                         result = event
     if not shown:

@@ -80,7 +80,7 @@ class Decoder:
         # An adapter that is not there would end the whole engine at the next step.
         lora = None
         if begin.adapter and begin.adapter not in self._adapters | self._written:
-            raise ValueError(f"there is no adapter {begin.adapter}")
+            raise ValueError(f"adapter {begin.adapter} does not exist")
         if begin.adapter in self._adapters:
             name = f"memory-{begin.adapter}"
             lora = LoRARequest(name, begin.adapter, f"memory://{begin.adapter}")

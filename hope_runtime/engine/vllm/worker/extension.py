@@ -53,7 +53,7 @@ class MemoryExtension:
         )
         manager = workers._adapter_manager
         # The server puts no more than there are slots, so none that is needed is pushed out.
-        assert len(manager) < manager.lora_slots, "more memories than slots"
+        assert len(manager) < manager.lora_slots, "there are more memories than slots"
         manager.add_adapter(lora)
         manager.activate_adapter(adapter)
 

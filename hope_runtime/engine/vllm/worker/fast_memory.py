@@ -41,7 +41,9 @@ class PagedFastMemory:
         self._seen: list[Tensor] = []
         model = model_runner.model.model
         config = fast_memory.config
-        assert config.target == len(model.layers), "what is read is added behind the last layer"
+        assert config.target == len(model.layers), (
+            "the output of a fast memory must be added after the last layer"
+        )
         for index in config.sources:
             place = model.norm if index == config.target else model.layers[index]
             place.register_forward_pre_hook(self._see)

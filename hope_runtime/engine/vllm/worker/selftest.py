@@ -69,11 +69,13 @@ def check_isolation(decoder: Decoder, options: Options) -> None:
         for adapter in slots:
             decoder.drop(adapter)
     if abs(alone - base) < 2 * allowed:
-        raise NotIsolatedError("A memory changes nothing.")
+        raise NotIsolatedError("applying an adapter does not change the output")
     if any(abs(found - base) > allowed for found in (together[0], *mixed[:1])):
-        raise NotIsolatedError("A row without a memory is reached by its neighbours' memories.")
+        raise NotIsolatedError(
+            "the adapters of other rows change the output of a row without an adapter"
+        )
     if any(abs(found - alone) > allowed for found in (*together[1:], *mixed[1:])):
-        raise NotIsolatedError("A row is not what its own memory makes of it.")
+        raise NotIsolatedError("the output of a row is not that of its own adapter")
 
 
 def _terms(options: Options) -> dict[str, Tensor]:
