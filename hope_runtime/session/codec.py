@@ -252,7 +252,7 @@ def _build(
                 "one dimension of int32"
             )
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < layout.vocab_size:
-            raise ValueError(f"tensor {name} holds ids outside of the vocabulary")
+            raise ValueError(f"tensor {name} contains token ids outside the vocabulary")
     pinned = grouped(tensors["pinned"], [item.pinned for item in state.conversations])
     recent = grouped(tensors["recent"], [item.recent for item in state.conversations])
     contexts: dict[str, Tensors] = {}

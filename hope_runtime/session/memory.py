@@ -76,7 +76,7 @@ class Document:
 
     @property
     def digest(self) -> bytes:
-        """Of the committed bytes; empty when it is not known."""
+        """Digest of the committed bytes; empty when it is not known."""
         return self.content if self.ended or not self.content else content.digest(self.content)
 
 

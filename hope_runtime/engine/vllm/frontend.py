@@ -63,9 +63,8 @@ class _Turn:
 class Frontend:
     """Serves turns from `start` until it is closed, at most `rows` at a time.
 
-    `send` reaches the process, or raises EngineLostError; what the process says comes in
-    through `receive`, and that it is gone through `lost`, from any thread.
-    A reply that the model may end does so with one of `stop_ids()`.
+    `send` reaches the process, or raises EngineLostError; its messages come in through `receive`,
+    its loss through `lost`, from any thread. The model ends a reply with one of `stop_ids()`.
     """
 
     def __init__(
@@ -187,7 +186,7 @@ class Frontend:
         return {turn.number for turn in (*self._running, *self._requests.values())}
 
     def poll_running(self) -> None:
-        """See who was cancelled, and makes requests for those whose readers are ready."""
+        """End cancelled turns, and make requests for those whose readers are ready."""
         for turn in [*self._running]:
             if turn.request.cancelled:
                 self._advance(turn, None)

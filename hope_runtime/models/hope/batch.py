@@ -58,7 +58,7 @@ class Batch:
         return logits_B1V[:, 0], found
 
     def _join(self, states: Sequence[HopeState]) -> None:
-        """What the rows have that does not change; again only for other rows or new memories."""
+        """Join the rows' constant parts; again only for other rows or new memories."""
         had: list[tuple[object, ...]] = [
             (state.levels, *map(_banks_of, state.context.layers)) for state in states
         ]

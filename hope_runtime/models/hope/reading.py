@@ -72,7 +72,7 @@ class Reader:
     def _segment_ends(
         self, learnable_BT: Tensor, read: list[int], seen: list[int], lengths: list[int]
     ) -> list[int | None]:
-        """Of each row the next token at whose arrival its segment is done, if it is here."""
+        """Index of the token whose arrival ends each row's segment; None if it is not here yet."""
         segment = self.state.segment
         assert segment is not None
         period = self.config.levels[0].period_tokens

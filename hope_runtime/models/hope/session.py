@@ -192,7 +192,7 @@ class HopeLayout:
     def _window_shape(
         self, kind: str, name: str, shape: tuple[int, ...], tensors: Tensors
     ) -> tuple[int, ...]:
-        """As `shape`, but with the tokens that all parts of its kind have in all layers."""
+        """`shape` with the number of tokens that all parts of its kind have in all layers."""
         part = "tail_k" if ".tail_" in name else "k"
         tokens = tensors[name].shape[2] if tensors[name].dim() == len(shape) else 0
         first = name[: name.index("layers.")] + f"layers.0.window.{part}"
@@ -222,7 +222,7 @@ def _taught(level: Level, position: int, tokens: int) -> Level:
 
 
 def _rest(span: Span, position: int) -> Span:
-    """What of a span lies behind a place of the stream."""
+    """The part of a span behind a place of the stream."""
     read = max(position - span.start, 0)
     return replace(span, ids=span.ids[read:], start=span.start + read)
 
@@ -232,7 +232,7 @@ def _floor(count: int, period: int) -> int:
 
 
 def _tensors(state: HopeState) -> dict[str, Tensor]:
-    """Everything but the levels' weights; the start of an empty segment is the context."""
+    """Tensors of a state but for the levels' weights; an empty segment starts at the context."""
     tensors = _prefixed(_CONTEXT, state.context)
     if (segment := state.segment) is not None:
         tensors |= {f"segment.{name}": getattr(segment, name) for name in _SEGMENT}

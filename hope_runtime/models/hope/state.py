@@ -135,7 +135,7 @@ def check_bounds(state: HopeState, before: HopeState | None = None) -> None:
 
 
 def _memories(state: HopeState) -> Iterator[Tensor]:
-    """Everything learnt, as it is after the last token: fast memories and levels."""
+    """All memories as they are after the last token: Titans memories and levels."""
     for layer in state.context.layers:
         for bank in () if layer.fast is None else layer.fast.banks:
             yield from (*bank.running, *bank.velocity)

@@ -143,7 +143,7 @@ def attention(
 
 
 def _mix_parts(q_BH1K: Tensor, window: KeysValues, skip: int) -> Tensor:
-    """What one token makes of a window in two parts without putting them together: (B, 1, H*K)."""
+    """Attention of one token over a window in two parts, without joining them: (B, 1, H*K)."""
     B, H, _, K = q_BH1K.shape
     G = window.k.shape[1]
     # The query heads of a group are the rows of one product with its keys.
