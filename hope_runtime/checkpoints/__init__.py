@@ -37,7 +37,6 @@ __all__ = [
     "find_source",
     "load_base_model",
     "load_model",
-    "resolve_dtype",
     "written_texts_dir",
 ]
 

@@ -7,7 +7,8 @@ import torch
 from engines import answer, ask, taught
 from memories import document, spans_of
 
-from hope_runtime.device import Device, available
+from hope_runtime import device as device_module
+from hope_runtime.device import Device, available, resolve_dtype
 from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.errors import ModelError
 from hope_runtime.models.decoder.weights import BaseModel
@@ -25,6 +26,17 @@ def test_auto_is_the_first_device_that_is_available() -> None:
 def test_a_device_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match=r"'cuda:99' does not exist .*available: .*cpu"):
         Device.choose("cuda:99")
+
+
+def test_dtypes_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_dtype("float32", "cuda") is torch.float32
+    assert resolve_dtype("bfloat16", "cpu") is torch.bfloat16
+    assert resolve_dtype("auto", "cuda") is torch.bfloat16
+    for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(device_module, "_cpu_has_bfloat16", lambda fast=fast: fast)
+        assert resolve_dtype("auto", "cpu") is expected
+    with pytest.raises(ValueError, match="auto, float32 or bfloat16"):
+        resolve_dtype("float8", "cpu")  # type: ignore[arg-type]
 
 
 def test_one_thread_is_left_to_turns_while_something_learns() -> None:
