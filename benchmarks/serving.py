@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hope.v1 import inference_pb2 as pb
-
 from benchmarks.common import (
     PAIRS,
     WINDOW_TOKENS,
@@ -20,7 +18,7 @@ from benchmarks.common import (
     text_spans,
 )
 from hope_runtime.engine.prompt import Message
-from hope_runtime.engine.reply import TextPiece
+from hope_runtime.engine.reply import FinishReason, TextPiece
 from hope_runtime.engine.runner import ForwardChunk, Runner
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.torch_engine import TorchEngine
@@ -32,7 +30,8 @@ from hope_runtime.session.fold import due
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY
-from server.grpc_api.interceptors.metrics import ReplyClock
+from server.app.events import Finished, TextDelta, Usage
+from server.app.measures import ReplyClock
 from server.telemetry.metrics import Metrics
 
 ROWS = 8
@@ -70,10 +69,17 @@ def metrics_cost(model: BaseModel) -> Entry:
     """
     adapter = some_terms(model)
     decode = _decoder(model, [adapter] * ROWS)
-    delta = pb.GenerateResponse(delta=pb.TextDelta(text="word ", tokens=1))
-    usage = pb.Usage(input_tokens=40, output_tokens=REPLY_TOKENS, learnable_tokens=20)
-    result = pb.GenerateResult(finish_reason=pb.FINISH_REASON_LENGTH, usage=usage)
-    events = [delta] * REPLY_TOKENS + [pb.GenerateResponse(result=result)]
+    usage = Usage(
+        input_tokens=40,
+        output_tokens=REPLY_TOKENS,
+        learnable_tokens=20,
+        memory_version=0,
+        queue_seconds=0.0,
+        prefill_seconds=0.1,
+        decode_seconds=1.0,
+    )
+    finished = Finished(FinishReason.LENGTH, "word " * REPLY_TOKENS, usage)
+    events = [*[TextDelta("word ", 1)] * REPLY_TOKENS, finished]
     metrics = Metrics()
 
     def record() -> float:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import grpc
@@ -40,17 +40,24 @@ from hope_runtime.learning.learner import Learner
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.hope.served import HopeModel
 from server.app.jobs import Jobs
+from server.app.limits import SessionLimits
 from server.app.sessions import Sessions
-from server.auth.access import operator_authenticator, server_credentials, user_authenticator
-from server.auth.tokens import KeyFileError
+from server.auth.access import (
+    Authenticator,
+    operator_authenticator,
+    server_credentials,
+    user_authenticator,
+)
+from server.crypto.files import KeyFileError
 from server.crypto.keys import MasterKeyError
 from server.grpc_api.admin import AdminService
 from server.grpc_api.errors import ErrorInterceptor
 from server.grpc_api.inference import InferenceService
-from server.grpc_api.interceptors.identity import Authenticator, AuthInterceptor
-from server.grpc_api.interceptors.metrics import MeasuringInterceptor
+from server.grpc_api.interceptors.identity import AuthInterceptor
+from server.grpc_api.interceptors.metrics import MetricsInterceptor
 from server.grpc_api.interceptors.request_log import RequestLogInterceptor
 from server.grpc_api.sessions import SessionService
+from server.grpc_api.turn_messages import MessageCodec
 from server.settings import Settings
 from server.store.base import StoreError
 from server.store.factory import make_store
@@ -140,6 +147,13 @@ def make_engine(settings: Settings, model: BaseModel | HopeModel) -> SessionEngi
     )
 
 
+def session_limits(settings: Settings) -> SessionLimits:
+    """The limits of sessions: settings of the same names."""
+    return SessionLimits(
+        **{each.name: getattr(settings, each.name) for each in fields(SessionLimits)}
+    )
+
+
 @contextlib.asynccontextmanager
 async def running_server(
     settings: Settings,
@@ -159,7 +173,7 @@ async def running_server(
         store = await stack.enter_async_context(make_store(settings))
         engine = stack.enter_context(make_engine(settings, model))
         metrics = Metrics()
-        outer: list[aio.ServerInterceptor[Any, Any]] = [MeasuringInterceptor(metrics)]
+        outer: list[aio.ServerInterceptor[Any, Any]] = [MetricsInterceptor(metrics)]
         if tracer is None and settings.otlp_endpoint is not None:
             tracer = stack.enter_context(sent_to(settings.otlp_endpoint))
         if tracer is not None:
@@ -169,14 +183,8 @@ async def running_server(
         sessions = Sessions(
             store,
             engine,
-            lease_seconds=settings.lease_seconds,
-            idle_learning_seconds=settings.idle_learning_seconds,
-            resident_sessions=settings.resident_sessions,
-            keep_versions=settings.keep_versions,
-            session_quota_bytes=settings.session_quota_bytes,
-            user_quota_bytes=settings.user_quota_bytes,
-            user_quota_sessions=settings.user_quota_sessions,
-            user_quota_tokens_per_minute=settings.user_quota_tokens_per_minute,
+            session_limits(settings),
+            replies=MessageCodec(),
             metrics=metrics,
             tracer=tracer or NO_TRACES,
         )
@@ -189,7 +197,7 @@ async def running_server(
         health = HealthServicer()
         server = _grpc_server(settings, authenticate, *outer)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(sessions, stalled_stream_seconds=settings.stalled_stream_seconds),
+            InferenceService(sessions),
             server,
         )
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(

@@ -43,6 +43,10 @@ class AdapterEngine:
             return POLICIES
         return {name: policy for name, policy in POLICIES.items() if not policy.writes_forward}
 
+    @property
+    def learns_beside_turns(self) -> bool:
+        return True
+
     @cached_property
     def layout(self) -> AdapterLayout:
         """Layout of a session's stored tensors."""

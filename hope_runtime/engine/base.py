@@ -87,6 +87,11 @@ class SessionEngine(Protocol):
         """Layout of a session's stored tensors."""
         ...
 
+    @property
+    def learns_beside_turns(self) -> bool:
+        """Whether turns leave everything alone that consolidations change (fold.with_learning)."""
+        ...
+
     def state_bytes_limit(self, policy: LearningPolicy) -> int:
         """Bytes that a session's levels take once each has learnt."""
         ...

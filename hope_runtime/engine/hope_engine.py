@@ -54,6 +54,8 @@ class HopeEngine:
         self.model = model
         self.policies: Mapping[str, LearningPolicy] = {model.policy.name: model.policy}
         self.layout = HopeLayout(model)
+        # A turn writes fast memories, which a flush changes too.
+        self.learns_beside_turns = False
         self._norms = [_norm(initial.theta) for initial in model.initial]
         self._batch = Batch(model)
         self._loop = Loop(self._compute, device=Device.of(model, threads=1), room=lambda: MAX_ROWS)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hope_runtime.errors import DivergedStateError
 from hope_runtime.learning.base_samples import BaseSamples, sample
 from hope_runtime.learning.clip_update import within
 from hope_runtime.learning.drift import LevelDrift, base_norm, level_drift
+from hope_runtime.learning.figures import consolidation_notes
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.probes import Probed, Probes, write_probes
 from hope_runtime.learning.recipes.fast_memory_writer import FastMemoryWriter
@@ -60,11 +61,7 @@ class Consolidation:
 
     def notes(self) -> dict[str, Any]:
         """The figures for the log; without the wall time, which is not a fact of the content."""
-        figures = asdict(self)
-        del figures["seconds"]
-        if not self.guards:
-            del figures["guards"]
-        return {name: figure for name, figure in figures.items() if figure is not None}
+        return consolidation_notes(self)
 
 
 NOTHING_PRACTISED = LevelResult((), 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Exports: a session as one stream of bytes, to be imported on another server.
+"""Archives: a session exported as one stream of bytes, and imported on another server.
 
 The format is a row of frames: one letter, a length (4 bytes, little endian), that many bytes.
 First `H`, a JSON header; then `B`, a blob, one each, its name and a zero byte before its bytes;
@@ -24,6 +24,7 @@ from hope_runtime.session.fold import effective
 from hope_runtime.session.log import Record, extend_digest
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete
+from server.app.session_log import log_pages
 from server.app.sessions import Sessions
 from server.store.base import Commit, Head, SessionKey
 from server.store.base import Record as StoredRecord
@@ -31,14 +32,13 @@ from server.store.base import Record as StoredRecord
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
 MAX_IMPORT_BYTES = 256 << 20
-_LOG_PAGE = 256
 _HEAD_BYTES = 5
 _HEADER = ("fingerprint", "policy", "display_name")
 
 
 @dataclass(slots=True)
 class _Contents:
-    """What an export holds."""
+    """Contents of an export."""
 
     header: dict[str, Any] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -46,8 +46,7 @@ class _Contents:
 
 
 async def export(sessions: Sessions, key: SessionKey) -> AsyncIterator[bytes]:
-    """The session's present state and whole log, in pieces of at most a mebibyte."""
-    store = sessions.store
+    """Export a session's present state and whole log, in pieces of at most a mebibyte."""
     async with sessions.exclusive(key) as resident:
         head = resident.head
         contents = _Contents(
@@ -58,25 +57,21 @@ async def export(sessions: Sessions, key: SessionKey) -> AsyncIterator[bytes]:
                 "display_name": head.display_name,
                 "version": head.version,
             },
-            await store.read_blobs(key),
+            await sessions.store.read_blobs(key),
         )
-        while True:
-            seen = len(contents.records)
-            page = await store.read_log(key, after_seq=seen, limit=_LOG_PAGE)
+        async for page in log_pages(sessions, key):
             contents.records += [StoredRecord(each.kind, each.payload) for each in page]
-            if len(page) < _LOG_PAGE:
-                break
-    # From here on nothing is read any more, so the session goes on while a slow caller takes it.
+    # Nothing is read from here on, so the session is free while a slow caller takes the export.
     for frame in _frames(contents):
         for start in range(0, len(frame), CHUNK_BYTES):
             yield frame[start : start + CHUNK_BYTES]
 
 
 async def import_session(sessions: Sessions, key: SessionKey, chunks: AsyncIterator[bytes]) -> Head:
-    """A new session that goes on where the exported one stood, at version 1 of its own.
+    """Create a session from an export, at version 1 of its own.
 
-    Raises InvalidRequestError for what is no whole export, FingerprintMismatchError for one of
-    another base model, QuotaExceededError, AlreadyExistsError when the name is taken.
+    Raises InvalidRequestError for an export that is broken or cut off, FingerprintMismatchError for
+    one of another base model, QuotaExceededError, AlreadyExistsError when the name is taken.
     """
     data = bytearray()
     async for chunk in chunks:
@@ -109,7 +104,7 @@ async def _store(
         policy=policy,
         display_name=contents.header["display_name"],
         blobs=encode_memory(empty),
-        summary=sessions.summary(empty),
+        summary=sessions.commits.summary(empty),
     )
     try:
         async with sessions.unloaded(key) as lease:
@@ -117,11 +112,11 @@ async def _store(
                 expected_revision=1,
                 nonce=uuid.uuid4().hex,
                 version=1,
-                summary=sessions.summary(memory),
+                summary=sessions.commits.summary(memory),
                 put_blobs=contents.blobs,
                 records=contents.records,
             )
-            return await sessions.retried(lambda: store.commit(lease, commit))
+            return await sessions.commits.retried(lambda: store.commit(lease, commit))
     except BaseException:
         # An import that failed leaves nothing behind.
         with contextlib.suppress(Exception):

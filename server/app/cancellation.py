@@ -1,4 +1,4 @@
-"""Waiting that outlives a cancelled caller, for what must not be left half done."""
+"""Cancellation: waiting for work that must not be left half done when its caller is cancelled."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ _Result = TypeVar("_Result")
 
 
 async def complete(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Runs `work` to its end even if the caller is cancelled meanwhile, and only then says so.
-
-    For what must not be left half done while a lock is held.
-    """
+    """Run `work` to its end even if the caller is cancelled meanwhile; the CancelledError is raised
+    after it. For work that must not be left half done while a lock is held."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -27,8 +25,8 @@ async def complete(work: Coroutine[Any, Any, _Result]) -> _Result:
 
 
 async def result_of(request: Request[_Result]) -> _Result:
-    """Result of the engine's work. When the caller is cancelled, the work is, and its row is free
-    again by the time this raises."""
+    """Wait for the engine's work. Cancelling the caller cancels the work, whose row is free again
+    when this raises."""
     future: Future[_Result] = request.future
     waiter = asyncio.wrap_future(future)
     try:
@@ -41,7 +39,7 @@ async def result_of(request: Request[_Result]) -> _Result:
 
 
 async def _ended(work: asyncio.Future[Any]) -> None:
-    """Waits for the end of `work`, even if cancelled again: by a client, then by the shutdown."""
+    """Wait for the end of `work`, even if cancelled again: by a client, then by the shutdown."""
     while not work.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([work])

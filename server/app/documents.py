@@ -1,14 +1,16 @@
-"""Where a document stands: how far it was read, and whether what comes next belongs to it.
+"""State of documents: how far each was read, and whether what comes next belongs to it.
 
-Knows bytes and digests; reading and learning are in turns.py.
+Knows bytes and digests; reading and learning are in ingest.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session import content
 from hope_runtime.session.memory import Document
-from server.app.residency import OnStatus
+from server.app.events import Tell
 from server.app.sessions import Sessions
 from server.store.base import SessionKey
 
@@ -23,10 +25,10 @@ async def open_document(
     name: str,
     offset: int,
     content_digest: bytes,
-    on_status: OnStatus,
+    tell: Tell,
 ) -> Document:
-    """The document's state; checks that the caller goes on exactly where it stands."""
-    async with sessions.exclusive(key, on_status) as resident:
+    """The document's state, checked to be where the caller resumes."""
+    async with sessions.exclusive(key, tell) as resident:
         known = resident.memory.documents.get(name, Document())
     if known.ended:
         raise InvalidRequestError(
@@ -68,3 +70,8 @@ def digested(known: Document, following: bytes | bytearray, ended: bool) -> byte
         return b""  # begun when nothing was digested
     state = content.extend(known.content or content.EMPTY, bytes(following))
     return content.digest(state) if ended else state
+
+
+def dropped(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    """The name that is gone, of a mapping that lets go of one when it takes another in."""
+    return next((name for name in before if name not in after), "")

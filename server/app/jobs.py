@@ -1,8 +1,8 @@
-"""Jobs: folding a log again while nobody need wait for it.
+"""Jobs: long rebuilds of a session's memory, in the background.
 
-One job on a session at a time, which takes nothing else meanwhile. A job belongs to the store: its
-callers may go away and come back, and when its server ends, whichever server sees it next goes on
-from what was saved last. What is folded is refold.py's business.
+A session has one job at a time and takes nothing else meanwhile. A job belongs to the store: its
+callers may disconnect and come back, and when its server ends, the next server that sees it resumes
+from the last checkpoint. The rebuild itself is in rebuild.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from hope_runtime.errors import HopeError
 from server.app.cancellation import complete
-from server.app.rebuild import Ask, Progress, Refold, check_forget, check_migrate
+from server.app.rebuild import Ask, Progress, Rebuild, check_forget, check_migrate
 from server.app.residency import Entry, JobRunningError
 from server.app.sessions import DrainingError, Sessions
 from server.store.base import (
@@ -33,15 +33,15 @@ _log = logging.getLogger(__name__)
 
 # Jobs that compute at the same time; more would only keep live sessions waiting for learning.
 JOBS_AT_ONCE = 2
-# Who watches hears of it at least so often, also while one long consolidation runs.
+# Watchers get the progress at least this often, also while one long consolidation runs.
 HEARTBEAT_SECONDS = 5.0
 MAX_RETRY_SECONDS = 30.0
-# After these the job goes on later: nothing is wrong with what it asks for.
+# After these errors the job is resumed later: nothing is wrong with the job itself.
 _PASSING = (StoreFullError, StoreUnavailableError, LeaseLostError)
 
 
 class JobCancelledError(Exception):
-    """Somebody took the job back; the session is as it was before."""
+    """The job was cancelled; the session is as it was before."""
 
 
 class Running:
@@ -64,7 +64,7 @@ class Running:
         advanced.set()
 
     async def watch(self) -> AsyncIterator[Progress]:
-        """The progress, now and whenever it changes, until the job ends."""
+        """Yield the progress, now and whenever it changes, until the job ends."""
         while not self.task.done():
             yield self.progress
             advanced = asyncio.ensure_future(self._advanced.wait())
@@ -79,7 +79,7 @@ class Running:
         yield self.progress
 
     async def result(self) -> Head:
-        """The session after the job. Raises what ended it otherwise."""
+        """Wait for the job; returns the session's head after it. Raises the error that ended it."""
         await asyncio.wait([self.task])
         if self.task.cancelled():
             raise self._stopped_by or DrainingError("the server is shutting down")
@@ -99,20 +99,20 @@ class Running:
         return JobRunningError(message, min(max(rest, 1.0), MAX_RETRY_SECONDS))
 
     async def wait_or_refuse(self) -> None:
-        """Raises JobRunningError, or waits until a job that is over has let go of the session."""
+        """Raise JobRunningError, or wait until a job that is over has released the session."""
         if not self.is_over():
             raise self.refusal()
         await asyncio.wait([self.task])
 
     async def stop(self, reason: Exception) -> None:
-        """Ends the work here; what it has made is saved. Returns when the session is let go."""
+        """End the work on this server, with a checkpoint. Returns when the session is released."""
         self._stopped_by = reason
         self.task.cancel()
         await asyncio.wait([self.task])
 
 
 class Jobs:
-    """The jobs of one server. What a job has made is saved every `checkpoint_seconds`."""
+    """Jobs of one server, with a checkpoint every `checkpoint_seconds`."""
 
     def __init__(self, sessions: Sessions, *, checkpoint_seconds: float = 30) -> None:
         self._sessions = sessions
@@ -123,11 +123,11 @@ class Jobs:
         self._upkeep: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Goes on with the jobs of servers that ended, now and whenever there are some."""
+        """Resume jobs of servers that ended, now and whenever there are some."""
         self._upkeep = asyncio.create_task(self._keep_up())
 
     async def stop(self) -> None:
-        """Saves how far every job is; another server, or this one later, goes on from there."""
+        """Checkpoint every job; another server, or this one later, resumes it."""
         if self._upkeep:
             self._upkeep.cancel()
             await asyncio.wait([self._upkeep])
@@ -145,7 +145,7 @@ class Jobs:
         return job
 
     async def forget_document(self, key: SessionKey, document: str) -> Running:
-        """The session as if it had never read the document, whose name can be used again."""
+        """Rebuild a session without a document, whose name can be used again afterwards."""
         return await self._begin(
             key,
             lambda job: job.document == document,
@@ -153,7 +153,7 @@ class Jobs:
         )
 
     async def migrate(self, key: SessionKey, policy: str) -> Running:
-        """The session as it would be had it learnt under `policy` from the beginning."""
+        """Rebuild a session as if it had learnt under `policy` from the beginning."""
         return await self._begin(
             key,
             lambda job: not job.document and policy in ("", job.policy),
@@ -161,8 +161,7 @@ class Jobs:
         )
 
     async def cancel(self, key: SessionKey) -> Head:
-        """Ends the session's job, wherever it stands; the session is as it was before. None is no
-        error."""
+        """End the session's job, which changes nothing of the session. No job is no error."""
         self._sessions.admit()
         async with self._residency.locked(key) as entry:
             if entry.job is not None:
@@ -180,7 +179,7 @@ class Jobs:
         is_it: Callable[[Ask], bool],
         check: Callable[[Head], Awaitable[Ask]],
     ) -> Running:
-        """Joins the job that is asked for, or begins it. Raises JobRunningError for another one."""
+        """Join the job that is asked for, or begin it. Raises JobRunningError during another."""
         self._sessions.admit()
         async with self._residency.locked(key) as entry:
             self._sessions.admit()
@@ -197,7 +196,7 @@ class Jobs:
             return running
 
     async def _launch(self, entry: Entry, key: SessionKey, ask: Ask) -> Running:
-        """Runs a job, which is begun if the store has none. The entry's lock is held."""
+        """Run a job, stored first if the store has none. The caller holds the entry's lock."""
         await self._residency.release(entry)
         lease = await self._residency.acquire(key)
         try:
@@ -225,7 +224,7 @@ class Jobs:
             self._residency.forget_empty(running.key)
 
     async def _fold(self, lease: Lease, running: Running) -> Head:
-        fold = Refold(
+        fold = Rebuild(
             self._sessions,
             lease,
             running.ask,
@@ -260,7 +259,7 @@ class Jobs:
             await asyncio.sleep(self._residency.lease_seconds / 3)
 
     async def _take_up(self, key: SessionKey) -> None:
-        """Goes on with a job that runs nowhere."""
+        """Resume a job that no server runs."""
         if self.running(key) is not None:
             return
         try:

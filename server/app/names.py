@@ -1,7 +1,7 @@
 """Resource names: users/{user}/sessions/{session}, checked where they enter.
 
-A name of somebody else's is answered like one that never existed, before anything is looked up,
-so that neither the answer nor its time tells what others have.
+A name of another user is answered like one that never existed, before anything is looked up, so
+that neither the answer nor its time tells which names exist.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from server.auth.caller import USER_ID as _ID
 from server.auth.caller import present_caller
 from server.store.base import NotFoundError, SessionKey
 
+MAX_CONVERSATION_NAME = 64
+MAX_DOCUMENT_NAME = 256
 _SESSION = re.compile(r"users/([^/]*)/sessions/([^/]*)")
 _SNAPSHOT = re.compile(r"(.*)/snapshots/([^/]*)")
 _USER = re.compile(r"users/([^/]*)")
@@ -21,7 +23,7 @@ _USER = re.compile(r"users/([^/]*)")
 
 def session_key(name: str, *, field: str) -> SessionKey:
     """Key of a session's full name. Raises InvalidRequestError naming `field`, and NotFoundError
-    for a session of somebody else's."""
+    for a session of another user."""
     match = _SESSION.fullmatch(name)
     if not match or not all(_ID.fullmatch(part) for part in match.groups()):
         raise InvalidRequestError(
@@ -36,8 +38,7 @@ def session_key(name: str, *, field: str) -> SessionKey:
 
 
 def snapshot_key(name: str, *, field: str) -> tuple[SessionKey, str]:
-    """Session and last part of a snapshot's full name. Raises as
-    `session_key` does."""
+    """Session and last part of a snapshot's full name. Raises as `session_key` does."""
     match = _SNAPSHOT.fullmatch(name)
     if not match or not _ID.fullmatch(match[2]):
         raise InvalidRequestError(
@@ -49,8 +50,8 @@ def snapshot_key(name: str, *, field: str) -> tuple[SessionKey, str]:
 
 
 def user_id(parent: str, *, field: str) -> str:
-    """User of users/{user}. Raises InvalidRequestError naming `field`, and NotFoundError for
-    anybody but the caller."""
+    """User of users/{user}. Raises InvalidRequestError naming `field`, and NotFoundError for any
+    user but the caller."""
     match = _USER.fullmatch(parent)
     if not match or not _ID.fullmatch(match[1]):
         raise InvalidRequestError(
@@ -72,6 +73,11 @@ def session_id(chosen: str, *, field: str) -> str:
             field=field,
         )
     return chosen
+
+
+def conversation_name(chosen: str) -> str:
+    """A conversation's name, "default" when empty. Raises InvalidRequestError."""
+    return short_name(chosen, "default", MAX_CONVERSATION_NAME, field="conversation")
 
 
 def short_name(value: str, default: str, limit: int, *, field: str) -> str:

@@ -1,11 +1,10 @@
-"""Folding a session's log again: how a document is forgotten, and how a policy changes.
+"""Rebuilds: a session's log is folded again, without a document or under another policy.
 
-Everything that counts is read again in its order and learnt again at the same boundaries, so the
-result is what the session would have become, to the last bit, however often the work was
-interrupted: an interim memory is a memory like any other, and goes on from where it was.
+Every record that counts is read again in order and learnt again at the same boundaries, so the
+result is bit for bit the memory that the session would have had. Interruptions do not change it: an
+interim memory is a memory like any other, and the fold resumes from it.
 
-Knows what is folded and how far it is. When it runs, who watches, and how it ends is jobs.py's
-business.
+Knows the fold and its progress. Scheduling, watchers and cancellation are in jobs.py.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
@@ -30,14 +29,13 @@ from hope_runtime.session.fold import due, effective
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete, result_of
+from server.app.session_log import read_log
 from server.app.sessions import Sessions
 from server.store.base import (
     Commit,
     Head,
     Job,
     Lease,
-    LogRecord,
-    SessionKey,
     StoreFullError,
     StoreUnavailableError,
 )
@@ -45,14 +43,13 @@ from server.store.base import Record as StoredRecord
 
 _log = logging.getLogger(__name__)
 
-LOG_PAGE = 256
 _Fields = TypeVar("_Fields", "Ask", "Progress")
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is folded: the whole log, or all of it but one document, under a policy as it was known
-    when the job began."""
+    """Request of a job: fold the whole log, or all of it but one document, under a policy. The
+    digest tells whether the policy has changed since the job began."""
 
     policy: str
     policy_digest: str
@@ -69,8 +66,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a fold is. `seconds` are those spent on what is kept of it, on every server;
-    `log_seq` is the length of the log that it folds."""
+    """Progress of a rebuild. `seconds` is the time spent on the part that was kept, on all servers;
+    `log_seq` is the length of the log that is folded."""
 
     folded_records: int = 0
     total_records: int = 0
@@ -98,8 +95,8 @@ def _decoded_fields(kind: type[_Fields], data: bytes) -> _Fields:
 
 
 async def check_forget(sessions: Sessions, head: Head, document: str) -> Ask:
-    """What forgetting `document` asks for. Raises InvalidRequestError when it was not read, or why
-    the session cannot be used as it is."""
+    """Job that forgets `document`. Raises InvalidRequestError when the session has not read it, and
+    errors of a state that cannot be used."""
     memory = sessions.decode(await sessions.store.read_blobs(head.key))
     log = await read_log(sessions, head.key)
     # What a rollback took back, or was forgotten before, does not count any more.
@@ -114,8 +111,8 @@ async def check_forget(sessions: Sessions, head: Head, document: str) -> Ask:
 
 
 async def check_migrate(sessions: Sessions, head: Head, policy: str) -> Ask:
-    """What moving to `policy` asks for; empty is the session's own as it is now. Other base models
-    are refused: the log holds token ids of one tokenizer."""
+    """Job that moves a session to `policy`; "" is its own policy as it is now. Raises
+    FingerprintMismatchError for another base model: the log holds token ids of one tokenizer."""
     if head.fingerprint != sessions.fingerprint:
         raise FingerprintMismatchError(
             f"session {head.key} was learnt on another base model ({head.fingerprint[:12]}), and "
@@ -125,8 +122,8 @@ async def check_migrate(sessions: Sessions, head: Head, policy: str) -> Ask:
     return Ask(name, sessions.policy(name).digest())
 
 
-class Refold:
-    """One fold of one session's log, under a lease that somebody else keeps."""
+class Rebuild:
+    """One fold of one session's log, under a lease that the caller renews."""
 
     def __init__(
         self,
@@ -152,7 +149,7 @@ class Refold:
         self.committed: Head | None = None
 
     async def run(self) -> Head:
-        """Folds what is left and commits the result, which ends the job."""
+        """Fold the remaining records and commit the result, which ends the job."""
         sessions = self._sessions
         head = await sessions.store.head(self._lease.key)
         log = await read_log(sessions, self._lease.key)
@@ -166,7 +163,7 @@ class Refold:
         return await complete(self._commit(head, memory, added))
 
     async def checkpoint(self) -> None:
-        """Makes durable what has been folded so far."""
+        """Store the interim memory and the progress."""
         if self.committed or self._memory is None or self._memory is self._saved:
             return
         assert self._saved is not None
@@ -184,7 +181,8 @@ class Refold:
     async def _begin(
         self, saved: tuple[Job, dict[str, bytes]], records: list[Record], log: list[Record]
     ) -> SessionMemory:
-        """The interim memory that was saved last, else a fresh one; what it owes is learnt."""
+        """The interim memory of the last checkpoint, else a fresh one, with everything learnt that
+        is due."""
         sessions, ask = self._sessions, self._ask
         policy = sessions.policy(ask.policy)
         if policy.digest() != ask.policy_digest:
@@ -209,8 +207,8 @@ class Refold:
         return await self._learnt(memory, folded=0)
 
     async def _learnt(self, memory: SessionMemory, folded: int) -> SessionMemory:
-        """The memory with everything learnt that is due. `memory` has observed a record more than
-        the progress tells if `folded` is 1."""
+        """The memory with everything learnt that is due. `folded` is 1 if `memory` has observed a
+        record that the progress does not count yet."""
         self._advance(memory, folded=folded)
         while (boundary := due(memory)) is not None:
             memory, _ = await result_of(self._sessions.engine.consolidate(memory, boundary))
@@ -247,27 +245,14 @@ class Refold:
             expected_revision=head.revision,
             nonce=uuid.uuid4().hex,
             version=head.version + 1,
-            summary=await asyncio.to_thread(sessions.summary, memory),
+            summary=await asyncio.to_thread(sessions.commits.summary, memory),
             put_blobs=blobs,
             drop_blobs=frozenset(head.blobs.keys() - blobs.keys()),
             records=[StoredRecord(record.kind, record.encode()) for record in records],
             policy=self._ask.policy,
             ends_job=True,
         )
-        self.committed = await sessions.retried(lambda: sessions.store.commit(self._lease, commit))
-        await sessions.collect(self._lease.key)
+        commits, store = sessions.commits, sessions.store
+        self.committed = await commits.retried(lambda: store.commit(self._lease, commit))
+        await commits.collect(self._lease.key)
         return self.committed
-
-
-async def read_log(sessions: Sessions, key: SessionKey) -> list[Record]:
-    """Every record of a session's log, in order."""
-    records: list[Record] = []
-    while True:
-        page = await sessions.store.read_log(key, after_seq=len(records), limit=LOG_PAGE)
-        records += await asyncio.to_thread(_decoded, page)
-        if len(page) < LOG_PAGE:
-            return records
-
-
-def _decoded(page: Sequence[LogRecord]) -> list[Record]:
-    return [Record.decode(each.payload) for each in page]

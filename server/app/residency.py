@@ -1,8 +1,8 @@
-"""Residency: which sessions this server holds, and who uses them now.
+"""Residency: the sessions that this server holds.
 
-For every session one lock (turns run one at a time), one lease (one server), and either one
-resident memory or one job. Knows the store's leases and the engine's rows. What a memory is, and
-how it becomes durable, is the business of sessions.py and jobs.py.
+Each has one lock (turns run one at a time), one lease (one server) and either a resident memory or
+a job. Knows the store's leases and the engine's rows. Memories are loaded in sessions.py, made
+durable in commits.py and rebuilt in jobs.py.
 """
 
 from __future__ import annotations
@@ -10,26 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.learning import Consolidation
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete
+from server.app.events import Learning, Queued, Tell
 from server.store.base import Head, Lease, SessionKey, SessionStore, StoreError
-
-
-class Status(Enum):
-    """What a turn waits for."""
-
-    QUEUED = "queued"
-    LEARNING = "learning"
-
-
-OnStatus = Callable[[Status], None]
 
 
 class JobRunningError(Exception):
@@ -41,31 +31,54 @@ class JobRunningError(Exception):
 
 
 class Job(Protocol):
-    """What is known here of a job: how to end it, and what others are told."""
+    """The part of a job that residency uses."""
 
     async def wait_or_refuse(self) -> None:
-        """Raises JobRunningError while it is under way; waits for one that has ended to let go."""
+        """Raise JobRunningError while it is under way; wait until one that is over has released
+        the session."""
 
     async def stop(self, reason: Exception) -> None:
-        """Returns when it has let go of the session. Whoever watches it is told `reason`."""
+        """End it; returns when it has released the session. Its watchers get `reason`."""
 
 
 @dataclass(eq=False, slots=True)
 class Resident:
-    """A session that this server holds: its lease, its head in the store, its memory."""
+    """A session in memory: its lease, its head in the store, and its memory."""
 
     key: SessionKey
     lease: Lease
     head: Head
     memory: SessionMemory
     used_at: float
-    # Set while commit 2 of an earlier turn is under way.
+    # Set while commit 2 of an earlier turn is under way, with how far it is.
     learning: asyncio.Task[list[Consolidation]] | None = None
+    progress: Learning | None = None
+    # Held while a commit is under way: a turn's may meet that of learning beside it.
+    committing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # Of the turn that waits for it: whoever holds the session, so there is one at most.
+    listener: Tell | None = None
+
+    def advance(self, progress: Learning) -> None:
+        """Record the progress of learning, and tell the turn that waits for it."""
+        self.progress = progress
+        if self.listener is not None:
+            self.listener(progress)
+
+    @contextlib.contextmanager
+    def listening(self, tell: Tell) -> Iterator[None]:
+        """Tell the progress of learning, now and during the block."""
+        if self.progress is not None:
+            tell(self.progress)
+        self.listener = tell
+        try:
+            yield
+        finally:
+            self.listener = None
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """A session that is held or asked for. Its holder holds the lock."""
+    """A session that is resident or in use. Its user holds the lock."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Calls that hold the lock or wait for it.
@@ -75,7 +88,7 @@ class Entry:
 
 
 class Residency:
-    """The sessions of one server process, which the store knows by a name of its own."""
+    """Sessions of one server process. The store knows the process by a random name."""
 
     def __init__(self, store: SessionStore, engine: SessionEngine, *, lease_seconds: float) -> None:
         self.lease_seconds = lease_seconds
@@ -89,19 +102,18 @@ class Residency:
 
     @property
     def resident_count(self) -> int:
-        """Sessions whose memory is here."""
+        """Number of sessions whose memory is loaded."""
         # A copy: a scrape asks from a thread of its own.
         return sum(entry.resident is not None for entry in [*self.entries.values()])
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of the levels of the sessions whose memory is here."""
+        """Bytes of the levels of these sessions."""
         residents = [entry.resident for entry in [*self.entries.values()]]
         return sum(resident.memory.nbytes for resident in residents if resident)
 
     async def idle(self, seconds: float) -> bool:
-        """Returns when no call is on any session, or after `seconds`, and whether it had to wait
-        for that."""
+        """Wait until no session is in use, for `seconds` at most. Returns whether any was."""
         if self._idle.is_set():
             return False
         with contextlib.suppress(TimeoutError):
@@ -109,13 +121,11 @@ class Residency:
         return True
 
     @contextlib.asynccontextmanager
-    async def locked(
-        self, key: SessionKey, on_status: OnStatus = lambda _: None
-    ) -> AsyncIterator[Entry]:
-        """The session's entry, alone; it goes with its last user when it holds nothing."""
+    async def locked(self, key: SessionKey, tell: Tell = lambda _: None) -> AsyncIterator[Entry]:
+        """Hold a session's lock. Its entry is dropped with its last user if it holds nothing."""
         entry = self.entries.setdefault(key, Entry())
         if entry.lock.locked():
-            on_status(Status.QUEUED)
+            tell(Queued())
         entry.users += 1
         self._idle.clear()
         try:
@@ -128,18 +138,18 @@ class Residency:
                 self._idle.set()
 
     def forget_empty(self, key: SessionKey) -> None:
-        """Drops the entry of a session that is neither used nor held."""
+        """Drop the entry of a session that is neither in use nor resident."""
         entry = self.entries.get(key)
         if entry and not entry.users and entry.resident is None and entry.job is None:
             del self.entries[key]
 
     async def acquire(self, key: SessionKey) -> Lease:
-        """This server's lease on a session. Raises LeaseHeldError, NotFoundError."""
+        """Take this server's lease on a session. Raises LeaseHeldError, NotFoundError."""
         return await self._store.acquire(key, self._owner, self.lease_seconds)
 
     @contextlib.asynccontextmanager
     async def kept(self, lease: Lease) -> AsyncIterator[None]:
-        """Renews the lease during the block and releases it after."""
+        """Renew the lease during the block and release it after."""
 
         async def keep() -> None:
             while True:
@@ -156,7 +166,7 @@ class Residency:
                 await complete(self._store.release(lease))
 
     async def release(self, entry: Entry) -> None:
-        """Ends residency: waits for learning, releases the lease. The entry's lock is held."""
+        """End residency: wait for learning, release the lease. The caller holds the lock."""
         resident, entry.resident = entry.resident, None
         if resident is None:
             return
@@ -168,7 +178,7 @@ class Residency:
             await self._store.release(resident.lease)
 
     async def evict(self, keep: int) -> None:
-        """Lets go of the sessions that were not used for longest, beyond `keep` of them."""
+        """Release the least recently used sessions beyond `keep` of them."""
         residents = [entry.resident for entry in self.entries.values() if entry.resident]
         residents.sort(key=lambda resident: resident.used_at)
         for resident in residents[: max(0, len(residents) - keep)]:
@@ -178,7 +188,7 @@ class Residency:
                     await self.release(entry)
 
     async def close(self) -> None:
-        """Lets go of every session, after what is on it."""
+        """Release every session, each after its present turn."""
         for entry in list(self.entries.values()):
             async with entry.lock:
                 await self.release(entry)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from hope_runtime.errors import CorruptStateError
+from hope_runtime.learning.figures import level_figures
 from hope_runtime.session.guards import EMPTY_GUARDS, GuardState
 from hope_runtime.session.memory import SessionMemory
 
 
 @dataclass(frozen=True, slots=True)
 class LevelSummary:
-    """Figures of one level; see LevelStatus in sessions.proto."""
+    """Figures of one level (LEVEL_FIGURES), and what its guards decided; see LevelStatus in
+    sessions.proto."""
 
     period_tokens: int
     rank: int
@@ -23,7 +25,7 @@ class LevelSummary:
     learnt_tokens: int
     surprise_before_nats: float | None
     surprise_after_nats: float | None
-    # Absent from summaries of levels that no guard ever met.
+    # Absent from summaries of levels without decisions of guards.
     frozen: bool = False
     rejections: int = 0
     # Guard, value, limit.
@@ -44,18 +46,9 @@ class Summary:
 
 
 def encode_summary(memory: SessionMemory, norms: Sequence[float]) -> bytes:
-    """JSON of a memory's Summary. `norms` say how far each level is from the model."""
+    """JSON of a memory's Summary. `norms` are the relative norms of its levels."""
     levels = [
-        {
-            "period_tokens": level.config.period_tokens,
-            "rank": level.config.rank,
-            "updates": level.updates,
-            "relative_norm": norm,
-            "learnt_tokens": level.learnt_tokens,
-            "surprise_before_nats": level.surprise_before_nats,
-            "surprise_after_nats": level.surprise_after_nats,
-            **_guarded(level.guard),
-        }
+        level_figures(level, norm) | _guarded(level.guard)
         for level, norm in zip(memory.levels, norms, strict=True)
     ]
     summary = {
@@ -83,8 +76,8 @@ def _guarded(state: GuardState) -> dict[str, Any]:
 
 
 def decode_summary(data: bytes) -> Summary:
-    """The Summary that `encode_summary` wrote. Raises CorruptStateError when it is no JSON, as when
-    it was sealed and this server has no keys."""
+    """Decode a Summary. Raises CorruptStateError for bytes that are not JSON, such as a summary
+    that was sealed with keys which this server does not have."""
     try:
         fields: dict[str, Any] = json.loads(data)
     except ValueError:

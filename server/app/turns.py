@@ -1,62 +1,41 @@
-"""The turns: what generate, ingest, score and the learning events do with a session.
+"""Turns on a session: generate, score, and the events that make it learn. Ingest is in ingest.py.
 
-Each is a few lines over Sessions (lock, lease, commits) and the engine (compute). Knows no gRPC:
-services/ translates requests and errors.
+Each is a few lines over Sessions (lock, lease, commits) and the engine (compute). Knows no
+transport: generate and score hand out events (events.py), which transports map.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
 
-from hope_runtime.engine.reply import OnText
-from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
-from hope_runtime.errors import InvalidRequestError
+from hope_runtime.engine.reply import TextPiece
+from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.learning import Consolidation
-from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
-from hope_runtime.session.memory import Document
-from hope_runtime.session.spans import SpanReader
+from hope_runtime.session.log import Record, RecordKind
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.tokenizer import Tokenizer
 from server.app.cancellation import result_of
-from server.app.documents import advanced, digested, open_document
-from server.app.residency import OnStatus, Resident, Status
+from server.app.documents import dropped
+from server.app.event_stream import EventStream
+from server.app.events import (
+    Finished,
+    GenerateEvent,
+    Scored,
+    ScoreEvent,
+    TextDelta,
+    TokenLogprob,
+    TokenLogprobs,
+    Usage,
+)
+from server.app.measures import ReplyClock
+from server.app.replies import RequestId, find_reply, to_store
+from server.app.residency import Resident
 from server.app.sessions import Sessions
-from server.store.base import AlreadyExistsError, Head, SessionKey, StoredReply
-
-# Tokens of a document between two commits, and so the most that a crash makes a client resend.
-SUB_TURN_TOKENS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """A reply and where it left the session.
-
-    `window_began` says that the conversation had no window before; `dropped_conversation` names the
-    one whose window had to go for it.
-    """
-
-    outcome: GenerateOutcome
-    memory_version: int
-    window_began: bool = False
-    dropped_conversation: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestId:
-    """Protects a turn against being learnt twice; `digest` tells other requests apart."""
-
-    id: str
-    digest: bytes
-    expires_at: float
-
-
-class RepeatedRequestError(Exception):
-    """The request was answered before; `payload` is the stored answer."""
-
-    def __init__(self, payload: bytes) -> None:
-        super().__init__("the request was already answered")
-        self.payload = payload
+from server.store.base import AlreadyExistsError, Head, SessionKey
 
 
 async def generate(
@@ -64,245 +43,223 @@ async def generate(
     key: SessionKey,
     turn: GenerateTurn,
     *,
-    on_text: OnText,
-    on_status: OnStatus,
-    ready: Callable[[], bool],
     ephemeral: bool = False,
     request: RequestId | None = None,
-    encode_reply: Callable[[Generated], bytes],
-) -> Generated:
-    """One reply, durable when this returns; learning goes on behind it.
+) -> AsyncGenerator[GenerateEvent, None]:
+    """Answer the last message of a turn.
 
-    Raises RepeatedRequestError when `request` was answered before.
+    Yields text as it becomes certain, and Finished when the turn is durable; learning goes on
+    behind it. A reader that is behind holds up its own turn only, and one that stalls ends it. A
+    turn that is `ephemeral` keeps nothing; a `request` that was answered before gets its reply
+    again. Close the iterator to cancel the turn, which then leaves no trace.
+
+    Raises InvalidRequestError, QuotaExceededError, StalledStreamError, errors of the store, and why
+    the session cannot be used.
     """
-    async with sessions.exclusive(key, on_status) as resident:
-        if request is not None:
-            await _check_repeat(sessions, key, request)
-        if not ephemeral:
-            await sessions.quotas.check(key)
-        if turn.learn and not ephemeral:
-            await sessions.quotas.check_rate(key.user)
-        if not ephemeral and turn.conversation not in resident.memory.conversations:
+    clock = ReplyClock(sessions.metrics, str(key), sessions.tracer)
+    stream: EventStream[GenerateEvent] = EventStream(sessions.limits.stalled_stream_seconds)
+    answering = _Answering(sessions, key, turn, stream, ephemeral, request)
+    async with aclosing(stream.run(answering.run())) as events:
+        async for event in events:
+            clock.saw(event)
+            yield event
+
+
+class _Answering:
+    """One reply under way."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        key: SessionKey,
+        turn: GenerateTurn,
+        stream: EventStream[GenerateEvent],
+        ephemeral: bool,
+        request: RequestId | None,
+    ) -> None:
+        self._sessions = sessions
+        self._key = key
+        self._turn = turn
+        self._stream = stream
+        self._ephemeral = ephemeral
+        # Nothing is kept of an ephemeral turn, so there is nothing to repeat.
+        self._request = None if ephemeral else request
+        self._started = time.monotonic()
+        # Seconds that the reply waits for learning; None: until it has ended.
+        self._wait: float | None = None
+
+    async def run(self) -> None:
+        sessions, request = self._sessions, self._request
+        # Learning and a turn may run side by side where turns leave the levels alone.
+        patience = sessions.limits.learning_wait_seconds
+        wait = patience if sessions.engine.learns_beside_turns else None
+        async with sessions.exclusive(
+            self._key, self._stream.put, learning_wait_seconds=wait
+        ) as resident:
+            self._wait = wait
+            stored = await find_reply(sessions, self._key, request) if request else None
+            last = stored or await self._reply(resident)
+        # The session is free by now, so whoever reads the end can go on at once.
+        for event in last:
+            self._stream.put(event)
+
+    async def _reply(self, resident: Resident) -> tuple[GenerateEvent, ...]:
+        """Decode a reply and commit it; returns the events that are left for its end."""
+        sessions, turn, ephemeral = self._sessions, self._turn, self._ephemeral
+        await self._check_quotas()
+        new = turn.conversation not in resident.memory.conversations
+        if new and not ephemeral and not resident.learning:
             # A new conversation: what the others taught is learnt before it begins, which a turn
             # that is refused must not bring about.
             await asyncio.to_thread(sessions.engine.check, resident.memory, turn)
-            await _flush(sessions, resident, on_status)
-        version = resident.head.version
-        row = (key, turn.conversation)
-        ticket = sessions.engine.generate(row, resident.memory, turn, on_text, ready=ready)
-        outcome = await result_of(ticket)
-        before = resident.memory.conversations
-        after = before if ephemeral else outcome.memory.conversations
-        generated = Generated(
-            outcome,
-            version,
-            window_began=turn.conversation not in before,
-            dropped_conversation=_dropped(before, after),
+            await self._flush(resident)
+        version, began = resident.head.version, resident.memory
+        learning = resident.learning is not None
+        outcome = await self._decode(resident)
+        finished = replace(
+            _finished(outcome, version),
+            window_began=new,
+            dropped_conversation=dropped(
+                began.conversations,
+                began.conversations if ephemeral else outcome.memory.conversations,
+            ),
+            learning=learning,
         )
         if ephemeral:
-            sessions.engine.drop(row)  # it holds keys and values of what was said
+            # Its window holds keys and values of what was said.
+            sessions.engine.drop((self._key, turn.conversation))
         else:
-            reply = None
-            if request is not None:
-                payload = encode_reply(generated)
-                reply = StoredReply(
-                    request_id=request.id,
-                    body_digest=request.digest,
-                    payload=payload,
-                    expires_at=request.expires_at,
-                )
-            try:
-                await sessions.commit_turn(resident, outcome.record, outcome.memory, reply)
-            except AlreadyExistsError:
-                # Another server answered the same request in between.
-                assert request is not None
-                await _check_repeat(sessions, key, request)
-                raise
-            sessions.learn_later(resident)
-        return generated
+            if stored := await self._commit(resident, began, outcome, finished):
+                return stored
+            sessions.commits.learn_later(resident)
+        spent = outcome.prefill_seconds + outcome.decode_seconds
+        queued = max(0.0, time.monotonic() - self._started - spent)
+        return (replace(finished, usage=replace(finished.usage, queue_seconds=queued)),)
 
-
-class End(Enum):
-    """How the pieces of a document end."""
-
-    COMPLETE = "complete"
-    KEEP_OPEN = "keep_open"
-
-
-class BrokenStreamError(Exception):
-    """The pieces stopped coming before they said that they had ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class IngestProgress:
-    """How far an ingest has come. `nats` are summed over the `scored` tokens since the last one."""
-
-    committed_bytes: int
-    tokens: int
-    nats: float
-    scored: int
-    memory_version: int
-    ended: bool = False
-    # Names of what the session had to let go of for this document: the place of another one, the
-    # window of another conversation.
-    dropped_document: str = ""
-    dropped_conversation: str = ""
-
-
-async def ingest(
-    sessions: Sessions,
-    key: SessionKey,
-    parts: AsyncIterator[bytes | End],
-    *,
-    conversation: str,
-    document: str,
-    offset_bytes: int,
-    content_digest: bytes = b"",
-    learn: bool,
-    on_status: OnStatus,
-) -> AsyncIterator[IngestProgress]:
-    """Reads a document as a row of sub-turns, each of them durable when its progress comes.
-
-    `content_digest` is that of the bytes before `offset_bytes` as the caller has them; when what
-    was read is something else, DocumentDiffersError is raised.
-
-    The last of `parts` is an End; whoever sends them raises when it does not come, and then only
-    the sub-turns that were reported are part of the session.
-    """
-    known = await open_document(sessions, key, document, offset_bytes, content_digest, on_status)
-    reader = SpanReader(known.tail)
-    encode = sessions.engine.model.tokenizer.encode
-    tokens = 0
-    # Bytes that `known` counts already but no span has: they come out with the next one.
-    committed = known.committed_bytes - len(known.tail)
-    pending: list[tuple[int, ...]] = []
-    undigested = bytearray()  # what came behind the bytes that `known` counts
-
-    async def sub_turn(
-        spans: Sequence[tuple[int, ...]], expected: Document, now: Document
-    ) -> IngestProgress:
-        record = Record(
-            RecordKind.DOCUMENT,
-            conversation,
-            (Segment(Speaker.DOCUMENT, tuple(spans), learn),) if spans else (),
-            document=document,
-            committed_bytes=now.committed_bytes,
-            tail=now.tail,
-            content=now.content,
-            ended=now.ended,
-        )
-        while learn and (seconds := await sessions.quotas.wait_seconds(key.user)):
-            on_status(Status.QUEUED)
-            await asyncio.sleep(seconds)
-        async with sessions.exclusive(key, on_status) as resident:
-            if resident.memory.documents.get(document, Document()) != expected:
-                raise InvalidRequestError(
-                    f"document '{document}' was changed by another call; read its "
-                    "committed_bytes and resume there",
-                    field="start.document",
-                )
-            await sessions.quotas.check(key)
-            before = resident.memory
-            outcome = ReadOutcome(0.0, 0)
-            if spans:
-                row = (key, conversation)
-                outcome = await result_of(sessions.engine.read(row, resident.memory, record))
-                assert outcome.memory is not None
-                await sessions.commit_turn(resident, record, outcome.memory)
-            else:
-                await sessions.commit_event(resident, record)
-            # Not behind the reply but before the next piece: a stretch is learnt when it ends.
-            await sessions.learnt(resident)
-            return IngestProgress(
-                now.committed_bytes,
-                tokens,
-                outcome.nats,
-                outcome.scored,
-                resident.head.version,
-                now.ended,
-                _dropped(before.documents, resident.memory.documents),
-                _dropped(before.conversations, resident.memory.conversations),
+    async def _flush(self, resident: Resident) -> None:
+        """Make what is pending due, and wait for it as long as a reply does."""
+        if resident.memory.pending:
+            await self._sessions.commits.event(resident, Record(RecordKind.CONSOLIDATE))
+            await self._sessions.commits.learning_ended(
+                resident, self._stream.put, seconds=self._wait
             )
 
-    ended = False
-    async for part in parts:
-        ended = part is End.COMPLETE
-        data = part if isinstance(part, bytes) else b""
-        undigested += data
-        for span in reader.feed(data, final=ended):
-            ids = tuple(encode(span))
-            committed += len(span.encode())
-            tokens += len(ids)
-            pending.append(ids)
-            if sum(map(len, pending)) >= SUB_TURN_TOKENS:
-                now = advanced(known, committed, undigested)
-                del undigested[: now.committed_bytes - known.committed_bytes]
-                yield await sub_turn(pending, known, now)
-                known, pending = now, []
-    now = Document(
-        committed + len(reader.tail), reader.tail, ended, digested(known, undigested, ended)
+    async def _check_quotas(self) -> None:
+        if not self._ephemeral:
+            await self._sessions.quotas.check(self._key)
+            if self._turn.learn:
+                await self._sessions.quotas.check_rate(self._key.user)
+
+    async def _decode(self, resident: Resident) -> GenerateOutcome:
+        stream, tokenizer = self._stream, self._sessions.tokenizer
+
+        def on_text(piece: TextPiece) -> None:
+            stream.put_threadsafe(_delta(tokenizer, piece))
+
+        ticket = self._sessions.engine.generate(
+            (self._key, self._turn.conversation),
+            resident.memory,
+            self._turn,
+            on_text,
+            ready=lambda: not stream.has_plenty,
+        )
+        return await result_of(ticket)
+
+    async def _commit(
+        self,
+        resident: Resident,
+        began: SessionMemory,
+        outcome: GenerateOutcome,
+        finished: Finished,
+    ) -> tuple[TextDelta, Finished] | None:
+        """Make a turn durable. Returns the stored reply if another server answered the same request
+        meanwhile."""
+        sessions, request = self._sessions, self._request
+        reply = None
+        if request is not None:
+            delta = _delta(sessions.tokenizer, outcome.reply)
+            reply = to_store(sessions, request, delta, finished)
+        try:
+            await sessions.commits.turn(
+                resident, outcome.record, outcome.memory, reply, began=began
+            )
+        except AlreadyExistsError:
+            assert request is not None
+            if stored := await find_reply(sessions, self._key, request):
+                return stored
+            raise
+        return None
+
+
+def _delta(tokenizer: Tokenizer, piece: TextPiece) -> TextDelta:
+    def one(token: int, logprob: float) -> TokenLogprob:
+        return TokenLogprob(token, tokenizer.token_bytes(token), logprob)
+
+    return TextDelta(
+        piece.text,
+        piece.tokens,
+        tuple(
+            TokenLogprobs(one(each.token, each.logprob), tuple(one(*likely) for likely in each.top))
+            for each in piece.logprobs
+        ),
     )
-    if not now.committed_bytes:
-        raise InvalidRequestError("the document is empty", field="chunk")
-    yield await sub_turn(pending, known, now)
 
 
-def _dropped(before: Mapping[str, object], after: Mapping[str, object]) -> str:
-    """The name that is gone, of a mapping that lets go of one when it takes another in."""
-    return next((name for name in before if name not in after), "")
+def _finished(outcome: GenerateOutcome, version: int) -> Finished:
+    usage = Usage(
+        input_tokens=outcome.input_tokens,
+        output_tokens=outcome.output_tokens,
+        learnable_tokens=outcome.record.learnable_tokens,
+        memory_version=version,
+        queue_seconds=0.0,
+        prefill_seconds=outcome.prefill_seconds,
+        decode_seconds=outcome.decode_seconds,
+        surprise_nats=outcome.surprise_nats,
+    )
+    return Finished(outcome.finish_reason, outcome.text, usage)
 
 
 async def score(
     sessions: Sessions, key: SessionKey, context: str, text: str, *, frozen: bool
-) -> tuple[ReadOutcome, int]:
-    """Surprise of `text`, and the version of the memory that was asked. Changes nothing."""
-    async with sessions.exclusive(key) as resident:
-        memory = None if frozen else resident.memory
-        outcome = await result_of(sessions.engine.score(memory, context, text))
-        return outcome, resident.head.version
+) -> AsyncGenerator[ScoreEvent, None]:
+    """Measure the surprise of `text` after `context`, with the session's memory or, if `frozen`,
+    with the base model alone. Changes nothing."""
+    stream: EventStream[ScoreEvent] = EventStream()
+
+    async def work() -> None:
+        async with sessions.exclusive(key, stream.put) as resident:
+            memory = None if frozen else resident.memory
+            outcome = await result_of(sessions.engine.score(memory, context, text))
+            scored = Scored(outcome.scored, outcome.nats, resident.head.version)
+        stream.put(scored)
+
+    async with aclosing(stream.run(work())) as events:
+        async for event in events:
+            yield event
 
 
 async def end_conversation(
     sessions: Sessions, key: SessionKey, conversation: str, *, wait: bool
 ) -> tuple[Head, list[Consolidation]]:
-    """Drops a conversation's window and learns what it taught; nothing to do is no error."""
+    """Drop a conversation's window and learn from it, behind the answer unless `wait`. Nothing to
+    do is no error."""
     async with sessions.exclusive(key) as resident:
         memory = resident.memory
         if conversation in memory.conversations or memory.pending:
             record = Record(RecordKind.END_CONVERSATION, conversation)
-            await sessions.commit_event(resident, record)
+            await sessions.commits.event(resident, record)
             sessions.engine.drop((key, conversation))
         if not wait:
-            sessions.learn_later(resident)
+            sessions.commits.learn_later(resident)
             return resident.head, []
-        reports = await sessions.learnt(resident)
+        reports = await sessions.commits.learnt(resident)
         return resident.head, reports
 
 
 async def consolidate(sessions: Sessions, key: SessionKey) -> tuple[Head, list[Consolidation]]:
-    """Learns now what waits for a boundary; nothing to learn is no error."""
+    """Learn now what waits for a boundary. Nothing to learn is no error."""
     async with sessions.exclusive(key) as resident:
-        reports = await _flush(sessions, resident, lambda _: None)
-        return resident.head, reports
-
-
-async def _flush(
-    sessions: Sessions, resident: Resident, on_status: OnStatus
-) -> list[Consolidation]:
-    if not resident.memory.pending:
-        return []
-    await sessions.commit_event(resident, Record(RecordKind.CONSOLIDATE))
-    on_status(Status.LEARNING)
-    return await sessions.learnt(resident)
-
-
-async def _check_repeat(sessions: Sessions, key: SessionKey, request: RequestId) -> None:
-    stored = await sessions.store.find_reply(key, request.id)
-    if stored is None:
-        return
-    if stored.body_digest != request.digest:
-        raise InvalidRequestError(
-            f"request_id '{request.id}' was already used for a different request; use a new one",
-            field="request_id",
-        )
-    raise RepeatedRequestError(stored.payload)
+        if not resident.memory.pending:
+            return resident.head, []
+        await sessions.commits.event(resident, Record(RecordKind.CONSOLIDATE))
+        return resident.head, await sessions.commits.learnt(resident)

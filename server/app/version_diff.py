@@ -1,7 +1,7 @@
-"""What two versions of a session were taught differently, as their log tells.
+"""Difference between two versions of a session: the text that only one of them learnt.
 
-Each version is a fold of the records that counted when it was made. What one of them read and the
-other did not lies between the two: taught since, or taken back by a rollback or by forgetting.
+Each version is a fold of the records that counted when it was made. A record that counts for one of
+them only was added in between, or taken back by a rollback or a forgotten document.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Taught:
 
     @property
     def surprise_nats(self) -> float | None:
-        """Mean surprise, nats per token, that those of its spans met which the memory still
-        rehearses; None when there is none."""
+        """Mean surprise, nats per token, of the spans that the memory still rehearses; None when
+        there are none."""
         known = {span.start: span.surprise_nats for span in self.version.memory.buffer}
         nats, tokens, at = 0.0, 0, self.start
         for ids in self.segment.spans:
@@ -66,7 +66,7 @@ class Taught:
 
 
 def between(log: Sequence[Record], before: Version, after: Version) -> list[Taught]:
-    """What only one of the versions was taught, in the order of the log."""
+    """Text that only one of the versions learnt, in the order of the log."""
     old, new = (set(counted(log[: version.log_seq])) for version in (before, after))
     gone = _taught(log, before, old - new, taken_back=True)
     come = _taught(log, after, new - old, taken_back=False)
@@ -76,7 +76,7 @@ def between(log: Sequence[Record], before: Version, after: Version) -> list[Taug
 def _taught(
     log: Sequence[Record], version: Version, chosen: set[int], *, taken_back: bool
 ) -> list[Taught]:
-    """What `version` was taught by the chosen records."""
+    """Text that `version` learnt from the chosen records."""
     found = []
     start = 0
     for seq in counted(log[: version.log_seq]):

@@ -1,7 +1,7 @@
-"""What is done with the versions of a session: fork, name, roll back, reset, compare.
+"""Versions of a session: fork, snapshot, roll back, reset, freeze, compare.
 
-Knows the order in which these become durable. How a session is loaded, locked and committed is
-sessions.py's business, what a store keeps that of store/.
+Knows the order in which these become durable. Sessions are loaded and locked in sessions.py and
+committed in commits.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session.log import Record, RecordKind
 from server.app.cancellation import complete
-from server.app.rebuild import LOG_PAGE, read_log
 from server.app.residency import Resident
+from server.app.session_log import log_pages, read_log
 from server.app.sessions import Sessions
 from server.app.version_diff import Taught, Version, between
 from server.store.base import Head, SessionKey, Snapshot, StaleRevisionError, VersionInfo
@@ -24,7 +24,7 @@ from server.store.base import Record as StoredRecord
 async def fork(
     sessions: Sessions, source: SessionKey, target: SessionKey, version: int | None
 ) -> Head:
-    """A copy of a session's present or earlier state under another name."""
+    """Copy a session's present state, or an earlier one, under another name."""
     async with sessions.exclusive(source):
         if version is not None:
             await _kept_version(sessions, source, version, field="version")
@@ -33,15 +33,27 @@ async def fork(
 
 
 async def snapshot(sessions: Sessions, key: SessionKey, name: str) -> Snapshot:
-    """Names the present version, with everything learnt that was due."""
+    """Name the present version, with everything learnt that was due."""
     async with sessions.exclusive(key):
         return await sessions.store.snapshot(key, name)
+
+
+async def snapshots(
+    sessions: Sessions, key: SessionKey, *, page_size: int, page_token: str
+) -> tuple[list[Snapshot], str]:
+    """A page of a session's snapshots, and the token of the next one, "" behind the last."""
+    return await sessions.store.snapshots(key, page_size=page_size, page_token=page_token)
+
+
+async def delete_snapshot(sessions: Sessions, key: SessionKey, name: str) -> None:
+    """Delete a snapshot; its version may be dropped from then on."""
+    await sessions.store.delete_snapshot(key, name)
 
 
 async def rollback(
     sessions: Sessions, key: SessionKey, version: int | None, etag: str | None
 ) -> Head:
-    """Returns to an earlier version, by default the present one's parent."""
+    """Return to an earlier version, by default the present one's parent."""
     async with sessions.exclusive(key) as resident:
         check_etag(resident, etag)
         target = version if version is not None else resident.head.parent_version
@@ -51,14 +63,15 @@ async def rollback(
                 field="version",
             )
         await complete(_rollback(sessions, resident, target))
+        sessions.metrics.rollbacks.inc()
         return resident.head
 
 
 async def reset(
     sessions: Sessions, key: SessionKey, levels: Sequence[int], etag: str | None
 ) -> Head:
-    """Returns levels to the base model, all of them when none is named. An event of the log, so
-    that it can be rolled back and a fold comes out the same."""
+    """Return levels to the base model, all of them when none is named. The log records it, so that
+    it can be rolled back and a fold gives the same memory."""
     async with sessions.exclusive(key) as resident:
         check_etag(resident, etag)
         known = range(len(resident.memory.levels))
@@ -69,12 +82,12 @@ async def reset(
                     field="levels",
                 )
         chosen = tuple(sorted(set(levels))) or tuple(known)
-        await sessions.commit_event(resident, Record(RecordKind.RESET, levels=chosen))
+        await sessions.commits.event(resident, Record(RecordKind.RESET, levels=chosen))
         return resident.head
 
 
 async def set_frozen(sessions: Sessions, key: SessionKey, frozen: bool) -> None:
-    """Stops the learning of all levels, or lets it go on. An event of the log, as a reset is."""
+    """Stop the learning of all levels, or resume it. The log records it."""
     async with sessions.exclusive(key) as resident:
         if resident.memory.policy.recipe == "streamed":
             raise InvalidRequestError(
@@ -85,25 +98,25 @@ async def set_frozen(sessions: Sessions, key: SessionKey, frozen: bool) -> None:
         kind = RecordKind.FREEZE if frozen else RecordKind.UNFREEZE
         levels = tuple(range(len(resident.memory.levels)))
         if any(level.guard.frozen != frozen for level in resident.memory.levels):
-            await sessions.commit_event(resident, Record(kind, levels=levels))
+            await sessions.commits.event(resident, Record(kind, levels=levels))
 
 
 async def rename(sessions: Sessions, key: SessionKey, name: str, etag: str | None) -> Head:
-    """Changes a session's display name."""
+    """Change a session's display name."""
     async with sessions.exclusive(key) as resident:
         check_etag(resident, etag)
-        await sessions.rename(resident, name)
+        await sessions.commits.rename(resident, name)
         return resident.head
 
 
 async def changes(
     sessions: Sessions, key: SessionKey, before: int, after: int
 ) -> tuple[list[float], list[Taught]]:
-    """For each level the relative norm of what changed between two kept versions, and what only
-    one of them was taught. Needs no lock: versions never change, and a log only grows.
+    """Compare two kept versions: the relative norm of each level's change, and the text that only
+    one of them learnt. Needs no lock: versions never change, and a log only grows.
 
-    Raises InvalidRequestError for a version that is not kept, or when the two learnt under
-    policies with other levels, which cannot be compared."""
+    Raises InvalidRequestError for a version that is not kept, and for two whose policies have
+    different levels, which cannot be compared."""
     versions = []
     for number, field in ((before, "from_version"), (after, "to_version")):
         info = await _kept_version(sessions, key, number, field=field)
@@ -124,23 +137,21 @@ async def changes(
 async def consolidations(
     sessions: Sessions, key: SessionKey, after_seq: int, size: int
 ) -> tuple[list[Record], int]:
-    """Up to `size` records of consolidations behind a place in the log, and the place behind the
-    last of them, 0 when the log ends there. Needs no lock: a log only grows."""
+    """Up to `size` records of consolidations after `after_seq` in the log, and where the next page
+    begins, 0 at the end of the log. Needs no lock: a log only grows."""
     found: list[Record] = []
-    while True:
-        page = await sessions.store.read_log(key, after_seq=after_seq, limit=LOG_PAGE)
+    async for page in log_pages(sessions, key, after_seq):
         for each in page:
             if each.kind == RecordKind.CONSOLIDATION:
                 if len(found) == size:
                     return found, after_seq
                 found.append(Record.decode(each.payload))
             after_seq = each.seq
-        if len(page) < LOG_PAGE:
-            return found, 0
+    return found, 0
 
 
 def check_etag(resident: Resident, etag: str | None) -> None:
-    """Raises StaleRevisionError unless the session still is what the caller saw."""
+    """Raise StaleRevisionError unless the session is unchanged since the caller read it."""
     head = resident.head
     if etag is not None and etag != head.etag:
         raise StaleRevisionError(head.key, etag, head.etag)
@@ -152,8 +163,8 @@ async def _rollback(sessions: Sessions, resident: Resident, target: int) -> None
     memory = sessions.decode(await sessions.store.read_blobs(key, version=target))
     record = Record(RecordKind.ROLLBACK, target_version=target, target_seq=version.log_seq)
     nonce = uuid.uuid4().hex
-    summary = sessions.summary(memory)
-    resident.head = await sessions.retried(
+    summary = sessions.commits.summary(memory)
+    resident.head = await sessions.commits.retried(
         lambda: sessions.store.rollback(
             resident.lease,
             expected_revision=resident.head.revision,
@@ -164,7 +175,7 @@ async def _rollback(sessions: Sessions, resident: Resident, target: int) -> None
         )
     )
     resident.memory = memory
-    await sessions.collect(key)
+    await sessions.commits.collect(key)
 
 
 async def _kept_version(

@@ -1,1 +1,1 @@
-"""Authentication: credentials in, a user out, whatever a request says."""
+"""Authentication: credentials in, a user out. Nothing in a request has a part in it."""

@@ -1,31 +1,94 @@
-"""Settings to what gRPC needs: the server's credentials, and who says whom a call comes from.
+"""Authenticators made from settings, and the server's own certificate.
 
-Reads every file once, at start, and refuses what could not work with the file's name.
+An authenticator knows credentials and no transport: whoever serves calls takes `Credentials` out of
+them. Every file is read once, at start; one that cannot work is refused by its name.
 """
 
 from __future__ import annotations
 
 import datetime
+import hmac
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from server.auth.caller import ANYBODY, USER_ID, Caller
 from server.auth.settings import AccessSettings
-from server.auth.tokens import MIN_SHARED_KEY_BYTES, KeyFileError, TokenVerifier, read_key_file
-from server.grpc_api.interceptors.identity import (
-    Authenticator,
-    anybody,
-    by_certificate,
-    by_operator_token,
-    by_token,
-)
+from server.auth.tokens import MIN_SHARED_KEY_BYTES, TokenVerifier, UnauthenticatedError
+from server.crypto.files import KeyFileError, read_key_file
+
+_SCHEME = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Credentials of a call: the values of its `authorization` header, and the common names in the
+    client's certificate, which TLS has verified."""
+
+    authorization: tuple[str | bytes, ...] = ()
+    certificate_names: tuple[bytes, ...] = ()
+
+
+class Authenticator(Protocol):
+    """Names the caller of a call. Raises UnauthenticatedError."""
+
+    def __call__(self, credentials: Credentials) -> Caller: ...
+
+
+def anybody(credentials: Credentials) -> Caller:
+    """Accept every call, without authentication: on loopback, names in requests are trusted."""
+    return ANYBODY
+
+
+def by_token(verifier: TokenVerifier) -> Authenticator:
+    """Take the subject of the bearer token for the user."""
+
+    def authenticate(credentials: Credentials) -> Caller:
+        return Caller(verifier.user(_bearer_token(credentials)))
+
+    return authenticate
+
+
+def by_certificate(credentials: Credentials) -> Caller:
+    """Take the common name in the client's certificate, which TLS has verified, for the user."""
+    names = credentials.certificate_names
+    user = names[0].decode(errors="replace") if len(names) == 1 else ""
+    if not USER_ID.fullmatch(user):
+        raise UnauthenticatedError(
+            "the common name of the client certificate is not a valid user id"
+        )
+    return Caller(user)
+
+
+def by_operator_token(expected: bytes) -> Authenticator:
+    """Accept calls with this token as an operator's, who may use every user's names."""
+
+    def authenticate(credentials: Credentials) -> Caller:
+        if not hmac.compare_digest(_bearer_token(credentials).encode(), expected):
+            raise UnauthenticatedError("the bearer token is not the operator token of this server")
+        return ANYBODY
+
+    return authenticate
+
+
+def _bearer_token(credentials: Credentials) -> str:
+    found = credentials.authorization
+    if len(found) != 1 or not isinstance(found[0], str):
+        raise UnauthenticatedError(
+            "a bearer token is required; send the metadata 'authorization: Bearer TOKEN'"
+        )
+    if not found[0][: len(_SCHEME)].lower() == _SCHEME:
+        raise UnauthenticatedError("the metadata 'authorization' must have the form 'Bearer TOKEN'")
+    return found[0][len(_SCHEME) :].strip()
 
 
 def user_authenticator(settings: AccessSettings) -> Authenticator:
-    """Identity of users: the token's subject where tokens are asked for, else the certificate's
-    name, else whom they say. Raises KeyFileError."""
+    """Authenticator of users: by token where the settings name keys, else by certificate, else
+    anybody. Raises KeyFileError."""
     audience, issuer = settings.token_audience, settings.token_issuer
     if settings.token_key_file:
         shared = TokenVerifier.shared(settings.token_key_file, audience=audience, issuer=issuer)
@@ -37,7 +100,7 @@ def user_authenticator(settings: AccessSettings) -> Authenticator:
 
 
 def operator_authenticator(path: Path) -> Authenticator:
-    """Identity of operators: holders of the token in this file. Raises KeyFileError."""
+    """Authenticator of operators: by the token in a file. Raises KeyFileError."""
     token = read_key_file(path).strip()
     if len(token) < MIN_SHARED_KEY_BYTES:
         raise KeyFileError(
@@ -48,8 +111,8 @@ def operator_authenticator(path: Path) -> Authenticator:
 
 
 def server_credentials(settings: AccessSettings) -> grpc.ServerCredentials | None:
-    """The server's certificate, and whose clients it asks for one; None without TLS.
-    Raises KeyFileError."""
+    """The server's certificate, and the authority of its clients' certificates if it asks for
+    them; None without TLS. Raises KeyFileError."""
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
     chain, key = read_key_file(settings.tls_cert_file), read_key_file(settings.tls_key_file)

@@ -1,8 +1,8 @@
-"""The caller of the present call, and the names it may use.
+"""The caller of the present call, and the names that it may use.
 
-The interceptor says who it is (interceptor.py), for the task that runs the call; names.py asks
-where names enter. A call about which nobody said anything speaks of no name at all, so a service
-that is added without the interceptor fails instead of serving everybody.
+A transport sets the caller for the task that runs the call; app/names.py checks names where they
+enter. A call without a caller may use no name, so a service that is added without authentication
+fails instead of serving everybody.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Caller:
     user: str | None
 
     def may_be(self, user: str) -> bool:
-        """Whether names of this user are the caller's own."""
+        """Whether the caller may use names of this user."""
         return self.user is None or self.user == user
 
 
@@ -32,10 +32,10 @@ _present: ContextVar[Caller] = ContextVar("caller")
 
 
 def set_caller(caller: Caller) -> None:
-    """Says who the present call comes from, until it ends."""
+    """Set the caller of the present call, until it ends."""
     _present.set(caller)
 
 
 def present_caller() -> Caller:
-    """The caller of the present call. Raises LookupError if none was set."""
+    """The caller of the present call. Raises LookupError when none was set."""
     return _present.get()

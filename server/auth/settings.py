@@ -1,6 +1,6 @@
-"""Settings of where the server listens and whom it lets in.
+"""Settings of the server's addresses and of access to it.
 
-What is said by half is refused: a certificate without its key, two kinds of tokens, an address that
+Incomplete settings are refused: a certificate without its key, two kinds of tokens, an address that
 others reach without TLS and authentication.
 """
 
@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings
 
 
 class AccessSettings(BaseSettings):
-    """The part of the server's settings that says who may come in."""
+    """Settings of addresses, certificates and tokens."""
 
     host: str = Field(
         "127.0.0.1",
@@ -97,7 +97,7 @@ class AccessSettings(BaseSettings):
 
     @property
     def authenticates(self) -> bool:
-        """Whether callers must say who they are."""
+        """Whether callers need credentials."""
         return self.checks_tokens or bool(self.tls_client_ca_file)
 
     @property

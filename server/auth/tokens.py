@@ -23,6 +23,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from server.auth.caller import USER_ID
+from server.crypto.files import KeyFileError, read_key_file
 
 # gRPC holds all metadata of a call within 8 KiB.
 MAX_TOKEN_BYTES = 4096
@@ -35,10 +36,6 @@ LEEWAY_SECONDS = 10
 
 class UnauthenticatedError(Exception):
     """The call carries no credential that this server takes."""
-
-
-class KeyFileError(ValueError):
-    """A file of keys that cannot be used; the message says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +151,3 @@ def _public_key(entry: Mapping[str, Any], path: Path) -> _Key:
             f"{name} declares the algorithm {entry['alg']!r}; only RS256 and ES256 are supported"
         )
     return _Key(key, algorithm, entry.get("kid"))
-
-
-def read_key_file(path: Path) -> bytes:
-    """All of a file. Raises KeyFileError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise KeyFileError(f"cannot read {path}: {error.strerror}") from None

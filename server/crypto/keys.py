@@ -22,13 +22,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from server.crypto.cipher import KEY_BYTES, Cipher, UnsealError
-from server.store.errors import CorruptStoreError, StoreUnavailableError
 
 _LINE = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS keys (user TEXT PRIMARY KEY, wrapped BLOB NOT NULL) WITHOUT ROWID"
 )
 T = TypeVar("T")
+
+
+class KeysUnavailableError(Exception):
+    """The file of the users' keys is closed, busy or out of reach."""
+
+
+class LostMasterKeyError(Exception):
+    """A user's key was wrapped by a master key that was not given."""
 
 
 class MasterKeyError(ValueError):
@@ -63,8 +70,8 @@ class KeyStore:
     async def open(self) -> None:
         """Opens the file, makes it if there is none, and wraps anew what older master keys wrapped.
 
-        Raises CorruptStoreError when a key was wrapped by none of the master keys, and
-        StoreUnavailableError."""
+        Raises LostMasterKeyError when a key was wrapped by none of the master keys, and
+        KeysUnavailableError."""
         await self._run(self._open)
 
     async def close(self) -> None:
@@ -73,7 +80,7 @@ class KeyStore:
 
     async def cipher(self, user: str, *, make: bool = False) -> Cipher:
         """Seals and opens what is the user's. A user without a key gets one if `make` says so.
-        Raises UnsealError when there is none, and CorruptStoreError."""
+        Raises UnsealError when there is none, and LostMasterKeyError."""
         return await self._run(lambda: self._cipher(user, make))
 
     async def destroy(self, user: str) -> None:
@@ -85,7 +92,7 @@ class KeyStore:
             try:
                 return call()
             except sqlite3.Error as error:
-                raise StoreUnavailableError(f"key database {self._path} failed: {error}") from error
+                raise KeysUnavailableError(f"key database {self._path} failed: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, translated)
 
@@ -116,7 +123,7 @@ class KeyStore:
     @property
     def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise StoreUnavailableError(f"key database {self._path} is not open")
+            raise KeysUnavailableError(f"key database {self._path} is not open")
         return self._connection
 
     def _cipher(self, user: str, make: bool) -> Cipher:
@@ -155,7 +162,7 @@ class KeyStore:
                 return cipher.open(wrapped, _place(user)), index == 0
             except UnsealError:
                 continue
-        raise CorruptStoreError(
+        raise LostMasterKeyError(
             f"{self._path} contains a key wrapped by a master key that was not given; add that "
             "master key to the master keys"
         )

@@ -1,9 +1,9 @@
-"""AdminService: what an operator asks of a server."""
+"""AdminService: model, load, drift, freezing and draining of a server, for operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import version as version_of
 from typing import Any
 
 from grpc import aio
@@ -11,9 +11,10 @@ from hope.v1 import admin_pb2 as pb
 from hope.v1 import admin_pb2_grpc
 
 from hope_runtime.errors import InvalidRequestError
-from server.app import versions as lineage
+from server.app import versions
 from server.app.names import session_key
 from server.app.sessions import Sessions
+from server.app.status import model_info, server_load
 from server.store.base import MAX_PAGE_SIZE
 
 Context = aio.ServicerContext[Any, Any]
@@ -24,7 +25,7 @@ DEFAULT_TOP = 10
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """See admin.proto. `drain` begins to stop the server, and returns at once."""
+    """See admin.proto. `drain` starts the shutdown and returns at once."""
 
     def __init__(
         self, sessions: Sessions, model_name: str, drain: Callable[[], None] = lambda: None
@@ -36,28 +37,27 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def GetServerInfo(  # noqa: N802 - the name is gRPC's
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
-        sessions = self._sessions
-        model = sessions.engine.model
+        info = model_info(self._sessions)
         return pb.GetServerInfoResponse(
-            version=version("hope-server"),
+            version=version_of("hope-server"),
             schema_revision=SCHEMA_REVISION,
             model=self._model_name,
-            base_fingerprint=sessions.fingerprint,
-            dtype=str(model.dtype).removeprefix("torch."),
-            window_tokens=sessions.engine.window_tokens,
-            max_state_bytes=max(map(sessions.engine.state_bytes_limit, sessions.policies.values())),
-            policies=sorted(sessions.policies),
+            base_fingerprint=info.fingerprint,
+            dtype=info.dtype,
+            window_tokens=info.window_tokens,
+            max_state_bytes=info.max_state_bytes,
+            policies=info.policies,
         )
 
     async def GetLoad(  # noqa: N802
         self, request: pb.GetLoadRequest, context: Context
     ) -> pb.GetLoadResponse:
-        load = self._sessions.engine.load()
+        load = server_load(self._sessions)
         return pb.GetLoadResponse(
-            running_turns=load.running,
-            waiting_turns=load.waiting,
-            learning_sessions=load.learning,
-            resident_sessions=self._sessions.residency.resident_count,
+            running_turns=load.running_turns,
+            waiting_turns=load.waiting_turns,
+            learning_sessions=load.learning_sessions,
+            resident_sessions=load.resident_sessions,
             resident_bytes=load.resident_bytes,
         )
 
@@ -82,7 +82,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.SetFrozenRequest, context: Context
     ) -> pb.SetFrozenResponse:
         key = session_key(request.session, field="session")
-        await lineage.set_frozen(self._sessions, key, request.frozen)
+        await versions.set_frozen(self._sessions, key, request.frozen)
         return pb.SetFrozenResponse()
 
     async def Drain(  # noqa: N802

@@ -1,4 +1,4 @@
-"""What the API shows of sessions: values of the store and of the runtime as messages."""
+"""Messages of sessions, made from values of the store and of the runtime."""
 
 from __future__ import annotations
 
@@ -10,51 +10,34 @@ from hope.v1 import sessions_pb2 as pb
 
 from hope_runtime.errors import CorruptStateError
 from hope_runtime.learning import Consolidation
+from hope_runtime.learning.figures import FIGURES, LEVEL_FIGURES, put
 from hope_runtime.tokenizer import Tokenizer
 from server.app.rebuild import Ask, Progress
 from server.app.summary import decode_summary
 from server.app.version_diff import Taught
 from server.store.base import Head, SessionKey, Snapshot
 
-_PLAIN_NOTES = (
-    "level",
-    "position",
-    "spans",
-    "tokens",
-    "surprise_before_nats",
-    "surprise_after_nats",
-    "trained_tokens",
-)
-
 
 def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
-    """A snapshot as the API shows it."""
+    """Message of a snapshot."""
     shown = pb.Snapshot(name=f"{key}/snapshots/{snapshot.name}", version=snapshot.version)
     shown.create_time.FromMicroseconds(int(snapshot.create_time * 1e6))
     return shown
 
 
 def to_session(head: Head, running: Progress | None = None) -> pb.Session:
-    """A head of the store as the API shows it. `running` is how far its job is by now, if it runs
-    here; the store knows how far it was saved."""
+    """Message of a session. `running` is the progress of its job if that runs on this server; the
+    head has the progress of its last checkpoint."""
     summary = decode_summary(head.summary)
-    levels = []
-    for level in summary.levels:
-        status = pb.LevelStatus(
-            period_tokens=level.period_tokens,
-            rank=level.rank,
-            updates=level.updates,
-            relative_norm=level.relative_norm,
-            learnt_tokens=level.learnt_tokens,
+    levels = [
+        pb.LevelStatus(
+            **{figure.name: getattr(level, figure.name) for figure in LEVEL_FIGURES},
             frozen=level.frozen,
             rejections=level.rejections,
             guards=[_guard(*event) for event in level.guards],
         )
-        if level.surprise_before_nats is not None:
-            status.surprise_before_nats = level.surprise_before_nats
-        if level.surprise_after_nats is not None:
-            status.surprise_after_nats = level.surprise_after_nats
-        levels.append(status)
+        for level in summary.levels
+    ]
     session = pb.Session(
         name=str(head.key),
         display_name=head.display_name,
@@ -90,7 +73,7 @@ def to_session(head: Head, running: Progress | None = None) -> pb.Session:
 
 
 def to_consolidations(reports: Sequence[Consolidation], version: int) -> list[pb.Consolidation]:
-    """Reports of the Learner as the API shows them; `version` is that of the memory after them."""
+    """Messages of the Learner's reports; `version` is that of the memory after them."""
     shown = []
     for report in reports:
         each = noted_consolidation(report.notes() | {"version": version})
@@ -100,29 +83,16 @@ def to_consolidations(reports: Sequence[Consolidation], version: int) -> list[pb
 
 
 def noted_consolidation(notes: Mapping[str, Any]) -> pb.Consolidation:
-    """A consolidation as the log notes it. What older servers did not note is unset. Raises
-    CorruptStateError for notes that no server wrote: an imported log may hold anything."""
+    """Message of a consolidation, from its notes in the log. Figures that older servers did not
+    note are unset. Raises CorruptStateError for notes that no server wrote: an imported log may
+    hold anything."""
     try:
-        shown = pb.Consolidation(
-            memory_version=notes.get("version", 0),
-            **{name: notes[name] for name in _PLAIN_NOTES if name in notes},
-        )
-        if (drift := notes.get("drift")) is not None:
-            steps = drift["steps"]
-            shown.drift.CopyFrom(
-                pb.LevelDrift(
-                    relative_norm=drift["relative_norm"],
-                    update_ratio=drift["update_ratio"],
-                    effective_rank=drift["effective_rank"],
-                    steps=steps["count"],
-                    gradient_norm=steps["gradient_norm"],
-                    largest_gradient_norm=steps["largest_gradient_norm"],
-                    rehearsed_share=steps.get("rehearsed_share"),
-                )
-            )
+        fields: dict[str, Any] = {}
+        for figure in FIGURES:
+            if figure.noted and (value := figure.noted_in(notes)) is not None:
+                put(fields, figure.field, value)
+        shown = pb.Consolidation(memory_version=notes.get("version", 0), **fields)
         shown.guards.extend(_guard(**event) for event in notes.get("guards", ()))
-        if (probed := notes.get("probed")) is not None:
-            shown.probes.CopyFrom(pb.ProbeFigures(**probed))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptStateError(
             f"the stored figures of a consolidation cannot be decoded: {error}"
@@ -131,14 +101,14 @@ def noted_consolidation(notes: Mapping[str, Any]) -> pb.Consolidation:
 
 
 def _guard(guard: str, value: float, limit: float) -> pb.GuardEvent:
-    """A decision. One that this server does not know is shown with its figures."""
+    """Message of a guard's decision. One that this server does not know has its figures only."""
     name = f"GUARD_{guard.upper()}"
     known = dict(pb.Guard.items()).get(name, pb.GUARD_UNSPECIFIED)
     return pb.GuardEvent(guard=known, value=value, limit=limit)
 
 
 def to_job(ask: Ask, progress: Progress) -> pb.Job:
-    """A job as the API shows it."""
+    """Message of a job."""
     job = pb.Job(
         folded_records=progress.folded_records,
         total_records=progress.total_records,
@@ -155,7 +125,7 @@ def to_job(ask: Ask, progress: Progress) -> pb.Job:
 
 
 def to_taught(taught: Taught, tokenizer: Tokenizer) -> pb.TaughtText:
-    """What a version was taught, as the API shows it."""
+    """Message of a text that one of two versions learnt."""
     excerpt, is_whole = taught.excerpt(tokenizer)
     return pb.TaughtText(
         log_record=taught.log_record,
@@ -170,7 +140,7 @@ def to_taught(taught: Taught, tokenizer: Tokenizer) -> pb.TaughtText:
 
 
 def to_duration(seconds: float) -> Duration:
-    """A number of seconds as a message, to the microsecond."""
+    """Message of a number of seconds, to the microsecond."""
     duration = Duration()
-    duration.FromMicroseconds(int(seconds * 1e6))
+    duration.FromMicroseconds(round(seconds * 1e6))
     return duration

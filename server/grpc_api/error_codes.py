@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from google.rpc import code_pb2
 
 from hope_runtime import errors as runtime
-from server.app import turns
 from server.app.documents import DocumentDiffersError
+from server.app.event_stream import StalledStreamError
+from server.app.ingest import BrokenStreamError
 from server.app.jobs import JobCancelledError
 from server.app.quotas import QuotaExceededError
 from server.app.residency import JobRunningError
 from server.app.sessions import DrainingError
-from server.auth.tokens import KeyFileError, UnauthenticatedError
+from server.auth.tokens import UnauthenticatedError
+from server.crypto.files import KeyFileError
 from server.crypto.keys import MasterKeyError
-from server.grpc_api.inference import StalledStreamError
 from server.store import base as store
 from server.telemetry.tracing import TracingError
 
@@ -276,7 +277,7 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
     (JobRunningError, "JOB_RUNNING"),
     (JobCancelledError, "JOB_CANCELLED"),
     (StalledStreamError, "STALLED_STREAM"),
-    (turns.BrokenStreamError, "BROKEN_STREAM"),
+    (BrokenStreamError, "BROKEN_STREAM"),
     (DrainingError, "DRAINING"),
     (NotImplementedError, "UNIMPLEMENTED"),
 )

@@ -1,7 +1,7 @@
 """Errors on the wire: google.rpc.Status with one ErrorInfo and the detail that helps (AIP-193).
 
-One interceptor translates whatever a handler raises, so handlers raise typed errors and never
-speak of status codes. An error that error_codes.py does not know is a bug: it is logged in full,
+One interceptor translates the errors of all handlers, so handlers raise typed errors and know no
+status codes. An error that error_codes.py does not know is a bug: it is logged in full,
 and the caller is told only the reference of the log entry.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NoReturn
 
-import grpc
 from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -24,7 +24,7 @@ from hope_runtime import errors as runtime
 from server.app.quotas import QuotaExceededError
 from server.app.residency import JobRunningError
 from server.grpc_api.error_codes import INTERNAL, ErrorCode, code_of
-from server.grpc_api.interceptors.base import wrapped
+from server.grpc_api.interceptors.base import CallInterceptor, Context, Observer
 from server.store import base as store
 from server.telemetry.logs import new_number, request_number
 
@@ -86,52 +86,20 @@ def _status(code: ErrorCode, message: str, error: Exception) -> status_pb2.Statu
     return status_pb2.Status(code=code.status, message=message, details=packed)
 
 
-async def _abort(context: aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+async def _abort(context: Context, error: Exception) -> NoReturn:
     status = rpc_status.to_status(to_status(error))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort does not return")
 
 
-if TYPE_CHECKING:
-    _Interceptor = aio.ServerInterceptor[Any, Any]
-else:
-    _Interceptor = aio.ServerInterceptor
+class ErrorInterceptor(CallInterceptor):
+    """Translates the exceptions of every handler into rich statuses."""
 
-
-class ErrorInterceptor(_Interceptor):
-    """Turns the exceptions of every handler into rich statuses."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        return wrapped(handler, _single, _streaming)
-
-
-def _single(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def handle(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+    @asynccontextmanager
+    async def around(self, path: str, context: Context) -> AsyncIterator[Observer]:
         try:
-            return await call(request, context)
-        except (asyncio.CancelledError, aio.AbortError):
-            raise
-        except Exception as error:
-            await _abort(context, error)
-
-    return handle
-
-
-def _streaming(call: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-    async def handle(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        try:
-            async for response in call(request, context):
-                yield response
+            yield Observer()
         except (asyncio.CancelledError, aio.AbortError, GeneratorExit):
             raise
         except Exception as error:
             await _abort(context, error)
-
-    return handle

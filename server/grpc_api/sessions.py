@@ -11,11 +11,9 @@ from hope.v1 import sessions_pb2 as pb
 from hope.v1 import sessions_pb2_grpc
 
 from hope_runtime.errors import InvalidRequestError
-from server.app import archive as transfer
-from server.app import turns
-from server.app import versions as lineage
+from server.app import archive, turns, versions
 from server.app.jobs import Jobs
-from server.app.names import session_id, session_key, short_name, snapshot_key, user_id
+from server.app.names import conversation_name, session_id, session_key, snapshot_key, user_id
 from server.app.sessions import Sessions
 from server.grpc_api.convert import (
     noted_consolidation,
@@ -25,7 +23,6 @@ from server.grpc_api.convert import (
     to_snapshot,
     to_taught,
 )
-from server.grpc_api.inference import MAX_CONVERSATION_NAME
 from server.store.base import MAX_PAGE_SIZE, Head, SessionKey
 
 Context = aio.ServicerContext[Any, Any]
@@ -55,14 +52,14 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     async def GetSession(  # noqa: N802
         self, request: pb.GetSessionRequest, context: Context
     ) -> pb.GetSessionResponse:
-        head = await self._sessions.store.head(session_key(request.name, field="name"))
+        head = await self._sessions.head(session_key(request.name, field="name"))
         return pb.GetSessionResponse(session=self._shown(head))
 
     async def ListSessions(  # noqa: N802
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
         user = user_id(request.parent, field="parent")
-        heads, token = await self._sessions.store.list_sessions(
+        heads, token = await self._sessions.page(
             user, page_size=_page_size(request.page_size), page_token=request.page_token
         )
         return pb.ListSessionsResponse(
@@ -82,7 +79,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         source = session_key(request.name, field="name")
         target = SessionKey(source.user, session_id(request.session_id, field="session_id"))
         version = request.version if request.HasField("version") else None
-        head = await lineage.fork(self._sessions, source, target, version)
+        head = await versions.fork(self._sessions, source, target, version)
         return pb.ForkSessionResponse(session=to_session(head))
 
     async def CreateSnapshot(  # noqa: N802
@@ -90,15 +87,16 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> pb.CreateSnapshotResponse:
         key = session_key(request.parent, field="parent")
         name = session_id(request.snapshot_id, field="snapshot_id")
-        snapshot = await lineage.snapshot(self._sessions, key, name)
+        snapshot = await versions.snapshot(self._sessions, key, name)
         return pb.CreateSnapshotResponse(snapshot=to_snapshot(key, snapshot))
 
     async def ListSnapshots(  # noqa: N802
         self, request: pb.ListSnapshotsRequest, context: Context
     ) -> pb.ListSnapshotsResponse:
         key = session_key(request.parent, field="parent")
-        found, token = await self._sessions.store.snapshots(
-            key, page_size=_page_size(request.page_size), page_token=request.page_token
+        size, after = _page_size(request.page_size), request.page_token
+        found, token = await versions.snapshots(
+            self._sessions, key, page_size=size, page_token=after
         )
         return pb.ListSnapshotsResponse(
             snapshots=[to_snapshot(key, each) for each in found], next_page_token=token
@@ -108,7 +106,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.DeleteSnapshotRequest, context: Context
     ) -> pb.DeleteSnapshotResponse:
         key, name = snapshot_key(request.name, field="name")
-        await self._sessions.store.delete_snapshot(key, name)
+        await versions.delete_snapshot(self._sessions, key, name)
         return pb.DeleteSnapshotResponse()
 
     async def RollbackSession(  # noqa: N802
@@ -116,7 +114,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> pb.RollbackSessionResponse:
         key = session_key(request.name, field="name")
         version = request.version if request.HasField("version") else None
-        head = await lineage.rollback(self._sessions, key, version, request.etag or None)
+        head = await versions.rollback(self._sessions, key, version, request.etag or None)
         return pb.RollbackSessionResponse(session=to_session(head))
 
     async def UpdateSession(  # noqa: N802
@@ -131,14 +129,15 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
                 field="update_mask",
             )
         _check_display_name(session.display_name, field="session.display_name")
-        head = await lineage.rename(self._sessions, key, session.display_name, session.etag or None)
+        name, etag = session.display_name, session.etag or None
+        head = await versions.rename(self._sessions, key, name, etag)
         return pb.UpdateSessionResponse(session=to_session(head))
 
     async def ResetLevels(  # noqa: N802
         self, request: pb.ResetLevelsRequest, context: Context
     ) -> pb.ResetLevelsResponse:
         key = session_key(request.name, field="name")
-        head = await lineage.reset(self._sessions, key, request.levels, request.etag or None)
+        head = await versions.reset(self._sessions, key, request.levels, request.etag or None)
         return pb.ResetLevelsResponse(session=to_session(head))
 
     async def DiffVersions(  # noqa: N802
@@ -146,10 +145,10 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> pb.DiffVersionsResponse:
         key = session_key(request.name, field="name")
         size, start = _page_size(request.page_size), _offset(request.page_token)
-        norms, taught = await lineage.changes(
+        norms, taught = await versions.changes(
             self._sessions, key, request.from_version, request.to_version
         )
-        tokenizer = self._sessions.engine.model.tokenizer
+        tokenizer = self._sessions.tokenizer
         end = start + size
         return pb.DiffVersionsResponse(
             levels=[
@@ -172,7 +171,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.ExportSessionRequest, context: Context
     ) -> AsyncIterator[pb.ExportSessionResponse]:
         key = session_key(request.name, field="name")
-        async for chunk in transfer.export(self._sessions, key):
+        async for chunk in archive.export(self._sessions, key):
             yield pb.ExportSessionResponse(chunk=chunk)
 
     async def ImportSession(  # noqa: N802
@@ -182,7 +181,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         if first is None or first.WhichOneof("part") != "name":
             raise InvalidRequestError("the first message must contain 'name'", field="name")
         key = session_key(first.name, field="name")
-        head = await transfer.import_session(self._sessions, key, _chunks(requests))
+        head = await archive.import_session(self._sessions, key, _chunks(requests))
         return pb.ImportSessionResponse(session=to_session(head))
 
     async def MigrateSession(  # noqa: N802
@@ -220,7 +219,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> pb.ListConsolidationsResponse:
         key = session_key(request.parent, field="parent")
         size, after = _page_size(request.page_size), _offset(request.page_token)
-        found, last = await lineage.consolidations(self._sessions, key, after, size)
+        found, last = await versions.consolidations(self._sessions, key, after, size)
         return pb.ListConsolidationsResponse(
             consolidations=[noted_consolidation(each.notes) for each in found],
             next_page_token=str(last) if last else "",
@@ -230,9 +229,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.EndConversationRequest, context: Context
     ) -> pb.EndConversationResponse:
         key = session_key(request.name, field="name")
-        conversation = short_name(
-            request.conversation, "default", MAX_CONVERSATION_NAME, field="conversation"
-        )
+        conversation = conversation_name(request.conversation)
         wait = request.wait if request.HasField("wait") else True
         head, reports = await turns.end_conversation(self._sessions, key, conversation, wait=wait)
         return pb.EndConversationResponse(
@@ -263,7 +260,7 @@ def _page_size(asked: int) -> int:
 
 
 def _offset(page_token: str) -> int:
-    """Where a page of what never changes begins."""
+    """Start of a page in a list that only grows: its token is an offset."""
     if not page_token:
         return 0
     if not re.fullmatch("[0-9]{1,9}", page_token):

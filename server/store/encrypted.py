@@ -22,12 +22,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from server.crypto.cipher import Cipher, UnsealError
-from server.crypto.head import SealedBlob, SealedHead, open_progress, seal_progress
-from server.crypto.keys import KeyStore
+from server.crypto.keys import KeyStore, KeysUnavailableError, LostMasterKeyError
 from server.store.base import (
     BlobRef,
     Commit,
     CorruptBlobError,
+    CorruptStoreError,
     Head,
     Job,
     Lease,
@@ -41,6 +41,7 @@ from server.store.base import (
     VersionInfo,
     VersionNotFoundError,
 )
+from server.store.sealed_head import SealedBlob, SealedHead, open_progress, seal_progress
 
 # How often a state is read again that changes while it is read.
 _READS = 5
@@ -54,7 +55,8 @@ class EncryptedStore(SessionStore):
         self._keys = keys
 
     async def open(self) -> None:
-        await self._keys.open()
+        with _store_errors():
+            await self._keys.open()
         try:
             await self._store.open()
         except BaseException:
@@ -63,7 +65,8 @@ class EncryptedStore(SessionStore):
 
     async def close(self) -> None:
         await self._store.close()
-        await self._keys.close()
+        with _store_errors():
+            await self._keys.close()
 
     # Sessions
 
@@ -77,7 +80,7 @@ class EncryptedStore(SessionStore):
         blobs: Mapping[str, bytes],
         summary: bytes,
     ) -> Head:
-        cipher = await self._keys.cipher(key.user, make=True)
+        cipher = await self._cipher(key.user, make=True)
         sealed, refs = await asyncio.to_thread(_seal_blobs, cipher, key.user, blobs)
         state = SealedHead(secrets.token_hex(16), display_name, summary, refs)
         head = await self._store.create(
@@ -92,7 +95,7 @@ class EncryptedStore(SessionStore):
     async def head(self, key: SessionKey) -> Head:
         head = await self._store.head(key)
         with _damage(key, "head"):
-            cipher = await self._keys.cipher(key.user)
+            cipher = await self._cipher(key.user)
         return _opened(cipher, head)
 
     async def list_sessions(
@@ -104,7 +107,7 @@ class EncryptedStore(SessionStore):
         if not heads:
             return [], token
         with _damage(heads[0].key, "head"):
-            cipher = await self._keys.cipher(user)
+            cipher = await self._cipher(user)
         return [_opened(cipher, head) for head in heads], token
 
     async def delete(self, key: SessionKey, *, etag: str | None = None) -> None:
@@ -112,7 +115,8 @@ class EncryptedStore(SessionStore):
 
     async def delete_user(self, user: str) -> int:
         count = await self._store.delete_user(user)
-        await self._keys.destroy(user)
+        with _store_errors():
+            await self._keys.destroy(user)
         return count
 
     async def user_bytes(self, user: str) -> int:
@@ -220,7 +224,7 @@ class EncryptedStore(SessionStore):
         if reply is None:
             return None
         with _damage(key, f"reply {request_id}"):
-            cipher = await self._keys.cipher(key.user)
+            cipher = await self._cipher(key.user)
             payload = cipher.open(reply.payload, _reply_place(key, reply))
         return dataclasses.replace(reply, payload=payload)
 
@@ -229,7 +233,7 @@ class EncryptedStore(SessionStore):
     async def versions(self, key: SessionKey) -> list[VersionInfo]:
         infos = await self._store.versions(key)
         with _damage(key, "head"):
-            cipher = await self._keys.cipher(key.user)
+            cipher = await self._cipher(key.user)
         opened = []
         for info in infos:
             state = _open_head(cipher, key, info)
@@ -314,7 +318,7 @@ class EncryptedStore(SessionStore):
     async def read_job(self, key: SessionKey) -> tuple[Job, dict[str, bytes]]:
         job, sealed = await self._store.read_job(key)
         with _damage(key, "job"):
-            cipher = await self._keys.cipher(key.user)
+            cipher = await self._cipher(key.user)
         opened, made = _open_job(cipher, key, job)
         return opened, await asyncio.to_thread(_open_blobs, cipher, key, sealed, made)
 
@@ -331,6 +335,10 @@ class EncryptedStore(SessionStore):
         """The laws of the store beneath; what is sealed is checked when it is read."""
         return await self._store.check_integrity()
 
+    async def _cipher(self, user: str, *, make: bool = False) -> Cipher:
+        with _store_errors():
+            return await self._keys.cipher(user, make=make)
+
     async def _state(
         self, key: SessionKey, version: int | None = None
     ) -> tuple[Cipher, Head, SealedHead]:
@@ -338,7 +346,7 @@ class EncryptedStore(SessionStore):
         version, the head has its number, fingerprint and policy."""
         head = await self._store.head(key)
         with _damage(key, "head"):
-            cipher = await self._keys.cipher(key.user)
+            cipher = await self._cipher(key.user)
         if version is None:
             return cipher, head, _open_head(cipher, key, head)
         for info in await self._store.versions(key):
@@ -348,6 +356,17 @@ class EncryptedStore(SessionStore):
                 )
                 return cipher, shown, _open_head(cipher, key, info)
         raise VersionNotFoundError(f"version {version} of session {key} does not exist")
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    """To callers, the file of the keys is part of the store."""
+    try:
+        yield
+    except KeysUnavailableError as error:
+        raise StoreUnavailableError(str(error)) from error
+    except LostMasterKeyError as error:
+        raise CorruptStoreError(str(error)) from error
 
 
 @contextlib.contextmanager

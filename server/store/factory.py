@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 
-from server.auth.tokens import KeyFileError, read_key_file
+from server.crypto.files import KeyFileError, read_key_file
 from server.crypto.keys import KeyStore, parse_master_keys
-from server.settings import Settings
 from server.store.base import SessionStore
 from server.store.encrypted import EncryptedStore
 from server.store.errors import StoreUnavailableError
+from server.store.settings import StoreSettings
 from server.store.sqlite import SQLiteStore
 
 MASTER_KEYS_VARIABLE = "HOPE_MASTER_KEYS"
 """Holds what `master_key_file` would; not a setting, since everybody can read a command line."""
 
 
-def make_store(settings: Settings) -> SessionStore:
+def make_store(settings: StoreSettings) -> SessionStore:
     """The store, not yet opened; with master keys, everything in it is sealed.
 
     Raises KeyFileError for a file that cannot be read, or keys that are said twice,
@@ -28,12 +28,12 @@ def make_store(settings: Settings) -> SessionStore:
     return EncryptedStore(store, KeyStore(settings.key_database, keys)) if keys else store
 
 
-def _sqlite(settings: Settings) -> SessionStore:
+def _sqlite(settings: StoreSettings) -> SessionStore:
     settings.database.parent.mkdir(parents=True, exist_ok=True)
     return SQLiteStore(settings.database)
 
 
-def _redis(settings: Settings, address: str) -> SessionStore:
+def _redis(settings: StoreSettings, address: str) -> SessionStore:
     try:
         from server.store.redis import Durability, RedisStore
     except ModuleNotFoundError as error:
@@ -51,7 +51,7 @@ def _redis(settings: Settings, address: str) -> SessionStore:
     )
 
 
-def _master_keys(settings: Settings) -> tuple[bytes, ...]:
+def _master_keys(settings: StoreSettings) -> tuple[bytes, ...]:
     path, text = settings.master_key_file, os.environ.get(MASTER_KEYS_VARIABLE)
     if path is None:
         return parse_master_keys(text, MASTER_KEYS_VARIABLE) if text is not None else ()

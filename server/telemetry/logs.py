@@ -1,6 +1,6 @@
-"""Logs of the server: a line for each event, for people or as JSON.
+"""Logs of the server: a line for each event, as text or as JSON.
 
-No line tells what was said, by whom or about what. Sessions appear as a tag that is the same as
+No line holds text of a user or a name. Sessions appear as a tag that is the same as
 long as the process lives and leads nowhere else; metrics' exemplars carry the same one. An
 exception's message may quote a user, so in JSON it is its type and where it was raised; as text it
 is whole, for whoever runs a server of his own.

@@ -27,9 +27,9 @@ from prometheus_client.registry import Collector
 
 from hope_runtime.engine.base import EngineLoad
 from hope_runtime.learning import Consolidation
+from hope_runtime.learning.figures import FIGURES, LEVEL_FIGURES, Figure, LevelFigure, Metric
 from hope_runtime.session.guards import Guard
-from server.app.summary import Summary
-from server.store.base import (
+from server.store.errors import (
     LeaseLostError,
     StaleRevisionError,
     StoreFullError,
@@ -40,14 +40,6 @@ from server.store.base import (
 REQUEST_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 TOKEN_SECONDS = (0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 3)
 COMMIT_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
-LEARN_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
-# Nats per token.
-SURPRISE_NATS = (0.1, 0.3, 1, 2, 3, 5, 7, 10)
-# Norms over that of the base weights.
-RELATIVE_NORMS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
-GRADIENT_NORMS = (0.03, 0.1, 0.3, 1, 3, 10, 30)
-RANKS = (1, 2, 4, 8, 16, 32)
-PROBE_NATS = (-0.1, -0.03, 0, 0.01, 0.03, 0.1, 0.3, 1)
 REQUEST_KINDS = ("generate", "ingest", "score")
 OUTCOMES = ("ok", "refused", "cancelled", "failed")
 FINISH_REASONS = ("stop", "length", "stop_string")
@@ -125,53 +117,12 @@ class Metrics:
         self.learning_failures = self._counter(
             "learning_failures", "Failed consolidations, which will be retried."
         )
-        self.learn = self._histogram(
-            "learn_seconds", "Duration of one consolidation of a level.", LEARN_SECONDS, "level"
-        )
-        self.learnt_tokens = self._counter("learnt_tokens", "Tokens learnt by a level.", "level")
-        self.trained_tokens = self._counter(
-            "trained_tokens", "Tokens run forward and backward to train a level.", "level"
-        )
-        self.surprise_before = self._histogram(
-            "surprise_before_nats",
-            "Mean negative log-likelihood of the training spans before a consolidation.",
-            SURPRISE_NATS,
-            "level",
-        )
-        self.surprise_after = self._histogram(
-            "surprise_after_nats",
-            "Mean negative log-likelihood of the training spans after a consolidation.",
-            SURPRISE_NATS,
-            "level",
-        )
-        self.relative_norm = self._histogram(
-            "level_relative_norm_ratio",
-            "Norm of a level relative to the base weights, at each consolidation.",
-            RELATIVE_NORMS,
-            "level",
-        )
-        self.update_ratio = self._histogram(
-            "level_update_ratio",
-            "Norm of the change made by a consolidation relative to the base weights.",
-            RELATIVE_NORMS,
-            "level",
-        )
-        self.gradient_norm = self._histogram(
-            "gradient_norm", "Mean gradient norm of a consolidation.", GRADIENT_NORMS, "level"
-        )
-        self.effective_rank = self._histogram(
-            "level_effective_rank", "Effective rank of a level's weight change.", RANKS, "level"
-        )
-        self.probe_change = self._histogram(
-            "probe_loss_change_nats",
-            "Loss on the base model's own samples, adapted minus frozen; positive means damage.",
-            PROBE_NATS,
-        )
-        self.probe_divergence = self._histogram(
-            "probe_divergence_nats",
-            "KL(base || adapted) on the base model's own samples.",
-            PROBE_NATS,
-        )
+        # Figures of learning, by their rows.
+        self._learning: dict[Figure | LevelFigure, Counter | Histogram] = {
+            figure: self._metric(figure.metric)
+            for figure in (*FIGURES, *LEVEL_FIGURES)
+            if figure.metric is not None
+        }
         self.guards = self._counter("guard_events", "Guard decisions by guard.", "guard")
         # What never happened is 0, not absent: a rule on it must hold from the start.
         for kind in REQUEST_KINDS:
@@ -185,12 +136,12 @@ class Metrics:
             self.guards.labels(guard)
 
     def watch(self, engine: _Engine, residency: _Residency) -> None:
-        """Adds what both carry, asked for at each scrape on a thread of its own."""
+        """Add gauges of both, read at each scrape on a thread of its own."""
         self.registry.register(_Load(engine, residency))
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[None]:
-        """Measures the commit in the block; counts the error that it raises."""
+        """Time the commit in the block; count the error that it raises."""
         started = time.monotonic()
         try:
             yield
@@ -199,28 +150,34 @@ class Metrics:
             raise
         self.commits.observe(time.monotonic() - started)
 
-    def learnt(self, reports: Sequence[Consolidation], summary: Summary) -> None:
-        """Counts consolidations; `summary` is of the memory after them."""
+    def learnt(self, reports: Sequence[Consolidation], levels: Sequence[object]) -> None:
+        """Count consolidations. `levels` have the figures of the levels after them as attributes
+        (LEVEL_FIGURES)."""
         for report in reports:
-            level = str(report.level)
-            self.learn.labels(level).observe(report.seconds)
             for event in report.guards:
                 self.guards.labels(event.guard).inc()
-            if not report.tokens:
-                continue
-            self.learnt_tokens.labels(level).inc(report.tokens)
-            self.trained_tokens.labels(level).inc(report.trained_tokens)
-            self.surprise_before.labels(level).observe(report.surprise_before_nats)
-            self.surprise_after.labels(level).observe(report.surprise_after_nats)
-            norm = summary.levels[report.level].relative_norm
-            self.relative_norm.labels(level).observe(norm)
-            if report.drift is not None:
-                self.update_ratio.labels(level).observe(report.drift.update_ratio)
-                self.gradient_norm.labels(level).observe(report.drift.steps.gradient_norm)
-                self.effective_rank.labels(level).observe(report.drift.effective_rank)
-            if report.probed is not None:
-                self.probe_change.observe(report.probed.change_nats)
-                self.probe_divergence.observe(report.probed.divergence_nats)
+            for figure in self._learning:
+                if isinstance(figure, Figure):
+                    value = figure.of(report) if report.tokens or figure.always else None
+                else:
+                    value = getattr(levels[report.level], figure.name) if report.tokens else None
+                if value is not None:
+                    self._observe(figure, report.level, value)
+
+    def _observe(self, figure: Figure | LevelFigure, level: int, value: float) -> None:
+        collector = self._learning[figure]
+        if figure.metric is not None and not figure.metric.of_memory:
+            collector = collector.labels(str(level))
+        if isinstance(collector, Histogram):
+            collector.observe(value)
+        else:
+            collector.inc(value)
+
+    def _metric(self, metric: Metric) -> Counter | Histogram:
+        labels = () if metric.of_memory else ("level",)
+        if metric.buckets:
+            return self._histogram(metric.name, metric.help, metric.buckets, *labels)
+        return self._counter(metric.name, metric.help, *labels)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"hope_{name}", text, labels, registry=self.registry)

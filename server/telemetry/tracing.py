@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 Figures = Mapping[str, str | int | float]
+# Name, seconds, figures.
+Phase = tuple[str, float, Figures]
 
 
 class TracingError(OSError):
@@ -18,16 +20,24 @@ class TracingError(OSError):
 
 
 class Tracer(Protocol):
-    """Makes spans. One that is made within another is its part."""
+    """Makes spans, each within the one that is open where it is made."""
 
     def span(self, name: str, **figures: str | int | float) -> AbstractContextManager[object]: ...
 
+    def phases(self, *phases: Phase) -> None:
+        """Add spans within the present one that follow each other from its beginning, for phases
+        that are known once they are over."""
+        ...
+
 
 class NoTracer:
-    """Makes none."""
+    """Makes no spans."""
 
     def span(self, name: str, **figures: str | int | float) -> AbstractContextManager[object]:
         return nullcontext()
+
+    def phases(self, *phases: Phase) -> None:
+        pass
 
 
 NO_TRACES: Tracer = NoTracer()
@@ -46,6 +56,19 @@ class OtelTracer:
             name, attributes=attributes(figures), record_exception=False
         ):
             yield
+
+    def phases(self, *phases: Phase) -> None:
+        from opentelemetry import trace
+
+        # None for a span that is not recorded: nothing is known of when it began.
+        at = getattr(trace.get_current_span(), "start_time", None)
+        if at is None:
+            return
+        for name, seconds, figures in phases:
+            ends = at + round(seconds * 1e9)
+            part = self.tracer.start_span(name, start_time=at, attributes=attributes(figures))
+            part.end(ends)
+            at = ends
 
 
 def attributes(figures: Figures) -> dict[str, str | int | float]:

@@ -27,6 +27,17 @@ MAY_IMPORT = {
     "checkpoints": {"layers", "session", "models"},
     "engine": {"layers", "session", "models", "learning", "checkpoints"},
 }
+# The same for the server. Its modules above all packages put them together.
+SERVER = ("crypto", "auth", "store", "telemetry", "app", "grpc_api")
+SERVER_MAY_IMPORT = {
+    "crypto": set(),
+    "auth": {"crypto"},
+    "store": {"crypto"},
+    "telemetry": {"store"},
+    "app": {"auth", "store", "telemetry"},
+    "grpc_api": {"crypto", "auth", "store", "telemetry", "app"},
+}
+COMPOSITION = ("main", "settings")
 FAMILIES = ("decoder", "fast_memory", "hope")
 MAY_IMPORT_OF_MODELS = {"decoder": set(), "fast_memory": {"decoder"}, "hope": {"decoder"}}
 
@@ -61,6 +72,28 @@ def test_packages_of_the_runtime_need_none_above_them(package: str) -> None:
     assert not offences(folder, "hope_runtime", MAY_IMPORT[package], RUNTIME)
 
 
+@pytest.mark.parametrize("package", SERVER)
+def test_packages_of_the_server_need_none_above_them(package: str) -> None:
+    folder = ROOT / "server" / package
+    everything = (*SERVER, *COMPOSITION)
+    assert not offences(folder, "server", SERVER_MAY_IMPORT[package], everything)
+
+
+@pytest.mark.parametrize(
+    ("order", "allowed"),
+    [
+        (RUNTIME, MAY_IMPORT),
+        (SERVER, SERVER_MAY_IMPORT),
+        (FAMILIES, MAY_IMPORT_OF_MODELS),
+    ],
+)
+def test_what_is_allowed_has_no_cycle(order: tuple[str, ...], allowed: dict[str, set[str]]) -> None:
+    """Each package may import packages before it only, so no path leads back."""
+    assert {
+        package: allowed[package] - set(order[: order.index(package)]) for package in order
+    } == {package: set() for package in order}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_of_models(family: str) -> None:
     folder = ROOT / "hope_runtime" / "models" / family
@@ -68,9 +101,13 @@ def test_families_of_models(family: str) -> None:
     assert not offences(folder, "hope_runtime.models", allowed, FAMILIES)
 
 
-def test_every_package_of_the_runtime_has_its_place() -> None:
+def test_every_package_has_its_place() -> None:
     folders = {path.parent.name for path in (ROOT / "hope_runtime").glob("*/__init__.py")}
     assert folders == set(RUNTIME)
+    server = {path.parent.name for path in (ROOT / "server").glob("*/__init__.py")}
+    assert server == set(SERVER)
+    modules = {path.stem for path in (ROOT / "server").glob("*.py")} - {"__init__"}
+    assert modules == set(COMPOSITION)
     families = {path.parent.name for path in (ROOT / "hope_runtime/models").glob("*/__init__.py")}
     assert families == set(FAMILIES)
 
@@ -83,6 +120,7 @@ def test_every_package_of_the_runtime_has_its_place() -> None:
         ("hope_lab", ("server", "hope_client", "grpc")),
         ("server", ("hope_client", "hope_lab")),
         ("server/app", ("grpc", "starlette", "hope.v1")),
+        ("server/crypto", ("torch", "hope_runtime", "grpc")),
         ("server/store", ("torch", "numpy", "hope_runtime", "grpc")),
         ("clients/python", ("server", "hope_runtime", "hope_lab", "torch")),
     ],
@@ -105,6 +143,30 @@ def test_a_forbidden_import_is_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     assert offences(layers, "hope_runtime", MAY_IMPORT["layers"], RUNTIME) == [
         "hope_runtime/layers/bad.py:2 imports hope_runtime.session.memory"
     ]
+    store = tmp_path / "server" / "store"
+    store.mkdir(parents=True)
+    (store / "bad.py").write_text("from server.settings import Settings\n")
+    everything = (*SERVER, *COMPOSITION)
+    assert offences(store, "server", SERVER_MAY_IMPORT["store"], everything) == [
+        "server/store/bad.py:1 imports server.settings.Settings"
+    ]
+
+
+def reached(folder: Path) -> Iterator[str]:
+    """Places that go through Sessions to its store or its engine."""
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in ("store", "engine"):
+                owner = node.value
+                name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+                if name in ("sessions", "_sessions"):
+                    yield f"{path.relative_to(ROOT)}:{node.lineno} reaches .{node.attr}"
+
+
+def test_only_the_application_knows_store_and_engine_of_sessions() -> None:
+    assert list(reached(ROOT / "server" / "app")), "what this looks for is there"
+    found = [place for place in reached(ROOT / "server") if not place.startswith("server/app/")]
+    assert not found
 
 
 IMPORT_ALL = """

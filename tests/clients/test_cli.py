@@ -33,6 +33,18 @@ async def test_generate_streams_text_to_stdout(server, hope):
     assert (request.conversation, request.request_id) == ("c", "r")
 
 
+async def test_generate_beside_learning(server, hope):
+    half = pb.StatusUpdate(status=pb.STATUS_LEARNING, learning_level=1, learning_fraction=0.5)
+    *text, last = reply("Hello")
+    last.result.learning = True
+    last.result.usage.memory_version = 7
+    server.turns.append([pb.GenerateResponse(status=half), *text, last])
+    code, out, err = await hope("generate", "diary", "Hi")
+    assert (code, out) == (0, "Hello\n")
+    assert "learning from earlier turns ... level 1: 50%" in err
+    assert err.endswith("(still learning from earlier turns; answered with memory version 7)\n")
+
+
 async def test_generate_over_a_broken_connection(server, hope):
     server.turns.extend([[delta("It is"), UNAVAILABLE], reply("It is", " so")])
     code, out, err = await hope("generate", "diary", "Hi")

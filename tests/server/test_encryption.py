@@ -14,7 +14,7 @@ from hope.v1 import sessions_pb2 as pb
 from serving import Serve
 from valkey_process import StoreProcess, binaries
 
-from server.auth.tokens import KeyFileError
+from server.crypto.files import KeyFileError
 from server.crypto.keys import MasterKeyError
 from server.main import main
 from server.settings import Settings

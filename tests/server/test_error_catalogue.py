@@ -20,8 +20,8 @@ import server
 from hope_runtime import errors as runtime
 from server.app.quotas import QuotaExceededError
 from server.app.residency import JobRunningError
-from server.app.turns import RepeatedRequestError
 from server.crypto.cipher import UnsealError
+from server.crypto.keys import KeysUnavailableError, LostMasterKeyError
 from server.grpc_api.error_codes import CATALOGUE, INTERNAL, REASONS, TERMINAL, code_of
 from server.grpc_api.errors import to_status
 from server.store import base as store
@@ -36,7 +36,8 @@ NEVER_SHOWN = {
     runtime.OptimiserError: "base class",
     store.StoreError: "base class",
     UnsealError: "becomes CorruptBlobError, which names the blob",
-    RepeatedRequestError: "becomes the stored reply",
+    KeysUnavailableError: "becomes StoreUnavailableError",
+    LostMasterKeyError: "becomes CorruptStoreError",
 }
 
 KEY = SessionKey("ada", "diary")

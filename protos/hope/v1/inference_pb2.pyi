@@ -326,17 +326,32 @@ class StatusUpdate(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: _builtins.int
+    LEARNING_LEVEL_FIELD_NUMBER: _builtins.int
+    LEARNING_FRACTION_FIELD_NUMBER: _builtins.int
     status: Global___Status.ValueType
+    learning_level: _builtins.int
+    """With STATUS_LEARNING: the level that learns, 0 being the fastest."""
+    learning_fraction: _builtins.float
+    """With STATUS_LEARNING: done part of that level's work, 0 to 1. Unset when unknown."""
     def __init__(
         self,
         *,
         status: Global___Status.ValueType = ...,
+        learning_level: _builtins.int | None = ...,
+        learning_fraction: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_learning_fraction", b"_learning_fraction", "_learning_level", b"_learning_level", "learning_fraction", b"learning_fraction", "learning_level", b"learning_level"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_learning_fraction", b"_learning_fraction", "_learning_level", b"_learning_level", "learning_fraction", b"learning_fraction", "learning_level", b"learning_level", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__learning_fraction: _TypeAlias = _typing.Literal["learning_fraction"]  # noqa: Y015
+    _WhichOneofArgType__learning_fraction: _TypeAlias = _typing.Literal["_learning_fraction", b"_learning_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__learning_level: _TypeAlias = _typing.Literal["learning_level"]  # noqa: Y015
+    _WhichOneofArgType__learning_level: _TypeAlias = _typing.Literal["_learning_level", b"_learning_level"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_fraction) -> _WhichOneofReturnType__learning_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_level) -> _WhichOneofReturnType__learning_level | None: ...
 
 Global___StatusUpdate: _TypeAlias = StatusUpdate  # noqa: Y015
 
@@ -436,6 +451,7 @@ class GenerateResult(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     WINDOW_BEGAN_FIELD_NUMBER: _builtins.int
     DROPPED_CONVERSATION_FIELD_NUMBER: _builtins.int
+    LEARNING_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     text: _builtins.str
     """The whole reply, as the deltas gave it."""
@@ -449,6 +465,11 @@ class GenerateResult(_message.Message):
     """Conversation whose window was dropped because the session keeps those of the eight
     that were used last; empty if none was. What it taught stays, or is learnt.
     """
+    learning: _builtins.bool
+    """True when the session was still learning what it was taught before, and the reply was
+    made with the memory as it was (usage.memory_version): the turn waited for the
+    server's learning_wait_seconds and no longer.
+    """
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     def __init__(
@@ -460,10 +481,11 @@ class GenerateResult(_message.Message):
         replayed: _builtins.bool = ...,
         window_began: _builtins.bool = ...,
         dropped_conversation: _builtins.str = ...,
+        learning: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_conversation", b"dropped_conversation", "finish_reason", b"finish_reason", "replayed", b"replayed", "text", b"text", "usage", b"usage", "window_began", b"window_began"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_conversation", b"dropped_conversation", "finish_reason", b"finish_reason", "learning", b"learning", "replayed", b"replayed", "text", b"text", "usage", b"usage", "window_began", b"window_began"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What an interceptor learns of a call from its messages: session, version of the memory, outcome.
+"""Facts about a call that its messages give away: session, version of the memory, outcome.
 
 Reads names and gives them out as tags only (server/telemetry/logs.py). Knows no log and no trace.
 """
@@ -12,27 +12,24 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
-from grpc import aio
 
+from server.grpc_api.interceptors.base import Context, Observer
 from server.telemetry.logs import session_tag
 
 _SESSION = re.compile(r"users/[^/]*/sessions/[^/]*")
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
-class Seen:
-    """What is known of one call so far. `session` is a tag, None where no session was named;
-    `version` None where no response said one."""
+class CallInfo(Observer):
+    """Facts about one call so far. `session` is a tag, None where no session was named; `version`
+    None where no response said one."""
 
-    def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
         self.session: str | None = None
         self.version: int | None = None
-        # The last response that was a reply's or a document's result.
-        self.result: Message | None = None
 
     def reads(self, request: Any) -> Any:
-        """The request, or the stream of them, as the handler gets it."""
         if isinstance(request, Message):
             self._named(request)
             return request
@@ -55,18 +52,15 @@ class Seen:
                 self.session = session_tag(found[0])
                 return
 
-    def saw(self, response: Message) -> None:
-        """Takes a response."""
+    def saw(self, response: Any) -> None:
         result = getattr(response, "result", None)
         for part in (response, result, getattr(response, "session", None)):
             told = getattr(part, "usage", part)
             if version := getattr(told, "memory_version", 0):
                 self.version = version
-        if isinstance(result, Message) and response.HasField("result"):
-            self.result = result
 
     def code(self, error: BaseException | None) -> str:
-        """How the call ended, as gRPC names it, when its handler ended with `error`."""
+        """The status of the call, as gRPC names it, when its handler ended with `error`."""
         # A client that goes away closes the generator or cancels the call.
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             return "CANCELLED"

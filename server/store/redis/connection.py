@@ -19,6 +19,7 @@ from redis import asyncio as aioredis
 from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+
 from server.store.errors import StoreUnavailableError
 from server.store.redis.durability import Durability, examine
 from server.store.redis.faults import translated

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from redis import exceptions
+
 from server.store.errors import (
     CorruptStoreError,
     StoreError,

@@ -18,7 +18,7 @@ from hope_client import HopeClient, NotFoundError, UnauthenticatedError
 from serving import Serve
 
 from server.auth.access import server_credentials
-from server.auth.tokens import KeyFileError
+from server.crypto.files import KeyFileError
 from server.main import main
 from server.settings import Settings
 

@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.auth.tokens import KeyFileError, TokenVerifier, UnauthenticatedError
+from server.auth.tokens import TokenVerifier, UnauthenticatedError
+from server.crypto.files import KeyFileError
 
 RSA, EC = rsa_key(), ec_key()
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.crypto.cipher import KEY_BYTES, UnsealError
-from server.crypto.keys import KeyStore, MasterKeyError, parse_master_keys
-from server.store.errors import CorruptStoreError
+from server.crypto.keys import KeyStore, LostMasterKeyError, MasterKeyError, parse_master_keys
 
 OLD, NEW = b"o" * KEY_BYTES, b"n" * KEY_BYTES
 PLACE = ("blob", "ada")
@@ -51,7 +50,7 @@ async def test_a_new_master_key_wraps_everything_anew(tmp_path: Path) -> None:
     keys = await opened(tmp_path, NEW)  # the old line was taken away
     assert (await keys.cipher("ada")).open(sealed, PLACE) == b"content"
     await keys.close()
-    with pytest.raises(CorruptStoreError, match="a master key that was not given"):
+    with pytest.raises(LostMasterKeyError, match="a master key that was not given"):
         await opened(tmp_path, OLD)
 
 

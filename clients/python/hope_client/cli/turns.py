@@ -91,6 +91,14 @@ def sampling_of(args: argparse.Namespace) -> pb.Sampling:
         raise SystemExit(2) from None
 
 
+def waiting(status: pb.StatusUpdate) -> str:
+    """A line that says what a turn waits for, and how far learning is where that is known."""
+    text = _WAITS.get(status.status, "waiting ...")
+    if status.HasField("learning_fraction"):
+        text += f" level {status.learning_level}: {status.learning_fraction:.0%}"
+    return text
+
+
 async def show_reply(
     terminal: Terminal,
     events: AsyncGenerator[GenerateEvent, None],
@@ -116,7 +124,7 @@ async def show_reply(
             async for event in events:
                 match event:
                     case pb.StatusUpdate():
-                        busy.show(_WAITS.get(event.status, "waiting ..."))
+                        busy.show(waiting(event))
                     case Resuming():
                         busy.show(f"connection lost, retrying in {event.delay_seconds:.1f} s")
                     case pb.TextDelta():
@@ -133,4 +141,9 @@ async def show_reply(
         show(result.text)
     if not silent:
         terminal.print()
+        if result.learning:
+            terminal.note(
+                "(still learning from earlier turns; answered with memory version "
+                f"{result.usage.memory_version})"
+            )
     return result

@@ -1,0 +1,185 @@
+"""Ingest: a document is read as a row of sub-turns, each of them durable by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from enum import Enum
+
+from hope_runtime.engine.turn import ReadOutcome
+from hope_runtime.errors import InvalidRequestError
+from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
+from hope_runtime.session.memory import Document
+from hope_runtime.session.spans import SpanReader
+from server.app.cancellation import result_of
+from server.app.documents import advanced, digested, dropped, open_document
+from server.app.event_stream import EventStream
+from server.app.events import Ingested, IngestEvent, IngestProgress, Queued
+from server.app.measures import IngestCounter
+from server.app.sessions import Sessions
+from server.store.base import SessionKey
+
+# Tokens of a document between two commits, and so the most that a crash makes a client resend.
+SUB_TURN_TOKENS = 256
+
+
+class End(Enum):
+    """End of the pieces of a document: complete, or to be continued by another call."""
+
+    COMPLETE = "complete"
+    KEEP_OPEN = "keep_open"
+
+
+class BrokenStreamError(Exception):
+    """The pieces stopped coming before they said that they had ended."""
+
+
+async def ingest(
+    sessions: Sessions,
+    key: SessionKey,
+    parts: AsyncIterator[bytes | End],
+    *,
+    conversation: str,
+    document: str,
+    offset_bytes: int,
+    content_digest: bytes = b"",
+    learn: bool,
+) -> AsyncGenerator[IngestEvent, None]:
+    """Read a document in pieces of UTF-8, cut anywhere, from `offset_bytes` on.
+
+    Yields progress after each sub-turn, which is durable by then, and Ingested last. The next
+    sub-turn begins when the reader asks for more. The last of `parts` is an End; whoever sends them
+    raises when it does not come, and then only the sub-turns that were reported are part of the
+    session.
+
+    `content_digest` is that of the bytes before `offset_bytes` as the caller has them; when what
+    was read is something else, DocumentDiffersError is raised.
+
+    Raises InvalidRequestError, QuotaExceededError, errors of the store, and why the session cannot
+    be used.
+    """
+    counter = IngestCounter(sessions.metrics)
+    stream: EventStream[IngestEvent] = EventStream()
+    reading = _Reading(sessions, key, stream, conversation, document, learn)
+    async with aclosing(stream.run(reading.run(parts, offset_bytes, content_digest))) as events:
+        async for event in events:
+            counter.saw(event)
+            yield event
+
+
+class _Reading:
+    """One ingest under way."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        key: SessionKey,
+        stream: EventStream[IngestEvent],
+        conversation: str,
+        document: str,
+        learn: bool,
+    ) -> None:
+        self._sessions = sessions
+        self._key = key
+        self._stream = stream
+        self._conversation = conversation
+        self._document = document
+        self._learn = learn
+        self._tokens = 0
+        self._nats = 0.0
+        self._scored = 0
+
+    async def run(
+        self, parts: AsyncIterator[bytes | End], offset_bytes: int, content_digest: bytes
+    ) -> None:
+        known = await open_document(
+            self._sessions,
+            self._key,
+            self._document,
+            offset_bytes,
+            content_digest,
+            self._stream.put,
+        )
+        reader = SpanReader(known.tail)
+        encode = self._sessions.tokenizer.encode
+        # Bytes that `known` counts already but no span has: they come out with the next one.
+        committed = known.committed_bytes - len(known.tail)
+        pending: list[tuple[int, ...]] = []
+        undigested = bytearray()  # what came behind the bytes that `known` counts
+        ended = False
+        async for part in parts:
+            ended = part is End.COMPLETE
+            data = part if isinstance(part, bytes) else b""
+            undigested += data
+            for span in reader.feed(data, final=ended):
+                ids = tuple(encode(span))
+                committed += len(span.encode())
+                self._tokens += len(ids)
+                pending.append(ids)
+                if sum(map(len, pending)) >= SUB_TURN_TOKENS:
+                    now = advanced(known, committed, undigested)
+                    del undigested[: now.committed_bytes - known.committed_bytes]
+                    await self._sub_turn(pending, known, now)
+                    known, pending = now, []
+        content = digested(known, undigested, ended)
+        now = Document(committed + len(reader.tail), reader.tail, ended, content)
+        if not now.committed_bytes:
+            raise InvalidRequestError("the document is empty", field="chunk")
+        version = await self._sub_turn(pending, known, now)
+        surprise = self._nats / self._scored if self._scored else None
+        self._stream.put(Ingested(now.committed_bytes, self._tokens, version, surprise, now.ended))
+
+    async def _sub_turn(
+        self, spans: Sequence[tuple[int, ...]], expected: Document, now: Document
+    ) -> int:
+        """Read, store and learn the next spans. Returns the version of the memory after them."""
+        sessions, name, learn = self._sessions, self._document, self._learn
+        record = Record(
+            RecordKind.DOCUMENT,
+            self._conversation,
+            (Segment(Speaker.DOCUMENT, tuple(spans), learn),) if spans else (),
+            document=name,
+            committed_bytes=now.committed_bytes,
+            tail=now.tail,
+            content=now.content,
+            ended=now.ended,
+        )
+        while learn and (seconds := await sessions.quotas.wait_seconds(self._key.user)):
+            self._stream.put(Queued())
+            await asyncio.sleep(seconds)
+        async with sessions.exclusive(self._key, self._stream.put) as resident:
+            if resident.memory.documents.get(name, Document()) != expected:
+                raise InvalidRequestError(
+                    f"document '{name}' was changed by another call; read its "
+                    "committed_bytes and resume there",
+                    field="start.document",
+                )
+            await sessions.quotas.check(self._key)
+            before = resident.memory
+            outcome = ReadOutcome(0.0, 0)
+            if spans:
+                row = (self._key, self._conversation)
+                outcome = await result_of(sessions.engine.read(row, resident.memory, record))
+                assert outcome.memory is not None
+                await sessions.commits.turn(resident, record, outcome.memory)
+            else:
+                await sessions.commits.event(resident, record)
+            # Before the next piece rather than behind it: a boundary is learnt where it lies.
+            await sessions.commits.learnt(resident)
+            version, after = resident.head.version, resident.memory
+        self._nats += outcome.nats
+        self._scored += outcome.scored
+        surprise = outcome.nats / outcome.scored if outcome.scored else None
+        self._stream.put(
+            IngestProgress(
+                now.committed_bytes,
+                self._tokens,
+                version,
+                surprise,
+                dropped_document=dropped(before.documents, after.documents),
+                dropped_conversation=dropped(before.conversations, after.conversations),
+            )
+        )
+        await self._stream.taken()
+        return version
