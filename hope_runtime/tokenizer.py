@@ -1,53 +1,57 @@
 """Text to token ids and back, and the chat template that turns messages into text.
 
-Knows the `tokenizers` library and the model's template. Leaves where both come from to
+Leaves the `tokenizers` library to tokenizer_backend.py, Jinja to chat_template.py, telling the
+template's text from what somebody wrote to conversation.py, where a tokenizer comes from to
 checkpoints/, and which of the tokens may be learnt to whoever calls.
 
-Two ways to encode exist because of prompt injection: what people write never becomes a special
+Two ways to encode exist because of prompt injection: what people write never becomes a control
 token, however it is spelled; only the template's own text does.
 """
 
 from __future__ import annotations
 
-import datetime
+import hashlib
 import json
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NoReturn
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
-import tokenizers
-
+from hope_runtime.chat_template import PLAIN_TEMPLATE, ChatTemplate
+from hope_runtime.conversation import (
+    Fields,
+    Message,
+    Piece,
+    cut_out_contents,
+    fields_of,
+    with_leading_spaces,
+    with_openings,
+)
 from hope_runtime.errors import CorruptModelError, InvalidRequestError
-from hope_runtime.token_spelling import byte_alphabet, byte_level_bytes, sentencepiece_bytes
+from hope_runtime.token_bytes import byte_alphabet, byte_level_json, byte_table
+from hope_runtime.tokenizer_backend import encode_joined, make_backends, tokenisation_of
 
-Message = Mapping[str, str]
-"""One message of a conversation: `role` and `content`."""
+__all__ = [
+    "PLAIN_TEMPLATE",
+    "Fields",
+    "Message",
+    "Piece",
+    "Tokenizer",
+    "byte_alphabet",
+    "byte_tokenizer",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of a rendered conversation, either the template's or a message's own.
-
-    Encode the text with `Tokenizer.encode` where `is_content`, else with `encode_template`.
-    `message_index` is the message that the piece belongs to: its content, or the template text
-    that leads to it; for what follows the last content it is the number of messages.
-    """
-
-    text: str
-    is_content: bool
-    message_index: int
+# Where tokens may cross the cuts of a text, so many characters are encoded together.
+_JOINT_CHARS = 16_384
+_CROSSING = re.compile(r"\S\s")
 
 
 class Tokenizer:
     """A tokenizer with its chat template; immutable and safe to share between threads.
 
     `tokenizer_json` is the text of a tokenizer.json. `eos_tokens` end a text or a turn.
-    `chat_template` is Jinja source, or None for a model that has no conversations.
+    `control_tokens` are further names that only a template may write. `chat_template` is Jinja
+    source, or None for a model that has no conversations. Raises CorruptModelError.
     """
 
     def __init__(
@@ -58,43 +62,98 @@ class Tokenizer:
         bos_token: str | None = None,
         add_bos: bool = False,
         chat_template: str | None = None,
+        control_tokens: Iterable[str] = (),
     ) -> None:
-        try:
-            # Two instances, because whether special tokens are encoded is a state of one.
-            self._plain = tokenizers.Tokenizer.from_str(tokenizer_json)
-            self._template = tokenizers.Tokenizer.from_str(tokenizer_json)
-        except Exception as error:  # the library raises bare Exception
-            raise CorruptModelError(f"the tokenizer cannot be loaded: {error}") from error
-        for instance in (self._plain, self._template):
-            # A checkpoint may ask for cutting and padding, which is the window's decision.
-            instance.no_truncation()
-            instance.no_padding()
-        self._plain.encode_special_tokens = True
-        self._json = tokenizer_json
         self._eos_tokens = tuple(dict.fromkeys(eos_tokens))
         self._bos_token = bos_token
+        self._control_tokens = tuple(sorted(set(control_tokens)))
+        self._json = tokenizer_json
+        begin = () if bos_token is None else (bos_token,)
+        made = make_backends(
+            tokenizer_json, ends=self._eos_tokens, control=(*begin, *self._control_tokens)
+        )
+        self._plain, self._template, self._opening = made.plain, made.template, made.opening
+        self.control_ids: frozenset[int] = made.control
+        """Tokens that only a template writes: added ones, control ones, and `eos_ids`."""
         self._chat_template = chat_template
+        self._compiled = None if chat_template is None else ChatTemplate(chat_template)
         ends: set[int] = set()
         for token in self._eos_tokens:
-            index = self._plain.token_to_id(token)
+            index = self._template.token_to_id(token)
             if index is None:
                 raise CorruptModelError(f"the tokenizer does not contain the end token {token!r}")
             ends.add(index)
         self.eos_ids: frozenset[int] = frozenset(ends)
         """Tokens that end a text or a turn."""
-        self.bos_id: int | None = None if bos_token is None else self._plain.token_to_id(bos_token)
+        self.bos_id: int | None = (
+            None if bos_token is None else self._template.token_to_id(bos_token)
+        )
         """The token that begins a text, where the model has one."""
         self.add_bos: bool = add_bos and self.bos_id is not None
         """Whether the model expects `bos_id` before plain text. A chat template writes its own."""
-        self.vocab_size: int = self._plain.get_vocab_size(with_added_tokens=True)
+        self.vocab_size: int = self._template.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text; a special token spelled out in it is encoded letter by letter."""
+        """Ids of ordinary text that goes on where another one ended.
+
+        A control token spelled out in it is encoded letter by letter. For a text that stands at the
+        beginning of a document, encode `opening(text)`.
+        """
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
+    def encode_spans(self, spans: Iterable[str]) -> Iterator[tuple[int, ...]]:
+        """Ids of the spans of a text, one tuple for each, without those that have no token.
+
+        The ids together are those of the whole text, also in vocabularies with tokens that reach
+        beyond the end of a word; such a token belongs to the span in which it begins. The spans
+        are taken as they are needed, so whoever stops early has not encoded the rest.
+        """
+        joined: list[str] = []
+        for span in spans:
+            joined.append(span)
+            if not self._crosses_words or sum(map(len, joined)) >= _JOINT_CHARS:
+                yield from self._encode_joined(joined)
+                joined = []
+        yield from self._encode_joined(joined)
+
+    def _encode_joined(self, spans: Sequence[str]) -> Iterator[tuple[int, ...]]:
+        if len(spans) < 2:
+            found = [self.encode(span) for span in spans]
+        else:
+            found = encode_joined(self._plain, spans)
+        return (tuple(ids) for ids in found if ids)
+
+    @cached_property
+    def _crosses_words(self) -> bool:
+        """Whether a token reaches beyond a word, so that cutting a text before a space may cut it.
+        No tokenizer that keeps words apart has one."""
+        return any(
+            _CROSSING.search(spelled.decode("utf-8", errors="replace"))
+            for index, spelled in self._bytes.items()
+            if index not in self.control_ids
+        )
+
+    def opening(self, text: str) -> str:
+        """A text as it reads at the beginning of a document: SentencePiece models put a space
+        there."""
+        return text if self._opening is None else self._opening.before(text) + text
+
     def encode_template(self, text: str) -> list[int]:
-        """Ids of trusted text, in which the names of special tokens stand for those tokens."""
+        """Ids of trusted text, in which the names of control tokens stand for those tokens."""
         return list(self._template.encode(text, add_special_tokens=False).ids)
+
+    def encode_conversation(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Ids of a whole conversation. Raises as `turn_pieces` does."""
+        ids: list[int] = []
+        pieces = self.turn_pieces(messages, first=True, add_generation_prompt=add_generation_prompt)
+        for piece in pieces:
+            if piece.is_content:
+                ids += self.encode(piece.text)
+            else:
+                ids += self.encode_template(piece.text)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens spelled out; invalid UTF-8 becomes U+FFFD."""
@@ -107,23 +166,21 @@ class Tokenizer:
         """
         if token_id < 0:
             raise ValueError(f"token id {token_id} is negative")
-        return self._bytes[token_id] if token_id < len(self._bytes) else b""
+        return self._bytes.get(token_id, b"")
 
     @cached_property
-    def _bytes(self) -> list[bytes]:
-        added = {
-            index: token.content for index, token in self._plain.get_added_tokens_decoder().items()
-        }
-        byte_level = '"ByteLevel"' in json.dumps(json.loads(self._json).get("decoder"))
-        spell = byte_level_bytes if byte_level else sentencepiece_bytes
-        table: list[bytes] = [b""] * (1 + max(self._plain.get_vocab().values(), default=-1))
-        for token, index in self._plain.get_vocab().items():
-            table[index] = token.encode() if index in added else spell(token)
-        return table
+    def _bytes(self) -> dict[int, bytes]:
+        vocabulary = self._template.get_vocab()
+        return byte_table(vocabulary, json.loads(self._json), self.control_ids)
+
+    @property
+    def highest_id(self) -> int:
+        """The highest id that a text can have; -1 of an empty vocabulary."""
+        return max(self._template.get_vocab().values(), default=-1)
 
     @property
     def has_chat_template(self) -> bool:
-        return self._chat_template is not None
+        return self._compiled is not None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The text of a whole conversation, as the template writes it.
@@ -131,22 +188,14 @@ class Tokenizer:
         Raises InvalidRequestError (field `messages`) when the template refuses the messages or
         there is no template.
         """
-        if self._chat_template is None:
-            raise InvalidRequestError(
-                "the model has no chat template, so it cannot read messages", field="messages"
-            )
-        try:
-            text: str = self._compiled.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self._bos_token or "",
-                eos_token=self._eos_tokens[0] if self._eos_tokens else "",
-            )
-        except jinja2.TemplateError as error:
-            raise InvalidRequestError(
-                f"the chat template rejects these messages: {error}", field="messages"
-            ) from error
-        return text
+        if self._compiled is None:
+            raise InvalidRequestError("this model has no chat template", field="messages")
+        return self._compiled.render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            bos_token=self._bos_token or "",
+            eos_token=self._eos_tokens[0] if self._eos_tokens else "",
+        )
 
     def turn_pieces(
         self,
@@ -164,66 +213,38 @@ class Tokenizer:
         Raises InvalidRequestError (field `messages`) as `render` does, and when the template
         leaves a message out: what somebody said must not vanish.
         """
-        # The template runs on stand-ins, so no content can be taken for template text or be
-        # changed by it. Spaces around them tell whether the template strips what it is given.
-        nonce = secrets.token_hex(8)
-        marks = [f"HOPE{nonce}N{index}E" for index in range(len(messages))]
-        stand_ins: list[Message] = [
-            {**message, "content": f" {mark} "}
-            for message, mark in zip(messages, marks, strict=True)
-        ]
-        if first:
-            text = self.render(stand_ins, add_generation_prompt)
-        else:
-            reply = f"HOPE{nonce}REPLY"
-            history: list[Message] = [
-                {"role": "user", "content": "-"},
-                {"role": "assistant", "content": reply},
-            ]
-            text = self.render([*history, *stand_ins], add_generation_prompt)
-            text = self._after_reply(text, reply)
-        pieces: list[Piece] = []
-        for index, (message, mark) in enumerate(zip(messages, marks, strict=True)):
-            before, found, text = text.partition(mark)
-            if not found:
-                raise InvalidRequestError(
-                    f"the chat template drops messages of role {message.get('role')!r}",
-                    field="messages",
-                )
-            content = message["content"]
-            if before.endswith(" ") and text.startswith(" "):
-                before, text = before[:-1], text[1:]
-            else:
-                content = content.strip()
-            pieces += [Piece(before, False, index), Piece(content, True, index)]
-        pieces.append(Piece(text, False, len(messages)))
-        return [piece for piece in pieces if piece.text]
+        pieces, begins = cut_out_contents(
+            lambda said: self.render(said, add_generation_prompt),
+            messages,
+            first=first,
+            ends=self._eos_tokens,
+        )
+        if self._opening is not None:
+            begins = begins and (first or self._opening.everywhere)
+            pieces = with_openings(pieces, self._opening, begins=begins, parts=self._parts)
+        return with_leading_spaces(pieces)
 
-    def _after_reply(self, text: str, reply: str) -> str:
-        """Text of a rendered conversation after a reply and its end token."""
-        _, found, rest = text.rpartition(reply)
-        if not found:
-            raise InvalidRequestError("the chat template drops replies", field="messages")
-        bare = rest.lstrip()
-        for token in self._eos_tokens:
-            if bare.startswith(token):
-                return bare[len(token) :]
-        return rest
+    def fields(self, role: str) -> Fields:
+        """Where the content of `role`, "user" or "assistant", stands in the first exchange of a
+        conversation. Raises as `turn_pieces` does."""
+        return fields_of(role, partial(self.turn_pieces, first=True))
+
+    def _parts(self, text: str) -> Iterator[tuple[str, bool]]:
+        """A template's text cut around the control tokens in it, and whether each part is one."""
+        end = 0
+        encoded = self._template.encode(text, add_special_tokens=False)
+        for token, (start, stop) in zip(encoded.ids, encoded.offsets, strict=True):
+            if token in self._added_ids:
+                if start > end:
+                    yield text[end:start], False
+                yield text[start:stop], True
+                end = stop
+        if end < len(text):
+            yield text[end:], False
 
     @cached_property
-    def _compiled(self) -> jinja2.Template:
-        # Templates come with checkpoints and are untrusted code: sandboxed, with no way to change
-        # the objects they are given. The options are those that templates are written for.
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-        )
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
-        environment.filters["tojson"] = _tojson
-        try:
-            return environment.from_string(self._chat_template or "")
-        except jinja2.TemplateError as error:
-            raise CorruptModelError(f"the chat template cannot be compiled: {error}") from error
+    def _added_ids(self) -> frozenset[int]:
+        return frozenset(self._template.get_added_tokens_decoder())
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Tokenizer:
@@ -234,53 +255,41 @@ class Tokenizer:
             bos_token=stored["bos_token"],
             add_bos=stored["add_bos"],
             chat_template=stored["chat_template"],
+            control_tokens=stored.get("control_tokens", ()),
         )
 
     def to_json(self) -> str:
-        """All of this tokenizer as canonical JSON, for storing and for fingerprints."""
-        return json.dumps(
-            {
-                "tokenizer": json.loads(self._json),
-                "eos_tokens": self._eos_tokens,
-                "bos_token": self._bos_token,
-                "add_bos": self.add_bos,
-                "chat_template": self._chat_template,
-            },
-            ensure_ascii=False,
-            sort_keys=True,
-        )
+        """All of this tokenizer as canonical JSON, for storing."""
+        parts = self._parts_of_legacy_json()
+        if self._control_tokens:
+            parts["control_tokens"] = self._control_tokens
+        return json.dumps(parts, ensure_ascii=False, sort_keys=True)
 
+    def legacy_json(self) -> str:
+        """The JSON over which fingerprints of the first kind were taken: as `to_json`, without what
+        was not known then."""
+        return json.dumps(self._parts_of_legacy_json(), ensure_ascii=False, sort_keys=True)
 
-# Of a model of plain text: a reply goes on where the user's text ends, and the next turn begins on
-# a line of its own.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}"
-    "{{ message['content'] }}{% endfor %}"
-)
+    def _parts_of_legacy_json(self) -> dict[str, Any]:
+        return {
+            "tokenizer": json.loads(self._json),
+            "eos_tokens": self._eos_tokens,
+            "bos_token": self._bos_token,
+            "add_bos": self.add_bos,
+            "chat_template": self._chat_template,
+        }
+
+    def tokenisation_json(self) -> str:
+        """What decides which ids a text has, and what they mean, as canonical JSON."""
+        return tokenisation_of(self._json)
+
+    @property
+    def template_digest(self) -> str:
+        """SHA-256 of the chat template's source, in hex; empty without one."""
+        source = self._chat_template
+        return "" if source is None else hashlib.sha256(source.encode()).hexdigest()
 
 
 def byte_tokenizer() -> Tokenizer:
     """Ids are the bytes of UTF-8: what a model of bytes was trained on."""
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
-    model = {"type": "BPE", "vocab": byte_alphabet(), "merges": []}
-    described = {
-        "version": "1.0",
-        "added_tokens": [],
-        "pre_tokenizer": level | {"use_regex": False},
-        "decoder": level,
-        "model": model,
-    }
-    return Tokenizer(json.dumps(described), eos_tokens=(), chat_template=PLAIN_TEMPLATE)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    # Jinja's own filter escapes HTML, which is not what a model has read.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return Tokenizer(byte_level_json(), eos_tokens=(), chat_template=PLAIN_TEMPLATE)

@@ -33,12 +33,14 @@ from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
 from hope_runtime.device import Device
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.hope_engine import HopeEngine
+from hope_runtime.engine.prompt import chat_problems
 from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.errors import HopeError, UnsupportedModelError
 from hope_runtime.learning.learner import Learner
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.hope.served import HopeModel
+from server.app.base_models import telling_of_others
 from server.app.jobs import Jobs
 from server.app.limits import SessionLimits
 from server.app.sessions import Sessions
@@ -222,6 +224,9 @@ async def running_server(
         port = _listen(server, settings.address, credentials)
         if admin_server is not None:
             admin_port = _listen(admin_server, settings.admin_address, credentials)
+        for problem in chat_problems(model.tokenizer):
+            _log.warning("%s: %s", settings.model, problem)
+        await stack.enter_async_context(telling_of_others(sessions.base, store))
         await sessions.start()
         await jobs.start()
         for each in servers:

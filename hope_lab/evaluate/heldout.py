@@ -52,8 +52,8 @@ def domain_ids(tokenizer: Tokenizer, domain: str) -> list[int]:
     """Token ids of a domain's text; of the chat, with the model's own template where it has one."""
     text = _text(domain)
     if domain == "chat" and tokenizer.has_chat_template:
-        return tokenizer.encode_template(tokenizer.render(_messages(text), False))
-    ids = tokenizer.encode(text)
+        return tokenizer.encode_conversation(_messages(text), add_generation_prompt=False)
+    ids = tokenizer.encode(tokenizer.opening(text))
     return [tokenizer.bos_id, *ids] if tokenizer.add_bos and tokenizer.bos_id is not None else ids
 
 

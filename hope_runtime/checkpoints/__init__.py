@@ -15,7 +15,10 @@ from pathlib import Path
 
 import torch
 
+from hope_runtime.checkpoints.conversions import name_of, note_source, succeed
 from hope_runtime.checkpoints.converted_cache import (
+    NAME,
+    SOURCE,
     VERSION,
     claims_converted,
     is_converted,
@@ -27,7 +30,12 @@ from hope_runtime.checkpoints.hope_run import is_run
 from hope_runtime.checkpoints.hope_run import load_model as load_trained
 from hope_runtime.checkpoints.huggingface import read_huggingface
 from hope_runtime.device import Device, DTypeName, resolve_dtype
-from hope_runtime.errors import ModelError, ModelNotFoundError, UnsupportedModelError
+from hope_runtime.errors import (
+    CorruptModelError,
+    ModelError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
 from hope_runtime.models.decoder.family import Progress
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.hope.served import HopeModel
@@ -37,6 +45,7 @@ __all__ = [
     "find_source",
     "load_base_model",
     "load_model",
+    "model_name_of",
     "written_texts_dir",
 ]
 
@@ -62,8 +71,8 @@ def load_base_model(
     as "org/name". `dtype` is what the model computes in; "auto" is bfloat16 where the device has
     instructions for it, else float32. The conversion is kept under `cache_dir`, else the
     environment's HOPE_CACHE_DIR, else ~/.cache/hope-server, in models/<name>-<hash>; it is exact,
-    and done again when the source's files change. `progress` gets a fraction from 0 to 1 and what
-    is being done.
+    and done again when the source's files change, after which the older one goes.
+    `progress` gets a fraction from 0 to 1 and what is being done.
 
     Raises ModelError's children: ModelNotFoundError, UnsupportedModelError, CorruptModelError,
     TokenizerMissingError.
@@ -74,10 +83,20 @@ def load_base_model(
         native = path
     else:
         native = cache_root(cache_dir) / "models" / _cache_name(path)
-        if not is_converted(native):
+        if is_converted(native):
+            note_source(native, path, _name(path))
+        else:
             _convert(path, native, report)
     report(0.95, "loading")
-    model = load_converted(native).to(resolve_dtype(dtype, device), device)
+    try:
+        model = load_converted(native)
+    except CorruptModelError:
+        if native.exists() or native == path:
+            raise
+        # Another process, which found other files in the same place, removed it meanwhile.
+        _convert(path, native, report)
+        model = load_converted(native)
+    model = model.to(resolve_dtype(dtype, device), device)
     report(1.0, "ready")
     return model
 
@@ -176,6 +195,11 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
     return Path(given).expanduser() if given else Path.home() / ".cache" / "hope-server"
 
 
+def model_name_of(fingerprint: str) -> str | None:
+    """What the base model of a fingerprint is called, if it was ever loaded here."""
+    return name_of(cache_root() / "models", fingerprint)
+
+
 def written_texts_dir() -> Path:
     """Directory of the texts that base models wrote (learning/sample_cache.py)."""
     return cache_root() / "written"
@@ -190,9 +214,12 @@ def _cache_name(path: Path) -> str:
     for file in _identifying_files(path):
         status = file.stat()
         digest.update(f"\n{file.name} {status.st_size} {status.st_mtime_ns}".encode())
-    name = path.stem if path.is_file() else path.name
-    safe = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
+    safe = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in _name(path))
     return f"{safe}-{digest.hexdigest()[:16]}"
+
+
+def _name(path: Path) -> str:
+    return path.stem if path.is_file() else path.name
 
 
 def _identifying_files(path: Path) -> Iterable[Path]:
@@ -210,14 +237,16 @@ def _convert(path: Path, native: Path, report: Progress) -> None:
 
     read = read_huggingface if path.is_dir() else read_gguf
     config, weights, tokenizer = read(path, scaled)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ModelError(
-            f"the tokenizer of {path} has {tokenizer.vocab_size} tokens, but the embeddings have "
-            f"{config.vocab_size}"
+    if tokenizer.highest_id >= config.vocab_size:
+        raise CorruptModelError(
+            f"the tokenizer of {path} has ids up to {tokenizer.highest_id}, but there are only "
+            f"{config.vocab_size} embeddings"
         )
     report(0.8, "storing")
     try:
-        save_converted(native, config, weights, tokenizer)
+        notes = {SOURCE: str(path), NAME: _name(path)}
+        save_converted(native, config, weights, tokenizer, notes)
+        succeed(native, path)
     except OSError as error:
         raise ModelError(
             f"cannot store the converted model in {native.parent} ({error.strerror}); choose "

@@ -1,6 +1,7 @@
 """Our own layout of a base model on disk: what every other format is converted to, once.
 
-    manifest.json        format, version, fingerprint and the size of the weights; marks the whole
+    manifest.json        format, version, fingerprints, digest of the chat template, the source,
+                         and the size of the weights; marks the whole
     config.json          the fields of ModelConfig
     tokenizer.json       Tokenizer.to_json
     weights.safetensors  the tensors of BaseWeights.named, fused as the forward pass wants them
@@ -17,7 +18,10 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -30,11 +34,16 @@ from hope_runtime.models.decoder.weights import (
     BaseWeights,
     expected_shapes,
     fingerprint_of,
+    first_fingerprint_of,
     from_named,
 )
 from hope_runtime.tokenizer import Tokenizer
 
 FORMAT, VERSION = "hope-native", 1
+
+# Entries of a manifest: the fingerprint, others under which sessions of the same model were stored,
+# the digest of the chat template, the path that it was converted from, and its name.
+IDENTITY, FORMER, TEMPLATE, SOURCE, NAME = "identity", "former", "template", "source", "name"
 
 _MANIFEST, _CONFIG, _TOKENIZER = "manifest.json", "config.json", "tokenizer.json"
 _WEIGHTS = "weights.safetensors"
@@ -70,10 +79,11 @@ def load_converted(directory: Path) -> BaseModel:
     """Map a model into memory, in its stored dtype, on the CPU; the pages load when first used.
 
     The fingerprint is the manifest's: hashing the weights again would cost more than all the rest.
+    A manifest of before, which has only the first one, is completed where that is allowed.
     Raises CorruptModelError, UnsupportedModelError (a version that is not known).
     """
     try:
-        manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_manifest(directory)
         if manifest["format"] != FORMAT or manifest["version"] != VERSION:
             raise UnsupportedModelError(
                 f"{directory} has format {manifest['format']} version {manifest['version']}; "
@@ -89,23 +99,54 @@ def load_converted(directory: Path) -> BaseModel:
         stored = json.loads((directory / _TOKENIZER).read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(directory / _WEIGHTS)
         _check(directory, config, tensors)
+        weights, tokenizer = from_named(config, tensors), Tokenizer.from_json(stored)
+        if IDENTITY not in manifest:
+            manifest[IDENTITY] = fingerprint_of(config, weights, tokenizer)
+            with contextlib.suppress(OSError):
+                write_manifest(directory, manifest)
         return BaseModel(
             config=config,
-            weights=from_named(config, tensors),
-            tokenizer=Tokenizer.from_json(stored),
-            fingerprint=str(manifest["fingerprint"]),
+            weights=weights,
+            tokenizer=tokenizer,
+            fingerprint=str(manifest[IDENTITY]),
+            former=frozenset((str(manifest["fingerprint"]), *manifest.get(FORMER, ()))),
+            name=str(manifest.get(NAME, directory.name)),
         )
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CorruptModelError(f"{directory} cannot be read: {error!r}") from error
 
 
-def save_converted(
-    directory: Path, config: ModelConfig, weights: BaseWeights, tokenizer: Tokenizer
-) -> None:
-    """Store a model so that it can be loaded by `load_native`; the directory appears whole.
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Manifest of a converted model. Raises OSError, ValueError, TypeError."""
+    manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict):
+        raise TypeError("the manifest must be a JSON object")
+    return manifest
 
-    Where another process has put a complete model in the meantime, that one stays. Whatever else
-    is in the place (half of a model, something foreign) is replaced.
+
+def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Replaces a model's manifest, whole or not at all. Raises OSError."""
+    building = directory / f".{_MANIFEST}.{secrets.token_hex(6)}"
+    try:
+        building.write_text(json.dumps(manifest, indent=1), "utf-8")
+        _sync(building)
+        building.replace(directory / _MANIFEST)
+    finally:
+        building.unlink(missing_ok=True)
+
+
+def save_converted(
+    directory: Path,
+    config: ModelConfig,
+    weights: BaseWeights,
+    tokenizer: Tokenizer,
+    notes: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Store a model so that it can be loaded by `load_converted`; the directory appears whole.
+
+    `notes` are further entries of the manifest. Where another process has put a complete model in
+    the meantime, that one stays. Whatever else is in the place (half of a model, something
+    foreign) is replaced.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     _sweep(directory)
@@ -120,8 +161,12 @@ def save_converted(
         manifest = {
             "format": FORMAT,
             "version": VERSION,
-            "fingerprint": fingerprint_of(config, weights, tokenizer),
+            # The first kind of fingerprint, by which older programs know the model.
+            "fingerprint": first_fingerprint_of(config, weights, tokenizer),
+            IDENTITY: fingerprint_of(config, weights, tokenizer),
+            TEMPLATE: tokenizer.template_digest,
             "weights_bytes": (building / _WEIGHTS).stat().st_size,
+            **notes,
         }
         (building / _MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         for file in building.iterdir():
@@ -129,6 +174,14 @@ def save_converted(
         _place(building, directory)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def remove_converted(directory: Path) -> None:
+    """Takes a model away, at once for everybody: a process that has it open goes on with it."""
+    aside = _sibling(directory, "old")
+    with contextlib.suppress(OSError):
+        directory.rename(aside)
+    _remove(aside)
 
 
 def _place(building: Path, directory: Path) -> None:

@@ -58,7 +58,7 @@ def load_fast_memory(path: Path, model: BaseModel) -> FastMemory:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header.get("format") != FORMAT or header.get("version") != VERSION:
             raise UnsupportedModelError(f"{path} is not a {FORMAT} file of version {VERSION}")
-        if header.get("fingerprint") != model.fingerprint:
+        if not model.is_known_as(header.get("fingerprint")):
             raise UnsupportedModelError(f"{path} was trained for another base model")
         config = FastMemoryConfig.from_fields(json.loads(header["config"]))
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected_shapes(
@@ -79,7 +79,7 @@ def shipped_fast_memory(model: BaseModel) -> FastMemory | None:
         if not entry.name.endswith(".safetensors"):
             continue
         with as_file(entry) as path:
-            if _fingerprint(path) == model.fingerprint:
+            if model.is_known_as(_fingerprint(path)):
                 return load_fast_memory(path, model)
     return None
 

@@ -7,14 +7,16 @@ gguf_tokenizer.py, the meaning of metadata and of the tensors' names to the fami
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hope_runtime.checkpoints.gguf_file import GGUFFile
 from hope_runtime.checkpoints.gguf_tokenizer import tokenizer_from_metadata
-from hope_runtime.errors import CorruptModelError
+from hope_runtime.errors import CorruptModelError, UnsupportedModelError
 from hope_runtime.layers.config import ModelConfig
 from hope_runtime.models.decoder.family import Progress
 from hope_runtime.models.decoder.weights import BaseWeights
@@ -29,11 +31,23 @@ def read_gguf(path: Path, progress: Progress) -> tuple[ModelConfig, BaseWeights,
     UnsupportedModelError (architecture, quantisation, tokenizer), TokenizerMissingError.
     """
     file = GGUFFile(path)
+    _check_whole(path, file.metadata)
     family = family_of_gguf(path, file.metadata.get("general.architecture"))
     source = _Source(file)
     config = family.config_from_gguf(file.metadata, source)
     tokenizer = tokenizer_from_metadata(path, file.metadata)
     return config, family.weights_from_gguf(config, source, progress), tokenizer
+
+
+def _check_whole(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Raise UnsupportedModelError for a part of a model and for what is none by itself."""
+    if (count := metadata.get("split.count", 0)) not in (0, 1):
+        raise UnsupportedModelError(
+            f"{path} is one of {count} parts of a split model; put them together with "
+            "`llama-gguf-split --merge FIRST_PART WHOLE.gguf` and load the result"
+        )
+    if (kind := metadata.get("general.type", "model")) != "model":
+        raise UnsupportedModelError(f"{path} contains a {kind!r} and no model of its own")
 
 
 class _Source:

@@ -19,12 +19,23 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
+from hope_runtime.checkpoints.files import refuse_pointer
 from hope_runtime.errors import CorruptModelError, ModelNotFoundError, UnsupportedModelError
 
 # Value types of metadata by their number; 8 is a string, 9 an array of one of the others.
 _SCALARS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _STRING, _ARRAY = 8, 9
 
+# Ways in which reading a header ends that is none.
+_NONSENSE = (
+    struct.error,
+    ValueError,  # text that is not UTF-8 among it
+    TypeError,
+    KeyError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+)
 _PLAIN = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
 
 
@@ -46,6 +57,7 @@ class GGUFFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        refuse_pointer(path)
         try:
             with path.open("rb") as file:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -57,7 +69,7 @@ class GGUFFile:
         self.tensors: dict[str, TensorEntry] = {}
         try:
             self._read_header()
-        except (struct.error, UnicodeDecodeError, KeyError, OverflowError) as error:
+        except _NONSENSE as error:
             raise self._incomplete("its header is truncated or malformed") from error
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -83,10 +95,12 @@ class GGUFFile:
         rows = entry.shape[:-1]
         try:
             values = dequantize(data.reshape(*rows, -1), kind)
+            # Copied, because plain float32 comes as a view of a file that is about to be closed.
+            return np.array(values, dtype=np.float32).reshape(entry.shape)
         except NotImplementedError as error:
             raise self._unknown(name, kind.name) from error
-        # Copied, because plain float32 comes as a view of a file that is about to be closed.
-        return np.array(values, dtype=np.float32).reshape(entry.shape)
+        except ValueError as error:
+            raise self._incomplete(f"the shape of {name} makes no sense") from error
 
     def _read_header(self) -> None:
         if self._bytes[:4] != b"GGUF":
@@ -108,6 +122,8 @@ class GGUFFile:
             axes = [self._scalar("Q") for _ in range(self._scalar("I"))]
             places.append((name, tuple(reversed(axes)), self._scalar("I"), self._scalar("Q")))
         alignment = self.metadata.get("general.alignment", 32)
+        if type(alignment) is not int or alignment < 1:
+            raise self._incomplete(f"its alignment is {alignment!r}")
         data = -(-self._at // alignment) * alignment
         self.tensors = {
             name: TensorEntry(shape, kind, data + offset) for name, shape, kind, offset in places

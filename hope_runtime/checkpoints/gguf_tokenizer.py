@@ -32,6 +32,13 @@ def tokenizer_from_metadata(path: Path, metadata: dict[str, Any]) -> Tokenizer:
     Raises TokenizerMissingError, CorruptModelError, or UnsupportedModelError for kinds of
     tokenizers whose ids could not be reproduced exactly.
     """
+    try:
+        return _build(path, metadata)
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CorruptModelError(f"the tokenizer of {path} cannot be read: {error}") from error
+
+
+def _build(path: Path, metadata: dict[str, Any]) -> Tokenizer:
     tokens: list[str] | None = metadata.get("tokenizer.ggml.tokens")
     if not tokens:
         raise TokenizerMissingError(f"{path} does not contain a tokenizer")

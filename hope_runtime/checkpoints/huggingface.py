@@ -1,13 +1,12 @@
 """Directories in Hugging Face's layout -> configuration, weights and tokenizer.
 
-Reads safetensors, whole or sharded, and the files beside tokenizer.json; needs no transformers.
-Leaves the meaning of config.json and of the tensors' names to the families (models/registry.py),
+Reads safetensors, whole or sharded; needs no transformers. Leaves the meaning of config.json and of
+the tensors' names to the families (models/registry.py), the tokenizer to huggingface_tokenizer.py,
 fetching from the hub to __init__.py and storing to converted_cache.py.
 """
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ import safetensors
 import torch
 from torch import Tensor
 
-from hope_runtime.checkpoints.gguf_tokenizer import END_TOKENS
+from hope_runtime.checkpoints.files import read_json, refuse_pointer
+from hope_runtime.checkpoints.huggingface_tokenizer import read_tokenizer
 from hope_runtime.errors import (
     CorruptModelError,
     ModelNotFoundError,
-    TokenizerMissingError,
     UnsupportedModelError,
 )
 from hope_runtime.layers.config import ModelConfig
@@ -36,14 +35,16 @@ def read_huggingface(path: Path, progress: Progress) -> tuple[ModelConfig, BaseW
     Raises ModelNotFoundError, CorruptModelError (truncated; a tensor missing or misshapen),
     UnsupportedModelError (architecture), TokenizerMissingError.
     """
-    raw = _read_json(path / "config.json")
+    raw = read_json(path / "config.json")
     if raw is None:
-        raise ModelNotFoundError(f"{path} does not contain config.json")
+        files = ", ".join(sorted(file.name for file in path.glob("*.gguf")))
+        hint = f"; name one of its files: {files}" if files else ""
+        raise ModelNotFoundError(f"{path} does not contain config.json{hint}")
     family = family_of_model_type(path, raw.get("model_type"))
     with ExitStack() as stack:
         source = _Source(path, stack)
         config = family.config_from_json(raw, source)
-        tokenizer = _read_tokenizer(path, raw)
+        tokenizer = read_tokenizer(path, raw)
         return config, family.weights_from_safetensors(config, source, progress), tokenizer
 
 
@@ -67,7 +68,7 @@ class _Source:
 
     def _open(self) -> dict[str, Any]:
         path = self.path
-        index = _read_json(path / "model.safetensors.index.json")
+        index = read_json(path / "model.safetensors.index.json")
         names = (
             sorted(set(index.get("weight_map", {}).values())) if index else ["model.safetensors"]
         )
@@ -76,6 +77,7 @@ class _Source:
             file = path / name
             if file.parent != path or not file.is_file():
                 raise ModelNotFoundError(f"{path} does not contain {name}")
+            refuse_pointer(file)
             try:
                 opened = self._stack.enter_context(safetensors.safe_open(file, framework="pt"))
             except (safetensors.SafetensorError, OSError) as error:
@@ -104,72 +106,3 @@ class _Source:
                 "and float16 are supported"
             )
         return tensor
-
-
-def _read_tokenizer(path: Path, raw: dict[str, Any]) -> Tokenizer:
-    file = path / "tokenizer.json"
-    if not file.is_file():
-        raise TokenizerMissingError(f"{path} does not contain tokenizer.json")
-    text = file.read_text(encoding="utf-8")
-    try:
-        described = json.loads(text)
-        added = {
-            token["id"]: token["content"]
-            for token in described.get("added_tokens", ())
-            if token.get("special")
-        }
-        model_vocabulary = described.get("model", {}).get("vocab", {})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CorruptModelError(f"{file} cannot be read: {error}") from error
-    settings = _read_json(path / "tokenizer_config.json") or {}
-    generation = _read_json(path / "generation_config.json") or {}
-    by_id = dict(added)
-    if isinstance(model_vocabulary, dict):
-        by_id |= {index: token for token, index in model_vocabulary.items()}
-    ids = [*_as_list(generation.get("eos_token_id")), *_as_list(raw.get("eos_token_id"))]
-    special = set(added.values())
-    ends = [_token_text(settings.get("eos_token")), *(by_id.get(index) for index in ids)]
-    bos = _token_text(settings.get("bos_token"))
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
-    if (path / "chat_template.jinja").is_file():
-        template = (path / "chat_template.jinja").read_text(encoding="utf-8")
-    return Tokenizer(
-        text,
-        eos_tokens=[
-            *(token for token in ends if token is not None),
-            *(token for token in END_TOKENS if token in special),
-        ],
-        bos_token=bos,
-        # Declared, or done by the tokenizer's own post-processing, which names the token.
-        add_bos=bool(settings.get("add_bos_token", bos is not None and _adds(described, bos))),
-        chat_template=template,
-    )
-
-
-def _adds(described: dict[str, Any], token: str) -> bool:
-    return json.dumps(token) in json.dumps(described.get("post_processor"))
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def _token_text(value: str | dict[str, Any] | None) -> str | None:
-    text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else None
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None where there is no such file."""
-    if not file.is_file():
-        return None
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptModelError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CorruptModelError(f"{file} does not contain a JSON object")
-    return value

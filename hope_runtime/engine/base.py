@@ -51,7 +51,17 @@ class ServedModel(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, that identifies configuration, weights and tokenizer."""
+        """SHA-256, in hex, over what a memory depends on (models/decoder/weights.py)."""
+        ...
+
+    @property
+    def former(self) -> frozenset[str]:
+        """Fingerprints under which sessions of this very model were stored before."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name that people know the model by; empty where that is not known."""
         ...
 
     @property

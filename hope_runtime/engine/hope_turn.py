@@ -11,17 +11,23 @@ Shape suffix: V vocabulary.
 from __future__ import annotations
 
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
 from torch import Tensor
 
 from hope_runtime.engine.hope_reading import HopeForwardChunk, HopeOutput, HopeReading
-from hope_runtime.engine.prompt import encode_spans, turn_record
+from hope_runtime.engine.prompt import at_once, turn_record_in_steps
 from hope_runtime.engine.reply import OnText, Reply, ReplyBuilder
 from hope_runtime.engine.request import Ready, Request, Status, always_ready
-from hope_runtime.engine.turn import DEFAULT_MAX_TOKENS, GenerateOutcome, GenerateTurn, ReadOutcome
-from hope_runtime.errors import InvalidRequestError
+from hope_runtime.engine.turn import (
+    DEFAULT_MAX_TOKENS,
+    GenerateOutcome,
+    GenerateTurn,
+    ReadOutcome,
+    score_tokens,
+)
 from hope_runtime.models.hope.model import fresh_context
 from hope_runtime.models.hope.served import HopeModel
 from hope_runtime.models.hope.session import enter, remember, restore
@@ -35,7 +41,15 @@ _Result = TypeVar("_Result")
 
 def prompt(model: HopeModel, memory: SessionMemory, turn: GenerateTurn) -> Record:
     """The turn's record up to where the model answers. Raises InvalidRequestError."""
-    return turn_record(model.tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn)
+    return at_once(_prompt_in_steps(model, memory, turn))
+
+
+def _prompt_in_steps(
+    model: HopeModel, memory: SessionMemory, turn: GenerateTurn
+) -> Generator[None, None, Record]:
+    return turn_record_in_steps(
+        model.tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn
+    )
 
 
 class HopeGenerateRequest(Request[GenerateOutcome]):
@@ -59,8 +73,10 @@ class HopeGenerateRequest(Request[GenerateOutcome]):
         self.output = ReplyBuilder(model.tokenizer, turn.sampling, limit, on_text)
         self._surprise: float | None = None
 
+    def _encode(self) -> Iterator[None]:
+        self.prompt = yield from _prompt_in_steps(self.model, self.memory, self.turn)
+
     def _begin(self) -> None:
-        self.prompt = prompt(self.model, self.memory, self.turn)
         self.memory = enter(self.model, self.memory, self.turn.conversation)
         flags = _learnable(self.prompt)
         state = restore(self.model, self.memory)
@@ -183,17 +199,11 @@ class HopeScoreRequest(Request[ReadOutcome]):
         self.model, self.memory = model, memory
         self._context, self._text = context, text
 
+    def _encode(self) -> Iterator[None]:
+        self._tokens = yield from score_tokens(self.model.tokenizer, self._context, self._text)
+
     def _begin(self) -> None:
-        model, tokenizer = self.model, self.model.tokenizer
-        if not self._text:
-            raise InvalidRequestError(
-                "there is no text to score: text must have at least one token after its context",
-                field="text",
-            )
-        before = tuple(t for span in encode_spans(tokenizer, self._context) for t in span)
-        ids = tuple(t for span in encode_spans(tokenizer, self._text) for t in span)
-        if not before and tokenizer.bos_id is not None:
-            before = (tokenizer.bos_id,)
+        model, (before, ids) = self.model, self._tokens
         state = fresh_state(model.config, model.weights, 1)
         if self.memory is not None:
             state = _beginning(model, restore(model, self.memory))

@@ -6,15 +6,20 @@ token, and the tokens of a text are the same wherever it was cut.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from hope_runtime.errors import InvalidRequestError
+from hope_runtime.errors import InvalidRequestError, WindowOverflowError
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory
-from hope_runtime.session.spans import split_spans
+from hope_runtime.session.spans import iter_spans
 from hope_runtime.tokenizer import Tokenizer
 
+_Result = TypeVar("_Result")
+
+# Tokens of a text that are encoded before other requests go on.
+STEP_TOKENS = 1024
 ROLES = {"system": Speaker.SYSTEM, "user": Speaker.USER, "assistant": Speaker.ASSISTANT}
 
 
@@ -53,11 +58,30 @@ def turn_record(
     messages: Sequence[Message],
     *,
     learn: bool,
+    most_tokens: int | None = None,
 ) -> Record:
-    """The record of a turn up to where the model answers.
+    """Result of `turn_record_in_steps`, at once."""
+    return at_once(
+        turn_record_in_steps(
+            tokenizer, memory, conversation, messages, learn=learn, most_tokens=most_tokens
+        )
+    )
+
+
+def turn_record_in_steps(
+    tokenizer: Tokenizer,
+    memory: SessionMemory,
+    conversation: str,
+    messages: Sequence[Message],
+    *,
+    learn: bool,
+    most_tokens: int | None = None,
+) -> Generator[None, None, Record]:
+    """The record of a turn up to where the model answers; yields every STEP_TOKENS tokens.
 
     Only what users said is learnable. The tokens up to the end of the system prompt are pinned
-    on a conversation's first turn.
+    on a conversation's first turn. Raises WindowOverflowError as soon as there are more than
+    `most_tokens`, so that no text is encoded for nothing.
     """
     known = memory.conversations.get(conversation)
     first = known is None or known.turns == 0
@@ -75,13 +99,46 @@ def turn_record(
         speaker = ROLES[messages[piece.message_index].role]
         before_content &= speaker is Speaker.SYSTEM
         learnable = learn and speaker is Speaker.USER
-        segments.append(Segment(speaker, encode_spans(tokenizer, piece.text), learnable))
+        before = sum(len(segment.tokens) for segment in segments)
+        spans: list[tuple[int, ...]] = []
+        steps = encode_in_steps(tokenizer, piece.text, spans)
+        for tokens in steps:
+            if most_tokens is not None and before + tokens > most_tokens:
+                raise WindowOverflowError(
+                    f"the prompt exceeds the window of {most_tokens} tokens; send less, or ingest "
+                    "it as a document",
+                    field="messages",
+                )
+            yield
+        segments.append(Segment(speaker, tuple(spans), learnable))
     return Record(RecordKind.TURN, conversation, tuple(segments), pinned=pinned)
 
 
 def encode_spans(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], ...]:
     """Token ids of each span of a finished text."""
-    return tuple(tuple(tokenizer.encode(span)) for span in split_spans(text))
+    return tuple(tokenizer.encode_spans(iter_spans(text)))
+
+
+def encode_in_steps(tokenizer: Tokenizer, text: str, spans: list[tuple[int, ...]]) -> Iterator[int]:
+    """Append the token ids of each span of a finished text to `spans`, and yield every STEP_TOKENS
+    tokens how many there are."""
+    tokens = told = 0
+    for span in tokenizer.encode_spans(iter_spans(text)):
+        spans.append(span)
+        tokens += len(span)
+        if tokens - told >= STEP_TOKENS:
+            told = tokens
+            yield tokens
+
+
+def at_once(steps: Generator[None, None, _Result]) -> _Result:
+    """Run steps to their end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
 
 
 def turn_end(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -90,6 +147,26 @@ def turn_end(tokenizer: Tokenizer) -> tuple[int, ...]:
     ids = tokenizer.encode_template(tokenizer.render(history, add_generation_prompt=False))
     ends = [token for token in ids if token in tokenizer.eos_ids]
     return (ends[-1],) if ends else ()
+
+
+def chat_problems(tokenizer: Tokenizer) -> list[str]:
+    """Sentences about what a model's chat template cannot do: found once, before a user does."""
+    if not tokenizer.has_chat_template:
+        return [
+            "the model has no chat template, so every turn with messages is refused; "
+            "documents can be ingested and texts scored"
+        ]
+    user, system = {"role": "user", "content": "?"}, {"role": "system", "content": "!"}
+    for said, first, refused in (
+        ([user], True, "every turn with messages is refused"),
+        ([user], False, "every turn but a conversation's first is refused"),
+        ([system, user], True, "turns with a system prompt are refused"),
+    ):
+        try:
+            tokenizer.turn_pieces(said, first=first)
+        except InvalidRequestError as error:
+            return [f"{error}; {refused}"]
+    return []
 
 
 def _end_of_system_prompt(

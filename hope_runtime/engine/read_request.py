@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 from hope_runtime.engine.kv_slots import SlotPool
 from hope_runtime.engine.request import SlotRequest
@@ -69,10 +69,16 @@ class ScoreRequest(SlotRequest[ReadOutcome]):
         self.memory = memory
         self._context, self._text = context, text
 
+    def _encode(self) -> Iterator[None]:
+        # Held from here on, so that no more requests begin than there are slots.
+        self._take_slot()
+        tokenizer, capacity = self.reader.tokenizer, self.reader.capacity
+        self._tokens = yield from score_tokens(tokenizer, self._context, self._text, capacity)
+
     def _begin(self) -> None:
-        slot, reader = self._take_slot(), self.reader
-        before, ids = score_tokens(reader.tokenizer, self._context, self._text, reader.capacity)
-        reader.bind(slot, self.memory)
+        assert self.slot is not None
+        before, ids = self._tokens
+        self.reader.bind(self.slot, self.memory)
         self._read(before + ids, score=range(len(before), len(before + ids)))
 
     def _advance(self, output: Output) -> None:

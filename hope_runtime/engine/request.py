@@ -10,7 +10,7 @@ Shape suffixes: T tokens, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
@@ -19,15 +19,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from hope_runtime.engine import turn as turns
 from hope_runtime.engine.kv_slots import Slot, SlotPool
-from hope_runtime.engine.reply import OnText, ReplyBuilder
 from hope_runtime.engine.runner import ForwardChunk, Output
 from hope_runtime.engine.window_reader import Reader, Reading, WindowReading
 from hope_runtime.errors import CancelledTurnError
-from hope_runtime.session.log import Record
-from hope_runtime.session.memory import SessionMemory
-from hope_runtime.session.window import Window
 
 _Result = TypeVar("_Result")
 Ready = Callable[[], bool]
@@ -49,6 +44,7 @@ class Status(Enum):
     """Stage of a request."""
 
     WAITING = "waiting"
+    ENCODING = "encoding"
     READING = "reading"
     WRITING = "writing"
     FINISHED = "finished"
@@ -70,7 +66,8 @@ class Request(Generic[_Result]):
     """A piece of work. `future` resolves on a thread of the engine.
 
     `ready` may say that the reader of a stream is behind; then this request waits, and no other.
-    Kinds implement `_begin`, `_advance` and `_release`; an exception there fails this request only.
+    Kinds implement `_encode`, `_begin`, `_advance` and `_release`; an exception there fails this
+    request only.
     """
 
     def __init__(self, ready: Ready = always_ready) -> None:
@@ -79,8 +76,9 @@ class Request(Generic[_Result]):
         self.status = Status.WAITING
         self.timings = Timings()
         self.cancelled = False
-        # The tokens it needs next; None before it has begun and after its end.
+        # The tokens it needs next; None until its text is encoded, and after its end.
         self.chunk: Chunk | None = None
+        self._encoding: Iterator[None] = iter(())
         self._outcome: _Result | None = None
         self._error: Exception | None = None
 
@@ -94,15 +92,26 @@ class Request(Generic[_Result]):
         return self.status is Status.WAITING
 
     @property
+    def encoding(self) -> bool:
+        """Whether it has begun and a part of its text is still to be encoded."""
+        return self.status is Status.ENCODING
+
+    @property
     def finished(self) -> bool:
         """Whether it has ended, in whatever way; `resolve` has then to be called."""
         return self.status is Status.FINISHED
 
     def begin(self) -> None:
-        """Start the work, up to the first chunk."""
-        self.status = Status.READING
+        """Start the work with the first part of its text; see `encode`."""
+        self.status = Status.ENCODING
         self.timings.begun = time.monotonic()
-        self._guard(self._begin)
+        self._encoding = self._encode()
+        self.encode()
+
+    def encode(self) -> None:
+        """Encode the next bounded part of the text; after the last one there is a chunk to read,
+        unless the request has ended."""
+        self._guard(self._encode_part)
 
     def next_chunk(self, limit: int | None) -> Chunk:
         """Tokens to compute now; a kind that can be sliced gives at most `limit` of them."""
@@ -146,8 +155,19 @@ class Request(Generic[_Result]):
         except Exception as error:
             self.fail(error)
 
+    def _encode_part(self) -> None:
+        for _ in self._encoding:
+            return
+        self.status = Status.READING
+        self._begin()
+
+    def _encode(self) -> Iterator[None]:
+        """Take what the work needs and encode its text, yielding between bounded parts, so that
+        other requests go on meanwhile; kinds without a text have nothing to do here."""
+        return iter(())
+
     def _begin(self) -> None:
-        """Take what the work needs, then set the first chunk or `_finish`."""
+        """Set the first chunk, or `_finish`; the text is encoded."""
         raise NotImplementedError
 
     def _advance(self, output: Any) -> None:
@@ -219,82 +239,3 @@ class SlotRequest(Request[_Result]):
             return None
         reading, self._reading = self._reading.result, None
         return reading
-
-
-class GenerateRequest(SlotRequest[turns.GenerateOutcome]):
-    """A turn: reads the prompt and decodes a reply, handing out text as it becomes certain.
-
-    `prompt` is the turn's record up to where the model answers, `window` what attention sees,
-    `output` the reply so far; they are there once the request has begun.
-    """
-
-    prompt: Record
-    window: Window
-    output: ReplyBuilder
-
-    def __init__(
-        self,
-        reader: Reader,
-        pool: SlotPool,
-        key: Hashable,
-        memory: SessionMemory,
-        turn: turns.GenerateTurn,
-        on_text: OnText,
-        ready: Ready = always_ready,
-    ) -> None:
-        super().__init__(reader, pool, key, ready)
-        self.memory = memory
-        self.turn = turn
-        self._on_text = on_text
-        self._prompt_reading: Reading | None = None
-
-    def _begin(self) -> None:
-        slot, tokenizer = self._take_slot(), self.reader.tokenizer
-        capacity = self.reader.capacity
-        self.prompt, self.window = turns.place(tokenizer, self.memory, self.turn, capacity)
-        limit = turns.reply_limit(self.turn, self.window)
-        self.output = ReplyBuilder(tokenizer, self.turn.sampling, limit, self._on_text)
-        self.reader.bind(slot, self.memory)
-        self._read(self.window.tokens, score=turns.learnable_indices(self.window, self.prompt))
-
-    def _advance(self, output: Output) -> None:
-        if self._reading is None:
-            assert self.chunk is not None
-            assert output.logits_V is not None
-            self.chunk.slot.tokens += self.chunk.ids
-            self._write(output.logits_V)
-        elif reading := self._read_on(output):
-            if self.status is Status.READING:
-                self._prompt_reading = reading
-                self.timings.prefilled = time.monotonic()
-                self.status = Status.WRITING
-            self._write(reading.logits)
-
-    def _write(self, logits_V: Tensor) -> None:
-        """Choose the next token; read it, or finish after the last one."""
-        token = self.output.choose(logits_V)
-        if self.output.ended:
-            self._finish(self._result())
-            return
-        window, self.window = self.window, self.window.append((token,))
-        if self.window.dropped != window.dropped:
-            # The window hopped: its keys and values are those of another text now.
-            self._read(self.window.tokens)
-        else:
-            assert self.slot is not None
-            self.chunk = ForwardChunk(self.slot, (token,))
-
-    def _result(self) -> turns.GenerateOutcome:
-        reading = self._prompt_reading
-        assert reading is not None
-        prefill, decode = self.timings.spent()
-        return turns.outcome_of(
-            self.memory,
-            self.prompt,
-            self.output.finish(),
-            self.reader.tokenizer,
-            self.reader.capacity,
-            surprise_nats=reading.nats / reading.scored if reading.scored else None,
-            prefill_seconds=prefill,
-            decode_seconds=decode,
-        )

@@ -2,8 +2,9 @@
 
 A step takes one token of each reply that is being written, up to `MAX_ROWS`, and beside them a
 slice of one request that reads (a prompt, a document, a window that hopped), so that no reply waits
-for a long text. While nobody writes, that request reads its whole chunk. Requests that took part go
-to the end of the queue, so everyone gets a share.
+for a long text. While nobody writes, that request reads its whole chunk. Before it, each request
+whose text is not encoded yet encodes a bounded part of it. Requests that took part go to the end of
+the queue, so everyone gets a share.
 
 Knows requests and their chunks; computes nothing and knows no model. The threads are loop.py's.
 """
@@ -93,7 +94,10 @@ class Scheduler:
         self.finish(requests, outputs)
 
     def schedule(self) -> list[Request[Any]]:
-        """Choose the requests of this step and begin the new ones; each has a chunk to compute."""
+        """Choose the requests of this step and begin the new ones; each has a chunk to compute.
+
+        Requests whose text takes more steps to encode go back to the queue.
+        """
         chosen: list[Request[Any]] = []
         with self._wake:
             while not self.closing and not (chosen := choose(self._queue, self._room())):
@@ -106,9 +110,14 @@ class Scheduler:
                 request.end_if_cancelled()
             elif request.waiting:
                 request.begin()
+            elif request.encoding:
+                request.encode()
+        with self._wake:
+            self._queue.extend(request for request in chosen if request.encoding)
+            self._running = [each for each in chosen if not (each.encoding or each.finished)]
+        for request in chosen:
             if request.finished:
                 request.resolve()
-        self._running = [request for request in chosen if not request.finished]
         return self._running
 
     def run(self, requests: Sequence[Request[Any]]) -> Sequence[Any]:
@@ -137,8 +146,8 @@ class Scheduler:
 def choose(queue: deque[Request[Any]], room: int) -> list[Request[Any]]:
     """Take the requests of the next step out of `queue`.
 
-    Cancelled requests are taken at once, and requests that have not begun as far as there is `room`
-    for more: neither costs any computing.
+    Cancelled requests are taken at once, requests that have not begun as far as there is `room` for
+    more, and all whose text is still being encoded: none of them takes part in a batch yet.
     """
     chosen: list[Request[Any]] = []
     rows = 0
@@ -152,6 +161,8 @@ def choose(queue: deque[Request[Any]], room: int) -> list[Request[Any]]:
         elif request.waiting:
             (chosen if room > 0 else queue).append(request)
             room -= 1
+        elif request.encoding:
+            chosen.append(request)
         elif _is_writing(request):
             (chosen if rows < MAX_ROWS else queue).append(request)
             rows += 1

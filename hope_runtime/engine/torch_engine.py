@@ -14,12 +14,13 @@ from collections.abc import Callable, Hashable
 from hope_runtime.device import Device
 from hope_runtime.engine.adapter_engine import AdapterEngine
 from hope_runtime.engine.base import EngineLoad
+from hope_runtime.engine.generate_request import GenerateRequest
 from hope_runtime.engine.kv_slots import SlotPool
 from hope_runtime.engine.learning_thread import GeneratorRequest
 from hope_runtime.engine.loop import Loop
 from hope_runtime.engine.read_request import ReadRequest, ScoreRequest
 from hope_runtime.engine.reply import OnText
-from hope_runtime.engine.request import GenerateRequest, Request, always_ready
+from hope_runtime.engine.request import Request, always_ready
 from hope_runtime.engine.runner import Runner
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.engine.window_reader import Reader
@@ -63,7 +64,8 @@ class TorchEngine(AdapterEngine):
         if window_tokens > model.config.max_positions:
             raise ModelError(
                 f"window_tokens is {window_tokens}, but the model supports at most "
-                f"{model.config.max_positions} positions"
+                f"{model.config.max_positions} positions; start with --window-tokens "
+                f"{model.config.max_positions} or less"
             )
         slot_bytes = KVCache.bytes_of(model.config, window_tokens, model.dtype)
         if window_cache_bytes < slot_bytes:

@@ -5,9 +5,17 @@ Computes nothing; request.py moves a turn along.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
-from hope_runtime.engine.prompt import Message, check_messages, encode_spans, turn_record
+from hope_runtime.engine.prompt import (
+    Message,
+    at_once,
+    check_messages,
+    encode_in_steps,
+    turn_record_in_steps,
+)
 from hope_runtime.engine.reply import FinishReason, Reply, TextPiece
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.errors import InvalidRequestError
@@ -68,13 +76,28 @@ class ReadOutcome:
 def place(
     tokenizer: Tokenizer, memory: SessionMemory, turn: GenerateTurn, window_tokens: int
 ) -> tuple[Record, Window]:
-    """The turn's record up to where the model answers, and its window there.
+    """Result of `place_in_steps`, at once."""
+    return at_once(place_in_steps(tokenizer, memory, turn, window_tokens))
+
+
+def place_in_steps(
+    tokenizer: Tokenizer, memory: SessionMemory, turn: GenerateTurn, window_tokens: int
+) -> Generator[None, None, tuple[Record, Window]]:
+    """The turn's record up to where the model answers, and its window there; yields between bounded
+    parts of encoding.
 
     Raises InvalidRequestError when the turn cannot be read whole.
     """
-    record = turn_record(tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn)
-    prompt = record.tokens
     known = memory.conversations.get(turn.conversation, Conversation(Window(window_tokens)))
+    record = yield from turn_record_in_steps(
+        tokenizer,
+        memory,
+        turn.conversation,
+        turn.messages,
+        learn=turn.learn,
+        most_tokens=known.window.capacity,
+    )
+    prompt = record.tokens
     pinned = known.window.pin(prompt[: record.pinned])
     pinned.check_fits(len(prompt) - record.pinned)
     return record, pinned.append(prompt[record.pinned :])
@@ -112,10 +135,11 @@ def outcome_of(
 
 
 def score_tokens(
-    tokenizer: Tokenizer, context: str, text: str, window_tokens: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    tokenizer: Tokenizer, context: str, text: str, window_tokens: int | None = None
+) -> Generator[None, None, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Tokens of the context and of the text that is scored; without a context, the
-    beginning-of-text token stands for it where the model has one.
+    beginning-of-text token stands for it where the model has one. Yields between bounded parts of
+    encoding.
 
     Raises InvalidRequestError when there is no text, or when the window does not hold both.
     """
@@ -124,16 +148,27 @@ def score_tokens(
             "there is no text to score: text must have at least one token after its context",
             field="text",
         )
-    before = tuple(t for span in encode_spans(tokenizer, context) for t in span)
-    ids = tuple(t for span in encode_spans(tokenizer, text) for t in span)
+    most = math.inf if window_tokens is None else window_tokens
+
+    def encoded(part: str, before: int) -> Generator[None, None, tuple[int, ...]]:
+        spans: list[tuple[int, ...]] = []
+        for tokens in encode_in_steps(tokenizer, part, spans):
+            if before + tokens > most:
+                break
+            yield
+        ids = tuple(token for span in spans for token in span)
+        if before + len(ids) > most:
+            raise InvalidRequestError(
+                f"context and text together exceed the window of {window_tokens} tokens; "
+                "score a shorter text",
+                field="text",
+            )
+        return ids
+
+    before = yield from encoded(tokenizer.opening(context), 0)
     if not before and tokenizer.bos_id is not None:
         before = (tokenizer.bos_id,)
-    if len(before) + len(ids) > window_tokens:
-        raise InvalidRequestError(
-            f"context and text have {len(before) + len(ids)} tokens together, but the window has "
-            f"only {window_tokens}; score a shorter text",
-            field="text",
-        )
+    ids = yield from encoded(text if context else tokenizer.opening(text), len(before))
     return before, ids
 
 

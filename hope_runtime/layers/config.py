@@ -5,6 +5,7 @@ Frozen dataclasses, checked when made. Knows no file format and no policy of lea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -64,12 +65,18 @@ class ModelConfig:
     rope_factors: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if min(self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.d_ff) < 1:
-            raise ValueError("every size of a model must be at least 1")
-        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+        sizes = (
+            *(self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.n_kv_heads),
+            *(self.head_dim, self.d_ff, self.max_positions),
+        )
+        if any(type(size) is not int or size < 1 for size in sizes):
+            raise ValueError("every size of a model must be a whole number of at least 1")
+        if self.n_heads % self.n_kv_heads:
             raise ValueError("n_heads must be a multiple of n_kv_heads")
         if self.head_dim % 2:
             raise ValueError("head_dim must be even for rotary positions")
+        if not 0 <= self.norm_eps < math.inf or not 0 < self.rope_theta < math.inf:
+            raise ValueError("norm_eps must be finite, and rope_theta finite and above 0")
         if self.rope_factors is not None:
             if self.rope_scaling is not None:
                 raise ValueError("rope_scaling and rope_factors are mutually exclusive")
@@ -82,11 +89,17 @@ class ModelConfig:
         Fields that came after _ALWAYS_STORED are left out while they have their default, so a
         model keeps its fingerprint when the configuration learns a new field.
         """
-        defaults = {item.name: item.default for item in fields(self)}
+        stored = {name: value for name, value in asdict(self).items() if name in _ALWAYS_STORED}
+        return stored | self.later_fields()
+
+    def later_fields(self) -> dict[str, Any]:
+        """The plain values of fields that came after _ALWAYS_STORED and have another value than
+        their default."""
+        values = asdict(self)
         return {
-            name: value
-            for name, value in asdict(self).items()
-            if name in _ALWAYS_STORED or getattr(self, name) != defaults[name]
+            item.name: values[item.name]
+            for item in fields(self)
+            if item.name not in _ALWAYS_STORED and getattr(self, item.name) != item.default
         }
 
     @classmethod

@@ -13,7 +13,4 @@ def plain_opening(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 def chat_opening(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Of a chat, up to the user's first word. Needs a chat template."""
-    pieces = tokenizer.turn_pieces([{"role": "user", "content": "?"}], first=True)
-    before = next(index for index, piece in enumerate(pieces) if piece.is_content)
-    text = "".join(piece.text for piece in pieces[:before])
-    return tuple(tokenizer.encode_template(text))
+    return tuple(tokenizer.encode_template(tokenizer.fields("user").before))

@@ -14,6 +14,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,9 +58,11 @@ class SampleCache:
             "temperature": temperature,
             "seed": seed,
         }
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-        file = self._directory / f"{digest[:32]}.json" if self._directory else None
+        file = self._file(asked)
         kept = self._read(file, len(prompts), max_tokens) if file else None
+        for former in self._model.former:
+            if kept is None and (older := self._file(asked | {"model": former})):
+                kept = self._read(older, len(prompts), max_tokens)
         if kept is None:
             kept = decode(
                 self._model,
@@ -74,6 +77,10 @@ class SampleCache:
             if file:
                 _store(file, kept)
         return kept
+
+    def _file(self, asked: dict[str, Any]) -> Path | None:
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        return self._directory / f"{digest[:32]}.json" if self._directory else None
 
     def _read(self, file: Path, count: int, max_tokens: int) -> Texts | None:
         try:

@@ -31,9 +31,9 @@ def blob_header(fingerprint: str, kind: str) -> dict[str, str]:
 
 
 def open_blob(
-    data: bytes, kind: str, fingerprint: str
+    data: bytes, kind: str, known: frozenset[str]
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of a blob.
+    """Tensors and metadata of a blob; `known` are the fingerprints of the base model served.
 
     Raises CorruptStateError, StateVersionError for a newer format, FingerprintMismatchError for
     another base model.
@@ -54,7 +54,7 @@ def open_blob(
             f"the state has format {version}, and this server supports formats up to "
             f"{STATE_FORMAT}; use a newer server"
         )
-    if header.get("fingerprint") != fingerprint:
+    if header.get("fingerprint") not in known:
         raise FingerprintMismatchError(
             "the session was learnt on another base model; serve that model to use it"
         )

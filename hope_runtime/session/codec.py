@@ -180,15 +180,20 @@ def decode_memory(
     policies: Mapping[str, LearningPolicy],
     layout: Layout,
     fingerprint: str,
+    former: frozenset[str] = frozenset(),
 ) -> SessionMemory:
     """The memory that `encode_memory` wrote, checked against what the model's layout says.
+
+    `fingerprint` is the base model's, and `former` are others under which its sessions were stored.
+    A memory keeps the one that it was stored under.
 
     Raises FingerprintMismatchError for another base model, StateVersionError for a newer format
     or a policy that is not (or no longer) known under its digest, CorruptStateError otherwise.
     """
     if STATE_BLOB not in blobs:
         raise CorruptStateError("the state blob of the session is missing")
-    tensors, header = open_blob(blobs[STATE_BLOB], "state", fingerprint)
+    known = former | {fingerprint}
+    tensors, header = open_blob(blobs[STATE_BLOB], "state", known)
     try:
         state = StateFields.model_validate_json(header["state"])
         policy = policies.get(state.policy)
@@ -197,7 +202,7 @@ def decode_memory(
                 f"the session was learnt under policy '{state.policy}' with settings that this "
                 "server does not have; migrate it to an available policy"
             )
-        return _build(state, tensors, blobs, policy, layout, fingerprint)
+        return _build(state, tensors, blobs, policy, layout, header["fingerprint"], known)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
@@ -215,11 +220,12 @@ def _build(
     policy: LearningPolicy,
     layout: Layout,
     fingerprint: str,
+    known: frozenset[str],
 ) -> SessionMemory:
     def opened(kind: str, blob: str) -> Tensors:
         if blob not in blobs:
             raise CorruptStateError(f"blob {blob} of the session is missing")
-        found, _ = open_blob(blobs[blob], kind, fingerprint)
+        found, _ = open_blob(blobs[blob], kind, known)
         if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
             raise CorruptStateError(f"the {kind} blob contains non-finite values")
         return found

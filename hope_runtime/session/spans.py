@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hope_runtime.errors import InvalidRequestError
@@ -31,8 +32,17 @@ _ABBREVIATION = re.compile(
 
 def split_spans(text: str) -> list[str]:
     """All spans of a finished text; joined, they are the text."""
-    spans, rest = _cut(text)
-    return [*spans, rest] if rest else spans
+    return list(iter_spans(text))
+
+
+def iter_spans(text: str) -> Iterator[str]:
+    """The spans of `split_spans`, each cut when it is asked for."""
+    start = 0
+    while (end := _next_cut(text, start)) is not None:
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
 
 
 @dataclass(slots=True)

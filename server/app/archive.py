@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hope_runtime.errors import FingerprintMismatchError, InvalidRequestError
+from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session.codec import encode_memory
 from hope_runtime.session.fold import effective
 from hope_runtime.session.log import Record, extend_digest
@@ -80,11 +80,7 @@ async def import_session(sessions: Sessions, key: SessionKey, chunks: AsyncItera
             raise _broken(f"it is longer than {MAX_IMPORT_BYTES >> 20} MiB")
     contents = await asyncio.to_thread(_parse, bytes(data))
     fingerprint, policy = contents.header["fingerprint"], contents.header["policy"]
-    if fingerprint != sessions.fingerprint:
-        raise FingerprintMismatchError(
-            f"the export comes from a session of another base model ({fingerprint[:12]}); import "
-            "it on a server of that model"
-        )
+    sessions.base.check("the exported session", fingerprint, "import it where that model is served")
     sessions.policy(policy)
     memory = await asyncio.to_thread(_checked_memory, sessions, contents)
     adding = sum(map(len, contents.blobs.values()))
@@ -97,10 +93,11 @@ async def _store(
     sessions: Sessions, key: SessionKey, contents: _Contents, memory: SessionMemory
 ) -> Head:
     store, policy = sessions.store, contents.header["policy"]
-    empty = SessionMemory.fresh(sessions.fingerprint, sessions.policy(policy))
+    # Under the fingerprint that its memory was learnt under, as every blob says.
+    empty = SessionMemory.fresh(contents.header["fingerprint"], sessions.policy(policy))
     await store.create(
         key,
-        fingerprint=sessions.fingerprint,
+        fingerprint=contents.header["fingerprint"],
         policy=policy,
         display_name=contents.header["display_name"],
         blobs=encode_memory(empty),
@@ -133,6 +130,8 @@ def _checked_memory(sessions: Sessions, contents: _Contents) -> SessionMemory:
         raise _broken("its log contains token ids outside the model's vocabulary")
     for record in effective(records):
         digest = extend_digest(digest, record)
+    if memory.fingerprint != contents.header["fingerprint"]:
+        raise _broken("its memory is of another base model than it says")
     if digest != memory.log_digest:
         raise _broken("its memory does not match its log")
     return memory

@@ -102,7 +102,7 @@ class _Reading:
             self._stream.put,
         )
         reader = SpanReader(known.tail)
-        encode = self._sessions.tokenizer.encode
+        tokenizer = self._sessions.tokenizer
         # Bytes that `known` counts already but no span has: they come out with the next one.
         committed = known.committed_bytes - len(known.tail)
         pending: list[tuple[int, ...]] = []
@@ -113,7 +113,8 @@ class _Reading:
             data = part if isinstance(part, bytes) else b""
             undigested += data
             for span in reader.feed(data, final=ended):
-                ids = tuple(encode(span))
+                # Each span by itself, so that the pieces in which the text came change no token.
+                ids = tuple(tokenizer.encode(span if committed else tokenizer.opening(span)))
                 committed += len(span.encode())
                 self._tokens += len(ids)
                 pending.append(ids)

@@ -265,7 +265,7 @@ class Jobs:
         try:
             async with self._residency.locked(key) as entry:
                 head = await self._store.head(key)
-                ours = head.fingerprint == self._sessions.fingerprint
+                ours = head.fingerprint in self._sessions.base.known
                 if entry.job is None and head.job and ours:
                     await complete(self._launch(entry, key, Ask.decode(head.job.request)))
         except (LeaseHeldError, NotFoundError):

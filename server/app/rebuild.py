@@ -20,7 +20,6 @@ from typing import TypeVar
 
 from hope_runtime.errors import (
     CorruptStateError,
-    FingerprintMismatchError,
     InvalidRequestError,
     StateVersionError,
 )
@@ -113,11 +112,11 @@ async def check_forget(sessions: Sessions, head: Head, document: str) -> Ask:
 async def check_migrate(sessions: Sessions, head: Head, policy: str) -> Ask:
     """Job that moves a session to `policy`; "" is its own policy as it is now. Raises
     FingerprintMismatchError for another base model: the log holds token ids of one tokenizer."""
-    if head.fingerprint != sessions.fingerprint:
-        raise FingerprintMismatchError(
-            f"session {head.key} was learnt on another base model ({head.fingerprint[:12]}), and "
-            "its log holds that model's token ids; it can only be migrated on that model"
-        )
+    sessions.base.check(
+        f"session {head.key}",
+        head.fingerprint,
+        "its log holds that model's token ids, so migrate it where that model is served",
+    )
     name = policy or head.policy
     return Ask(name, sessions.policy(name).digest())
 
@@ -249,6 +248,7 @@ class Rebuild:
             put_blobs=blobs,
             drop_blobs=frozenset(head.blobs.keys() - blobs.keys()),
             records=[StoredRecord(record.kind, record.encode()) for record in records],
+            fingerprint=memory.fingerprint,
             policy=self._ask.policy,
             ends_job=True,
         )

@@ -13,14 +13,16 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 
+from hope_runtime.checkpoints import model_name_of
 from hope_runtime.engine.base import SessionEngine
-from hope_runtime.errors import FingerprintMismatchError, InvalidRequestError
+from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session.codec import STATE_BLOB, decode_memory, encode_state
 from hope_runtime.session.fold import due
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import LearningPolicy
 from hope_runtime.tokenizer import Tokenizer
+from server.app.base_models import ServedBase
 from server.app.cancellation import complete
 from server.app.commits import Commits
 from server.app.events import ReplyCodec, Tell
@@ -70,7 +72,8 @@ class Sessions:
         self.metrics = metrics or Metrics()
         self.tracer = tracer
         self.policies = engine.policies
-        self.fingerprint = engine.model.fingerprint
+        self.base = ServedBase(engine.model, model_name_of)
+        self.fingerprint = self.base.fingerprint
         self.draining = False
         self.quotas = Quotas(store, self.limits)
         self.residency = Residency(store, engine, lease_seconds=self.limits.lease_seconds)
@@ -226,11 +229,7 @@ class Sessions:
                 raise JobRunningError(
                     f"a job of session {key} is about to resume; retry shortly", JOB_RETRY_SECONDS
                 )
-            if head.fingerprint != self.fingerprint:
-                raise FingerprintMismatchError(
-                    f"session {key} was learnt on another base model ({head.fingerprint[:12]}); "
-                    "serve that model to use it"
-                )
+            self.base.check(f"session {key}", head.fingerprint)
             memory = self.decode(await self.store.read_blobs(key))
         except BaseException:
             await self.store.release(lease)
@@ -244,6 +243,7 @@ class Sessions:
             policies=self.policies,
             layout=self.engine.layout,
             fingerprint=self.fingerprint,
+            former=self.base.former,
         )
         # The server that stored it may have had windows of another size.
         return self.engine.adapt(memory)

@@ -20,7 +20,7 @@ from server.store.base import MAX_PAGE_SIZE
 Context = aio.ServicerContext[Any, Any]
 
 # Raised with every addition to the protos.
-SCHEMA_REVISION = 3
+SCHEMA_REVISION = 4
 DEFAULT_TOP = 10
 
 

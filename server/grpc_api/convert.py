@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -25,9 +26,12 @@ def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
     return shown
 
 
-def to_session(head: Head, running: Progress | None = None) -> pb.Session:
+def to_session(
+    head: Head, running: Progress | None = None, *, known: AbstractSet[str]
+) -> pb.Session:
     """Message of a session. `running` is the progress of its job if that runs on this server; the
-    head has the progress of its last checkpoint."""
+    head has the progress of its last checkpoint. `known` are fingerprints of the served
+    model."""
     summary = decode_summary(head.summary)
     levels = [
         pb.LevelStatus(
@@ -43,6 +47,7 @@ def to_session(head: Head, running: Progress | None = None) -> pb.Session:
         display_name=head.display_name,
         policy=head.policy,
         base_fingerprint=head.fingerprint,
+        other_base=head.fingerprint not in known,
         memory_version=head.version,
         parent_version=head.parent_version or 0,
         etag=head.etag,

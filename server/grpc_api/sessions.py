@@ -47,7 +47,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         head = await self._sessions.create(
             key, policy=request.policy or "default", display_name=request.display_name
         )
-        return pb.CreateSessionResponse(session=to_session(head))
+        return pb.CreateSessionResponse(session=self._shown(head))
 
     async def GetSession(  # noqa: N802
         self, request: pb.GetSessionRequest, context: Context
@@ -80,7 +80,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         target = SessionKey(source.user, session_id(request.session_id, field="session_id"))
         version = request.version if request.HasField("version") else None
         head = await versions.fork(self._sessions, source, target, version)
-        return pb.ForkSessionResponse(session=to_session(head))
+        return pb.ForkSessionResponse(session=self._shown(head))
 
     async def CreateSnapshot(  # noqa: N802
         self, request: pb.CreateSnapshotRequest, context: Context
@@ -115,7 +115,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         key = session_key(request.name, field="name")
         version = request.version if request.HasField("version") else None
         head = await versions.rollback(self._sessions, key, version, request.etag or None)
-        return pb.RollbackSessionResponse(session=to_session(head))
+        return pb.RollbackSessionResponse(session=self._shown(head))
 
     async def UpdateSession(  # noqa: N802
         self, request: pb.UpdateSessionRequest, context: Context
@@ -129,16 +129,17 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
                 field="update_mask",
             )
         _check_display_name(session.display_name, field="session.display_name")
-        name, etag = session.display_name, session.etag or None
-        head = await versions.rename(self._sessions, key, name, etag)
-        return pb.UpdateSessionResponse(session=to_session(head))
+        head = await versions.rename(
+            self._sessions, key, session.display_name, session.etag or None
+        )
+        return pb.UpdateSessionResponse(session=self._shown(head))
 
     async def ResetLevels(  # noqa: N802
         self, request: pb.ResetLevelsRequest, context: Context
     ) -> pb.ResetLevelsResponse:
         key = session_key(request.name, field="name")
         head = await versions.reset(self._sessions, key, request.levels, request.etag or None)
-        return pb.ResetLevelsResponse(session=to_session(head))
+        return pb.ResetLevelsResponse(session=self._shown(head))
 
     async def DiffVersions(  # noqa: N802
         self, request: pb.DiffVersionsRequest, context: Context
@@ -165,7 +166,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         running = await self._jobs.forget_document(key, request.document)
         async for progress in running.watch():
             yield pb.ForgetDocumentResponse(job=to_job(running.ask, progress))
-        yield pb.ForgetDocumentResponse(session=to_session(await running.result()))
+        yield pb.ForgetDocumentResponse(session=self._shown(await running.result()))
 
     async def ExportSession(  # noqa: N802
         self, request: pb.ExportSessionRequest, context: Context
@@ -182,7 +183,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
             raise InvalidRequestError("the first message must contain 'name'", field="name")
         key = session_key(first.name, field="name")
         head = await archive.import_session(self._sessions, key, _chunks(requests))
-        return pb.ImportSessionResponse(session=to_session(head))
+        return pb.ImportSessionResponse(session=self._shown(head))
 
     async def MigrateSession(  # noqa: N802
         self, request: pb.MigrateSessionRequest, context: Context
@@ -191,13 +192,13 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         running = await self._jobs.migrate(key, request.policy)
         async for progress in running.watch():
             yield pb.MigrateSessionResponse(job=to_job(running.ask, progress))
-        yield pb.MigrateSessionResponse(session=to_session(await running.result()))
+        yield pb.MigrateSessionResponse(session=self._shown(await running.result()))
 
     async def CancelJob(  # noqa: N802
         self, request: pb.CancelJobRequest, context: Context
     ) -> pb.CancelJobResponse:
         head = await self._jobs.cancel(session_key(request.name, field="name"))
-        return pb.CancelJobResponse(session=to_session(head))
+        return pb.CancelJobResponse(session=self._shown(head))
 
     async def DeleteUser(  # noqa: N802
         self, request: pb.DeleteUserRequest, context: Context
@@ -211,7 +212,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         key = session_key(request.name, field="name")
         head, reports = await turns.consolidate(self._sessions, key)
         return pb.ConsolidateResponse(
-            session=to_session(head), consolidations=to_consolidations(reports, head.version)
+            session=self._shown(head), consolidations=to_consolidations(reports, head.version)
         )
 
     async def ListConsolidations(  # noqa: N802
@@ -233,12 +234,14 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         wait = request.wait if request.HasField("wait") else True
         head, reports = await turns.end_conversation(self._sessions, key, conversation, wait=wait)
         return pb.EndConversationResponse(
-            session=to_session(head), consolidations=to_consolidations(reports, head.version)
+            session=self._shown(head), consolidations=to_consolidations(reports, head.version)
         )
 
     def _shown(self, head: Head) -> pb.Session:
         running = self._jobs.running(head.key)
-        return to_session(head, running.progress if running else None)
+        return to_session(
+            head, running.progress if running else None, known=self._sessions.base.known
+        )
 
 
 async def _chunks(requests: AsyncIterator[pb.ImportSessionRequest]) -> AsyncIterator[bytes]:

@@ -192,6 +192,11 @@ class SessionStore(ABC):
         """Number of sessions of a user."""
 
     @abstractmethod
+    async def fingerprints(self, *, limit: int = 10_000) -> dict[str, int]:
+        """How many sessions, of all users, have a head with each fingerprint. At most `limit`
+        sessions are looked at, so that starting a server on a large store stays cheap."""
+
+    @abstractmethod
     async def draw(self, user: str, amount: float, *, capacity: float, per_second: float) -> float:
         """Takes `amount` from the user's bucket and returns what is left, which may be below zero.
 

@@ -125,6 +125,9 @@ class EncryptedStore(SessionStore):
     async def user_sessions(self, user: str) -> int:
         return await self._store.user_sessions(user)
 
+    async def fingerprints(self, *, limit: int = 10_000) -> dict[str, int]:
+        return await self._store.fingerprints(limit=limit)
+
     async def draw(self, user: str, amount: float, *, capacity: float, per_second: float) -> float:
         return await self._store.draw(user, amount, capacity=capacity, per_second=per_second)
 

@@ -16,6 +16,7 @@ from hope_runtime.checkpoints import converted_cache as converted_cache
 from hope_runtime.checkpoints import fast_memory as fast_memory_files
 from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
 from hope_runtime.layers.config import ModelConfig, RopeScaling
+from hope_runtime.models.decoder import weights as decoder
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import tensor_name
 from hope_runtime.models.fast_memory.weights import (
@@ -28,6 +29,7 @@ from hope_runtime.models.hope.config import PRESETS, preset
 from hope_runtime.session import codec
 from hope_runtime.session.log import RecordKind, Speaker
 from hope_runtime.session.policy import POLICIES
+from hope_runtime.tokenizer import byte_tokenizer
 
 
 def test_digests_of_policies() -> None:
@@ -50,7 +52,9 @@ def test_the_digest_of_a_fast_memory_names_what_it_wrote() -> None:
 
 
 def test_the_default_model_and_its_fast_memory(base_model: BaseModel) -> None:
-    assert base_model.fingerprint.startswith("fa9ca9bb680e6d4f")
+    # The second hashed the chat template too; older sessions are stored under it.
+    assert base_model.fingerprint.startswith("87592d13a3dd569d")
+    assert [each[:16] for each in base_model.former] == ["fa9ca9bb680e6d4f"]
     fast_memory = shipped_fast_memory(base_model)
     assert fast_memory is not None
     assert fast_memory.digest.startswith("2d3c21a94ea30602")
@@ -77,7 +81,17 @@ def test_a_field_that_a_model_does_not_use_enters_no_fingerprint() -> None:
 
     wider = Wider(**config.to_fields())
     assert wider.to_fields() == config.to_fields()
-    assert replace(wider, qk_norm="head").to_fields() == config.to_fields() | {"qk_norm": "head"}
+    normed = replace(wider, qk_norm="head")
+    assert normed.to_fields() == config.to_fields() | {"qk_norm": "head"}
+    shapes = decoder.expected_shapes(config)
+    weights = decoder.from_named(
+        config, {name: torch.zeros(shape) for name, shape in shapes.items()}
+    )
+    for fingerprint in (decoder.fingerprint_of, decoder.first_fingerprint_of):
+        of_config, of_wider, of_normed = (
+            fingerprint(one, weights, byte_tokenizer()) for one in (config, wider, normed)
+        )
+        assert of_config == of_wider != of_normed
 
 
 def test_configurations_of_hope_models_as_they_are_stored() -> None:

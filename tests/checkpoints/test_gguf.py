@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
 
 
 def check(reference: Any, path: Path, cache_dir: Path, atol: float = 1e-4) -> None:
@@ -73,6 +79,38 @@ def test_a_head_width_of_its_own(tiny_llama: Any, gguf_spec: Any, tmp_path: Path
     spec = gguf_spec(reference)
     spec.metadata["llama.attention.key_length"] = 16
     check(reference, spec.write(tmp_path / "tiny.gguf"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {"rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.scale_linear": 1.0},
+        {"rope.scaling.original_context_length": 128, "rope.scaling.finetuned": False},
+        {"attention.clamp_kqv": 0.0, "attention.causal": True, "attention.scale": 8**-0.5},
+        {"attention.key_length": 8, "attention.value_length": 8, "attention.max_alibi_bias": 0.0},
+        {"attn_logit_softcapping": 0.0, "logit_scale": 1.0, "residual_scale": 1.0},
+        {"expert_count": 0, "expert_used_count": 0, "vocab_size": 264, "tensor_data_layout": "x"},
+        {"split.count": 1},
+    ],
+    ids=str,
+)
+def test_keys_that_change_nothing(
+    tiny_llama: Any, gguf_spec: Any, tmp_path: Path, neutral: dict[str, Any]
+) -> None:
+    reference, _ = tiny_llama()
+    spec = gguf_spec(reference)
+    for key, value in neutral.items():
+        spec.metadata[key if key.startswith("split") else f"llama.{key}"] = value
+    check(reference, spec.write(tmp_path / "tiny.gguf"), tmp_path)
+
+
+def test_a_sliding_window_bounds_the_positions(
+    tiny_llama: Any, gguf_spec: Any, tmp_path: Path
+) -> None:
+    spec = gguf_spec(tiny_llama()[0])
+    spec.metadata["llama.attention.sliding_window"] = 64
+    model = load_base_model(spec.write(tmp_path / "tiny.gguf"), cache_dir=tmp_path)
+    assert model.config.max_positions == 64
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0"])
@@ -126,7 +164,35 @@ def misshape(spec: Any) -> None:
         (lambda s: setattr(s, "architecture", "qwen2"), UnsupportedModelError, "only llama"),
         (put("llama.expert_count", 8), UnsupportedModelError, "mixture of experts"),
         (put("llama.rope.scaling.type", "linear"), UnsupportedModelError, "linear"),
-        (put("llama.rope.dimension_count", 4), UnsupportedModelError, "only a part of each head"),
+        # Scaling without a type is linear to llama.cpp, and so is its older name.
+        (put("llama.rope.scaling.factor", 4.0), UnsupportedModelError, r"rope.scaling.factor = 4"),
+        (put("llama.rope.scale_linear", 2.0), UnsupportedModelError, r"rope.scale_linear = 2"),
+        (put("llama.rope.scaling.type", "yarn"), UnsupportedModelError, "'yarn'"),
+        (put("llama.rope.scaling.attn_factor", 1.2), UnsupportedModelError, "attn_factor"),
+        (put("llama.rope.freq_base", 0.0), UnsupportedModelError, "rope_theta"),
+        (put("llama.rope.freq_base", math.nan), UnsupportedModelError, "rope_theta"),
+        (put("llama.attention.layer_norm_rms_epsilon", math.inf), UnsupportedModelError, "norm"),
+        (put("llama.attention.clamp_kqv", 8.0), UnsupportedModelError, "attention.clamp_kqv"),
+        (put("llama.attention.max_alibi_bias", 8.0), UnsupportedModelError, "max_alibi_bias"),
+        (put("llama.attention.causal", False), UnsupportedModelError, "attention.causal"),
+        (put("llama.attention.scale", 0.5), UnsupportedModelError, "attention.scale"),
+        (put("llama.attention.value_length", 4), UnsupportedModelError, "value_length"),
+        (
+            put("llama.attn_logit_softcapping", 50.0),
+            UnsupportedModelError,
+            "attn_logit_softcapping",
+        ),
+        (put("llama.final_logit_softcapping", 30.0), UnsupportedModelError, "capped logits"),
+        (put("llama.logit_scale", 0.0625), UnsupportedModelError, "llama.logit_scale"),
+        (put("llama.residual_scale", 0.22), UnsupportedModelError, "llama.residual_scale"),
+        (put("llama.embedding_scale", 12.0), UnsupportedModelError, "llama.embedding_scale"),
+        (put("llama.use_parallel_residual", True), UnsupportedModelError, "parallel"),
+        (put("llama.from_next_year", 1), UnsupportedModelError, "asks for something by llama.from"),
+        (put("general.type", "adapter"), UnsupportedModelError, "'adapter'"),
+        (put("split.count", 2), UnsupportedModelError, "llama-gguf-split --merge"),
+        (put("llama.block_count", "two"), ModelError, "unsupported model"),
+        (put("llama.block_count", [2, 2]), ModelError, "unsupported model"),
+        (put("llama.rope.dimension_count", 4), UnsupportedModelError, "a part of each head"),
         (put("llama.attention.head_count_kv", 3), UnsupportedModelError, "multiple"),
         (
             forget("llama.block_count"),
@@ -211,4 +277,7 @@ def test_other_files(tmp_path: Path) -> None:
     text = tmp_path / "text.gguf"
     text.write_text("this is no model at all, but long enough to be looked at")
     with pytest.raises(CorruptModelError, match="not a valid GGUF file"):
+        load_base_model(text, cache_dir=tmp_path)
+    text.write_text(POINTER)
+    with pytest.raises(CorruptModelError, match=r"text\.gguf is a pointer of Git LFS .* lfs pull"):
         load_base_model(text, cache_dir=tmp_path)

@@ -121,6 +121,11 @@ def set_config(key: str, value: Any) -> Callable[[Path], None]:
     return lambda path: edit(path / "config.json", lambda config: config.update({key: value}))
 
 
+def pointer(name: str) -> Callable[[Path], None]:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+    return lambda path: (path / name).write_text(text) and None
+
+
 def cut_weights(path: Path) -> None:
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -162,6 +167,11 @@ def cut_weights(path: Path) -> None:
         (lambda p: (p / "tokenizer.json").unlink(), TokenizerMissingError, "tokenizer.json"),
         (lambda p: (p / "tokenizer.json").write_text("["), CorruptModelError, "cannot be read"),
         (cut_weights, CorruptModelError, "model.safetensors cannot be read"),
+        (pointer("model.safetensors"), CorruptModelError, "model.safetensors is a pointer of Git"),
+        (pointer("tokenizer.json"), CorruptModelError, r"tokenizer.json is .* `git lfs pull`"),
+        (pointer("config.json"), CorruptModelError, "config.json is a pointer of Git LFS"),
+        (pointer("tokenizer_config.json"), CorruptModelError, "tokenizer_config.json is a pointer"),
+        (set_config("rope_parameters", {"factor": 4.0}), UnsupportedModelError, "its type"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -176,6 +186,15 @@ def test_what_is_wrong_is_said(
     with pytest.raises(error, match=message) as caught:
         load_base_model(directory, cache_dir=tmp_path)
     assert str(directory) in str(caught.value)
+
+
+def test_a_folder_of_gguf_files_names_them(tmp_path: Path) -> None:
+    for name in ("b.gguf", "a.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(
+        ModelNotFoundError, match=r"does not contain config.json; .*: a\.gguf, b\.gguf"
+    ):
+        load_base_model(tmp_path, cache_dir=tmp_path / "cache")
 
 
 def test_a_hub_name_without_network_or_library(

@@ -113,9 +113,10 @@ def test_a_template_that_strips_gets_stripped_content(tiny_tokenizer_json: str) 
     )
     pieces = tokenizer.turn_pieces([USER, REPLY], first=True)
     assert "".join(p.text for p in pieces) == tokenizer.render([USER, REPLY])
-    assert [p.text for p in pieces if p.is_content] == ["Hi <|im_end|>", "Hello."]
+    assert [p.text for p in pieces if p.is_content] == [" Hi <|im_end|>", " Hello."]
     later = tokenizer.turn_pieces([USER], first=False)
-    assert later[0] == Piece("\n[user] ", False, 0)
+    # The space is part of the first word that is said.
+    assert later[:2] == [Piece("\n[user]", False, 0), Piece(" Hi <|im_end|>", True, 0)]
 
 
 def test_a_template_that_refuses_or_drops_is_an_error(tiny_tokenizer_json: str) -> None:
@@ -139,9 +140,8 @@ def test_a_template_runs_in_a_sandbox(tiny_tokenizer_json: str) -> None:
     escaping = with_template(tiny_tokenizer_json, "{{ ''.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(InvalidRequestError, match="rejects"):
         escaping.render([USER])
-    broken = with_template(tiny_tokenizer_json, "{% for %}")
-    with pytest.raises(CorruptModelError, match="chat template"):
-        broken.render([USER])
+    with pytest.raises(CorruptModelError, match="chat template cannot be read"):
+        with_template(tiny_tokenizer_json, "{% for %}")
 
 
 def test_templates_may_ask_for_the_date_and_json(tiny_tokenizer_json: str) -> None:

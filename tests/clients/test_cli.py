@@ -110,6 +110,11 @@ async def test_sessions_life(server, hope):
     )
     _, out, _ = await hope("sessions", "list")
     assert [line.split()[0] for line in out.splitlines()] == ["session", "diary", "notes"]
+    server.sessions[DIARY].other_base = True
+    _, out, error = await hope("sessions", "list")
+    said = "1 of 2 sessions belong to another base model than the server runs"
+    assert f"{said}, and take no turn until it is served: diary." in " ".join((out + error).split())
+    server.sessions[DIARY].other_base = False
     _, out, _ = await hope("sessions", "list", "--json")
     assert [each["name"] for each in json.loads(out)["sessions"]] == [
         DIARY,

@@ -191,6 +191,21 @@ async def test_bytes_are_those_of_blobs_and_logs(harness: Harness, store: Sessio
     assert await store.user_bytes("nobody") == 0
 
 
+async def test_sessions_are_counted_by_their_base_model(store: SessionStore) -> None:
+    assert await store.fingerprints() == {}
+    for user, name, base in (("ada", "1", "x"), ("ada", "2", "y"), ("bob", "1", "x")):
+        await make(store, SessionKey(user, name), fingerprint=base)
+    assert await store.fingerprints() == {"x": 2, "y": 1}
+    assert sum((await store.fingerprints(limit=2)).values()) == 2
+    lease = await store.acquire(SessionKey("ada", "2"), "owner", 60)
+    head = await store.head(SessionKey("ada", "2"))
+    await store.commit(lease, change(head, fingerprint="x"))
+    await store.delete(SessionKey("bob", "1"))
+    assert await store.fingerprints() == {"x": 2}
+    with pytest.raises(ValueError, match="limit"):
+        await store.fingerprints(limit=0)
+
+
 async def test_a_users_sessions_are_counted(store: SessionStore) -> None:
     assert await store.user_sessions("ada") == 0
     for name in ("one", "two"):

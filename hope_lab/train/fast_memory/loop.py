@@ -109,7 +109,10 @@ def train_fast_memory(
         )
     saved = checkpoint.load(out) if resume else None
     if saved is not None:
-        _check_same(out, saved.settings, _settings(model, config, how))
+        theirs = dict(saved.settings)
+        if model.is_known_as(theirs.get("base")):
+            theirs["base"] = model.fingerprint
+        _check_same(out, theirs, _settings(model, config, how))
     elif checkpoint.exists(out):
         raise InvalidRequestError(
             f"{out} already contains a run; use --resume or choose another directory", field="out"

@@ -78,7 +78,7 @@ def _ids(file: Path, encoder: Tokenizer | None) -> Tensor:
             return torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8).long()
         except (OSError, ValueError) as error:
             raise InvalidRequestError(f"{file} cannot be read: {error}", field="files") from error
-    return torch.tensor(encoder.encode(_text(file)), dtype=torch.int64)
+    return torch.tensor(encoder.encode(encoder.opening(_text(file))), dtype=torch.int64)
 
 
 def _text(file: Path) -> str:

@@ -67,7 +67,8 @@ class VLLMEngine(AdapterEngine):
         if window_tokens > model.config.max_positions:
             raise ModelError(
                 f"window_tokens is {window_tokens}, but the model supports at most "
-                f"{model.config.max_positions} positions"
+                f"{model.config.max_positions} positions; start with --window-tokens "
+                f"{model.config.max_positions} or less"
             )
         window_bytes = KVCache.bytes_of(model.config, window_tokens + 1, model.dtype)
         rows = min(rows, window_cache_bytes // window_bytes)

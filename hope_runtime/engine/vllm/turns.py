@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from hope_runtime.engine.prompt import at_once
 from hope_runtime.engine.reply import OnText, ReplyBuilder
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import (
@@ -118,7 +119,7 @@ def read_record(memory: SessionMemory, record: Record, window_tokens: int) -> Wo
 
 def score(tokenizer: Tokenizer, context: str, text: str, window_tokens: int) -> Work[ReadOutcome]:
     """Summed nats of `text` after `context`, as engine/turn.py has it."""
-    before, ids = score_tokens(tokenizer, context, text, window_tokens)
+    before, ids = at_once(score_tokens(tokenizer, context, text, window_tokens))
     indices = range(len(before), len(before) + len(ids))
     nats, scored = yield from _score(before + ids, _predicted(indices))
     return ReadOutcome(nats, scored)

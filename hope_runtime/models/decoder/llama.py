@@ -15,6 +15,7 @@ from torch import Tensor
 from hope_runtime.errors import CorruptModelError, UnsupportedModelError
 from hope_runtime.layers.config import ModelConfig, RopeScaling
 from hope_runtime.models.decoder.family import Family, Progress, TensorSource
+from hope_runtime.models.decoder.llama_metadata import check_metadata
 from hope_runtime.models.decoder.weights import BaseWeights, from_named
 
 _DEFAULT_THETA = 10_000.0
@@ -50,7 +51,7 @@ def config_from_json(raw: Mapping[str, Any], source: TensorSource) -> ModelConfi
             norm_eps=raw.get("rms_norm_eps", 1e-6),
             rope_theta=theta,
             max_positions=max_positions,
-            tie_embeddings=raw.get("tie_word_embeddings", False),
+            tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
             rope_scaling=scaling,
             attention_bias=bool(raw.get("attention_bias", False)),
         )
@@ -58,7 +59,7 @@ def config_from_json(raw: Mapping[str, Any], source: TensorSource) -> ModelConfi
         raise CorruptModelError(
             f"{source.path}/config.json does not contain {error.args[0]}"
         ) from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise _unknown(source, error) from error
 
 
@@ -72,6 +73,8 @@ def _rope_from_json(
         raise refuse("rotary positions on only a part of each head")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
+        if rope.get("factor") not in (None, 1, 1.0):
+            raise refuse(f"rotary scaling by {rope['factor']!r} without its type")
         return float(rope["rope_theta"]), None
     if kind != "llama3":
         raise refuse(f"rotary scaling of type {kind!r}")
@@ -86,13 +89,7 @@ def _rope_from_json(
 def config_from_gguf(metadata: Mapping[str, Any], source: TensorSource) -> ModelConfig:
     """ModelConfig from GGUF metadata and the shapes of the tensors."""
     path = source.path
-    if metadata.get("llama.expert_count", 0):
-        raise UnsupportedModelError(f"{path} is a mixture of experts, which is not supported")
-    if metadata.get("llama.rope.scaling.type", "none") != "none":
-        raise UnsupportedModelError(
-            f"{path} uses rotary scaling of type {metadata['llama.rope.scaling.type']!r}, which "
-            "is not supported"
-        )
+    check_metadata(path, metadata)
 
     def get(key: str) -> Any:
         value = metadata.get(f"llama.{key}")
@@ -110,6 +107,10 @@ def config_from_gguf(metadata: Mapping[str, Any], source: TensorSource) -> Model
             raise UnsupportedModelError(
                 f"{path} rotates only a part of each head, which is not supported"
             )
+        max_positions = get("context_length")
+        # Attention sees the whole window, so a window wider than the sliding one is not served.
+        if window := metadata.get("llama.attention.sliding_window"):
+            max_positions = min(max_positions, window)
         factors = None
         if source.shape("rope_freqs.weight") is not None:
             factors = tuple(source.take("rope_freqs.weight", (K // 2,)).tolist())
@@ -123,12 +124,12 @@ def config_from_gguf(metadata: Mapping[str, Any], source: TensorSource) -> Model
             d_ff=get("feed_forward_length"),
             norm_eps=get("attention.layer_norm_rms_epsilon"),
             rope_theta=metadata.get("llama.rope.freq_base", _DEFAULT_THETA),
-            max_positions=get("context_length"),
+            max_positions=max_positions,
             tie_embeddings=source.shape("output.weight") is None,
             attention_bias=source.shape("blk.0.attn_q.bias") is not None,
             rope_factors=factors,
         )
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise _unknown(source, error) from error
 
 

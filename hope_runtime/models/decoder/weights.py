@@ -137,17 +137,56 @@ def from_named(config: ModelConfig, tensors: dict[str, Tensor]) -> BaseWeights:
 
 
 def fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokenizer) -> str:
-    """SHA-256, in hex, over the configuration, every stored byte of the weights and the tokenizer.
+    """SHA-256, in hex, over what a memory depends on: what the model computes, every stored byte of
+    its weights, its vocabulary and how text is cut into tokens.
 
-    Taken once, when a checkpoint is converted, over the tensors as stored: the precision that a
-    server computes in is no part of a model's identity.
+    The chat template, the tokens that end a text and the number of positions are no part of it, so
+    that a model whose template was corrected keeps its memories. Taken once, when a checkpoint is
+    converted, over the tensors as stored: the precision that a server computes in is no part of a
+    model's identity.
     """
-    digest = hashlib.sha256()
-    digest.update(json.dumps(config.to_fields(), sort_keys=True).encode())
+    scaling = config.rope_scaling
+    # Names of their own, which stay what they are when a field is renamed.
+    computed = {
+        "vocabulary": config.vocab_size,
+        "width": config.d_model,
+        "layers": config.n_layers,
+        "heads": config.n_heads,
+        "kv_heads": config.n_kv_heads,
+        "head_width": config.head_dim,
+        "mlp_width": config.d_ff,
+        "norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None
+        if scaling is None
+        else [
+            scaling.factor,
+            scaling.low_freq_factor,
+            scaling.high_freq_factor,
+            scaling.original_max_positions,
+        ],
+        "rope_factors": config.rope_factors,
+        "tied": config.tie_embeddings,
+        "attention_bias": config.attention_bias,
+        **config.later_fields(),
+    }
+    head = f"hope base model 2\n{json.dumps(computed, sort_keys=True)}"
+    return _digest(head, weights, tokenizer.tokenisation_json())
+
+
+def first_fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokenizer) -> str:
+    """The fingerprint under which sessions were stored before the chat template was left out of it:
+    over the whole configuration and the whole tokenizer."""
+    head = json.dumps(config.to_fields(), sort_keys=True)
+    return _digest(head, weights, tokenizer.legacy_json())
+
+
+def _digest(head: str, weights: BaseWeights, tail: str) -> str:
+    digest = hashlib.sha256(head.encode())
     for name, tensor in weights.named():
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    digest.update(tokenizer.to_json().encode())
+    digest.update(tail.encode())
     return digest.hexdigest()
 
 
@@ -155,14 +194,21 @@ def fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokeniz
 class BaseModel:
     """A frozen base model: what all sessions of a server have in common.
 
-    `fingerprint` identifies configuration, weights and tokenizer (see `fingerprint_of`); a memory
-    that was learnt on one base model is refused on another.
+    `fingerprint` identifies what a memory depends on (see `fingerprint_of`); a memory that was
+    learnt on one base model is refused on another. `former` are fingerprints under which sessions
+    of this very model were stored before. `name` is what people call it, if that is known.
     """
 
     config: ModelConfig
     weights: BaseWeights
     tokenizer: Tokenizer
     fingerprint: str
+    former: frozenset[str] = frozenset()
+    name: str = ""
+
+    def is_known_as(self, fingerprint: str | None) -> bool:
+        """Whether what was made under a fingerprint was made for this model."""
+        return fingerprint == self.fingerprint or fingerprint in self.former
 
     @property
     def dtype(self) -> torch.dtype:

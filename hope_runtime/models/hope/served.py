@@ -29,6 +29,8 @@ class HopeModel:
     weights: HopeWeights
     tokenizer: Tokenizer
     fingerprint: str
+    former: frozenset[str] = frozenset()
+    name: str = ""
 
     @property
     def dtype(self) -> torch.dtype:

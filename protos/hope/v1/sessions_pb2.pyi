@@ -97,13 +97,16 @@ class Session(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
+    OTHER_BASE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """users/{user}/sessions/{session}."""
     display_name: _builtins.str
     policy: _builtins.str
     """Learning policy by name; "default" unless chosen at creation."""
     base_fingerprint: _builtins.str
-    """Hash of the base model's configuration, weights and tokenizer."""
+    """Hash of what the base model computes, its weights, its vocabulary and how text
+    is cut into tokens. A chat template that changed is still the same base.
+    """
     memory_version: _builtins.int
     """Version of the memory; 0 is the base model."""
     parent_version: _builtins.int
@@ -128,6 +131,10 @@ class Session(_message.Message):
     user over its quota takes no turn and no import, and then RESOURCE_EXHAUSTED
     (reason QUOTA_EXCEEDED) names it in a QuotaFailure. A user who has learnt more in
     a minute than the server allows is told when to go on, in a RetryInfo.
+    """
+    other_base: _builtins.bool
+    """The session was learnt on another base model than the one that is served, and
+    takes no turn until that one is served again.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -169,10 +176,11 @@ class Session(_message.Message):
         documents: _abc.Iterable[Global___Document] | None = ...,
         stored_bytes: _builtins.int = ...,
         job: Global___Job | None = ...,
+        other_base: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "job", b"job", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fingerprint", b"base_fingerprint", "conversations", b"conversations", "create_time", b"create_time", "display_name", b"display_name", "documents", b"documents", "etag", b"etag", "job", b"job", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "log_records", b"log_records", "memory_hash", b"memory_hash", "memory_version", b"memory_version", "name", b"name", "parent_version", b"parent_version", "pending_tokens", b"pending_tokens", "policy", b"policy", "state_bytes", b"state_bytes", "stored_bytes", b"stored_bytes", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fingerprint", b"base_fingerprint", "conversations", b"conversations", "create_time", b"create_time", "display_name", b"display_name", "documents", b"documents", "etag", b"etag", "job", b"job", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "log_records", b"log_records", "memory_hash", b"memory_hash", "memory_version", b"memory_version", "name", b"name", "other_base", b"other_base", "parent_version", b"parent_version", "pending_tokens", b"pending_tokens", "policy", b"policy", "state_bytes", b"state_bytes", "stored_bytes", b"stored_bytes", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -99,6 +99,19 @@ async def users(transactions: Transactions) -> set[str]:
     return found
 
 
+async def fingerprints(transactions: Transactions, limit: int) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for user in await users(transactions):
+        token, more = "", True
+        while more and limit > 0:
+            heads, token = await list_sessions(transactions, user, min(100, limit), token)
+            more = bool(token)
+            limit -= len(heads)
+            for head in heads:
+                counts[head.fingerprint] = counts.get(head.fingerprint, 0) + 1
+    return counts
+
+
 async def erase_idle(transactions: Transactions, idle_seconds: float) -> int:
     """Erases sessions that nobody changed for so long, holds or works on; returns how many."""
     erased = 0

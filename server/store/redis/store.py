@@ -166,6 +166,11 @@ class RedisStore(SessionStore):
     async def user_sessions(self, user: str) -> int:
         return int(await self._connection.call("ZCARD", UserKeys(user).names))
 
+    async def fingerprints(self, *, limit: int = 10_000) -> dict[str, int]:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        return await sessions.fingerprints(self._transactions, limit)
+
     async def draw(self, user: str, amount: float, *, capacity: float, per_second: float) -> float:
         return await self._connection.draw(UserKeys(user), amount, capacity, per_second)
 

@@ -130,6 +130,15 @@ def user_sessions(tx: Tx, user: str) -> int:
     return count
 
 
+def fingerprints(tx: Tx, limit: int) -> dict[str, int]:
+    rows = tx.execute(
+        "SELECT fingerprint, count(*) AS count FROM (SELECT fingerprint FROM sessions LIMIT ?)"
+        " GROUP BY fingerprint",
+        limit,
+    )
+    return {row["fingerprint"]: row["count"] for row in rows}
+
+
 def draw(tx: Tx, user: str, amount: float, capacity: float, per_second: float) -> float:
     row = tx.one("SELECT level, time FROM buckets WHERE user = ?", user)
     level = capacity

@@ -80,6 +80,11 @@ class SQLiteStore(Database, SessionStore):
     async def user_sessions(self, user: str) -> int:
         return await self._read(sessions.user_sessions, user)
 
+    async def fingerprints(self, *, limit: int = 10_000) -> dict[str, int]:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        return await self._read(sessions.fingerprints, limit)
+
     async def draw(self, user: str, amount: float, *, capacity: float, per_second: float) -> float:
         return await self._write(sessions.draw, user, amount, capacity, per_second)
 

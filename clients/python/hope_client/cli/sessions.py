@@ -56,6 +56,12 @@ def run_list(app: App) -> int:
                 for each in sessions
             ],
         )
+        others = [short_name(each.name) for each in sessions if each.other_base]
+        if others:
+            app.terminal.note(
+                f"{len(others)} of {len(sessions)} sessions belong to another base model than the "
+                f"server runs, and take no turn until it is served: {', '.join(others)}."
+            )
     return 0
 
 

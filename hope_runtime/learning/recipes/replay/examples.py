@@ -82,7 +82,7 @@ class ReplayWriter:
         told = self._told_of_a_stranger(statement, rng)
         if told is None:
             return None
-        return self.question(tuple(self._tokenizer.encode(told[0])))
+        return self._asked(told[0])
 
     def question(self, ids: tuple[int, ...]) -> Example:
         """A user's message, up to where the assistant answers; nothing in it is predicted."""
@@ -107,13 +107,13 @@ class ReplayWriter:
 
     def plain(self, text: str) -> Example:
         """The text alone; every token is predicted but the first."""
-        ids = tuple(self._tokenizer.encode(text))
+        ids = tuple(self._tokenizer.encode(self._tokenizer.opening(text)))
         return Example(ids, (True,) * len(ids))
 
     def _said(self, text: str) -> Example:
         """The assistant says it of its own accord."""
         form = self._chat
-        reply = (*self._tokenizer.encode(text), *form.end)
+        reply = self._answered(text)
         return Example(
             (*form.assistant, *reply),
             (False,) * len(form.assistant) + (True,) * len(reply),
@@ -122,8 +122,14 @@ class ReplayWriter:
 
     def _exchange(self, asked: str, answered: str) -> Example:
         """The user says one thing and the assistant answers; only the answer is predicted."""
-        question = self.question(tuple(self._tokenizer.encode(asked)))
-        return question.followed_by((*self._tokenizer.encode(answered), *self._chat.end))
+        return self._asked(asked).followed_by(self._answered(answered))
+
+    def _asked(self, text: str) -> Example:
+        return self.question(tuple(self._tokenizer.encode(self._chat.user_lead + text)))
+
+    def _answered(self, text: str) -> tuple[int, ...]:
+        form = self._chat
+        return (*self._tokenizer.encode(form.assistant_lead + text), *form.end)
 
     @cached_property
     def _chat(self) -> _ChatForm:
@@ -133,25 +139,35 @@ class ReplayWriter:
 @dataclass(frozen=True, slots=True)
 class _ChatForm:
     """Token ids of the chat template's parts: what comes before the first user message, what
-    opens a user's and an assistant's message, and what ends one."""
+    opens a user's and an assistant's message, and what ends one. Leads are spaces that belong to
+    the first word of a message."""
 
     prefix: tuple[int, ...]
     user: tuple[int, ...]
     assistant: tuple[int, ...]
     end: tuple[int, ...]
+    user_lead: str
+    assistant_lead: str
 
 
 def _chat_form(tokenizer: Tokenizer) -> _ChatForm:
-    pieces = tokenizer.turn_pieces([{"role": "user", "content": "?"}], first=True)
-    at = next(index for index, piece in enumerate(pieces) if piece.is_content)
-    before = tokenizer.encode_template("".join(piece.text for piece in pieces[:at]))
-    after = tokenizer.encode_template("".join(piece.text for piece in pieces[at + 1 :]))
+    user, assistant = tokenizer.fields("user"), tokenizer.fields("assistant")
+    before = tokenizer.encode_template(user.before)
+    after = tokenizer.encode_template(user.after)
     cut = _after_last_end(tokenizer, before)
     close = _after_last_end(tokenizer, after)
     # What ends a message: up to the first end token behind it; some templates have none.
     ends = [index for index, token in enumerate(after) if token in tokenizer.eos_ids]
     end = after[: ends[0] + 1] if ends else []
-    return _ChatForm(tuple(before[:cut]), tuple(before[cut:]), tuple(after[close:]), tuple(end))
+    return _ChatForm(
+        prefix=tuple(before[:cut]),
+        user=tuple(before[cut:]),
+        assistant=tuple(after[close:]),
+        end=tuple(end),
+        user_lead=user.lead,
+        # A prompt that ends with the space already has it.
+        assistant_lead="" if user.after.endswith(" ") else assistant.lead,
+    )
 
 
 def _after_last_end(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
