@@ -53,7 +53,7 @@ async def in_a_thread(work: Callable[[], T]) -> T:
     return await future
 
 
-async def start(*command: str | Path, **options: Any) -> asyncio.subprocess.Process:
+async def start(*command: str | bytes | Path, **options: Any) -> asyncio.subprocess.Process:
     """Starts a program as the leader of a process group of its own."""
     return await asyncio.create_subprocess_exec(*command, start_new_session=True, **options)
 

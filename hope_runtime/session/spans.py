@@ -54,6 +54,8 @@ class SpanReader:
     """
 
     tail: bytes = b""
+    # Offset in the document of the first byte of the tail.
+    offset: int = 0
 
     def feed(self, piece: bytes, *, final: bool = False) -> list[str]:
         """Spans completed by `piece`. With `final` the rest comes too and the tail is empty.
@@ -64,16 +66,16 @@ class SpanReader:
         try:
             text, used = codecs.utf_8_decode(data, "strict", final)
         except UnicodeDecodeError as error:
-            # The offset is the caller's: bytes of the tail came with earlier pieces.
-            at = max(0, error.start - len(self.tail))
             raise InvalidRequestError(
-                f"the document is not valid UTF-8: byte {at} of this chunk cannot be decoded",
+                f"the document is not valid UTF-8: byte {self.offset + error.start} cannot be "
+                "decoded; convert it to UTF-8 first",
                 field="chunk",
             ) from None
         spans, rest = _cut(text)
         if final and rest:
             spans, rest = [*spans, rest], ""
         self.tail = rest.encode() + data[used:]
+        self.offset += len(data) - len(self.tail)
         return spans
 
 

@@ -50,6 +50,18 @@ async def open_document(
     return known
 
 
+def check_whole(name: str, known: Document, following: bytearray, content_digest: bytes) -> None:
+    """Raises DocumentDiffersError unless `following`, behind what `known` counts, makes the
+    document that has this digest."""
+    found = digested(known, following, True)
+    if content_digest and found and found != content_digest:
+        raise DocumentDiffersError(
+            f"document '{name}' changed while it was read; {known.committed_bytes} bytes of its "
+            "former text are committed; forget it and read it again",
+            field="end.content_digest",
+        )
+
+
 def advanced(known: Document, committed: int, following: bytearray) -> Document:
     """`known` when the spans before byte `committed` have been read; `following` are the bytes
     behind those that it counts.

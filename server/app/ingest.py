@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from enum import Enum
+from dataclasses import dataclass
 
 from hope_runtime.engine.turn import ReadOutcome
 from hope_runtime.errors import InvalidRequestError
@@ -13,7 +13,7 @@ from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import Document
 from hope_runtime.session.spans import SpanReader
 from server.app.cancellation import result_of
-from server.app.documents import advanced, digested, dropped, open_document
+from server.app.documents import advanced, check_whole, digested, dropped, open_document
 from server.app.event_stream import EventStream
 from server.app.events import Ingested, IngestEvent, IngestProgress, Queued
 from server.app.measures import IngestCounter
@@ -24,11 +24,15 @@ from server.store.base import SessionKey
 SUB_TURN_TOKENS = 256
 
 
-class End(Enum):
-    """End of the pieces of a document: complete, or to be continued by another call."""
+@dataclass(frozen=True, slots=True)
+class End:
+    """End of the pieces of a document, to be continued by another call if `keep_open`.
 
-    COMPLETE = "complete"
-    KEEP_OPEN = "keep_open"
+    `content_digest` is that of the whole document as the caller has it; empty if it did not say.
+    """
+
+    keep_open: bool = False
+    content_digest: bytes = b""
 
 
 class BrokenStreamError(Exception):
@@ -101,15 +105,16 @@ class _Reading:
             content_digest,
             self._stream.put,
         )
-        reader = SpanReader(known.tail)
+        reader = SpanReader(known.tail, known.committed_bytes - len(known.tail))
         tokenizer = self._sessions.tokenizer
         # Bytes that `known` counts already but no span has: they come out with the next one.
         committed = known.committed_bytes - len(known.tail)
         pending: list[tuple[int, ...]] = []
         undigested = bytearray()  # what came behind the bytes that `known` counts
         ended = False
+        part: bytes | End = b""
         async for part in parts:
-            ended = part is End.COMPLETE
+            ended = isinstance(part, End) and not part.keep_open
             data = part if isinstance(part, bytes) else b""
             undigested += data
             for span in reader.feed(data, final=ended):
@@ -125,6 +130,8 @@ class _Reading:
                     known, pending = now, []
         content = digested(known, undigested, ended)
         now = Document(committed + len(reader.tail), reader.tail, ended, content)
+        if isinstance(part, End):
+            check_whole(self._document, known, undigested, part.content_digest)
         if not now.committed_bytes:
             raise InvalidRequestError("the document is empty", field="chunk")
         version = await self._sub_turn(pending, known, now)
@@ -167,7 +174,7 @@ class _Reading:
             else:
                 await sessions.commits.event(resident, record)
             # Before the next piece rather than behind it: a boundary is learnt where it lies.
-            await sessions.commits.learnt(resident)
+            await sessions.commits.learnt(resident, self._stream.put)
             version, after = resident.head.version, resident.memory
         self._nats += outcome.nats
         self._scored += outcome.scored

@@ -83,7 +83,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             conversation=conversation_name(start.conversation),
             document=short_name(start.document, "", MAX_DOCUMENT_NAME, field="start.document"),
             offset_bytes=start.offset_bytes,
-            content_digest=_digest(start.content_digest),
+            content_digest=_digest(start.content_digest, "start"),
             learn=learn,
         )
         statuses = Statuses()
@@ -124,7 +124,8 @@ async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[byt
                     field="chunk",
                 )
             case "end":
-                yield ingest.End.KEEP_OPEN if request.end.keep_open else ingest.End.COMPLETE
+                end = request.end
+                yield ingest.End(end.keep_open, _digest(end.content_digest, "end"))
                 return
             case _:
                 raise InvalidRequestError(
@@ -134,11 +135,11 @@ async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[byt
     raise ingest.BrokenStreamError("the stream ended without 'end'; resume at committed_bytes")
 
 
-def _digest(given: bytes) -> bytes:
+def _digest(given: bytes, part: str) -> bytes:
     if given and len(given) != content.DIGEST_BYTES:
         raise InvalidRequestError(
             f"content_digest must have {content.DIGEST_BYTES} bytes, but has {len(given)}",
-            field="start.content_digest",
+            field=f"{part}.content_digest",
         )
     return given
 

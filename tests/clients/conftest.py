@@ -61,14 +61,18 @@ def hope(server, monkeypatch, capsys):
 @pytest.fixture
 async def spawn(server):
     """The command as its own process, for what needs signals or a real pipe; it ends with the test.
-    `environment` comes on top of the present one."""
+    `environment` comes on top of the present one; in the line `shell`, "$@" is the command."""
     started = []
 
     async def run(
-        *words: str, environment: dict[str, str] | None = None, **options: Any
+        *words: str | bytes,
+        shell: str = "",
+        environment: dict[str, str] | None = None,
+        **options: Any,
     ) -> asyncio.subprocess.Process:
+        command = ("bash", "-c", shell, "bash", *COMMAND) if shell else COMMAND
         process = await processes.start(
-            *COMMAND, *words, env=_environment(server) | (environment or {}), **(PIPES | options)
+            *command, *words, env=_environment(server) | (environment or {}), **(PIPES | options)
         )
         started.append(process)
         return process

@@ -15,7 +15,7 @@ import grpc
 from hope.v1 import admin_pb2, admin_pb2_grpc, inference_pb2_grpc, sessions_pb2_grpc
 from hope.v1 import inference_pb2 as pb
 from scripted_sessions import ScriptedSessions
-from scripted_state import UNAVAILABLE, Commit, Failure, Hang
+from scripted_state import UNAVAILABLE, Commit, Failure, Hang, content_digest
 
 __all__ = [
     "UNAVAILABLE",
@@ -28,6 +28,9 @@ __all__ = [
     "start",
     "status",
 ]
+
+
+DIFFERS = Failure(grpc.StatusCode.FAILED_PRECONDITION, "another document", "DOCUMENT_DIFFERS")
 
 
 class ScriptedServer(
@@ -76,15 +79,21 @@ class ScriptedServer(
                 start = request.start
                 await self._enter("Ingest", start, context)
                 await self._find(start.session, context)
-                if start.offset_bytes != len(self.documents[start.document]):
+                if start.offset_bytes != len(self.documents.get(start.document, b"")):
                     await Failure(
                         grpc.StatusCode.FAILED_PRECONDITION, "wrong offset", "OFFSET_MISMATCH"
                     ).abort(context)
+                read = self.documents.get(start.document, b"")
+                if start.content_digest not in (b"", content_digest(read)):
+                    await DIFFERS.abort(context)
                 if limit == 0 and failure:
                     await failure.abort(context)
                 continue
             if request.WhichOneof("part") == "end":
                 self.requests["end"].append(request.end)
+                whole = self.documents[start.document] + tail
+                if request.end.content_digest not in (b"", content_digest(whole)):
+                    await DIFFERS.abort(context)
                 keep_open = request.end.keep_open
                 break
             self.requests["chunk"].append(len(request.chunk))

@@ -111,6 +111,7 @@ class ScriptedSessions(ScriptedState, sessions_pb2_grpc.SessionServiceServicer):
         yield sessions_pb2.ForgetDocumentResponse(job=job)
         await self._enter("ForgetDocument", request, context)
         self.documents.pop(request.document, None)
+        self.ended.discard(request.document)
         session = await self._changed(request.name, context)
         session.ClearField("job")
         yield sessions_pb2.ForgetDocumentResponse(session=session)

@@ -212,7 +212,9 @@ async def test_show(server, hope):
     assert shown["memory_version"] == 4
     assert shown["create_time"] is None
     assert shown["levels"][0]["learnt_tokens"] == 12_288
-    assert shown["documents"] == [{"name": "novel.txt", "committed_bytes": 5, "ended": False}]
+    [document] = shown["documents"]
+    assert len(document.pop("content_digest")) == 64
+    assert document == {"name": "novel.txt", "committed_bytes": 5, "ended": False}
 
 
 async def test_ingest_resumes_where_it_stopped(server, hope, tmp_path):
@@ -229,7 +231,7 @@ async def test_ingest_resumes_where_it_stopped(server, hope, tmp_path):
     path.write_bytes(b"another text")
     code, _, err = await hope("ingest", str(path), "--session", "diary")
     assert code == 1
-    assert "choose another name with --document" in err
+    assert "name this one with --document" in err
 
 
 async def test_ingest_json_lines(server, hope, tmp_path):
@@ -328,9 +330,15 @@ async def test_an_invalid_field_is_named(server, hope):
     assert (code, err) == (1, "hope: temperature: must be at most 2\n")
 
 
+NOT_UTF8 = (
+    "hope: standard input: byte 3 (counted from 0) is not UTF-8 text; if the text is in Latin-1 or "
+    "Windows-1252, convert it with `iconv -f WINDOWS-1252 -t UTF-8`\n"
+)
+
+
 async def test_text_that_is_not_utf8(hope):
-    code, _, err = await hope("score", "diary", "-", stdin=b"\xff\xfe")
-    assert (code, err) == (1, "hope: The input is not valid UTF-8.\n")
+    code, _, err = await hope("score", "diary", "-", stdin=b"caf\xe9")
+    assert (code, err) == (1, NOT_UTF8)
 
 
 async def test_a_method_the_server_lacks(server, hope):

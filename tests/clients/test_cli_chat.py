@@ -110,3 +110,31 @@ async def test_chat_at_a_terminal(server, at_terminal):
     await chat.until(b"> ")
     chat.type(b"\x03")
     assert await soon(chat.process.wait()) == 130
+
+
+async def test_a_window_that_began_anew_is_said(server, hope):
+    def turn(**fields: object) -> list[pb.GenerateResponse]:
+        result = pb.GenerateResult(text="Yes.", **fields)
+        return [pb.GenerateResponse(result=result)]
+
+    server.sessions[DIARY].conversations.append("default")
+    server.turns.extend(
+        [
+            turn(),
+            turn(window_began=True),
+            turn(window_began=True, replayed=True),
+            turn(dropped_conversation="evening"),
+        ]
+    )
+    code, out, err = await hope("chat", "diary", stdin="1\n2\n3\n4\n")
+    assert code == 0
+    assert out == "Yes.\n" * 4
+    assert err.count("the window of conversation default began anew") == 1
+    assert err.count("conversation evening lost its window") == 1
+
+
+async def test_a_window_that_begins_is_no_news(server, hope):
+    result = pb.GenerateResult(text="Yes.", window_began=True)
+    server.turns.append([pb.GenerateResponse(result=result)])
+    _, _, err = await hope("chat", "diary", stdin="1\n")
+    assert "began anew" not in err

@@ -100,7 +100,8 @@ OPTIONS = {
     "train": "",
     "chat": f"SESSION {TURN_OPTIONS}",
     "generate": f"SESSION TEXT {TURN_OPTIONS} --request-id --json",
-    "ingest": "FILE|- --session --document --conversation --no-learn --keep-open --json",
+    "ingest": "FILE|DIR|- --session --document --include --replace --as-text --conversation "
+    "--no-learn --keep-open --json",
     "completion": "SHELL",
     "score": "SESSION FILE|- --context --frozen --json",
     "drift": "SESSION --json",

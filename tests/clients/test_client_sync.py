@@ -238,7 +238,7 @@ def test_an_iterator_of_the_client_cannot_wait_for_it(client):
     async def pieces() -> typing.AsyncIterator[bytes]:
         yield client.say("diary", "Hi").text.encode()
 
-    with pytest.raises(RuntimeError, match="cannot call the same client"):
+    with pytest.raises(RuntimeError, match="cannot wait for that client"):
         client.ingest("diary", pieces(), document="d")
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import hope_client
 import pytest
-from conftest import RealServer
 from hope_client import SyncHopeClient
+from real_server import RealServer
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
-from api import Api, refused
+from api import Api, refusal_of, refused
 from hope.v1 import inference_pb2 as pb
+from processes import soon
 from serving import Served
 
 from server.store.base import SessionKey
@@ -87,3 +90,66 @@ async def test_the_place_of_the_65th_document_is_another_ones(api: Api) -> None:
         await api.ingest([b"A."], document=f"d{index}", learn=False, on_progress=seen.append)
     assert [each.dropped_document for each in seen] == [""] * 64 + ["d0"]
     assert len((await api.get()).documents) == 64
+
+
+def parts(api: Api, *chunks: bytes, **end: object) -> list[pb.IngestRequest]:
+    start = pb.IngestStart(session=api.name, document="book")
+    return [
+        pb.IngestRequest(start=start),
+        *[pb.IngestRequest(chunk=chunk) for chunk in chunks],
+        pb.IngestRequest(end=pb.IngestEnd(**end)),
+    ]
+
+
+@pytest.mark.parametrize("keep_open", [False, True])
+async def test_a_document_that_was_changed_while_it_was_read_does_not_end(
+    api: Api, keep_open: bool
+) -> None:
+    data = (TEXT * 20).encode()
+    async with refused(
+        grpc.StatusCode.FAILED_PRECONDITION, "DOCUMENT_DIFFERS", "end.content_digest"
+    ):
+        wrong = digest_of(data[:-1])
+        requests = parts(api, data, keep_open=keep_open, content_digest=wrong)
+        async for _ in api.inference.Ingest(iter(requests)):
+            pass
+    [document] = (await api.get()).documents
+    assert not document.ended
+    assert 0 < document.committed_bytes < len(data)  # what was reported before stays
+    assert document.content_digest == digest_of(data[: document.committed_bytes])
+    rest = data[document.committed_bytes :]
+    await api.ingest([rest], offset_bytes=document.committed_bytes)
+    right = parts(api.on("right"), data, content_digest=digest_of(data))
+    await api.on("right").create()
+    events = [event async for event in api.inference.Ingest(iter(right))]
+    assert events[-1].result.ended
+    assert (await api.on("right").get()).memory_hash == (await api.get()).memory_hash
+
+
+async def test_waits_are_told_while_they_last(served: Served) -> None:
+    api = served.api
+    await api.create()
+    gate = asyncio.Event()
+    learn = served.running.sessions.commits._learn
+
+    async def held(resident: Any) -> Any:
+        await gate.wait()
+        return await learn(resident)
+
+    served.running.sessions.commits._learn = held  # type: ignore[method-assign]
+    events = aiter(api.inference.Ingest(iter(parts(api, (TEXT * 20).encode()))))
+    event = await soon(anext(events))
+    assert event.status.status == pb.STATUS_LEARNING  # and nothing goes on before the gate opens
+    gate.set()
+    kinds = [event.WhichOneof("event") async for event in events]
+    assert kinds[-1] == "result"
+    assert "progress" in kinds
+
+
+async def test_an_offset_of_bytes_that_are_no_text_is_that_of_the_document(api: Api) -> None:
+    first = await api.ingest([b"Good text. " * 9], keep_open=True)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await api.ingest([b"More. ", b"Bad \xe9."], offset_bytes=first.committed_bytes)
+    assert (
+        f"byte {first.committed_bytes + 10} cannot be decoded" in refusal_of(caught.value).message
+    )

@@ -65,7 +65,7 @@ async def test_an_ingest_tells_that_it_waits_while_it_does(served: Served, api: 
 
     async def parts() -> Any:
         yield TEXT.encode()
-        yield ingest.End.COMPLETE
+        yield ingest.End()
 
     reading = ingest.ingest(
         sessions, KEY, parts(), conversation="a", document="b", offset_bytes=0, learn=True

@@ -22,6 +22,8 @@ from hope_client.forks import Birthplace, add_client
 
 # How long an interrupted caller waits for the server to be told. It takes milliseconds.
 _CANCEL_SECONDS = 2.0
+# How long a fork waits for calls to end. A stream may take as long as its reader likes.
+_PARK_SECONDS = 1.0
 
 
 class Closable(Protocol):
@@ -54,7 +56,9 @@ class ClientThread(Generic[ClientT]):
         # Reentrant: the garbage collector may close a stream in a thread that holds it.
         self._lock = threading.RLock()
         self._closed = False
+        self._changed = threading.Condition(self._lock)
         self._uses = 0  # calls and streams under way
+        self._parking = False
         self._running: _Running[ClientT] | None = None
         add_client(self)
         with self._lock:
@@ -110,10 +114,13 @@ class ClientThread(Generic[ClientT]):
             raise ClientClosedError
 
     def park(self) -> None:
-        """Ends the thread if nothing uses it; until `unpark` nothing does."""
+        """Ends the thread if nothing uses it any more, after a moment; until `unpark` nothing
+        does."""
         if self._birthplace.left:
             return
         self._lock.acquire()
+        self._parking = True
+        self._changed.wait_for(lambda: self._uses == 0, _PARK_SECONDS)
         if self._uses == 0 and self._running is not None:
             self._running.stop()
             self._running.thread.join()
@@ -122,12 +129,15 @@ class ClientThread(Generic[ClientT]):
     def unpark(self) -> None:
         """Lets calls begin again, each of which starts the thread if there is none."""
         if not self._birthplace.left:
+            self._parking = False
+            self._changed.notify_all()
             self._lock.release()
 
     @contextlib.contextmanager
     def _used(self) -> Iterator[_Running[ClientT]]:
         self._birthplace.check()  # before the lock, which another thread may hold for ever there
         with self._lock:
+            self._changed.wait_for(lambda: not self._parking)
             self.check_open()
             running = self._running or self._start()
             if running.inside():
@@ -141,6 +151,7 @@ class ClientThread(Generic[ClientT]):
             if not self._birthplace.left:
                 with self._lock:
                     self._uses -= 1
+                    self._changed.notify_all()
 
     def _start(self) -> _Running[ClientT]:
         ready: Future[tuple[ClientT, asyncio.AbstractEventLoop, asyncio.Event]] = Future()

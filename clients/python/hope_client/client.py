@@ -27,6 +27,7 @@ from hope_client.ingest import RESUME, ingest_events
 from hope_client.sessions import Sessions
 from hope_client.sources import MAX_CHUNK_BYTES, DocumentSource, open_source
 from hope_client.transport import RetryPolicy, Token, Transport
+from hope_client.unicode import typed_text_errors
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 
@@ -34,6 +35,7 @@ Content: TypeAlias = str | Sequence[pb.Message]
 """Content of a turn: the user's text, or messages of which the last is the user's."""
 
 
+@typed_text_errors
 class HopeClient:
     """Client of one server, for one user, within one event loop of one process.
 

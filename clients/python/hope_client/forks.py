@@ -8,10 +8,13 @@ and opens another one with its next call. This module knows which clients these 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
+import time
 import weakref
+from pathlib import Path
 from typing import Protocol
 
 from hope_client.errors import ClientForkedError
@@ -35,6 +38,30 @@ class Connected(Protocol):
     def closed(self) -> bool: ...
 
 
+# As gRPC names its threads, cut to what Linux keeps of a name.
+_GRPC_THREADS = ("event_engine", "grpc_", "lifeguard", "timer_manager", "resolver-")
+_REST_SECONDS = 1.0
+
+
+def _grpc_rests() -> bool:
+    """Whether gRPC's threads have ended, which they do a moment after the last connection. True
+    where the system does not tell."""
+    deadline = time.monotonic() + _REST_SECONDS
+    while any(name.startswith(_GRPC_THREADS) for name in _thread_names()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def _thread_names() -> list[str]:
+    names = []
+    for file in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            names.append(file.read_text())
+    return names
+
+
 class _Forks:
     """The clients of this process."""
 
@@ -56,6 +83,8 @@ class _Forks:
         if self.connections:
             gc.collect()  # What is closed keeps gRPC awake until it is gone.
         self._in_use = any(not each.closed for each in self.connections)
+        if self.clients or self.connections:
+            self._in_use = self._in_use or not _grpc_rests()
 
     def after_in_parent(self) -> None:
         for client in self._parked:
@@ -79,7 +108,12 @@ os.register_at_fork(
 
 
 def add_client(client: Parkable) -> None:
-    """Makes forks known to a client."""
+    """Makes forks known to a client, before it starts a thread or a connection.
+
+    Raises:
+        ClientForkedError: gRPC cannot be used in this process.
+    """
+    _check_usable()
     with _forks.lock:
         _forks.clients.add(client)
 
@@ -90,12 +124,16 @@ def add_connection(connection: Connected) -> None:
     Raises:
         ClientForkedError: gRPC cannot be used in this process.
     """
+    _check_usable()
+    _forks.connections.add(connection)
+
+
+def _check_usable() -> None:
     if _forks.spoilt:
         raise ClientForkedError(
             "this process was forked while a client of its parent was in use, and gRPC cannot "
             "begin anew in it; close that client before the fork, or start processes by 'spawn'"
         )
-    _forks.connections.add(connection)
 
 
 class Birthplace:

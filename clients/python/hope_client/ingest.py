@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import grpc
 from hope.v1 import inference_pb2 as pb
 
+from hope_client import content
 from hope_client.errors import (
     AbortedError,
     FailedPreconditionError,
@@ -26,14 +27,17 @@ from hope_client.errors import (
 )
 from hope_client.events import IngestEvent, Resuming
 from hope_client.sessions import Sessions
-from hope_client.sources import ByteSource
+from hope_client.sources import ByteSource, SourceEndsError
 from hope_client.transport import Attempts, RetryPolicy, Transport
 
 if TYPE_CHECKING:
     from hope.v1.inference_pb2_grpc import InferenceServiceAsyncStub
 
-RESUME = RetryPolicy(attempts=10)
-"""Patient: about a minute without any progress, enough for a server to restart."""
+RESUME = RetryPolicy(attempts=10, maximum_seconds=4.0, patience_seconds=60.0)
+"""Patient: at least a minute without any progress, enough for a server to restart."""
+
+DIFFERS = "DOCUMENT_DIFFERS"
+"""Reason of a refusal: under that name the session read something else."""
 
 
 # With these a server may refuse an offset, depending on what it compared it with.
@@ -44,6 +48,10 @@ _OFFSET_REFUSALS = (AbortedError, FailedPreconditionError, InvalidRequestError, 
 # after a pause, so that a server that refuses it is heard this time.
 _STATUS_LOST = "Internal error from Core"
 _LISTEN_SECONDS = 0.1
+
+
+class _StatusLostError(UnavailableError):
+    """The call ended while it was written to, and nobody knows why."""
 
 
 async def ingest_events(
@@ -65,9 +73,11 @@ async def ingest_events(
     attempts = Attempts(retry, repeatable=True)
     committed = start.offset_bytes
     earlier_tokens = tokens = 0  # of broken calls, and of the present one
+    listening = False
     while True:
         source.release(committed)
         start.offset_bytes = committed
+        start.content_digest = await _digest(source, start.document, committed)
         try:
             call = _one_call(
                 transport,
@@ -76,7 +86,7 @@ async def ingest_events(
                 source,
                 keep_open=keep_open,
                 chunk_bytes=chunk_bytes,
-                listen_seconds=_LISTEN_SECONDS if attempts.failures else 0.0,
+                listen_seconds=_LISTEN_SECONDS if attempts.failures or listening else 0.0,
             )
             async with contextlib.aclosing(call):
                 async for event in call:
@@ -93,11 +103,28 @@ async def ingest_events(
             return
         except HopeClientError as call_error:
             error = call_error
-        refused = attempts.failures > 0 and isinstance(error, _OFFSET_REFUSALS)
-        delay = attempts.delay_after(error, anyway=refused)
-        yield Resuming(error, delay)
-        await asyncio.sleep(delay)
-        document = await sessions.document(start.session, start.document)
+        unheard = isinstance(error, _StatusLostError) and committed == start.offset_bytes
+        if unheard and not (attempts.failures or listening):
+            listening = True  # Most likely it was refused: to be told why, ask at once.
+            continue
+        refused = (
+            (attempts.failures > 0 or listening)
+            and isinstance(error, _OFFSET_REFUSALS)
+            and error.reason != DIFFERS
+        )
+        if refused and attempts.failures == 0:
+            document = await sessions.document(start.session, start.document)
+            if document is None or document.committed_bytes <= committed:
+                raise error  # The lost call committed nothing, so the offset was wrong.
+        while True:
+            delay = attempts.delay_after(error, anyway=refused)
+            yield Resuming(error, delay)
+            await asyncio.sleep(delay)
+            try:
+                document = await sessions.document(start.session, start.document)
+                break
+            except HopeClientError as lookup_error:  # the server is not back yet
+                error = lookup_error
         if document is not None:
             if refused and document.committed_bytes == start.offset_bytes and not document.ended:
                 # The offset was right, so it was something else that was refused.
@@ -117,6 +144,22 @@ async def ingest_events(
                 ended=document.ended,
             )
             return
+
+
+async def _digest(source: ByteSource, document: str, committed: int) -> bytes:
+    """Digest of what the source has of the committed bytes.
+
+    Raises:
+        FailedPreconditionError: it has fewer.
+    """
+    try:
+        return await source.digest(committed) if committed else b""
+    except SourceEndsError as error:
+        raise FailedPreconditionError(
+            f"the session has a different document '{document}' with {committed} committed bytes; "
+            f"this one has {error.args[0]}",
+            reason=DIFFERS,
+        ) from None
 
 
 async def _one_call(
@@ -159,7 +202,12 @@ async def _one_call(
                 await call.write(pb.IngestRequest(chunk=chunk))
                 offset += len(chunk)
             # Without it the server would take the end of the stream for a broken connection.
-            await call.write(pb.IngestRequest(end=pb.IngestEnd(keep_open=keep_open)))
+            try:
+                digest = await source.digest(offset)
+            except SourceEndsError:  # cut off meanwhile, so that it is another one
+                digest = content.digest(content.EMPTY)
+            end = pb.IngestEnd(keep_open=keep_open, content_digest=digest)
+            await call.write(pb.IngestRequest(end=end))
             await call.done_writing()
         except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
             pass  # The call is over; its status reaches the reading side.
@@ -184,7 +232,7 @@ async def _one_call(
         # Once it was acknowledged, how the stream closed does not matter.
         if result is None:
             if error.code is grpc.StatusCode.INTERNAL and str(error) == _STATUS_LOST:
-                error = UnavailableError("the call failed while it was being written")
+                error = _StatusLostError("the call failed while it was being written")
             raise error from error.__cause__
     finally:
         call.cancel()

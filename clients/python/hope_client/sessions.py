@@ -26,6 +26,7 @@ from hope_client.errors import (
 from hope_client.names import session_name, split_session_name, user_name
 from hope_client.sources import MAX_CHUNK_BYTES, in_pieces
 from hope_client.transport import RequestT, ResponseT, Transport
+from hope_client.unicode import typed_text_errors
 
 if TYPE_CHECKING:
     import grpc
@@ -35,6 +36,7 @@ JobRequestT = TypeVar("JobRequestT", pb.ForgetDocumentRequest, pb.MigrateSession
 JobResponseT = TypeVar("JobResponseT", pb.ForgetDocumentResponse, pb.MigrateSessionResponse)
 
 
+@typed_text_errors
 class Sessions:
     """Sessions of one user, as `HopeClient.sessions` gives them.
 

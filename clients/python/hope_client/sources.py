@@ -15,6 +15,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
+from hope_client import content
 from hope_client.errors import DataLossError
 
 DocumentSource: TypeAlias = str | bytes | Path | BinaryIO | Iterator[bytes] | AsyncIterator[bytes]
@@ -32,11 +33,23 @@ _READ_BYTES = 64 * 1024
 T = TypeVar("T")
 
 
+class SourceEndsError(Exception):
+    """A source does not reach as far as the document was read; the argument says where it ends."""
+
+
 class ByteSource(Protocol):
     """Bytes of a document, readable again from the last released offset on."""
 
     async def read(self, offset: int, limit: int) -> bytes:
         """Up to `limit` bytes from `offset` on; empty at the end. One reader at a time."""
+
+    async def digest(self, offset: int) -> bytes:
+        """Digest of all bytes of the document before `offset`, which is at least the last released
+        one; empty when the source begins behind the document's first byte.
+
+        Raises:
+            SourceEndsError: the source has fewer bytes.
+        """
 
     def release(self, offset: int) -> None:
         """Bytes before `offset` will not be asked for again."""
@@ -50,6 +63,7 @@ class SeekableSource:
 
     def __init__(self, file: BinaryIO, begin: int, owned: BinaryIO | None) -> None:
         self._file = file
+        self._begin = begin
         self._shift = file.tell() - begin
         self._owned = owned
         # A cancelled read goes on in its thread; the next one must not seek under it.
@@ -62,6 +76,20 @@ class SeekableSource:
         with self._lock:
             self._file.seek(offset + self._shift)
             return self._file.read(limit)
+
+    async def digest(self, offset: int) -> bytes:
+        # Read again every time: the file may have been changed since.
+        return b"" if self._begin else await _in_thread(lambda: self._digest(offset))
+
+    def _digest(self, offset: int) -> bytes:
+        state, at = content.EMPTY, 0
+        while at < offset:
+            piece = self._read(at, min(_READ_BYTES, offset - at))
+            if not piece:
+                raise SourceEndsError(at)
+            state = content.extend(state, piece)
+            at += len(piece)
+        return content.digest(state)
 
     def release(self, offset: int) -> None:
         pass
@@ -83,6 +111,8 @@ class StreamSource:
     ) -> None:
         self._pieces = pieces
         self._begin = begin  # document offset of the first held byte
+        # Of what came before that, unless the document did so elsewhere.
+        self._content = b"" if begin else content.EMPTY
         self._held = bytearray()
         self._released = begin
         self._max_held_bytes = max_held_bytes
@@ -107,6 +137,15 @@ class StreamSource:
         start = offset - self._begin
         return bytes(self._held[start : start + limit])
 
+    async def digest(self, offset: int) -> bytes:
+        if not self._content:
+            return b""
+        while self._begin + len(self._held) < offset:
+            if not await self.read(self._begin + len(self._held), 1):
+                raise SourceEndsError(self._begin + len(self._held))
+        held = self._held[: offset - self._begin]
+        return content.digest(content.extend(self._content, held))
+
     def release(self, offset: int) -> None:
         self._released = max(self._released, offset)
         self._drop(self._released)
@@ -120,6 +159,8 @@ class StreamSource:
 
     def _drop(self, offset: int) -> None:
         dropped = max(0, min(offset - self._begin, len(self._held)))
+        if self._content:
+            self._content = content.extend(self._content, self._held[:dropped])
         del self._held[:dropped]
         self._begin += dropped
 
@@ -152,6 +193,14 @@ async def in_pieces(
 async def _pulled(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     while (piece := await _in_thread(lambda: next(pieces, None))) is not None:
         yield piece
+
+
+async def pieces_of(path: Path) -> AsyncIterator[bytes]:
+    """What a pipe with a name, or a device, gives; opening it may have to wait for a writer."""
+    # Unbuffered: a buffered reader that waits for a pipe cannot be closed.
+    with await _in_thread(lambda: path.open("rb", buffering=0)) as file:
+        async for piece in _pieces_of(file):
+            yield piece
 
 
 async def _pieces_of(file: BinaryIO) -> AsyncIterator[bytes]:

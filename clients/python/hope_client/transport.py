@@ -67,12 +67,15 @@ class RetryPolicy:
     """Number of attempts and waits between them for calls that are safe to repeat.
 
     The wait doubles from `initial_seconds` to `maximum_seconds` and is jittered,
-    so that clients of a restarted server do not all come back at once.
+    so that clients of a restarted server do not all come back at once. There are
+    more than `attempts` as long as `patience_seconds` have not passed since the first
+    failure in a row.
     """
 
     attempts: int = 4
     initial_seconds: float = 0.25
     maximum_seconds: float = 8.0
+    patience_seconds: float = 0.0
 
     def delay_seconds(self, failures: int, retry_after_seconds: float | None) -> float:
         """Wait after the `failures`-th failure in a row (from 1), the server's wish included."""
@@ -95,6 +98,7 @@ class Attempts:
         self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         self._repeatable = repeatable
         self.failures = 0
+        self._failing_since = 0.0
 
     def remaining_seconds(self) -> float | None:
         """Time left for the next attempt; None without a deadline."""
@@ -120,10 +124,16 @@ class Attempts:
         """
         if not (anyway or self.worth_repeating(error)):
             raise error
+        if self.failures == 0:
+            self._failing_since = time.monotonic()
         self.failures += 1
+        failing_seconds = time.monotonic() - self._failing_since
+        patient = (
+            self.failures < self._policy.attempts or failing_seconds < self._policy.patience_seconds
+        )
         delay = self._policy.delay_seconds(self.failures, error.retry_after_seconds)
         remaining = self.remaining_seconds()
-        if self.failures >= self._policy.attempts or (remaining is not None and delay > remaining):
+        if not patient or (remaining is not None and delay > remaining):
             raise error
         return delay
 

@@ -631,18 +631,25 @@ class IngestEnd(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEEP_OPEN_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     keep_open: _builtins.bool
     """Leaves the document open for more, in a later call. Otherwise it is
     complete: what is left of it is learnt now.
+    """
+    content_digest: _builtins.bytes
+    """Digest of all of the document as the client has it when everything was sent. If what
+    came is something else, because the document was changed meanwhile, nothing more is
+    committed: FAILED_PRECONDITION, reason DOCUMENT_DIFFERS. Empty: not compared.
     """
     def __init__(
         self,
         *,
         keep_open: _builtins.bool = ...,
+        content_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_open", b"keep_open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "keep_open", b"keep_open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done, 1 failed, 130 interrupted; a wrong command line leaves through SystemExit(2).
     """
+    from hope_client.cli.streams import prepare
+
+    prepare()
     words = list(sys.argv[1:] if argv is None else argv)
     if "_ARGCOMPLETE" in os.environ:  # A shell asks how the line may go on.
         from hope_client.cli.completion import complete

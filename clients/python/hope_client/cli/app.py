@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import importlib
 import os
 import sys
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from hope_client.cli.access import CredentialsError, connect
+from hope_client.cli.streams import NotTextError
 from hope_client.cli.terminal import Terminal
 from hope_client.client import HopeClient
 from hope_client.errors import (
@@ -105,17 +107,24 @@ def run(args: argparse.Namespace) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output left; the interpreter must not notice at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # a stream without a descriptor
+                os.dup2(nowhere, stream.fileno())
         return FAILED
+    except EOFError:
+        return _failed("Nothing was done, because nobody answered.")
     except OSError as error:
         if _debugging():
             raise
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except UnicodeError:
+    except UnicodeError as error:
         if _debugging():
             raise
-        return _failed("The input is not valid UTF-8.")
-    except CredentialsError as error:
+        if isinstance(error, UnicodeEncodeError):  # Python reads the words of a shell like that
+            return _failed("The command line is not UTF-8 text; write it in a UTF-8 locale.")
+        return _failed(f"The input is not UTF-8 text: {error}.")
+    except (CredentialsError, NotTextError) as error:
         return _failed(str(error))
 
 

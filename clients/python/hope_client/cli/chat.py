@@ -8,12 +8,12 @@ chat is plain text.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable
 
 from hope.v1 import inference_pb2 as pb
 
 from hope_client.cli.app import INTERRUPTED, App
+from hope_client.cli.streams import read_line
 from hope_client.cli.turns import messages_of, sampling_of, show_reply
 from hope_client.cli.view import count
 from hope_client.errors import HopeClientError
@@ -31,6 +31,7 @@ class Chat:
         # Whether this conversation has a window at the server: instructions open
         # a conversation, and one that never began has nothing to end.
         self.begun = False
+        self.lines_read = 0
         self._sampling = sampling_of(app.args)
 
     def enter(self) -> None:
@@ -68,6 +69,16 @@ class Chat:
         )
         lead = "hope> " if self.terminal.interactive else ""
         result = self.app.run(show_reply(self.terminal, events, lead=lead))
+        if self.begun and result.window_began and not result.replayed:
+            self.terminal.note(
+                f"(the window of conversation {self.conversation} began anew: a session keeps the "
+                "last 8, or somebody ended this one; its lessons stay)"
+            )
+        if result.dropped_conversation:
+            self.terminal.note(
+                f"(conversation {result.dropped_conversation} lost its window to this one: a "
+                "session keeps the last 8; its lessons stay)"
+            )
         if not args.ephemeral:
             self.begun = True
         if result.finish_reason == pb.FINISH_REASON_LENGTH:
@@ -132,7 +143,8 @@ def _loop(chat: Chat, run_command: Callable[[str], bool]) -> int:
 def _read_line(chat: Chat) -> str | None:
     """The next line, None at the end of the input."""
     if not chat.terminal.interactive:
-        return sys.stdin.readline() or None
+        chat.lines_read += 1
+        return read_line(chat.lines_read)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() a history and keys to edit with)
     try:

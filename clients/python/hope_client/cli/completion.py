@@ -45,6 +45,7 @@ def _suggest_for(parser: argparse.ArgumentParser) -> None:
         "conversation": _conversation_names,
         "document": _document_names,
         "file": FilesCompleter(),
+        "files": FilesCompleter(),
         "model": FilesCompleter(),
         "database": FilesCompleter(),
     }

@@ -1,7 +1,8 @@
-"""`hope ingest`: a file or a pipe into a session, with progress, from where it stopped last time.
+"""`hope ingest`: files, folders or a pipe into a session, each from where it stopped last time.
 
-Knows how progress is shown; reading and resuming after a broken connection are
-the client's (`hope_client.ingest`).
+Knows what to do with a document that the session knows already; which files there are is in
+`documents.py`, how progress is shown in `progress.py`, and reading and resuming after a broken
+connection are the client's (`hope_client.ingest`).
 """
 
 from __future__ import annotations
@@ -11,101 +12,206 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
 
 from hope.v1 import inference_pb2 as pb
+from hope.v1 import sessions_pb2
 
 from hope_client.cli.app import FAILED, INTERRUPTED, App
-from hope_client.cli.terminal import Terminal
+from hope_client.cli.documents import Item, Text, choose
+from hope_client.cli.progress import view_of
+from hope_client.cli.streams import NotTextError
 from hope_client.cli.view import count, duration, size, to_plain
-from hope_client.events import IngestEvent, Resuming
-from hope_client.sources import DocumentSource
+from hope_client.errors import FailedPreconditionError
+from hope_client.ingest import DIFFERS
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-_PLAIN_EVERY_SECONDS = 5.0
 _PIPE_READ_BYTES = 64 * 1024
+PLACES = 64
+"""Documents whose places a session keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One document to read: always the whole of it, from its first byte."""
+    """Documents to read into one session: always whole ones, from their first byte."""
 
     session: str
-    file: str
-    document: str
     conversation: str = ""
     learn: bool = True
     keep_open: bool = False
+    replace: bool = False
+    as_text: bool = False
     json: bool = False
 
 
+class _Outcome(Enum):
+    """What became of a document, as the last line counts them."""
+
+    READ = "read"
+    KNOWN = "read before"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
 def ingest(app: App) -> int:
-    """Reads a file, or standard input, into a session."""
+    """Reads files, folders or standard input into a session."""
     args = app.args
-    if args.file == "-" and not args.document:
-        app.terminal.note("hope: a document from standard input needs a name; give --document NAME")
+    if args.document and (len(args.files) > 1 or Path(args.files[0]).is_dir()):
+        app.terminal.note("hope: --document names one file; of several each has its own name.")
         return 2
+    if "-" in args.files and not args.document:
+        app.terminal.note("hope: name what comes from standard input with --document NAME.")
+        return 2
+    items = choose(args.files, args.include)
+    if args.document:
+        items = [Item(items[0].file, args.document)]
     job = Job(
         session=args.session,
-        file=args.file,
-        document=args.document or Path(args.file).name,
         conversation=args.conversation,
         learn=not args.no_learn,
         keep_open=args.keep_open,
+        replace=args.replace,
+        as_text=args.as_text,
         json=args.json,
     )
-    return run_job(app, job)
+    return run_job(app, job, items)
 
 
-def run_job(app: App, job: Job) -> int:
-    """Runs `job`; Ctrl-C stops it where the server's memory ends."""
+def run_job(app: App, job: Job, items: Sequence[Item]) -> int:
+    """Reads the documents one after the other; Ctrl-C stops where the server's memory ends."""
+    if not items:
+        app.terminal.note("hope: there is no file to read in that folder; see --include.")
+        return FAILED
     try:
-        return app.run(_run(app, job))
+        if len(items) == 1:
+            outcome = app.run(_run(app, job, items[0]))
+            return FAILED if outcome is _Outcome.FAILED else 0
+        return _run_all(app, job, items)
     except KeyboardInterrupt:
         app.terminal.note("Stopped. The committed part is kept; run the same command to resume.")
         return INTERRUPTED
 
 
-async def _run(app: App, job: Job) -> int:
-    source, total = _open(job.file)
-    document = await app.client.sessions.document(job.session, job.document)
-    committed = document.committed_bytes if document else 0
-    if document and document.ended and total in (None, committed):
-        if job.json:
-            app.terminal.json({"event": "complete", **to_plain(document)})
-        else:
-            app.terminal.print(
-                f"{job.document} was already read completely ({count(committed)} bytes)."
-            )
-        return 0
-    if document and (document.ended or (total is not None and total < committed)):
+def _run_all(app: App, job: Job, items: Sequence[Item]) -> int:
+    """One document that cannot be read does not keep the others from being read."""
+    if len(items) > PLACES:
         app.terminal.note(
-            f"hope: the session already has a different document {job.document} of "
-            f"{count(committed)} bytes; choose another name with --document NAME"
+            f"A session keeps the offsets of the last {PLACES} documents, and these are "
+            f"{len(items)}: a repeated command would read the first ones again."
         )
-        return FAILED
+    outcomes: Counter[_Outcome] = Counter()
+    for number, item in enumerate(items, start=1):
+        lead = f"[{number}/{len(items)}] "
+        try:
+            outcome = app.run(_run(app, job, item, lead))
+        except NotTextError as error:
+            # In a folder there may be anything; what was named by hand should have been text.
+            outcome = _Outcome.SKIPPED if item.found else _Outcome.FAILED
+            app.terminal.note(f"{lead}hope: {error}")
+        except FailedPreconditionError as error:
+            if error.reason != DIFFERS:
+                raise
+            outcome = _Outcome.FAILED
+            app.terminal.note(f"{lead}hope: {error}")
+        except OSError as error:
+            outcome = _Outcome.FAILED
+            app.terminal.note(f"{lead}hope: {item.file}: {error.strerror or error}")
+        outcomes[outcome] += 1
+    figures = ", ".join(f"{outcomes[each]} {each.value}" for each in _Outcome if outcomes[each])
+    if job.json:
+        counts = {each.name.lower(): outcomes[each] for each in _Outcome}
+        app.terminal.json({"event": "end", **counts})
+    else:
+        app.terminal.print(f"{len(items)} documents: {figures}.")
+    return FAILED if outcomes[_Outcome.FAILED] else 0
+
+
+async def _run(app: App, job: Job, item: Item, lead: str = "") -> _Outcome:
+    with Text(item, as_text=job.as_text) as text:
+        text.open(_stdin_pieces())
+        if text.total == 0:
+            raise NotTextError(f"{text.name}: the document is empty")
+        document = await app.client.sessions.document(job.session, item.document)
+        if document is not None:
+            if document.ended or job.replace:
+                # What comes once must be compared before it is known what to do with it.
+                await text.keep(None if job.replace else document.committed_bytes + 1)
+            same = text.file is None or _same(text, document)
+            if not same and not job.replace:
+                raise _differs(document)
+            if same and document.ended:
+                _say_known(app, job, item, document)
+                return _Outcome.KNOWN
+            if not same:
+                await _forget(app, job, document)
+                document = None
+        committed = document.committed_bytes if document else 0
+        try:
+            await _read(app, job, item, text, committed, lead)
+        except FailedPreconditionError as error:
+            if error.reason != DIFFERS or document is None:
+                raise
+            raise _differs(document) from None
+        return _Outcome.READ
+
+
+def _same(text: Text, document: sessions_pb2.Document) -> bool:
+    """Whether a text begins with what was committed, and is as long if that was all of it."""
+    assert text.total is not None
+    size = document.committed_bytes
+    if text.total < size or (document.ended and text.total != size):
+        return False
+    # An older server says nothing of what it read.
+    return document.content_digest in (b"", text.digest(size))
+
+
+def _differs(document: sessions_pb2.Document) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"the session has a different document {document.name} "
+        f"of {count(document.committed_bytes)} bytes; name this one with --document NAME, "
+        "or replace that document with --replace",
+        reason=DIFFERS,
+    )
+
+
+def _say_known(app: App, job: Job, item: Item, document: sessions_pb2.Document) -> None:
+    if job.json:
+        app.terminal.json({"event": "complete", **to_plain(document)})
+    else:
+        size = count(document.committed_bytes)
+        app.terminal.print(f"{item.document} was already read completely ({size} bytes).")
+
+
+async def _forget(app: App, job: Job, document: sessions_pb2.Document) -> None:
+    if not job.json:
+        app.terminal.note(
+            f"Forgetting the other {document.name}: the session is learnt again without it ..."
+        )
+    await app.client.sessions.forget_document(job.session, document.name)
+
+
+async def _read(app: App, job: Job, item: Item, text: Text, committed: int, lead: str) -> None:
     if job.json:
         app.terminal.json(
             {
                 "event": "start",
-                "document": job.document,
+                "document": item.document,
                 "committed_bytes": committed,
-                "total_bytes": total,
+                "total_bytes": text.total,
             }
         )
     elif committed:
-        of_total = f" of {count(total)}" if total is not None else ""
-        app.terminal.note(f"Resuming {job.document} at byte {count(committed)}{of_total}.")
+        of_total = f" of {count(text.total)}" if text.total is not None else ""
+        app.terminal.note(f"Resuming {item.document} at byte {count(committed)}{of_total}.")
+    source = text.file or text.pieces
+    assert source is not None
     events = app.client.ingest_events(
         job.session,
         source,
-        document=job.document,
+        document=item.document,
         conversation=job.conversation,
         learn=None if job.learn else False,
         end_of_document=not job.keep_open,
@@ -113,24 +219,13 @@ async def _run(app: App, job: Job) -> int:
     )
     began = time.monotonic()
     async with contextlib.aclosing(events):
-        with _view_of(app.terminal, job, committed, total) as view:
+        with view_of(app, lead + item.document, committed, text.total, json=job.json) as view:
             async for event in events:
                 view.show(event)
                 if isinstance(event, pb.IngestResult) and not job.json:
                     view.stop()
-                    app.terminal.print(_summary(job, event, time.monotonic() - began))
-    return 0
-
-
-def _open(file: str) -> tuple[DocumentSource, int | None]:
-    """The source and, where it can be known, its size in bytes."""
-    if file != "-":
-        path = Path(file)
-        return path, path.stat().st_size if path.is_file() or not path.exists() else None
-    if sys.stdin.seekable():
-        stdin = sys.stdin.buffer
-        return stdin, os.fstat(stdin.fileno()).st_size - stdin.tell()
-    return _stdin_pieces(), None
+                    line = _summary(item.document, event, time.monotonic() - began)
+                    app.terminal.print(lead + line)
 
 
 async def _stdin_pieces() -> AsyncIterator[bytes]:
@@ -155,7 +250,7 @@ async def _readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
-def _summary(job: Job, result: pb.IngestResult, elapsed_seconds: float) -> str:
+def _summary(document: str, result: pb.IngestResult, elapsed_seconds: float) -> str:
     parts = [
         f"{size(result.committed_bytes)}",
         f"{count(result.tokens)} tokens in {duration(elapsed_seconds)}",
@@ -163,124 +258,4 @@ def _summary(job: Job, result: pb.IngestResult, elapsed_seconds: float) -> str:
     ]
     if result.HasField("surprise_nats"):
         parts.insert(2, f"surprise {result.surprise_nats:.2f}")
-    return f"Read {job.document}{'' if result.ended else ' (left open)'}: {', '.join(parts)}."
-
-
-class _View:
-    """Shows events; this one shows them as JSON lines, the others override what they draw."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        self.terminal = terminal
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def show(self, event: IngestEvent) -> None:
-        self.terminal.json(_as_json(event))
-
-    def stop(self) -> None:
-        pass
-
-
-def _as_json(event: IngestEvent) -> dict[str, Any]:
-    match event:
-        case Resuming():
-            return {
-                "event": "resuming",
-                "error": str(event.error),
-                "delay_seconds": event.delay_seconds,
-            }
-        case pb.StatusUpdate():
-            return {"event": "status", **to_plain(event)}
-        case pb.IngestProgress():
-            return {"event": "progress", **to_plain(event)}
-        case pb.IngestResult():
-            return {"event": "result", **to_plain(event)}
-
-
-class _Plain(_View):
-    """A line now and then, for logs."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        super().__init__(terminal)
-        self._began = self._last = time.monotonic()
-
-    def show(self, event: IngestEvent) -> None:
-        match event:
-            case Resuming():
-                self.terminal.note(_resuming(event))
-            case pb.StatusUpdate():
-                self.terminal.note(_waiting(event))
-            case pb.IngestProgress() if time.monotonic() - self._last > _PLAIN_EVERY_SECONDS:
-                self._last = time.monotonic()
-                rate = event.tokens / (self._last - self._began)
-                self.terminal.note(
-                    f"{count(event.committed_bytes)} bytes, {count(event.tokens)} tokens, "
-                    f"{rate:.0f} tokens/s, surprise {_surprise(event)}"
-                )
-
-
-class _Bar(_View):
-    """A progress bar, for people."""
-
-    def __init__(self, terminal: Terminal, document: str, committed: int, total: int | None):
-        from rich import progress
-
-        super().__init__(terminal)
-        self._progress: Progress = progress.Progress(
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.DownloadColumn(),
-            progress.TextColumn("{task.fields[figures]}", markup=False),
-            progress.TimeRemainingColumn(),
-            console=terminal.err_console(),
-        )
-        self._task = self._progress.add_task(document, completed=committed, total=total, figures="")
-        self._began = time.monotonic()
-        self._progress.start()
-
-    def show(self, event: IngestEvent) -> None:
-        match event:
-            case Resuming():
-                self._progress.update(self._task, figures=_resuming(event))
-            case pb.StatusUpdate():
-                self._progress.update(self._task, figures=_waiting(event))
-            case _:
-                rate = event.tokens / max(time.monotonic() - self._began, 1e-3)
-                self._progress.update(
-                    self._task,
-                    completed=event.committed_bytes,
-                    figures=f"{count(event.tokens)} tokens, {rate:.0f}/s, "
-                    f"surprise {_surprise(event)}",
-                )
-
-    def stop(self) -> None:
-        self._progress.stop()
-
-
-def _view_of(terminal: Terminal, job: Job, committed: int, total: int | None) -> _View:
-    if job.json:
-        return _View(terminal)
-    if terminal.err.isatty():
-        return _Bar(terminal, job.document, committed, total)
-    return _Plain(terminal)
-
-
-def _resuming(event: Resuming) -> str:
-    return f"connection lost, reconnecting in {event.delay_seconds:.1f} s"
-
-
-def _waiting(event: pb.StatusUpdate) -> str:
-    return "learning ..." if event.status == pb.STATUS_LEARNING else "waiting for other turns ..."
-
-
-def _surprise(event: pb.IngestProgress | pb.IngestResult) -> str:
-    return f"{event.surprise_nats:.2f}" if event.HasField("surprise_nats") else "-"
+    return f"Read {document}{'' if result.ended else ' (left open)'}: {', '.join(parts)}."

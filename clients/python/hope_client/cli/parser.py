@@ -199,23 +199,36 @@ def _add_turns(commands: _Commands) -> None:
     )
     _add_json(generate)
 
-    ingest = commands.add("ingest", "ingest:ingest", "read a document into a session")
+    ingest = commands.add("ingest", "ingest:ingest", "read documents into a session")
     ingest.add_argument(
-        "file",
-        metavar="FILE|-",
-        help=(
-            "UTF-8 file, or - for standard input; always give the whole document from its beginning"
-        ),
+        "files",
+        nargs="+",
+        metavar="FILE|DIR|-",
+        help="UTF-8 text file, folder, quoted glob pattern, or - for standard input; always give "
+        "whole documents: a repeated command resumes where it stopped",
     )
     ingest.add_argument(
-        "--session", required=True, metavar="SESSION", help="session that reads the document"
+        "--session", required=True, metavar="SESSION", help="session that reads the documents"
     )
     ingest.add_argument(
         "--document",
         default="",
         metavar="NAME",
-        help="name of the document (default: the file name)",
+        help="name of the document (default: the file name, or the path within the folder)",
     )
+    ingest.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="files of a folder to read, such as '*.md'; repeatable (default: all)",
+    )
+    ingest.add_argument(
+        "--replace",
+        action="store_true",
+        help="forget a different document of the same name, then read this one",
+    )
+    ingest.add_argument("--as-text", action="store_true", help="read HTML with its markup")
     ingest.add_argument(
         "--conversation",
         default="",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hope_client.cli.chat import Chat
+from hope_client.cli.documents import choose
 from hope_client.cli.ingest import Job, run_job
 from hope_client.cli.sessions import drift, learn, rolled_back
 from hope_client.errors import NotFoundError
@@ -50,7 +51,7 @@ class SlashCommands:
             "/drift": _Command(
                 "/drift", "show how far the memory is from the base model", self._drift
             ),
-            "/ingest": _Command("/ingest FILE", "read a document into the session", self._ingest),
+            "/ingest": _Command("/ingest FILE", "read a document or a folder", self._ingest),
             "/help": _Command(
                 "/help", "show this list; start a message with // to send a leading /", self._help
             ),
@@ -126,16 +127,8 @@ class SlashCommands:
 
     def _ingest(self, file: str) -> None:
         chat = self._chat
-        path = Path(file).expanduser()
-        code = run_job(
-            chat.app,
-            Job(
-                session=chat.session,
-                file=str(path),
-                document=path.name,
-                learn=not chat.read_only,
-            ),
-        )
+        items = choose([str(Path(file).expanduser())], [])
+        code = run_job(chat.app, Job(session=chat.session, learn=not chat.read_only), items)
         if code and not chat.terminal.interactive:
             raise SystemExit(code)  # a script must learn that a line failed
 

@@ -42,7 +42,9 @@ class Terminal:
 
     def json(self, value: Any) -> None:
         """One JSON document on one line, which is also how JSON lines are made."""
-        self.out.write(json.dumps(value, ensure_ascii=False) + "\n")
+        # What a narrow encoding would replace is escaped instead.
+        wide = (self.out.encoding or "").lower().replace("-", "") == "utf8"
+        self.out.write(json.dumps(value, ensure_ascii=not wide) + "\n")
         self.out.flush()
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

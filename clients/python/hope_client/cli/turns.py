@@ -10,11 +10,11 @@ import contextlib
 import math
 import sys
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 from hope.v1 import inference_pb2 as pb
 
 from hope_client.cli.app import App
+from hope_client.cli.streams import read_text
 from hope_client.cli.terminal import Terminal
 from hope_client.cli.view import count, to_plain
 from hope_client.events import GenerateEvent, Restarted, Resuming
@@ -39,7 +39,7 @@ _WAITS = {
 def generate(app: App) -> int:
     """Runs one turn; the reply streams to stdout."""
     args = app.args
-    text = sys.stdin.read() if args.text == "-" else args.text
+    text = read_text("-") if args.text == "-" else args.text
     events = app.client.generate(
         args.session,
         messages_of(args.system, text),
@@ -58,7 +58,7 @@ def generate(app: App) -> int:
 def score(app: App) -> int:
     """Scores a text and prints its surprise."""
     args = app.args
-    text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+    text = read_text(args.file)
     answer = app.run(app.client.score(args.session, text, context=args.context, frozen=args.frozen))
     mean = answer.total_nats / answer.tokens if answer.tokens else None
     perplexity = None if mean is None else math.exp(min(mean, 700.0))

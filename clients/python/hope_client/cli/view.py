@@ -27,7 +27,7 @@ LEVEL_HEADERS = (
 def to_plain(message: Message) -> dict[str, Any]:
     """Fields by name, every one of them: integers as numbers, enums by name, unset as None.
 
-    Timestamps are RFC 3339 text; a duration `x` becomes `x_seconds`. The JSON
+    Timestamps are RFC 3339 text, bytes hexadecimal; a duration `x` becomes `x_seconds`. The JSON
     mapping of protobuf would turn every 64-bit integer into a string.
     """
     plain: dict[str, Any] = {}
@@ -44,6 +44,8 @@ def to_plain(message: Message) -> dict[str, Any]:
             plain[field.name] = None
         elif isinstance(value, Timestamp):
             plain[field.name] = value.ToJsonString()
+        elif isinstance(value, bytes):
+            plain[field.name] = value.hex()
         elif isinstance(value, Message):
             plain[field.name] = to_plain(value)
         elif field.enum_type is not None:
