@@ -19,7 +19,7 @@ from benchmarks.common import (
 )
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import FinishReason, TextPiece
-from hope_runtime.engine.runner import Pass, Runner
+from hope_runtime.engine.runner import ForwardChunk, Runner
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateTurn
@@ -106,7 +106,7 @@ def _decoder(model: BaseModel, memories: list[LoraAdapter] | list[None]) -> Call
     """Measures tokens per second of rows that decode together, one for each of `memories`."""
     reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
     prompt = tuple(model.tokenizer.encode("The history of the lighthouse begins with a storm"))
-    rows = [reader.new_row() for _ in memories]
+    rows = [reader.new_slot() for _ in memories]
     for number, (row, adapter) in enumerate(zip(rows, memories, strict=True)):
         row.adapter = adapter
         runner.finish(reader.read(row, prompt * (number % 4 + 4)))  # windows of several lengths
@@ -115,7 +115,7 @@ def _decoder(model: BaseModel, memories: list[LoraAdapter] | list[None]) -> Call
         lengths = [row.kv.length for row in rows]
         started = time.perf_counter()
         for _ in range(STEPS):
-            runner.run([Pass(row, (30,)) for row in rows])
+            runner.run([ForwardChunk(row, (30,)) for row in rows])
         spent = time.perf_counter() - started
         for row, length in zip(rows, lengths, strict=True):
             row.kv.truncate(length)

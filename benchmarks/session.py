@@ -17,7 +17,7 @@ from benchmarks.common import (
     some_terms,
     text_spans,
 )
-from hope_runtime.engine.kv_slots import Row
+from hope_runtime.engine.kv_slots import Slot
 from hope_runtime.engine.runner import Runner
 from hope_runtime.engine.window_reader import Reader
 from hope_runtime.learning import Learner
@@ -44,7 +44,7 @@ def decode_single(model: BaseModel) -> Entry:
     ids = torch.tensor([prompt])
 
     def ours() -> float:
-        row = reader.new_row()
+        row = reader.new_slot()
         row.adapter = adapter
         logits = runner.finish(reader.read(row, prompt)).logits
         started = time.process_time()
@@ -72,7 +72,7 @@ def prefill_read_only(model: BaseModel) -> Entry:
     tokens = tuple(t for span in text_spans(model, 1000) for t in span)[:1000]
     rates = []
     for _ in range(PAIRS):
-        row = reader.new_row()
+        row = reader.new_slot()
         row.adapter = some_terms(model)
         started = time.process_time()
         runner.finish(reader.read(row, tokens))
@@ -107,7 +107,7 @@ def window_loss(model: BaseModel) -> Entry:
     for position in range(20_000, 24_000, 800):
         tokens = Window(WINDOW_TOKENS).append(stream[:position]).tokens
         size = len(tokens)
-        row = reader.new_row()
+        row = reader.new_slot()
         reading = runner.finish(reader.read(row, tokens, score=range(size - SCORED, size)))
         hopped.append(reading.nats / SCORED)
         with torch.no_grad():
@@ -147,12 +147,12 @@ def decode_position(model: BaseModel) -> Entry:
         assert window.position >= position
         # The windows fill and empty in turns; compared at the same fill, whatever the position.
         tokens = window.tokens[-(WINDOW_TOKENS // 2) :]
-        row = reader.new_row()
+        row = reader.new_slot()
         row.adapter = some_terms(model)
         runner.finish(reader.read(row, tokens))
         rows[position] = row
 
-    def spent(row: Row) -> float:
+    def spent(row: Slot) -> float:
         length = row.kv.length
         started = time.process_time()
         for _ in range(DECODED):

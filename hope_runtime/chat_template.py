@@ -19,6 +19,13 @@ import jinja2.sandbox
 
 from hope_runtime.errors import CorruptModelError, InvalidRequestError
 
+# Of a model of plain text: a reply goes on where the user's text ends, and the next turn begins on
+# a line of its own.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}"
+    "{{ message['content'] }}{% endfor %}"
+)
+
 
 class ChatTemplate:
     """A compiled template. Raises CorruptModelError for source that is not Jinja."""

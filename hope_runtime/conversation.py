@@ -130,6 +130,26 @@ def with_leading_spaces(pieces: Sequence[Piece]) -> list[Piece]:
     return _not_empty(found)
 
 
+def fields_of(role: str, turn_pieces: Callable[..., list[Piece]]) -> Fields:
+    """Place of the content of `role`, "user" or "assistant", in the first exchange of a
+    conversation. `turn_pieces` is the tokenizer's, for a conversation that begins."""
+    exchange = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    said = exchange[:1] if role == "user" else exchange
+    pieces = turn_pieces(said, add_generation_prompt=role == "user")
+    last = len(said) - 1
+    at = next(
+        index
+        for index, piece in enumerate(pieces)
+        if piece.is_content and piece.message_index == last
+    )
+    before, after = pieces[:at], pieces[at + 1 :]
+    return Fields(
+        "".join(piece.text for piece in before),
+        pieces[at].text.removesuffix(said[last]["content"]),
+        "".join(piece.text for piece in after),
+    )
+
+
 def _after_reply(text: str, reply: str, ends: Sequence[str]) -> tuple[str, bool]:
     """What a rendered conversation holds after a reply and its end token, and whether there was
     such a token."""

@@ -14,21 +14,22 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-from hope_runtime.chat_template import ChatTemplate
+from hope_runtime.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from hope_runtime.conversation import (
     Fields,
     Message,
     Piece,
     cut_out_contents,
+    fields_of,
     with_leading_spaces,
     with_openings,
 )
 from hope_runtime.errors import CorruptModelError, InvalidRequestError
 from hope_runtime.token_bytes import byte_alphabet, byte_level_json, byte_table
-from hope_runtime.tokenizer_backend import make_backends, tokenisation_of
+from hope_runtime.tokenizer_backend import encode_joined, make_backends, tokenisation_of
 
 __all__ = [
     "PLAIN_TEMPLATE",
@@ -119,14 +120,7 @@ class Tokenizer:
         if len(spans) < 2:
             found = [self.encode(span) for span in spans]
         else:
-            found = [[] for _ in spans]
-            whole = self._plain.encode("".join(spans), add_special_tokens=False)
-            index, end = 0, len(spans[0])
-            for token, (start, _) in zip(whole.ids, whole.offsets, strict=True):
-                while start >= end and index + 1 < len(spans):
-                    index += 1
-                    end += len(spans[index])
-                found[index].append(token)
+            found = encode_joined(self._plain, spans)
         return (tuple(ids) for ids in found if ids)
 
     @cached_property
@@ -233,21 +227,7 @@ class Tokenizer:
     def fields(self, role: str) -> Fields:
         """Where the content of `role`, "user" or "assistant", stands in the first exchange of a
         conversation. Raises as `turn_pieces` does."""
-        exchange = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-        said = exchange[:1] if role == "user" else exchange
-        pieces = self.turn_pieces(said, first=True, add_generation_prompt=role == "user")
-        last = len(said) - 1
-        at = next(
-            index
-            for index, piece in enumerate(pieces)
-            if piece.is_content and piece.message_index == last
-        )
-        before, after = pieces[:at], pieces[at + 1 :]
-        return Fields(
-            "".join(piece.text for piece in before),
-            pieces[at].text.removesuffix(said[last]["content"]),
-            "".join(piece.text for piece in after),
-        )
+        return fields_of(role, partial(self.turn_pieces, first=True))
 
     def _parts(self, text: str) -> Iterator[tuple[str, bool]]:
         """A template's text cut around the control tokens in it, and whether each part is one."""
@@ -265,18 +245,6 @@ class Tokenizer:
     @cached_property
     def _added_ids(self) -> frozenset[int]:
         return frozenset(self._template.get_added_tokens_decoder())
-
-    def _after_reply(self, text: str, reply: str) -> tuple[str, bool]:
-        """What a rendered conversation holds after a reply and its end token, and whether there
-        was one."""
-        _, found, rest = text.rpartition(reply)
-        if not found:
-            raise InvalidRequestError("the chat template drops replies", field="messages")
-        bare = rest.lstrip()
-        for token in self._eos_tokens:
-            if bare.startswith(token):
-                return bare[len(token) :], True
-        return rest, False
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Tokenizer:
@@ -320,14 +288,6 @@ class Tokenizer:
         """SHA-256 of the chat template's source, in hex; empty without one."""
         source = self._chat_template
         return "" if source is None else hashlib.sha256(source.encode()).hexdigest()
-
-
-# Of a model of plain text: a reply goes on where the user's text ends, and the next turn begins on
-# a line of its own.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}"
-    "{{ message['content'] }}{% endfor %}"
-)
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +52,20 @@ class Backends:
     template: tokenizers.Tokenizer
     opening: Opening | None
     control: frozenset[int]
+
+
+def encode_joined(plain: tokenizers.Tokenizer, spans: Sequence[str]) -> list[list[int]]:
+    """Ids of consecutive spans, at least one, that are encoded as one text; a token belongs to the
+    span in which it begins."""
+    found: list[list[int]] = [[] for _ in spans]
+    whole = plain.encode("".join(spans), add_special_tokens=False)
+    index, end = 0, len(spans[0])
+    for token, (start, _) in zip(whole.ids, whole.offsets, strict=True):
+        while start >= end and index + 1 < len(spans):
+            index += 1
+            end += len(spans[index])
+        found[index].append(token)
+    return found
 
 
 def make_backends(

@@ -30,6 +30,7 @@ from pydantic_settings import CliApp
 
 from hope_runtime.checkpoints import load_model, written_texts_dir
 from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
+from hope_runtime.device import Device
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.hope_engine import HopeEngine
 from hope_runtime.engine.prompt import chat_problems
@@ -273,9 +274,24 @@ def _listen(server: aio.Server, address: str, credentials: grpc.ServerCredential
         raise OSError(f"cannot listen on {address}: {error}") from error
 
 
+def _bytes(settings: Settings, model: BaseModel | HopeModel) -> str:
+    """Bytes that serving takes at most, beside the working memory of a step."""
+    weights = sum(tensor.nbytes for _, tensor in model.weights.named())
+    parts = {
+        "weights": weights,
+        "windows": settings.window_cache_bytes,
+        "adapters": settings.memory_cache_bytes,
+    }
+    return ", ".join(f"{name} {size / (1 << 20):,.0f} MiB" for name, size in parts.items())
+
+
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM, SIGINT or an operator's Drain, then drains."""
-    model = load_model(settings.model, dtype=settings.dtype, progress=_show_progress)
+    # vLLM, as it is installed here, decodes on the CPU.
+    device = "cpu" if settings.engine == "vllm" and settings.device == "auto" else settings.device
+    model = load_model(settings.model, dtype=settings.dtype, device=device, progress=_show_progress)
+    chosen = Device.of(model, settings.threads)
+    print(f"computes on {chosen.describe()}; {_bytes(settings, model)}", file=sys.stderr)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

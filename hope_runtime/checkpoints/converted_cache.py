@@ -13,7 +13,6 @@ other format and not where the cache is; __init__.py does.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import secrets
@@ -29,7 +28,7 @@ import safetensors.torch
 from torch import Tensor
 
 from hope_runtime.errors import CorruptModelError, UnsupportedModelError
-from hope_runtime.layers.config import ModelConfig, RopeScaling
+from hope_runtime.layers.config import ModelConfig
 from hope_runtime.models.decoder.weights import (
     BaseModel,
     BaseWeights,
@@ -95,7 +94,8 @@ def load_converted(directory: Path) -> BaseModel:
             raise CorruptModelError(
                 f"{directory / _WEIGHTS} has {size} bytes instead of {manifest['weights_bytes']}"
             )
-        config = _config_from_json((directory / _CONFIG).read_text(encoding="utf-8"))
+        fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+        config = ModelConfig.from_fields(fields)
         stored = json.loads((directory / _TOKENIZER).read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(directory / _WEIGHTS)
         _check(directory, config, tensors)
@@ -156,7 +156,7 @@ def save_converted(
         tensors = {name: tensor.contiguous() for name, tensor in weights.named()}
         _check(directory, config, tensors)
         safetensors.torch.save_file(tensors, building / _WEIGHTS)
-        (building / _CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=1), "utf-8")
+        (building / _CONFIG).write_text(json.dumps(config.to_fields(), indent=1), "utf-8")
         (building / _TOKENIZER).write_text(tokenizer.to_json(), "utf-8")
         manifest = {
             "format": FORMAT,
@@ -244,12 +244,3 @@ def _check(directory: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> 
                 f"tensor {name} of {directory} has shape {tuple(tensors[name].shape)} instead of "
                 f"{shape}"
             )
-
-
-def _config_from_json(text: str) -> ModelConfig:
-    fields = json.loads(text)
-    if fields.get("rope_scaling") is not None:
-        fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
-    if fields.get("rope_factors") is not None:
-        fields["rope_factors"] = tuple(fields["rope_factors"])
-    return ModelConfig(**fields)

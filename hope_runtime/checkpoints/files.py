@@ -35,5 +35,5 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError) as error:
         raise CorruptModelError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CorruptModelError(f"{file} should hold a JSON object")
+        raise CorruptModelError(f"{file} does not contain a JSON object")
     return value

@@ -28,7 +28,7 @@ def read_tokenizer(path: Path, config: dict[str, Any]) -> Tokenizer:
     """
     file = path / "tokenizer.json"
     if not file.is_file():
-        raise TokenizerMissingError(f"{path} holds no tokenizer.json")
+        raise TokenizerMissingError(f"{path} does not contain tokenizer.json")
     refuse_pointer(file)
     try:
         return _read(path, file.read_text(encoding="utf-8"), config)

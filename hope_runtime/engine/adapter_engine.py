@@ -1,17 +1,17 @@
-"""What engines of a frozen backbone have in common: all that takes no step of the model.
+"""Base class of the engines of a frozen decoder: everything that takes no step of the model.
 
-A session's levels are low-rank terms beside the shared weights, whoever computes the turns, and
-they learn by the Learner on a thread beside it.
+A session's levels are low-rank adapters beside the shared weights, whichever engine computes the
+turns, and they learn by the Learner on a thread beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 
 from hope_runtime.engine import turn as turns
 from hope_runtime.engine.adapter_layout import AdapterLayout
-from hope_runtime.engine.scheduler import Ticket
+from hope_runtime.engine.request import Request
 from hope_runtime.learning import Learner
 from hope_runtime.learning.drift import base_norm, relative_change
 from hope_runtime.models.decoder.weights import BaseModel
@@ -23,9 +23,9 @@ from hope_runtime.session.policy import POLICIES, LearningPolicy
 
 
 class AdapterEngine:
-    """A part of SessionEngine: policies, layout, and what is known of memories without computing.
+    """A part of SessionEngine: policies, layout, and what follows from memories without computing.
 
-    `branch` is the trained fast memory beside the model, if the engine serves one.
+    `fast_memory` is the trained fast memory beside the model, if the engine serves one.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class AdapterEngine:
 
     @property
     def policies(self) -> Mapping[str, LearningPolicy]:
+        """Policies by name; those that write a fast memory only where the model has one."""
         if self.fast_memory is not None:
             return POLICIES
         return {name: policy for name, policy in POLICIES.items() if not policy.writes_forward}
@@ -48,6 +49,7 @@ class AdapterEngine:
 
     @cached_property
     def layout(self) -> AdapterLayout:
+        """Layout of a session's stored tensors."""
         return AdapterLayout(self.model.config, self.fast_memory)
 
     @cached_property
@@ -55,6 +57,7 @@ class AdapterEngine:
         return base_norm(self.model)
 
     def state_bytes_limit(self, policy: LearningPolicy) -> int:
+        """Bytes that a session's levels take once each has learnt."""
         return state_bytes_limit(self.model.config, policy)
 
     def adapt(self, memory: SessionMemory) -> SessionMemory:
@@ -62,24 +65,17 @@ class AdapterEngine:
         return with_window(memory, self.window_tokens)
 
     def check(self, memory: SessionMemory, turn: turns.GenerateTurn) -> None:
-        """Raises InvalidRequestError if the turn would be refused. Any thread may call it."""
+        """Raise InvalidRequestError if the turn would be refused. Any thread may call it."""
         turns.place(self.model.tokenizer, memory, turn, self.window_tokens)
 
-    def observe(self, memory: SessionMemory, record: Record) -> Ticket[SessionMemory]:
-        """The memory after a record; nothing need be computed for it, so it is there at once."""
-
-        def work() -> Generator[None, None, SessionMemory]:
-            return observe(memory, record, window_tokens=self.window_tokens)
-            yield
-
-        ticket = Ticket(work())
-        resolve = ticket.advance(None)
-        assert resolve is not None
-        resolve()
-        return ticket
+    def observe(self, memory: SessionMemory, record: Record) -> Request[SessionMemory]:
+        """The memory after a record; nothing is computed for it, so it is there at once."""
+        request: Request[SessionMemory] = Request()
+        request.future.set_result(observe(memory, record, window_tokens=self.window_tokens))
+        return request
 
     def change(self, before: SessionMemory | None, after: SessionMemory) -> list[float]:
-        """Of each level the relative norm of what was added between two memories."""
+        """Relative norm of what was added between two memories, of each level."""
         old = [None] * len(after.levels) if before is None else before.levels
         return [
             relative_change(one, other, self._base_norm)

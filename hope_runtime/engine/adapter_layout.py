@@ -18,26 +18,30 @@ from hope_runtime.session.policy import LevelConfig
 @dataclass(frozen=True, slots=True)
 class AdapterLayout:
     """Sessions of a frozen backbone: levels are low-rank terms; what is written forward is the
-    memory of the trained branch beside it, if there is one."""
+    memory of the trained fast memory beside it, if there is one."""
 
     model: ModelConfig
     fast_memory: FastMemory | None = None
 
     @property
     def vocab_size(self) -> int:
+        """Token ids are below it."""
         return self.model.vocab_size
 
     def level(self, index: int, config: LevelConfig, tensors: Tensors) -> LoraAdapter:
+        """See Layout.level."""
         check_tensors("level", tensors, shapes(self.model, config.rank), STORED_DTYPE)
         return LoraAdapter(**tensors)
 
     def check_fast(self, tensors: Tensors) -> None:
+        """See Layout.check_fast."""
         if self.fast_memory is None:
             raise CorruptStateError("the session has a fast memory, but the model does not")
         shape = self.fast_memory.shape()
         check_tensors("fast memory", tensors, {tensor_name(self.fast_memory): shape}, torch.float32)
 
     def check_context(self, tensors: Tensors) -> None:
+        """See Layout.check_context."""
         raise CorruptStateError(
             "a conversation has a stored context, but the model does not use one"
         )

@@ -1,8 +1,8 @@
-"""What a server needs of an engine, whichever model it runs.
+"""Interface between a server and an engine, whichever model it runs.
 
-An engine knows no users and no stores: callers bring an immutable memory and get back what the
-session knows afterwards. Work is submitted and comes back as tickets, whose futures resolve on a
-thread of the engine.
+An engine knows no users and no stores: callers bring an immutable memory and get back the session
+after the turn. Work is submitted and comes back as requests, whose futures resolve on a thread of
+the engine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol, Self
 import torch
 
 from hope_runtime.engine.reply import OnText
-from hope_runtime.engine.scheduler import Ticket
+from hope_runtime.engine.request import Request
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.learning import Consolidation
 from hope_runtime.session.fold import Boundary
@@ -28,24 +28,31 @@ from hope_runtime.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What the engine carries now."""
+    """Requests and bytes that an engine carries now.
+
+    `resident_rows` counts windows that are kept or in use; `resident_bytes` is their size and that
+    of the adapters kept ready.
+    """
 
     running: int
     waiting: int
     learning: int
-    # Windows that are kept or in use, and what they and the memories kept ready take.
     resident_rows: int
     resident_bytes: int
 
 
 class ServedModel(Protocol):
-    """What a server asks of a model itself."""
+    """Properties of a model that a server needs."""
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer with the chat template."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over what a memory depends on (models/decoder/weights.py)."""
+        ...
 
     @property
     def former(self) -> frozenset[str]:
@@ -54,22 +61,26 @@ class ServedModel(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it; empty where that is not known."""
+        """Name that people know the model by; empty where that is not known."""
         ...
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """Dtype that the model computes in."""
+        ...
 
 
 class SessionEngine(Protocol):
     """Runs turns and consolidations of any number of sessions on one model.
 
     `row` names whatever an engine keeps between the turns of one conversation; one turn at a time
-    a row. Memories are never changed; outcomes bring the memory after the turn.
+    runs on a row. Memories are never changed; outcomes bring the memory after the turn.
     """
 
     @property
-    def model(self) -> ServedModel: ...
+    def model(self) -> ServedModel:
+        """The model that all sessions share."""
+        ...
 
     @property
     def window_tokens(self) -> int:
@@ -82,7 +93,9 @@ class SessionEngine(Protocol):
         ...
 
     @property
-    def layout(self) -> Layout: ...
+    def layout(self) -> Layout:
+        """Layout of a session's stored tensors."""
+        ...
 
     @property
     def learns_beside_turns(self) -> bool:
@@ -94,11 +107,11 @@ class SessionEngine(Protocol):
         ...
 
     def adapt(self, memory: SessionMemory) -> SessionMemory:
-        """A memory that was stored, as this engine continues it: with windows of its own size."""
+        """A stored memory as this engine continues it: with windows of its own size."""
         ...
 
     def check(self, memory: SessionMemory, turn: GenerateTurn) -> None:
-        """Raises InvalidRequestError if the turn would be refused. Any thread may call it."""
+        """Raise InvalidRequestError if the turn would be refused. Safe on any thread."""
         ...
 
     def generate(
@@ -109,42 +122,44 @@ class SessionEngine(Protocol):
         on_text: OnText,
         *,
         ready: Callable[[], bool] = ...,
-    ) -> Ticket[GenerateOutcome]:
-        """Answers. `on_text` is called on the engine's thread and must not block."""
+    ) -> Request[GenerateOutcome]:
+        """Answer a turn. `on_text` is called on the engine's thread and must not block."""
         ...
 
-    def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Ticket[ReadOutcome]:
-        """Reads a document's record, scoring it."""
+    def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Request[ReadOutcome]:
+        """Read a document's record, scoring it."""
         ...
 
-    def score(self, memory: SessionMemory | None, context: str, text: str) -> Ticket[ReadOutcome]:
-        """Scores a text in a conversation of its own; a memory of None is the frozen model."""
+    def score(self, memory: SessionMemory | None, context: str, text: str) -> Request[ReadOutcome]:
+        """Score a text in a conversation of its own; a memory of None is the frozen model."""
         ...
 
-    def observe(self, memory: SessionMemory, record: Record) -> Ticket[SessionMemory]:
-        """The memory after a record of the log that nobody answers or scores: an event, or what a
-        fold reads again."""
+    def observe(self, memory: SessionMemory, record: Record) -> Request[SessionMemory]:
+        """The memory after a record of the log that nobody answers or scores: an event, or a record
+        that a fold reads again."""
         ...
 
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
-    ) -> Ticket[tuple[SessionMemory, Consolidation]]:
-        """Learns at one boundary; a pure function of memory and boundary."""
+    ) -> Request[tuple[SessionMemory, Consolidation]]:
+        """Learn at one boundary; a pure function of memory and boundary."""
         ...
 
     def change(self, before: SessionMemory | None, after: SessionMemory) -> list[float]:
-        """Of each level the relative norm of what changed between two memories of one policy; None
-        is the model itself."""
+        """Relative norm of the change between two memories of one policy, of each level; None is
+        the model itself."""
         ...
 
     def drop(self, row: Hashable) -> None:
-        """Forgets what is kept of a row, if it is not in use."""
+        """Forget what is kept of a row, if it is not in use."""
         ...
 
-    def load(self) -> EngineLoad: ...
+    def load(self) -> EngineLoad:
+        """Requests and bytes that the engine carries now."""
+        ...
 
     def close(self) -> None:
-        """Stops after the present pieces; what was not done is cancelled."""
+        """Stop after the pieces at work; what is left is cancelled."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -26,7 +26,8 @@ class TextStream:
         return self._release(self._decoder.decode(self._token_bytes(token)), final=False)
 
     def finish(self) -> str:
-        """What was held back at the end of the reply; broken characters become U+FFFD."""
+        """Release the text that is held back at the end of the reply; broken characters become
+        U+FFFD."""
         return self._release(self._decoder.decode(b"", True), final=True)
 
     def _release(self, text: str, *, final: bool) -> str:

@@ -1,8 +1,8 @@
-"""The trained fast memory beside a batched pass: what each row's own memory adds to its tokens.
+"""Trained fast memories of a batch: each row's own memory adds to its own tokens.
 
-A pass reads and never writes; writing is learning's (learning/forward.py). Keys and values of a
-window do not depend on what the memory holds, so a row that gets a newer one keeps its cache. What
-queries are made of is kept beside keys and values, for every place of the window.
+A pass reads and never writes; learning/recipes/fast_memory_writer.py writes. Keys and values of a
+window do not depend on what the memory holds, so a row that gets a newer one keeps its cache. The
+inputs of queries are kept beside keys and values, for every place of the window.
 
 Shape suffixes: N tokens of all rows, B rows, T tokens of one row, S = W - 1 + T, D model width,
 X values a token at the sources, R width of an input, W taps, H heads, V value width, K key width.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hope_runtime.engine.kv_slots import Row
+from hope_runtime.engine.kv_slots import Slot
 from hope_runtime.models.fast_memory.memory import find, inputs
 from hope_runtime.models.fast_memory.weights import FastMemory
 
@@ -28,45 +28,47 @@ class BatchedFastMemory:
     """
 
     def __init__(
-        self, fast_memory: FastMemory, rows: Sequence[Row], lengths: Sequence[int]
+        self, fast_memory: FastMemory, slots: Sequence[Slot], lengths: Sequence[int]
     ) -> None:
         self._fast_memory = fast_memory
-        self._rows = rows
+        self._slots = slots
         self._lengths = list(lengths)
         self._seen: list[Tensor] = []
 
     def at(self, layer: int, x_ND: Tensor) -> Tensor:
-        """See model/hope.py; (1, T, D) of a row alone is taken as well."""
+        """Implementation of models.decoder.forward.FastMemory; takes (N, D), or (1, T, D) of one
+        row."""
         config = self._fast_memory.config
         if layer in config.sources:
             self._seen.append(x_ND.reshape(-1, config.d_model))
         if layer != config.target:
             return x_ND
         self._keep(torch.cat(self._seen, dim=-1))
-        if all(row.fast is None for row in self._rows):
+        if all(slot.fast is None for slot in self._slots):
             return x_ND
         return x_ND + self._added().view_as(x_ND).to(x_ND.dtype)
 
     def _keep(self, seen_NX: Tensor) -> None:
         input_NR = inputs(self._fast_memory.config, self._fast_memory.weights, seen_NX[None])[0]
-        for row, part_TR in zip(self._rows, torch.split(input_NR, self._lengths), strict=True):
-            assert row.inputs is not None
-            row.inputs[row.kv.length : row.kv.length + len(part_TR)] = part_TR
+        for slot, part_TR in zip(self._slots, torch.split(input_NR, self._lengths), strict=True):
+            assert slot.inputs is not None
+            slot.inputs[slot.kv.length : slot.kv.length + len(part_TR)] = part_TR
 
     def _added(self) -> Tensor:
         """(N, D), float32."""
         taps = [
-            self._taps(row, length) for row, length in zip(self._rows, self._lengths, strict=True)
+            self._taps(slot, length)
+            for slot, length in zip(self._slots, self._lengths, strict=True)
         ]
-        return find_of_rows(self._fast_memory, taps, [row.fast for row in self._rows])
+        return find_of_rows(self._fast_memory, taps, [slot.fast for slot in self._slots])
 
-    def _taps(self, row: Row, length: int) -> Tensor:
+    def _taps(self, slot: Slot, length: int) -> Tensor:
         """The inputs of the new tokens behind those of the W - 1 before them; zeros stand before
         the first token of a window. (W - 1 + T, R)"""
-        assert row.inputs is not None
+        assert slot.inputs is not None
         before = self._fast_memory.config.taps - 1
-        start = row.kv.length - before
-        taps = row.inputs[max(start, 0) : row.kv.length + length]
+        start = slot.kv.length - before
+        taps = slot.inputs[max(start, 0) : slot.kv.length + length]
         if start >= 0:
             return taps
         return torch.cat([taps.new_zeros(-start, taps.shape[1]), taps])
@@ -75,7 +77,7 @@ class BatchedFastMemory:
 def find_of_rows(
     fast_memory: FastMemory, taps: Sequence[Tensor], memories: Sequence[Tensor | None]
 ) -> Tensor:
-    """What the rows' tokens find, one row behind the other: (N, D), float32.
+    """Values that the rows' tokens find, one row behind the other: (N, D), float32.
 
     `taps` are each row's inputs, those of the W - 1 tokens before it included, (W - 1 + T, R);
     `memories` are (H, V, K). A row without one finds exactly nothing. Rows of one token are one

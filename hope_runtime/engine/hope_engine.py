@@ -1,8 +1,8 @@
-"""The engine of a native model, whose memories are written while tokens are read.
+"""Engine of a HOPE model, whose memories are written while tokens are read.
 
-All that a session needs is in its SessionMemory, so nothing is kept between turns. What may teach a
-level is computed row by row, on one thread, so that levels are the same to the last bit whatever
-else is served; tokens of replies, which teach nothing, are one batch.
+All that a session needs is in its SessionMemory, so nothing is kept between turns. Tokens that may
+teach a level are computed row by row, on one thread, so that levels are the same to the last bit
+whatever else is served; tokens of replies, which teach nothing, are one batch.
 
 Knows no users and no stores.
 """
@@ -12,16 +12,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as nnf
 
+from hope_runtime.device import Device
+from hope_runtime.engine import hope_reading as reading
 from hope_runtime.engine import hope_turn as turns
 from hope_runtime.engine.base import EngineLoad
+from hope_runtime.engine.learning_thread import GeneratorRequest
 from hope_runtime.engine.loop import Loop
 from hope_runtime.engine.reply import OnText
-from hope_runtime.engine.scheduler import MAX_ROWS, Resolve, Ticket
+from hope_runtime.engine.request import Request, always_ready
+from hope_runtime.engine.scheduler import MAX_ROWS
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.errors import DivergedStateError
 from hope_runtime.learning import Consolidation
@@ -39,7 +42,9 @@ from hope_runtime.session.policy import LearningPolicy
 
 
 class HopeEngine:
-    """See SessionEngine. Raises UnsupportedModelError for a model whose levels cannot be served.
+    """A SessionEngine, which documents its methods.
+
+    Raises UnsupportedModelError for a model whose levels cannot be served.
 
     A level learns at its boundaries while tokens are read, so a turn brings it along; only what a
     flush asks for (the end of a document or of a conversation) is consolidated behind the turn.
@@ -53,7 +58,7 @@ class HopeEngine:
         self.learns_beside_turns = False
         self._norms = [_norm(initial.theta) for initial in model.initial]
         self._batch = Batch(model)
-        self._loop = Loop(self._compute, threads=1, room=lambda: MAX_ROWS)
+        self._loop = Loop(self._compute, device=Device.of(model, threads=1), room=lambda: MAX_ROWS)
         self._loop.start()
 
     def __enter__(self) -> HopeEngine:
@@ -63,21 +68,24 @@ class HopeEngine:
         self.close()
 
     def close(self) -> None:
-        """Stops after the present pieces; what was not done is cancelled."""
+        """Stop after the pieces at work; what is left is cancelled."""
         self._loop.close()
 
     @property
     def window_tokens(self) -> int:
+        """Tokens that attention sees."""
         return self.model.config.window
 
     def state_bytes_limit(self, policy: LearningPolicy) -> int:
+        """Bytes of a session's levels, once each has learnt."""
         return sum(initial.nbytes for initial in self.model.initial)
 
     def adapt(self, memory: SessionMemory) -> SessionMemory:
+        """The memory itself: its windows are of the model's size."""
         return memory
 
     def check(self, memory: SessionMemory, turn: GenerateTurn) -> None:
-        """Raises InvalidRequestError if the turn would be refused. Any thread may call it."""
+        """Raise InvalidRequestError if the turn would be refused. Safe on any thread."""
         turns.prompt(self.model, memory, turn)
 
     def generate(
@@ -87,32 +95,31 @@ class HopeEngine:
         turn: GenerateTurn,
         on_text: OnText,
         *,
-        ready: Callable[[], bool] = lambda: True,
-    ) -> Ticket[GenerateOutcome]:
-        """Answers. `on_text` is called on the engine's thread and must not block."""
-        work = turns.generate(self.model, memory, turn, on_text)
-        return self._loop.serve(Ticket(work, ready=ready))
+        ready: Callable[[], bool] = always_ready,
+    ) -> Request[GenerateOutcome]:
+        """Answer a turn. `on_text` is called on the engine's thread and must not block."""
+        return self._loop.serve(turns.HopeGenerateRequest(self.model, memory, turn, on_text, ready))
 
-    def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Ticket[ReadOutcome]:
-        """Reads a document's record, scoring it."""
-        return self._loop.serve(Ticket(turns.read_record(self.model, memory, record)))
+    def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Request[ReadOutcome]:
+        """Read a document's record, scoring it."""
+        return self._loop.serve(turns.HopeReadRequest(self.model, memory, record))
 
-    def score(self, memory: SessionMemory | None, context: str, text: str) -> Ticket[ReadOutcome]:
-        """Scores a text in a conversation of its own; a memory of None is the frozen model."""
-        return self._loop.serve(Ticket(turns.score(self.model, memory, context, text)))
+    def score(self, memory: SessionMemory | None, context: str, text: str) -> Request[ReadOutcome]:
+        """Score a text in a conversation of its own; a memory of None is the frozen model."""
+        return self._loop.serve(turns.HopeScoreRequest(self.model, memory, context, text))
 
-    def observe(self, memory: SessionMemory, record: Record) -> Ticket[SessionMemory]:
+    def observe(self, memory: SessionMemory, record: Record) -> Request[SessionMemory]:
         """The memory after a record of the log that nobody answers or scores."""
-        return self._loop.serve(Ticket(turns.observe_record(self.model, memory, record)))
+        return self._loop.serve(turns.HopeObserveRequest(self.model, memory, record))
 
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
-    ) -> Ticket[tuple[SessionMemory, Consolidation]]:
-        """Learns what was gathered; a pure function of memory and boundary."""
-        return self._loop.teach(Ticket(self._consolidate(memory, boundary)))
+    ) -> Request[tuple[SessionMemory, Consolidation]]:
+        """Learn what was gathered; a pure function of memory and boundary."""
+        return self._loop.learn(GeneratorRequest(self._consolidate(memory, boundary)))
 
     def change(self, before: SessionMemory | None, after: SessionMemory) -> list[float]:
-        """Of each level the Frobenius norm of what changed, over that of theta_0."""
+        """Frobenius norm of the change of each level, over that of theta_0."""
         found = []
         for index, initial in enumerate(self.model.initial):
             old = initial if before is None else before.levels[index].weights or initial
@@ -121,42 +128,36 @@ class HopeEngine:
         return found
 
     def drop(self, row: Hashable) -> None:
-        """There is nothing to drop."""
+        """Nothing is kept, so nothing is dropped."""
 
     def load(self) -> EngineLoad:
+        """Requests that the engine carries now; no windows are kept."""
         running, waiting, learning = self._loop.load()
         return EngineLoad(running, waiting, learning, resident_rows=0, resident_bytes=0)
 
-    def _compute(self, tickets: Sequence[Ticket[Any]]) -> list[Resolve | None]:
-        """One pass of each turn. A turn whose pass cannot be computed fails alone."""
-        replies: dict[Ticket[Any], turns.HopeForwardChunk] = {}
-        for ticket in tickets:
-            wanted = ticket.wanted
-            assert isinstance(wanted, turns.HopeForwardChunk)
-            if turns.is_reply(self.model, wanted):
-                replies[ticket] = wanted
-        outputs = dict(zip(replies, self._together([*replies.values()]), strict=False))
-        return [
-            ticket.advance(outputs[ticket]) if ticket in outputs else self._advance(ticket)
-            for ticket in tickets
-        ]
+    def _compute(
+        self, chunks: Sequence[reading.HopeForwardChunk]
+    ) -> list[reading.HopeOutput | Exception]:
+        """The output of each chunk; one that cannot be computed fails alone."""
+        replies = [at for at, chunk in enumerate(chunks) if reading.is_reply(self.model, chunk)]
+        together = self._together([chunks[at] for at in replies])
+        outputs = dict(zip(replies, together, strict=False))
+        return [outputs.get(at) or self._alone(chunk) for at, chunk in enumerate(chunks)]
 
-    def _together(self, passes: Sequence[turns.HopeForwardChunk]) -> list[turns.HopeOutput]:
+    def _together(self, chunks: Sequence[reading.HopeForwardChunk]) -> list[reading.HopeOutput]:
         """The outputs of one batch; none when there is nothing to gain, or when it failed."""
-        if len(passes) < 2:
+        if len(chunks) < 2:
             return []
         try:
-            return turns.run_together(self._batch, passes)
+            return reading.run_together(self._batch, chunks)
         except Exception:
-            return []  # one by one it will show whose fault it is
+            return []  # computed one by one, only the chunk at fault fails
 
-    def _advance(self, ticket: Ticket[Any]) -> Resolve | None:
-        assert isinstance(ticket.wanted, turns.HopeForwardChunk)
+    def _alone(self, chunk: reading.HopeForwardChunk) -> reading.HopeOutput | Exception:
         try:
-            output = turns.run(self.model, ticket.wanted)
+            return reading.run(self.model, chunk)
         except Exception as error:
-            return ticket.fail(error)
-        return ticket.advance(output)
+            return error
 
     def _consolidate(
         self, memory: SessionMemory, boundary: Boundary

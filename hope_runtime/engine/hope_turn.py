@@ -1,26 +1,26 @@
-"""Turns of a native model, written as generators that yield what they want read next.
+"""Requests of a HOPE model, whose memories are written while tokens are read.
 
-As in turn.py a generator reads an immutable memory and returns what its turn found out; dropping it
-leaves no trace. Here reading is learning: the state that a pass returns holds what was written.
-Every token of a record is read exactly once, in order, so the state after a turn is a function of
-the record, and folding the log again gives the same one.
+As in request.py, a request reads an immutable memory, and dropping it leaves no trace. Here reading
+is learning: the state that a chunk returns holds what was written. Every token of a record is read
+exactly once, in order, so the state after a turn is a function of the record, and folding the log
+again gives the same one.
 
-Shape suffixes: T tokens, V vocabulary.
+Shape suffix: V vocabulary.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
-import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
+from hope_runtime.engine.hope_reading import HopeForwardChunk, HopeOutput, HopeReading
 from hope_runtime.engine.prompt import at_once, turn_record_in_steps
-from hope_runtime.engine.reply import OnText, write
+from hope_runtime.engine.reply import OnText, Reply, ReplyBuilder
+from hope_runtime.engine.request import Ready, Request, Status, always_ready
 from hope_runtime.engine.turn import (
     DEFAULT_MAX_TOKENS,
     GenerateOutcome,
@@ -28,76 +28,15 @@ from hope_runtime.engine.turn import (
     ReadOutcome,
     score_tokens,
 )
-from hope_runtime.models.hope.batch import Batch
 from hope_runtime.models.hope.model import fresh_context
 from hope_runtime.models.hope.served import HopeModel
 from hope_runtime.models.hope.session import enter, remember, restore
-from hope_runtime.models.hope.state import HopeState, fresh_state, has_room
-from hope_runtime.models.hope.stream import observe as stream
+from hope_runtime.models.hope.state import HopeState, fresh_state
 from hope_runtime.session.fold import observe
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory
 
 _Result = TypeVar("_Result")
-
-# Tokens of one pass; a reply waits for one pass of somebody else's text at most.
-CHUNK_TOKENS = 64
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HopeForwardChunk:
-    """Tokens that a state reads next, and which of them it may learn from."""
-
-    state: HopeState
-    ids: tuple[int, ...]
-    learn: tuple[bool, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HopeOutput:
-    """Scores of the token after each, (T, V), and the state after the last one."""
-
-    logits_TV: Tensor
-    state: HopeState
-
-
-Work = Generator[HopeForwardChunk | None, HopeOutput, _Result]
-
-
-def run(model: HopeModel, wanted: HopeForwardChunk) -> HopeOutput:
-    """Computes one pass, its row alone: so levels do not depend on what else is served, in no bit.
-    Raises DivergedStateError when learning would make the memory unusable."""
-    logits_BTV, state = stream(
-        model.config,
-        model.weights,
-        torch.tensor([wanted.ids], device=model.device),
-        wanted.state,
-        learn_BT=torch.tensor([wanted.learn]),
-    )
-    return HopeOutput(logits_BTV[0], state)
-
-
-def is_reply(model: HopeModel, wanted: HopeForwardChunk) -> bool:
-    """Whether a pass reads a token of a reply and nothing is learnt at it."""
-    return wanted.learn == (False,) and has_room(model.config, wanted.state)
-
-
-def run_together(batch: Batch, passes: Sequence[HopeForwardChunk]) -> list[HopeOutput]:
-    """Computes passes for which `is_reply` holds as one batch."""
-    states = [one.state for one in passes]
-    logits_BV, after = batch.read(states, [one.ids[0] for one in passes])
-    rows = zip(logits_BV[:, None], after, strict=True)
-    return [HopeOutput(logits_1V, state) for logits_1V, state in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """The state after tokens, the scores (V,) of the next one, and summed nats of those scored."""
-
-    state: HopeState
-    logits_V: Tensor
-    nats: float
-    scored: int
 
 
 def prompt(model: HopeModel, memory: SessionMemory, turn: GenerateTurn) -> Record:
@@ -113,89 +52,172 @@ def _prompt_in_steps(
     )
 
 
-def generate(
-    model: HopeModel, memory: SessionMemory, turn: GenerateTurn, on_text: OnText
-) -> Work[GenerateOutcome]:
-    """Reads the prompt, learning from what the user says, and writes a reply."""
-    started = time.monotonic()
-    record = yield from _prompt_in_steps(model, memory, turn)
-    input_tokens = len(record.tokens)
-    memory = enter(model, memory, turn.conversation)
-    flags = _learnable(record)
-    reading = yield from _read(restore(model, memory), record.tokens, flags, score=flags)
-    prefilled = time.monotonic()
-    state, read = reading.state, 0
+class HopeGenerateRequest(Request[GenerateOutcome]):
+    """A turn: reads the prompt, learning from what the user says, and writes a reply."""
 
-    def extend(token: int) -> Work[Tensor]:
-        nonlocal state, read
-        output = yield HopeForwardChunk(state, (token,), (False,))
-        state, read = output.state, read + 1
-        return output.logits_TV[-1]
+    chunk: HopeForwardChunk | None
+    prompt: Record
+    output: ReplyBuilder
 
-    limit = turn.sampling.max_tokens or DEFAULT_MAX_TOKENS
-    reply = yield from write(
-        model.tokenizer, turn.sampling, limit, reading.logits_V, extend, on_text
-    )
-    record = reply.ends(record, model.tokenizer)
-    # The reply's last token, and what the template closes it with.
-    rest = record.tokens[input_tokens + read :]
-    if rest:
-        state = (yield from _read(state, rest, (False,) * len(rest))).state
-    return GenerateOutcome(
-        record=record,
-        memory=remember(model, memory, record, state),
-        reply=reply.piece,
-        finish_reason=reply.reason,
-        input_tokens=input_tokens,
-        output_tokens=len(reply.tokens),
-        surprise_nats=reading.nats / reading.scored if reading.scored else None,
-        prefill_seconds=prefilled - started,
-        decode_seconds=time.monotonic() - prefilled,
-    )
+    def __init__(
+        self,
+        model: HopeModel,
+        memory: SessionMemory,
+        turn: GenerateTurn,
+        on_text: OnText,
+        ready: Ready = always_ready,
+    ) -> None:
+        super().__init__(ready)
+        self.model, self.memory, self.turn = model, memory, turn
+        limit = turn.sampling.max_tokens or DEFAULT_MAX_TOKENS
+        self.output = ReplyBuilder(model.tokenizer, turn.sampling, limit, on_text)
+        self._surprise: float | None = None
+
+    def _encode(self) -> Iterator[None]:
+        self.prompt = yield from _prompt_in_steps(self.model, self.memory, self.turn)
+
+    def _begin(self) -> None:
+        self.memory = enter(self.model, self.memory, self.turn.conversation)
+        flags = _learnable(self.prompt)
+        state = restore(self.model, self.memory)
+        self._read(HopeReading(state, self.prompt.tokens, flags, score=flags))
+
+    def _read(self, reading: HopeReading) -> None:
+        self._reading: HopeReading | None = reading
+        self.chunk = reading.chunk
+
+    def _advance(self, output: HopeOutput) -> None:
+        reading = self._reading
+        if reading is None:
+            self._write(output.state, output.logits_TV[-1])
+            return
+        reading.accept(output)
+        self.chunk = reading.chunk
+        if self.chunk is not None:
+            return
+        self._reading = None
+        if self.status is Status.READING:
+            self._surprise = reading.nats / reading.scored if reading.scored else None
+            self.timings.prefilled = time.monotonic()
+            self.status = Status.WRITING
+            self._write(reading.state, reading.logits)
+        else:  # the end of the reply was read
+            self._finish(self._result(reading.state))
+
+    def _write(self, state: HopeState, logits_V: Tensor) -> None:
+        """Choose the next token and read it; after the last one, read the end of the reply."""
+        token = self.output.choose(logits_V)
+        if not self.output.ended:
+            self.chunk = HopeForwardChunk(state, (token,), (False,))
+            return
+        self._reply: Reply = self.output.finish()
+        self._record = self._reply.ends(self.prompt, self.model.tokenizer)
+        # All tokens of the reply but the last were read: that one, and the template's end.
+        rest = self._record.tokens[len(self.prompt.tokens) + len(self._reply.tokens) - 1 :]
+        self._read(HopeReading(state, rest, (False,) * len(rest)))
+
+    def _result(self, state: HopeState) -> GenerateOutcome:
+        prefill, decode = self.timings.spent()
+        return GenerateOutcome(
+            record=self._record,
+            memory=remember(self.model, self.memory, self._record, state),
+            reply=self._reply.piece,
+            finish_reason=self._reply.reason,
+            input_tokens=len(self.prompt.tokens),
+            output_tokens=len(self._reply.tokens),
+            surprise_nats=self._surprise,
+            prefill_seconds=prefill,
+            decode_seconds=decode,
+        )
 
 
-def read_record(
-    model: HopeModel, memory: SessionMemory, record: Record, *, scored: bool = True
-) -> Work[ReadOutcome]:
-    """Reads a record of the log, learning from what it may learn from, and scores its tokens.
+class _RecordRequest(Request[_Result]):
+    """Reads a record of the log, learning from what it may learn from."""
 
-    The first one is left out: what predicts it was read before this turn.
+    scored: bool
+
+    def __init__(self, model: HopeModel, memory: SessionMemory, record: Record) -> None:
+        super().__init__()
+        self.model, self.memory, self.record = model, memory, record
+
+    def _begin(self) -> None:
+        if not self.record.tokens:
+            after = observe(self.memory, self.record, window_tokens=None)
+            self._finish(self._result(0.0, 0, after))
+            return
+        self.memory = enter(self.model, self.memory, self.record.conversation)
+        flags, state = _learnable(self.record), restore(self.model, self.memory)
+        score = (self.scored,) * len(flags)
+        self._reading = HopeReading(state, self.record.tokens, flags, score=score)
+        self.chunk = self._reading.chunk
+
+    def _advance(self, output: HopeOutput) -> None:
+        reading = self._reading
+        reading.accept(output)
+        self.chunk = reading.chunk
+        if self.chunk is None:
+            after = remember(self.model, self.memory, self.record, reading.state)
+            self._finish(self._result(reading.nats, reading.scored, after))
+
+    def _result(self, nats: float, scored: int, after: SessionMemory) -> _Result:
+        raise NotImplementedError
+
+
+class HopeReadRequest(_RecordRequest[ReadOutcome]):
+    """Reads a record and scores its tokens.
+
+    The first one is left out of the score: what predicts it was read before this turn.
     """
-    if not record.tokens:
-        return ReadOutcome(0.0, 0, observe(memory, record, window_tokens=None))
-    memory = enter(model, memory, record.conversation)
-    flags = _learnable(record)
-    state = restore(model, memory)
-    reading = yield from _read(state, record.tokens, flags, score=(scored,) * len(flags))
-    after = remember(model, memory, record, reading.state)
-    return ReadOutcome(reading.nats, reading.scored, after)
+
+    scored = True
+
+    def _result(self, nats: float, scored: int, after: SessionMemory) -> ReadOutcome:
+        return ReadOutcome(nats, scored, after)
 
 
-def observe_record(model: HopeModel, memory: SessionMemory, record: Record) -> Work[SessionMemory]:
-    """The memory after a record of the log."""
-    outcome = yield from read_record(model, memory, record, scored=False)
-    assert outcome.memory is not None
-    return outcome.memory
+class HopeObserveRequest(_RecordRequest[SessionMemory]):
+    """Reads a record that nobody scores; the outcome is the memory after it."""
+
+    scored = False
+
+    def _result(self, nats: float, scored: int, after: SessionMemory) -> SessionMemory:
+        return after
 
 
-def score(
-    model: HopeModel, memory: SessionMemory | None, context: str, text: str
-) -> Work[ReadOutcome]:
-    """Summed nats of `text` after `context` in a new conversation; a memory of None is the model
+class HopeScoreRequest(Request[ReadOutcome]):
+    """Scores `text` after `context` in a new conversation, in nats; a memory of None is the model
     as it was trained. Nothing is learnt and nothing stays.
 
     Without a context the first token is predicted from the beginning-of-text token; where a model
     has none, it is left out.
     """
-    before, ids = yield from score_tokens(model.tokenizer, context, text)
-    state = fresh_state(model.config, model.weights, 1)
-    if memory is not None:
-        state = _beginning(model, restore(model, memory))
-    # Without a segment nothing is gathered, and no boundary is met.
-    state = replace(state, segment=None)
-    counted = (False,) * len(before) + (True,) * len(ids)
-    reading = yield from _read(state, before + ids, (False,) * len(counted), score=counted)
-    return ReadOutcome(reading.nats, reading.scored)
+
+    def __init__(
+        self, model: HopeModel, memory: SessionMemory | None, context: str, text: str
+    ) -> None:
+        super().__init__()
+        self.model, self.memory = model, memory
+        self._context, self._text = context, text
+
+    def _encode(self) -> Iterator[None]:
+        self._tokens = yield from score_tokens(self.model.tokenizer, self._context, self._text)
+
+    def _begin(self) -> None:
+        model, (before, ids) = self.model, self._tokens
+        state = fresh_state(model.config, model.weights, 1)
+        if self.memory is not None:
+            state = _beginning(model, restore(model, self.memory))
+        # Without a segment nothing is gathered, and no boundary is met.
+        state = replace(state, segment=None)
+        counted = (False,) * len(before) + (True,) * len(ids)
+        self._reading = HopeReading(state, before + ids, (False,) * len(counted), score=counted)
+        self.chunk = self._reading.chunk
+
+    def _advance(self, output: HopeOutput) -> None:
+        self._reading.accept(output)
+        self.chunk = self._reading.chunk
+        if self.chunk is None:
+            self._finish(ReadOutcome(self._reading.nats, self._reading.scored))
 
 
 def _beginning(model: HopeModel, state: HopeState) -> HopeState:
@@ -207,33 +229,6 @@ def _beginning(model: HopeModel, state: HopeState) -> HopeState:
     )
     context = replace(fresh, written_B=state.context.written_B, layers=layers)
     return replace(state, context=context)
-
-
-def _read(
-    state: HopeState,
-    ids: Sequence[int],
-    learn: Sequence[bool],
-    *,
-    score: Sequence[bool] = (),
-) -> Work[_Reading]:
-    """Reads tokens pass by pass. Scores those that `score` marks, but never the first."""
-    nats, scored = 0.0, 0
-    last_V: Tensor | None = None
-    for start in range(0, len(ids), CHUNK_TOKENS):
-        stop = min(start + CHUNK_TOKENS, len(ids))
-        output = yield HopeForwardChunk(state, tuple(ids[start:stop]), tuple(learn[start:stop]))
-        state, logits_TV = output.state, output.logits_TV
-        if chosen := [at for at in range(max(start, 1), stop) if score and score[at]]:
-            # Row i of these predicts the token at index `origin + i`.
-            made_TV = logits_TV if last_V is None else torch.cat([last_V[None], logits_TV])
-            origin = start + 1 if last_V is None else start
-            rows_TV = made_TV[torch.tensor(chosen, dtype=torch.int64) - origin]
-            wanted = torch.tensor([ids[at] for at in chosen], dtype=torch.int64)
-            nats += float(nnf.cross_entropy(rows_TV.float(), wanted, reduction="sum"))
-            scored += len(chosen)
-        last_V = logits_TV[-1]
-    assert last_V is not None, "there is something to read"
-    return _Reading(state, last_V, nats, scored)
 
 
 def _learnable(record: Record) -> tuple[bool, ...]:

@@ -1,9 +1,9 @@
-"""What the engine keeps between turns: a fixed number of slots for windows, and memories to serve.
+"""Slots for windows, and adapters of recently used memories: what an engine keeps between turns.
 
-A slot holds the keys and values of one window, a `Row` says whose they are. All slots are made
-before the first turn, so a turn never fails for want of memory: it waits for a slot. Beside them
-lie the terms of recently used memories in the serving precision, one copy for all windows that
-share a memory. Both are caches: `reader.py` finds out by content how much of them still holds, so
+A slot holds the keys and values of one window under one memory. All caches are allocated before the
+first turn, so a turn never fails for want of memory: it waits for a slot. Beside them lie the
+adapters of recently used memories in the serving precision, one copy for all windows that share a
+memory. Both are caches: window_reader.py finds out by content how much of them still holds, so
 dropping something costs time and changes nothing. Keys are the caller's, opaque here.
 """
 
@@ -21,62 +21,80 @@ from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.session.memory import SessionMemory
 
+NOT_FINITE = (
+    "the model computed a non-finite number for the next token, so the turn was discarded; retry it"
+)
+
 
 @dataclass(slots=True)
-class Row:
-    """A slot in use or kept: caches of one window under one memory."""
+class Slot:
+    """The caches of one window under one memory, in use or kept.
+
+    `kv` holds the keys and values of `tokens`, the first `aligned` of which were read in whole
+    chunks, under the levels that `levels_digest` names. While the slot is in use it also holds the
+    session's adapter and, of a model with a trained fast memory, the session's own, (H, V, K).
+    `inputs`, (capacity, R), are what the queries of the fast memory are made of, as far as `kv`.
+    """
 
     kv: KVCache
-    # Digest of the levels that `kv` belongs to, and their terms while the row is in use.
     levels_digest: str = ""
     adapter: LoraAdapter | None = None
-    # Ids whose keys and values are in `kv`, and how many of them were read in whole chunks.
     tokens: tuple[int, ...] = ()
     aligned: int = 0
-    # Of a model with a trained fast memory: the session's own while the row is in use, (H, V, K),
-    # and what its queries are made of at each place of the window, (capacity, R), as long as `kv`.
     fast: Tensor | None = None
     inputs: Tensor | None = None
 
+    def forget(self) -> None:
+        """Forget the window."""
+        self.tokens, self.aligned = (), 0
+        self.kv.truncate(0)
+
+    def clear(self) -> None:
+        """Forget the window and zero its cache, which may hold NaN: a mask times NaN is NaN."""
+        self.forget()
+        for cache in (self.kv.k, self.kv.v):
+            cache.zero_()
+
 
 class SlotPool:
-    """Slots for windows. Least recently used ones are taken over when no free one is left.
+    """A fixed number of slots. The least recently used one is reused when none is free.
 
-    A row in use (between `take` and `give`) cannot be taken over or dropped. Safe for the engine's
-    thread, which alone takes rows, and for whoever drops rows or asks for the load: so `room`, seen
-    on that thread, can only grow until it takes.
+    A slot in use (between `take` and `give`) cannot be reused or dropped. Safe for the engine's
+    thread, which alone takes slots, and for threads that drop slots or ask for the load: so `room`,
+    seen on the engine's thread, can only grow until it takes.
     """
 
-    def __init__(self, slots: Sequence[KVCache]) -> None:
-        assert slots, "an engine needs at least one slot"
-        self.slots = len(slots)
-        self._slot_bytes = slots[0].nbytes
-        self._free = list(slots)
-        self._rows: OrderedDict[Hashable, Row] = OrderedDict()
+    def __init__(self, caches: Sequence[KVCache]) -> None:
+        assert caches, "an engine needs at least one slot"
+        self.slots = len(caches)
+        self._slot_bytes = caches[0].nbytes
+        self._free = list(caches)
+        self._kept: OrderedDict[Hashable, Slot] = OrderedDict()
         self._held: set[Hashable] = set()
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the slots that hold a window, in use or kept."""
+        """Bytes of the slots in use or kept."""
         with self._lock:
             return (self.slots - len(self._free)) * self._slot_bytes
 
     @property
     def held(self) -> int:
-        """Rows in use; 0 when the engine is idle."""
+        """Slots in use; 0 when the engine is idle."""
         return len(self._held)
 
     @property
     def room(self) -> int:
-        """How many more rows can be in use."""
+        """Slots that can be taken now."""
         return self.slots - len(self._held)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        """Slots that are kept and not in use."""
+        return len(self._kept)
 
-    def take(self, key: Hashable) -> Row:
-        """The row of `key`, empty if it was not kept, out of the arena until given back.
+    def take(self, key: Hashable) -> Slot:
+        """The slot of `key`, empty if it was not kept, out of the pool until it is given back.
 
         Only while there is room.
         """
@@ -85,52 +103,55 @@ class SlotPool:
             assert self.room, (
                 "all slots are in use; raise window_cache_bytes to serve more turns at a time"
             )
-            row = self._rows.pop(key, None)
-            if row is None:
+            slot = self._kept.pop(key, None)
+            if slot is None:
                 if not self._free:
-                    self._free.append(self._rows.popitem(last=False)[1].kv)
-                slot = self._free.pop()
-                slot.truncate(0)
-                row = Row(slot)
+                    self._free.append(self._kept.popitem(last=False)[1].kv)
+                cache = self._free.pop()
+                cache.truncate(0)
+                slot = Slot(cache)
             self._held.add(key)
-            return row
+            return slot
 
-    def give(self, key: Hashable, row: Row, *, keep: bool) -> None:
-        """Ends what `take` began; what is not kept is forgotten."""
-        # The memory has them; a kept row must not hold on to them.
-        row.adapter = row.fast = None
+    def give(self, key: Hashable, slot: Slot, *, keep: bool) -> None:
+        """Return a slot that `take` gave; unless it is kept, its window is forgotten."""
+        # The memory has them; a kept slot must not hold on to them.
+        slot.adapter = slot.fast = None
         with self._lock:
             self._held.remove(key)
             if keep:
-                self._rows[key] = row
+                self._kept[key] = slot
             else:
-                self._free.append(row.kv)
+                self._free.append(slot.kv)
 
     def drop(self, key: Hashable) -> None:
-        """Forgets a row, if it is there and not in use."""
+        """Forget the window of `key`, if it is kept and not in use."""
         with self._lock:
-            row = self._rows.pop(key, None)
-            if row is not None:
-                self._free.append(row.kv)
+            slot = self._kept.pop(key, None)
+            if slot is not None:
+                self._free.append(slot.kv)
 
     def check_integrity(self) -> None:
-        """Conservation: every slot is free, kept or in use, and no two rows share one."""
+        """Assert conservation: every slot is free, kept or in use, and no two share a cache."""
         with self._lock:
-            kept = [row.kv for row in self._rows.values()]
+            kept = [slot.kv for slot in self._kept.values()]
             assert len(self._free) + len(kept) + len(self._held) == self.slots
-            assert len({id(slot) for slot in (*self._free, *kept)}) == len(self._free) + len(kept)
-            assert not self._held & self._rows.keys()
+            assert len({id(cache) for cache in (*self._free, *kept)}) == len(self._free) + len(kept)
+            assert not self._held & self._kept.keys()
 
 
 class Memories:
-    """Terms of recently used memories in the serving precision, up to `budget_bytes` of them.
+    """Adapters of recently used memories as they are served, up to `budget_bytes` of them.
 
-    A row in use keeps its own alive, so at most one more for each slot is there. One thread.
+    A slot in use keeps its own alive, so at most one more for each slot exists. One thread.
     """
 
-    def __init__(self, budget_bytes: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, budget_bytes: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
         self._budget_bytes = budget_bytes
         self._dtype = dtype
+        self._device = device
         self._adapter: OrderedDict[str, LoraAdapter] = OrderedDict()
         self.nbytes = 0
 
@@ -138,14 +159,14 @@ class Memories:
         return len(self._adapter)
 
     def adapter(self, memory: SessionMemory) -> LoraAdapter | None:
-        """The memory's terms, all levels as one; None while it is the base model."""
+        """The memory's adapter, all levels as one; None while it is the base model."""
         digest = memory.levels_digest()
         found = self._adapter.pop(digest, None)
         if found is None:
             stored = memory.adapter
             if stored is None:
                 return None
-            found = stored.to(self._dtype)
+            found = stored.to(self._dtype, self._device)
             self.nbytes += found.nbytes
         self._adapter[digest] = found
         while self.nbytes > self._budget_bytes:

@@ -1,87 +1,117 @@
 """The thread of an engine that learns, beside whatever serves turns.
 
-Consolidations arrive as generators in tickets; one piece of each runs in turn. How many threads a
-piece may use changes how long it takes and not what it finds.
+Consolidations arrive as requests whose progress is a generator; one piece of each runs in turn. The
+number of threads that a piece may use changes how long it takes and not what it finds.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import torch
 
-from hope_runtime.engine.scheduler import Ticket
+from hope_runtime.device import Device
+from hope_runtime.engine.request import Ready, Request, always_ready
 from hope_runtime.errors import CancelledTurnError
 
 _Result = TypeVar("_Result")
 
 
+class GeneratorRequest(Request[_Result]):
+    """A request whose progress is a generator: it yields its chunks and receives their outputs.
+
+    Consolidations are such requests, whose chunks are None, and so are turns that vLLM decodes.
+    """
+
+    def __init__(self, work: Generator[Any, Any, _Result], ready: Ready = always_ready) -> None:
+        super().__init__(ready)
+        self._work = work
+
+    def _begin(self) -> None:
+        self._advance(None)
+
+    def _advance(self, output: Any) -> None:
+        try:
+            self.chunk = self._work.send(output)
+        except StopIteration as end:
+            self._finish(end.value)
+
+    def _release(self, *, kept: bool) -> None:
+        self._work.close()
+
+
 class LearningThread:
     """Learns from `start` until it is closed.
 
-    Of `threads` compute threads one is left to turns while `serving`; `widen` is told before each
+    One of the threads of `device` is left to turns while `serving`; `widen` is told before each
     piece how many it may use.
     """
 
     def __init__(
-        self, *, threads: int, serving: Callable[[], bool], widen: Callable[[int], None]
+        self, *, device: Device, serving: Callable[[], bool], widen: Callable[[int], None]
     ) -> None:
-        self._threads = threads
+        self._device = device
         self._serving = serving
         self._widen = widen
-        self._queue: deque[Ticket[Any]] = deque()
-        # What is at work now; in no queue meanwhile.
-        self._taught: Ticket[Any] | None = None
+        self._queue: deque[Request[Any]] = deque()
+        # The consolidation at work; in no queue meanwhile.
+        self._running: Request[Any] | None = None
         self._wake = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._teach, name="hope-learning", daemon=True)
+        self._thread = threading.Thread(target=self._learn, name="hope-learning", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stops after the present piece; what was not done is cancelled."""
+        """Stop after the piece at work; what is left is cancelled."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
         self._thread.join()
 
-    def submit(self, ticket: Ticket[_Result]) -> Ticket[_Result]:
-        """Takes a consolidation. Raises CancelledTurnError when it is too late."""
+    def submit(self, request: Request[Any]) -> None:
+        """Queue a consolidation. Raises CancelledTurnError once the engine is closing."""
         with self._wake:
             if self._closing:
                 raise CancelledTurnError("the engine is closing")
             # From here on only the engine ends it: a waiting task that goes away cannot.
-            ticket.future.set_running_or_notify_cancel()
-            self._queue.append(ticket)
+            request.future.set_running_or_notify_cancel()
+            self._queue.append(request)
             self._wake.notify_all()
-        return ticket
 
     @property
     def load(self) -> int:
         """Consolidations that are under way or wait."""
         with self._wake:
-            return len(self._queue) + (self._taught is not None)
+            return len(self._queue) + (self._running is not None)
 
-    def _teach(self) -> None:
+    def _learn(self) -> None:
         torch.set_num_threads(1)
-        while not self._closing:
+        while (request := self._next()) is not None:
+            self._widen(self._device.learning_threads(serving=self._serving()))
+            if request.waiting:
+                request.begin()
+            else:
+                request.accept(None)
             with self._wake:
-                while not (self._queue or self._closing):
-                    self._wake.wait()
-                if self._closing:
-                    break
-                ticket = self._taught = self._queue.popleft()
-            self._widen(max(1, self._threads - 1) if self._serving() else self._threads)
-            resolve = ticket.advance(None)
-            with self._wake:
-                self._taught = None
-                if resolve is None:
-                    self._queue.append(ticket)
-            if resolve is not None:
-                resolve()
-        for ticket in self._queue:
-            ticket.fail(CancelledTurnError("the engine is closed"))()
+                self._running = None
+                if not request.finished:
+                    self._queue.append(request)
+            if request.finished:
+                request.resolve()
+        for request in self._queue:
+            request.fail(CancelledTurnError("the engine is closed"))
+            request.resolve()
+
+    def _next(self) -> Request[Any] | None:
+        """The consolidation whose turn it is; waits for one. None once the engine is closing."""
+        with self._wake:
+            while not (self._queue or self._closing):
+                self._wake.wait()
+            self._running = None if self._closing else self._queue.popleft()
+            return self._running

@@ -1,4 +1,4 @@
-"""Builds the records of turns: messages and documents become segments of tokens.
+"""Prompts: messages become the segments of tokens of a turn's record.
 
 Message contents are encoded as plain text, span by span, so no content can smuggle in a control
 token, and the tokens of a text are the same wherever it was cut.
@@ -18,21 +18,21 @@ from hope_runtime.tokenizer import Tokenizer
 
 _Result = TypeVar("_Result")
 
-# So many tokens of a text are encoded before others get their turn.
+# Tokens of a text that are encoded before other requests go on.
 STEP_TOKENS = 1024
 ROLES = {"system": Speaker.SYSTEM, "user": Speaker.USER, "assistant": Speaker.ASSISTANT}
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one speaker said. `role` is "system", "user" or "assistant"."""
+    """A message of one speaker. `role` is "system", "user" or "assistant"."""
 
     role: str
     content: str
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raises InvalidRequestError unless the messages can open a turn."""
+    """Raise InvalidRequestError unless the messages can open a turn."""
     if not messages:
         raise InvalidRequestError("messages must contain at least one message", field="messages")
     for index, message in enumerate(messages):
@@ -60,7 +60,7 @@ def turn_record(
     learn: bool,
     most_tokens: int | None = None,
 ) -> Record:
-    """The record that `turn_record_in_steps` comes to, at once."""
+    """Result of `turn_record_in_steps`, at once."""
     return at_once(
         turn_record_in_steps(
             tokenizer, memory, conversation, messages, learn=learn, most_tokens=most_tokens
@@ -120,8 +120,8 @@ def encode_spans(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], ...]
 
 
 def encode_in_steps(tokenizer: Tokenizer, text: str, spans: list[tuple[int, ...]]) -> Iterator[int]:
-    """Appends the token ids of each span of a finished text to `spans`. Every STEP_TOKENS tokens it
-    yields how many there are."""
+    """Append the token ids of each span of a finished text to `spans`, and yield every STEP_TOKENS
+    tokens how many there are."""
     tokens = told = 0
     for span in tokenizer.encode_spans(iter_spans(text)):
         spans.append(span)
@@ -132,7 +132,7 @@ def encode_in_steps(tokenizer: Tokenizer, text: str, spans: list[tuple[int, ...]
 
 
 def at_once(steps: Generator[None, None, _Result]) -> _Result:
-    """Runs steps to their end."""
+    """Run steps to their end."""
     while True:
         try:
             next(steps)

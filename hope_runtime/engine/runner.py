@@ -1,111 +1,155 @@
-"""Runs what turns wait for: one batched pass over rows of different sessions.
+"""Runner: computes a batch of chunks of different requests in one pass of the model.
 
-A turn is a generator (turn.py) that yields a `Pass`, the tokens its row must read next, and gets
-an `Output` back. The engine collects passes of many turns; this module computes them together.
-A pass that runs alone takes the plain path of model/hope.py, bit for bit.
+A chunk that runs alone takes the plain path of models/decoder/forward.py, bit for bit; several take
+the batched one.
+
+Shape suffixes: B chunks, T tokens of one chunk, D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from hope_runtime.engine.fast_memory import BatchedFastMemory
-from hope_runtime.engine.kv_slots import Row
+from hope_runtime.engine.kv_slots import NOT_FINITE, Slot
+from hope_runtime.errors import NotFiniteError
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.models.decoder.batched import AdapterStack, RowInput, forward_rows, logits_of_rows
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.weights import FastMemory
 
-_Result = TypeVar("_Result")
+_Result_co = TypeVar("_Result_co", covariant=True)
+
+
+class Reads(Protocol[_Result_co]):
+    """A text that is read chunk by chunk; see window_reader.WindowReading."""
+
+    @property
+    def chunk(self) -> ForwardChunk | None: ...
+    @property
+    def result(self) -> _Result_co: ...
+    def accept(self, output: Output) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pass:
-    """Tokens that `row` reads next, behind what its cache holds.
+class ForwardChunk:
+    """Tokens that `slot` reads next, behind what its cache holds.
 
-    `scores` says whether those of the token after the last one are wanted.
+    `logits` says whether those of the token after the last one are wanted.
     """
 
-    row: Row
+    slot: Slot
     ids: tuple[int, ...]
-    scores: bool = True
+    logits: bool = True
+
+    def slice(self, start: int, limit: int | None) -> ForwardChunk:
+        """At most `limit` tokens from `start` on; only the chunk's last slice wants logits."""
+        stop = len(self.ids) if limit is None else min(len(self.ids), start + limit)
+        if (start, stop) == (0, len(self.ids)):
+            return self
+        return ForwardChunk(self.slot, self.ids[start:stop], self.logits and stop == len(self.ids))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """Hidden states of a pass, (T, D), and the next token's scores, (V,), if they were wanted."""
+    """Hidden states of a chunk, (T, D), and the next token's logits, (V,), if they were wanted."""
 
     hidden_TD: Tensor
     logits_V: Tensor | None
 
 
 class Runner:
-    """Computes passes with one model. One thread at a time."""
+    """Computes chunks with one model. One thread at a time."""
 
     def __init__(self, model: BaseModel, fast_memory: FastMemory | None = None) -> None:
         self._model = model
         self._fast_memory = fast_memory
-        # The stack of the last composition of rows; it mostly stays for many steps.
+        # The adapters of the last batch; its composition mostly stays for many steps.
         self._stack = AdapterStack(model, [])
         self._stacked: list[LoraAdapter | None] = []
 
+    def step(self, chunks: Sequence[ForwardChunk]) -> list[Output | Exception]:
+        """The output of each chunk, or the exception that it met; a chunk that cannot be computed
+        fails alone.
+
+        NotFiniteError for logits that are not finite: the slot's cache may hold the cause, so the
+        slot is cleared.
+        """
+        try:
+            return [_checked(*each) for each in zip(chunks, self.run(chunks), strict=True)]
+        except Exception as error:
+            if len(chunks) == 1:
+                return [error]
+        return [found for chunk in chunks for found in self.step([chunk])]
+
     @torch.no_grad()
-    def run(self, passes: Sequence[Pass]) -> list[Output]:
-        """The output of each pass. Rows of different passes are different rows.
+    def run(self, chunks: Sequence[ForwardChunk]) -> list[Output]:
+        """The output of each chunk. Chunks of one call have different slots.
 
         Either all caches have grown by what was read, or an error was raised and none has.
         """
-        hidden = [self._alone(passes[0])] if len(passes) == 1 else self._together(passes)
-        wanted = [index for index, one in enumerate(passes) if one.scores]
-        scores: dict[int, Tensor] = {}
+        hidden = [self._alone(chunks[0])] if len(chunks) == 1 else self._together(chunks)
+        wanted = [index for index, chunk in enumerate(chunks) if chunk.logits]
+        logits: dict[int, Tensor] = {}
         if wanted:
             last_BD = torch.stack([hidden[index][-1] for index in wanted])
-            scores = dict(zip(wanted, logits_of_rows(self._model, last_BD), strict=True))
-        return [Output(states, scores.get(index)) for index, states in enumerate(hidden)]
+            logits = dict(zip(wanted, logits_of_rows(self._model, last_BD), strict=True))
+        return [Output(states, logits.get(index)) for index, states in enumerate(hidden)]
 
-    def finish(self, work: Generator[Pass, Output, _Result]) -> _Result:
-        """Runs one piece of work alone to its end."""
-        try:
-            wanted = next(work)
-            while True:
-                wanted = work.send(self.run([wanted])[0])
-        except StopIteration as end:
-            result: _Result = end.value
-            return result
+    def finish(self, reading: Reads[_Result_co]) -> _Result_co:
+        """Read a text alone to its end. Raises NotFiniteError."""
+        while reading.chunk is not None:
+            [output] = self.step([reading.chunk])
+            if isinstance(output, Exception):
+                raise output
+            reading.accept(output)
+        return reading.result
 
-    def _alone(self, one: Pass) -> Tensor:
-        ids_BT = torch.tensor([one.ids], device=self._model.device)
-        beside = self._beside([one])
+    def _alone(self, chunk: ForwardChunk) -> Tensor:
+        ids_BT = torch.tensor([chunk.ids], device=self._model.device)
+        fast_memory = self._fast_memories([chunk])
         hidden_BTD = forward(
-            self._model, ids_BT, cache=one.row.kv, adapter=one.row.adapter, fast_memory=beside
+            self._model,
+            ids_BT,
+            cache=chunk.slot.kv,
+            adapter=chunk.slot.adapter,
+            fast_memory=fast_memory,
         )
         return hidden_BTD[0]
 
-    def _together(self, passes: Sequence[Pass]) -> list[Tensor]:
+    def _together(self, chunks: Sequence[ForwardChunk]) -> list[Tensor]:
         # Rows of one token first, as the batched pass wants them.
-        order = sorted(range(len(passes)), key=lambda index: len(passes[index].ids) > 1)
-        rows = [
-            RowInput(passes[index].ids, passes[index].row.kv, passes[index].row.adapter)
-            for index in order
-        ]
+        order = sorted(range(len(chunks)), key=lambda index: len(chunks[index].ids) > 1)
+        ordered = [chunks[index] for index in order]
+        rows = [RowInput(chunk.ids, chunk.slot.kv, chunk.slot.adapter) for chunk in ordered]
         stacked = [row.adapter for row in rows if len(row.ids) == 1]
         if len(stacked) != len(self._stacked) or any(
             mine is not theirs for mine, theirs in zip(stacked, self._stacked, strict=True)
         ):
             self._stack, self._stacked = AdapterStack(self._model, stacked), stacked
-        beside = self._beside([passes[index] for index in order])
-        found = forward_rows(self._model, rows, self._stack, beside)
-        return [found[order.index(index)] for index in range(len(passes))]
+        found = forward_rows(self._model, rows, self._stack, self._fast_memories(ordered))
+        return [found[order.index(index)] for index in range(len(chunks))]
 
-    def _beside(self, passes: Sequence[Pass]) -> BatchedFastMemory | None:
+    def _fast_memories(self, chunks: Sequence[ForwardChunk]) -> BatchedFastMemory | None:
         if self._fast_memory is None:
             return None
         return BatchedFastMemory(
-            self._fast_memory, [one.row for one in passes], [len(one.ids) for one in passes]
+            self._fast_memory,
+            [chunk.slot for chunk in chunks],
+            [len(chunk.ids) for chunk in chunks],
         )
+
+
+def _checked(chunk: ForwardChunk, output: Output) -> Output | Exception:
+    # The largest logit is NaN where any is.
+    if output.logits_V is None or math.isfinite(output.logits_V.max()):
+        return output
+    chunk.slot.clear()
+    return NotFiniteError(NOT_FINITE)

@@ -1,4 +1,4 @@
-"""How the next token is chosen from its scores."""
+"""Sampling: the choice of the next token from its logits."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TokenLogprobs:
 
 
 def token_logprobs(logits_V: Tensor, token: int, count: int) -> TokenLogprobs:
-    """What the model itself thought: `logits_V`, (V,), are its scores before any penalty."""
+    """Log-probabilities of the model itself: `logits_V`, (V,), before any penalty."""
     logprobs_V = logits_V.float().log_softmax(-1)
     best = logprobs_V.topk(min(count, len(logprobs_V)))
     top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
@@ -74,7 +74,7 @@ def token_logprobs(logits_V: Tensor, token: int, count: int) -> TokenLogprobs:
 
 
 class Sampler:
-    """Chooses the tokens of one reply, reproducibly from its seed."""
+    """Sampler of one reply, reproducible from its seed."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling

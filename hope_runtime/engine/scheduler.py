@@ -1,139 +1,176 @@
-"""What runs in the next step: which turns, and how much of each.
+"""Scheduler: a queue of requests that every step moves along by one batch.
 
-A step takes one token for every reply that is being written, up to `MAX_ROWS`, and of one turn that
-reads (a prompt, a document, a window that hopped) a slice beside them, so that no reply waits for a
-long text. When nobody writes, that turn reads its whole chunk. What took part goes to the end of
+A step takes one token of each reply that is being written, up to `MAX_ROWS`, and beside them a
+slice of one request that reads (a prompt, a document, a window that hopped), so that no reply waits
+for a long text. While nobody writes, that request reads its whole chunk. Before it, each request
+whose text is not encoded yet encodes a bounded part of it. Requests that took part go to the end of
 the queue, so everyone gets a share.
 
-Knows tickets and passes; computes nothing.
+Knows requests and their chunks; computes nothing and knows no model. The threads are loop.py's.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from hope_runtime.engine.runner import Output, Pass
+from hope_runtime.engine.request import Request
 from hope_runtime.errors import CancelledTurnError
 
-_Result = TypeVar("_Result")
-Resolve = Callable[[], None]
+_log = logging.getLogger(__name__)
 
 MAX_ROWS = 16
 # Tokens of a longer text that are read in one step beside replies. A step of few tokens costs
 # what reading the weights once costs, so these are nearly free; more of them would be felt.
 SLICE_TOKENS = 16
+# Readers that have caught up do not notify, so requests that wait for one are looked at again.
+POLL_SECONDS = 0.02
+
+Compute = Callable[[Sequence[Any]], Sequence[Any]]
+"""Computes a batch of chunks; of each the output, or the exception that it met."""
 
 
-class Wanted(Protocol):
-    """What a turn waits for: these tokens, read behind what it has."""
+class Scheduler:
+    """Serves requests, one `step` after another on one thread; `submit` and `load` on any.
 
-    @property
-    def ids(self) -> tuple[int, ...]: ...
-
-
-@dataclass(eq=False, slots=True)
-class Ticket(Generic[_Result]):
-    """A piece of work that was submitted. `future` resolves on a thread of the engine.
-
-    `ready` may say that the reader of a stream is behind; the work then waits, and only it.
+    `compute` is the engine's; `room` says how many more requests can begin; `prepare` is called
+    before each batch.
     """
 
-    work: Generator[Any, Any, _Result]
-    future: Future[_Result] = field(default_factory=Future)
-    ready: Callable[[], bool] = lambda: True
-    # Set by cancel(), seen before the next piece.
-    cancelled: bool = False
-    # Set by the engine when the first piece ran.
-    started: bool = False
-    # What a turn waits for, and the hidden states of as much of it as was computed.
-    wanted: Wanted | None = None
-    parts: list[Tensor] = field(default_factory=list)
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        room: Callable[[], int],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._compute = compute
+        self._room = room
+        self._prepare = prepare
+        self._queue: deque[Request[Any]] = deque()
+        # Requests of the step at work; in no queue meanwhile.
+        self._running: list[Request[Any]] = []
+        self._wake = threading.Condition()
+        # Whether a step computes or requests wait for their readers.
+        self.serving = False
+        self.closing = False
 
-    def cancel(self) -> None:
-        """Ends the work before its next piece; it leaves no trace. Done work stays done."""
-        self.cancelled = True
+    def submit(self, request: Request[Any]) -> None:
+        """Queue a request. Raises CancelledTurnError once the engine is closing."""
+        with self._wake:
+            if self.closing:
+                raise CancelledTurnError("the engine is closing")
+            # From here on only the engine ends it: a waiting task that goes away cannot.
+            request.future.set_running_or_notify_cancel()
+            self._queue.append(request)
+            self._wake.notify_all()
 
-    @property
-    def rest(self) -> tuple[int, ...]:
-        """Tokens of `wanted` that were not computed yet."""
-        assert self.wanted is not None
-        return self.wanted.ids[sum(map(len, self.parts)) :]
+    def load(self) -> tuple[int, int]:
+        """Requests that have begun, and requests that wait to begin."""
+        with self._wake:
+            requests = [*self._running, *self._queue]
+            waiting = sum(request.waiting for request in requests)
+            return len(requests) - waiting, waiting
 
-    def advance(self, output: Any) -> Resolve | None:
-        """Runs the work up to its next pass. Returns how to resolve the future when it has ended,
-        which is left to the caller: whoever waits must find the engine's books in order."""
-        self.wanted, self.parts = None, []
+    def close(self) -> None:
+        """Take nothing more, and wake a step that waits."""
+        with self._wake:
+            self.closing = True
+            self._wake.notify_all()
+
+    def cancel_all(self) -> None:
+        """Cancel what is left in the queue; only after the last step."""
+        for request in self._queue:
+            request.fail(CancelledTurnError("the engine is closed"))
+            request.resolve()
+
+    def step(self) -> None:
+        """Move requests along by one batch; waits while there is nothing to do."""
+        requests = self.schedule()
+        outputs = self.run(requests)
+        self.finish(requests, outputs)
+
+    def schedule(self) -> list[Request[Any]]:
+        """Choose the requests of this step and begin the new ones; each has a chunk to compute.
+
+        Requests whose text takes more steps to encode go back to the queue.
+        """
+        chosen: list[Request[Any]] = []
+        with self._wake:
+            while not self.closing and not (chosen := choose(self._queue, self._room())):
+                self.serving = bool(self._queue)
+                self._wake.wait(timeout=POLL_SECONDS if self._queue else None)
+            self.serving = True
+        self._prepare()
+        for request in chosen:
+            if request.cancelled:
+                request.end_if_cancelled()
+            elif request.waiting:
+                request.begin()
+            elif request.encoding:
+                request.encode()
+        with self._wake:
+            self._queue.extend(request for request in chosen if request.encoding)
+            self._running = [each for each in chosen if not (each.encoding or each.finished)]
+        for request in chosen:
+            if request.finished:
+                request.resolve()
+        return self._running
+
+    def run(self, requests: Sequence[Request[Any]]) -> Sequence[Any]:
+        """Compute the chunks of all requests as one batch."""
+        if not requests:
+            return []
+        limit = SLICE_TOKENS if any(map(_is_writing, requests)) else None
         try:
-            if self.cancelled:
-                self.work.close()
-                raise CancelledTurnError("the turn was cancelled without effect")
-            self.started = True
-            self.wanted = self.work.send(output)
-        except StopIteration as end:
-            return partial(self.future.set_result, end.value)
-        except Exception as error:
-            return partial(self.future.set_exception, error)
-        return None
+            return self._compute([request.next_chunk(limit) for request in requests])
+        except Exception as error:  # a bug in the engine itself must not stop every session
+            _log.exception("an engine step failed")
+            return [error for _ in requests]
 
-    def receive(self, output: Output) -> Resolve | None:
-        """Takes the output of the slice that was scheduled, and advances after the last one."""
-        self.parts.append(output.hidden_TD)
-        if self.rest:
-            return None
-        hidden_TD = self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts)
-        return self.advance(Output(hidden_TD, output.logits_V))
-
-    def fail(self, error: Exception) -> Resolve:
-        """Ends the work with an error that its pass met."""
-        self.work.close()
-        return partial(self.future.set_exception, error)
+    def finish(self, requests: Sequence[Request[Any]], outputs: Sequence[Any]) -> None:
+        """Hand out the outputs, requeue what goes on, and then resolve what has ended."""
+        for request, output in zip(requests, outputs, strict=True):
+            request.accept(output)
+        with self._wake:
+            self._running = []
+            self._queue.extend(request for request in requests if not request.finished)
+        for request in requests:
+            if request.finished:
+                request.resolve()
 
 
-def choose(queue: deque[Ticket[Any]], room: int) -> list[Ticket[Any]]:
-    """Takes the turns of the next step out of `queue`.
+def choose(queue: deque[Request[Any]], room: int) -> list[Request[Any]]:
+    """Take the requests of the next step out of `queue`.
 
-    Cancelled work is among them at once, and so is work that has not begun, as far as there is
-    `room` for more rows in use: that costs no computing. So is work that has begun and waits for
-    nothing, because it gave others their turn.
+    Cancelled requests are taken at once, requests that have not begun as far as there is `room` for
+    more, and all whose text is still being encoded: none of them takes part in a batch yet.
     """
-    chosen: list[Ticket[Any]] = []
+    chosen: list[Request[Any]] = []
     rows = 0
     reading = False
     for _ in range(len(queue)):
-        ticket = queue.popleft()
-        if ticket.cancelled:
-            chosen.append(ticket)
-        elif not ticket.ready():
-            queue.append(ticket)
-        elif ticket.wanted is None and ticket.started:
-            chosen.append(ticket)
-        elif ticket.wanted is None:
-            (chosen if room > 0 else queue).append(ticket)
+        request = queue.popleft()
+        if request.cancelled:
+            chosen.append(request)
+        elif not request.ready():
+            queue.append(request)
+        elif request.waiting:
+            (chosen if room > 0 else queue).append(request)
             room -= 1
-        elif len(ticket.wanted.ids) == 1:
-            (chosen if rows < MAX_ROWS else queue).append(ticket)
+        elif request.encoding:
+            chosen.append(request)
+        elif _is_writing(request):
+            (chosen if rows < MAX_ROWS else queue).append(request)
             rows += 1
         else:
-            (queue if reading else chosen).append(ticket)
+            (queue if reading else chosen).append(request)
             reading = True
     return chosen
 
 
-def slices(tickets: Sequence[Ticket[Any]]) -> list[Pass]:
-    """What each of the chosen turns computes in this step."""
-    writing = any(ticket.wanted and len(ticket.wanted.ids) == 1 for ticket in tickets)
-    found = []
-    for ticket in tickets:
-        assert isinstance(ticket.wanted, Pass)
-        rest = ticket.rest
-        ids = rest[:SLICE_TOKENS] if writing else rest
-        found.append(Pass(ticket.wanted.row, ids, ticket.wanted.scores and len(ids) == len(rest)))
-    return found
+def _is_writing(request: Request[Any]) -> bool:
+    return request.chunk is not None and len(request.chunk.ids) == 1

@@ -1,27 +1,28 @@
-"""The engine of a frozen backbone with low-rank levels.
+"""Engine of a frozen decoder with low-rank levels, computed with torch.
 
-Turns are generators (turn.py) that yield what they want computed; a step (loop.py) computes the
-tokens of all of them as one batch. Learning (learning/) runs beside it on threads of its own, on
-the cores that turns leave: how many it has changes how long it takes and not what it finds.
+Requests (request.py) are moved along in steps (scheduler.py); each step computes the tokens of all
+of them as one batch (runner.py). Learning runs beside it on threads of its own, on the cores that
+turns leave: their number changes how long it takes and not what it finds.
 
 Knows no users and no stores: callers bring an immutable memory and get back what happened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable
 
-import torch
-
-from hope_runtime.engine import turn as turns
+from hope_runtime.device import Device
 from hope_runtime.engine.adapter_engine import AdapterEngine
 from hope_runtime.engine.base import EngineLoad
-from hope_runtime.engine.kv_slots import Row, SlotPool
+from hope_runtime.engine.generate_request import GenerateRequest
+from hope_runtime.engine.kv_slots import SlotPool
+from hope_runtime.engine.learning_thread import GeneratorRequest
 from hope_runtime.engine.loop import Loop
+from hope_runtime.engine.read_request import ReadRequest, ScoreRequest
 from hope_runtime.engine.reply import OnText
-from hope_runtime.engine.runner import Output, Pass, Runner
-from hope_runtime.engine.scheduler import Resolve, Ticket, slices
+from hope_runtime.engine.request import Request, always_ready
+from hope_runtime.engine.runner import Runner
+from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.engine.window_reader import Reader
 from hope_runtime.errors import ModelError
 from hope_runtime.layers.kv_cache import KVCache
@@ -35,17 +36,16 @@ from hope_runtime.session.memory import SessionMemory
 # More turns than this at a time wait.
 MAX_SLOTS = 1024
 
-_Result = TypeVar("_Result")
-
 
 class TorchEngine(AdapterEngine):
-    """See SessionEngine.
+    """A SessionEngine, which documents its methods.
 
-    `branch` is the trained fast memory beside the model, if it has one. `threads` is the number of
-    compute threads, which changes no memory. `window_cache_bytes` are
-    taken at once for keys and values, as many windows as fit, up to MAX_SLOTS: no more turns run at
-    a time, the others wait. `memory_cache_bytes` bounds the memories that are kept ready. Use as a
-    context manager, or call close().
+    `fast_memory` is the trained fast memory beside the model, if it has one. `threads` is the
+    number of CPU threads, which changes no memory. `window_cache_bytes` are allocated at once for
+    keys and values, as many windows as fit, up to MAX_SLOTS: no more turns run at a time, the
+    others wait. `memory_cache_bytes` bounds the adapters that are kept ready. Use as a context
+    manager, or call close().
+
     Raises ModelError for a window that the model has no positions for, or that the bytes do not
     hold once.
     """
@@ -76,21 +76,22 @@ class TorchEngine(AdapterEngine):
         super().__init__(
             model, window_tokens, fast_memory, learner or Learner(model, threads, fast_memory)
         )
-        slots = KVCache.pool(
+        self.device = Device.of(model, threads)
+        caches = KVCache.pool(
             model.config,
             min(MAX_SLOTS, window_cache_bytes // slot_bytes),
             capacity=window_tokens,
-            dtype=model.dtype,
-            device=model.device,
+            dtype=self.device.dtype,
+            device=self.device.place,
         )
-        self.slot_pool = SlotPool(slots)
+        self.slot_pool = SlotPool(caches)
         self._reader = Reader(
             model, window_tokens, memory_bytes=memory_cache_bytes, fast_memory=fast_memory
         )
         self._runner = Runner(model, fast_memory)
         self._loop = Loop(
-            self._compute,
-            threads=threads or torch.get_num_threads(),
+            self._runner.step,
+            device=self.device,
             room=lambda: self.slot_pool.room,
             widen=self._widen,
         )
@@ -103,65 +104,45 @@ class TorchEngine(AdapterEngine):
         self.close()
 
     def close(self) -> None:
-        """Stops after the present pieces; what was not done is cancelled."""
+        """Stop after the pieces at work; what is left is cancelled."""
         self._loop.close()
 
-    # What can be submitted. `row` names the caches to use; one turn at a time a row.
+    # Work that can be submitted. `row` names the slot to use; one turn at a time a slot.
 
     def generate(
         self,
         row: Hashable,
         memory: SessionMemory,
-        turn: turns.GenerateTurn,
+        turn: GenerateTurn,
         on_text: OnText,
         *,
-        ready: Callable[[], bool] = lambda: True,
-    ) -> Ticket[turns.GenerateOutcome]:
-        """Answers. `on_text` is called on the engine's thread and must not block."""
-        tokenizer = self.model.tokenizer
-        work = self._with_row(
-            row,
-            lambda slot: turns.generate(
-                self._reader, tokenizer, slot, memory, turn, self.window_tokens, on_text
-            ),
+        ready: Callable[[], bool] = always_ready,
+    ) -> Request[GenerateOutcome]:
+        """Answer a turn. `on_text` is called on the engine's thread and must not block."""
+        return self._loop.serve(
+            GenerateRequest(self._reader, self.slot_pool, row, memory, turn, on_text, ready)
         )
-        return self._loop.serve(Ticket(work, ready=ready))
 
-    def read(
-        self, row: Hashable, memory: SessionMemory, record: Record
-    ) -> Ticket[turns.ReadOutcome]:
-        """Reads a document's record, scoring it."""
-        work = self._with_row(
-            row,
-            lambda slot: turns.read_record(self._reader, slot, memory, record, self.window_tokens),
-        )
-        return self._loop.serve(Ticket(work))
+    def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Request[ReadOutcome]:
+        """Read a document's record, scoring it."""
+        return self._loop.serve(ReadRequest(self._reader, self.slot_pool, row, memory, record))
 
-    def score(
-        self, memory: SessionMemory | None, context: str, text: str
-    ) -> Ticket[turns.ReadOutcome]:
-        """Scores a text on a row of its own."""
-        tokenizer = self.model.tokenizer
-        work = self._with_row(
-            object(),
-            lambda slot: turns.score(
-                self._reader, tokenizer, slot, memory, context, text, self.window_tokens
-            ),
-            keep=False,
-        )
-        return self._loop.serve(Ticket(work))
+    def score(self, memory: SessionMemory | None, context: str, text: str) -> Request[ReadOutcome]:
+        """Score a text in a slot of its own."""
+        return self._loop.serve(ScoreRequest(self._reader, self.slot_pool, memory, context, text))
 
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
-    ) -> Ticket[tuple[SessionMemory, Consolidation]]:
-        """Learns at one boundary; a pure function of memory and boundary."""
-        work = self.learner.consolidate(memory, boundary)
-        return self._loop.teach(Ticket(work))
+    ) -> Request[tuple[SessionMemory, Consolidation]]:
+        """Learn at one boundary; a pure function of memory and boundary."""
+        return self._loop.learn(GeneratorRequest(self.learner.consolidate(memory, boundary)))
 
     def drop(self, row: Hashable) -> None:
+        """Forget what is kept of a conversation's window, if it is not in use."""
         self.slot_pool.drop(row)
 
     def load(self) -> EngineLoad:
+        """Requests and bytes that the engine carries now."""
         running, waiting, learning = self._loop.load()
         return EngineLoad(
             running=running,
@@ -173,43 +154,3 @@ class TorchEngine(AdapterEngine):
 
     def _widen(self, threads: int) -> None:
         self.learner.width = threads
-
-    def _compute(self, tickets: Sequence[Ticket[Any]]) -> list[Resolve | None]:
-        """One step of the loop: runs the next slice of each turn, and hands out what came of it."""
-        outputs = self._run(slices(tickets))
-        return [
-            ticket.fail(output) if isinstance(output, Exception) else ticket.receive(output)
-            for ticket, output in zip(tickets, outputs, strict=True)
-        ]
-
-    def _run(self, passes: list[Pass]) -> list[Output | Exception]:
-        """The outputs of the step. A turn whose pass cannot be computed fails alone."""
-        try:
-            return [*self._runner.run(passes)]
-        except Exception as error:
-            if len(passes) == 1:
-                return [error]
-        return [self._run_alone(one) for one in passes]
-
-    def _run_alone(self, one: Pass) -> Output | Exception:
-        try:
-            return self._runner.run([one])[0]
-        except Exception as error:
-            return error
-
-    def _with_row(
-        self,
-        key: Hashable,
-        work: Callable[[Row], Generator[Pass | None, Output, _Result]],
-        *,
-        keep: bool = True,
-    ) -> Generator[Pass | None, Output, _Result]:
-        """Runs `work` on the row of `key`; a row that saw an error is not kept."""
-        row = self.slot_pool.take(key)
-        finished = False
-        try:
-            result = yield from work(row)
-            finished = True
-            return result
-        finally:
-            self.slot_pool.give(key, row, keep=keep and finished)

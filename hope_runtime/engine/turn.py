@@ -1,20 +1,14 @@
-"""The engine's work, written as generators that yield what they want computed next.
+"""Turns: requests as callers state them, outcomes as they get them, and the texts between.
 
-A generator runs on the engine's thread only, reads an immutable memory, and returns what its turn
-found out. It changes nothing but its row, which is a cache; dropping a generator anywhere leaves
-no trace, and that is all that cancelling a turn takes.
+Computes nothing; request.py moves a turn along.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from hope_runtime.engine.kv_slots import Row
 from hope_runtime.engine.prompt import (
     Message,
     at_once,
@@ -22,10 +16,8 @@ from hope_runtime.engine.prompt import (
     encode_in_steps,
     turn_record_in_steps,
 )
-from hope_runtime.engine.reply import FinishReason, OnText, Reply, TextPiece, write
-from hope_runtime.engine.runner import Output, Pass
+from hope_runtime.engine.reply import FinishReason, Reply, TextPiece
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.window_reader import Reader
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session.fold import observe
 from hope_runtime.session.log import Record
@@ -51,12 +43,12 @@ class GenerateTurn:
 
 @dataclass(frozen=True, slots=True)
 class GenerateOutcome:
-    """A finished reply. `record` is the whole turn for the log, `memory` what the session knows
-    after it, with nothing learnt that it made due; times are in seconds."""
+    """A finished reply. `record` is the whole turn for the log, `memory` the session after it,
+    before any consolidation that it made due; times are in seconds."""
 
     record: Record
     memory: SessionMemory
-    # All the text that was handed out, as one piece.
+    # All the text that was released, as one piece.
     reply: TextPiece
     finish_reason: FinishReason
     input_tokens: int
@@ -67,13 +59,14 @@ class GenerateOutcome:
 
     @property
     def text(self) -> str:
+        """Text of the reply."""
         return self.reply.text
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOutcome:
-    """A text was read: summed nats of the `scored` tokens of it. `memory` is what the session knows
-    after it, with nothing learnt that it made due; None when nothing was meant to stay."""
+    """A text that was read: summed nats of its `scored` tokens. `memory` is the session after it,
+    before any consolidation that it made due; None when nothing was meant to stay."""
 
     nats: float
     scored: int
@@ -83,14 +76,15 @@ class ReadOutcome:
 def place(
     tokenizer: Tokenizer, memory: SessionMemory, turn: GenerateTurn, window_tokens: int
 ) -> tuple[Record, Window]:
-    """What `place_in_steps` comes to, at once."""
+    """Result of `place_in_steps`, at once."""
     return at_once(place_in_steps(tokenizer, memory, turn, window_tokens))
 
 
 def place_in_steps(
     tokenizer: Tokenizer, memory: SessionMemory, turn: GenerateTurn, window_tokens: int
 ) -> Generator[None, None, tuple[Record, Window]]:
-    """The turn's record up to where the model answers, and its window there; yields on the way.
+    """The turn's record up to where the model answers, and its window there; yields between bounded
+    parts of encoding.
 
     Raises InvalidRequestError when the turn cannot be read whole.
     """
@@ -109,46 +103,8 @@ def place_in_steps(
     return record, pinned.append(prompt[record.pinned :])
 
 
-def generate(
-    reader: Reader,
-    tokenizer: Tokenizer,
-    row: Row,
-    memory: SessionMemory,
-    turn: GenerateTurn,
-    window_tokens: int,
-    on_text: OnText,
-) -> Generator[Pass | None, Output, GenerateOutcome]:
-    """Reads the prompt and decodes a reply, handing out text as it becomes certain."""
-    started = time.monotonic()
-    record, window = yield from place_in_steps(tokenizer, memory, turn, window_tokens)
-    reader.bind(row, memory)
-    reading = yield from reader.read(row, window.tokens, score=learnable_indices(window, record))
-    prefilled = time.monotonic()
-
-    def extend(token: int) -> Generator[Pass, Output, Tensor]:
-        nonlocal window
-        longer = window.append((token,))
-        hopped, window = longer.dropped != window.dropped, longer
-        if hopped:  # its keys and values are those of another text now
-            return (yield from reader.read(row, longer.tokens)).logits
-        return (yield from reader.extend(row, token))
-
-    limit = reply_limit(turn, window)
-    reply = yield from write(tokenizer, turn.sampling, limit, reading.logits, extend, on_text)
-    return outcome_of(
-        memory,
-        record,
-        reply,
-        tokenizer,
-        window_tokens,
-        surprise_nats=reading.nats / reading.scored if reading.scored else None,
-        prefill_seconds=prefilled - started,
-        decode_seconds=time.monotonic() - prefilled,
-    )
-
-
 def reply_limit(turn: GenerateTurn, window: Window) -> int:
-    """The most tokens that the turn's reply may have; `window` is the one it begins behind."""
+    """Limit of the reply's tokens; `window` is the one that the reply begins behind."""
     return turn.sampling.max_tokens or max(1, min(DEFAULT_MAX_TOKENS, window.room))
 
 
@@ -163,7 +119,7 @@ def outcome_of(
     prefill_seconds: float,
     decode_seconds: float,
 ) -> GenerateOutcome:
-    """What became of a turn whose record ended where the model answered."""
+    """Outcome of a turn whose record `prompt` ended where the model answers."""
     record = reply.ends(prompt, tokenizer)
     return GenerateOutcome(
         record=record,
@@ -178,50 +134,12 @@ def outcome_of(
     )
 
 
-def read_record(
-    reader: Reader, row: Row, memory: SessionMemory, record: Record, window_tokens: int
-) -> Generator[Pass, Output, ReadOutcome]:
-    """Reads a document's record into its conversation's window, scoring its tokens.
-
-    The row then holds the window as it is after the record was observed. A record longer than
-    half a window is scored from where the window begins.
-    """
-    reader.bind(row, memory)
-    after = observe(memory, record, window_tokens=window_tokens)
-    window = after.conversations[record.conversation].window
-    if not window.tokens:
-        return ReadOutcome(0.0, 0, after)
-    reading = yield from reader.read(
-        row, window.tokens, score=last_indices(window, len(record.tokens))
-    )
-    return ReadOutcome(reading.nats, reading.scored, after)
-
-
-def score(
-    reader: Reader,
-    tokenizer: Tokenizer,
-    row: Row,
-    memory: SessionMemory | None,
-    context: str,
-    text: str,
-    window_tokens: int,
-) -> Generator[Pass | None, Output, ReadOutcome]:
-    """Summed nats of `text` after `context`; a memory of None is the frozen base model.
-
-    Every token of the text is scored. Without a context, the first is predicted from the
-    beginning-of-text token; where a model has none, it is left out.
-    """
-    before, ids = yield from score_tokens(tokenizer, context, text, window_tokens)
-    reader.bind(row, memory)
-    reading = yield from reader.read(row, before + ids, score=range(len(before), len(before + ids)))
-    return ReadOutcome(reading.nats, reading.scored)
-
-
 def score_tokens(
     tokenizer: Tokenizer, context: str, text: str, window_tokens: int | None = None
 ) -> Generator[None, None, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Tokens of the context, or what stands for none, and of the text that is scored; yields on
-    the way.
+    """Tokens of the context and of the text that is scored; without a context, the
+    beginning-of-text token stands for it where the model has one. Yields between bounded parts of
+    encoding.
 
     Raises InvalidRequestError when there is no text, or when the window does not hold both.
     """
@@ -255,13 +173,13 @@ def score_tokens(
 
 
 def last_indices(window: Window, count: int) -> range:
-    """Where the last `count` tokens of the stream stand in the window, as far as they are there."""
+    """Indices in the window of the last `count` tokens of the stream, as far as they are there."""
     size = len(window.tokens)
     return range(max(0, size - count), size)
 
 
 def learnable_indices(window: Window, record: Record) -> list[int]:
-    """Where the learnable tokens of the record that was appended last stand in the window."""
+    """Indices in the window of the learnable tokens of `record`, which was appended last."""
     flags = [segment.learnable for segment in record.segments for _ in segment.tokens]
     return [
         index for index in last_indices(window, len(flags)) if flags[index - len(window.tokens)]

@@ -1,23 +1,26 @@
-"""Reads windows: fills a row's cache so that its last position can predict the next token.
+"""Window reader: fills a slot's cache so that its last position can predict the next token.
 
 Keys and values are a pure function of (window token ids, memory): whole chunks lie at fixed places
 of the window, each computed over the same predecessors, and what was read in another way (a partial
 chunk, single decoded tokens) is read again once its chunk is full. So a reply does not depend on
 whether its window was resident: alone, not even in the last bit, and beside others, where shapes
 are those of the batch, up to rounding.
+
+Shape suffixes: T tokens of a chunk, D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.engine.kv_slots import Memories, Row
-from hope_runtime.engine.runner import Output, Pass
+from hope_runtime.engine.kv_slots import NOT_FINITE, Memories, Slot
+from hope_runtime.engine.runner import ForwardChunk, Output
 from hope_runtime.errors import NotFiniteError
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.forward import logits
@@ -25,6 +28,7 @@ from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import written
 from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.memory import SessionMemory
+from hope_runtime.tokenizer import Tokenizer
 
 CHUNK_TOKENS = 128
 
@@ -42,11 +46,102 @@ class Reading:
     scored: int
 
 
+class WindowReading:
+    """Reading of `tokens` into a slot, chunk by chunk, from the first `start` tokens that it holds.
+
+    `chunk` is read next, None once all was read; `accept` takes its output. Also scores the tokens
+    at the ascending indices `score`, but for index 0, which nothing predicts.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        slot: Slot,
+        tokens: tuple[int, ...],
+        start: int,
+        score: Sequence[int],
+    ) -> None:
+        self._model = model
+        self._slot = slot
+        self._tokens = tokens
+        self._score = score
+        self._nats, self._scored = 0.0, 0
+        self._logits_V: Tensor | None = None
+        # Hidden state of the position before the chunk.
+        self._last_D: Tensor | None = None
+        slot.kv.truncate(start)
+        slot.tokens, slot.aligned = tokens[:start], start
+        self.chunk = self._chunk_at(start)
+
+    @property
+    def result(self) -> Reading:
+        """The reading, once `chunk` is None."""
+        assert self._logits_V is not None, "a window needs at least one token"
+        return Reading(self._logits_V, self._nats, self._scored)
+
+    def accept(self, output: Output) -> None:
+        """Take the output of `chunk`. Raises NotFiniteError when the nats are not finite."""
+        assert self.chunk is not None
+        slot, start = self._slot, len(self._slot.tokens)
+        end = start + len(self.chunk.ids)
+        self._add_nats(output.hidden_TD, start, end)
+        self._last_D, self._logits_V = output.hidden_TD[-1], output.logits_V
+        slot.tokens = self._tokens[:end]
+        if end - start == CHUNK_TOKENS:
+            slot.aligned = end
+        self.chunk = self._chunk_at(end)
+        if self.chunk is None and not math.isfinite(self._nats):
+            slot.clear()
+            raise NotFiniteError(NOT_FINITE)
+
+    def _chunk_at(self, start: int) -> ForwardChunk | None:
+        end = min(start + CHUNK_TOKENS, len(self._tokens))
+        if start == end:
+            return None
+        return ForwardChunk(self._slot, self._tokens[start:end], logits=end == len(self._tokens))
+
+    @torch.no_grad()
+    def _add_nats(self, hidden_TD: Tensor, start: int, end: int) -> None:
+        """Score the chosen tokens that the new states and the last one before them predict."""
+        last_D = self._last_D
+        # Row i of these states predicts the token at index `origin + i + 1`.
+        states_TD = hidden_TD if last_D is None else torch.cat([last_D[None], hidden_TD])
+        origin = start if last_D is None else start - 1
+        chosen = [index for index in self._score if origin < index < end]
+        if not chosen:
+            return
+        logits_TV = logits(self._model, states_TD[torch.tensor(chosen) - 1 - origin][None])[0]
+        targets = torch.tensor([self._tokens[index] for index in chosen], device=logits_TV.device)
+        self._nats += float(nnf.cross_entropy(logits_TV.float(), targets, reduction="sum"))
+        self._scored += len(chosen)
+
+
+class TokenReading:
+    """Reading of one more token behind what a slot holds; the result is the next token's logits."""
+
+    def __init__(self, slot: Slot, token: int) -> None:
+        self._slot = slot
+        self._logits_V: Tensor | None = None
+        self.chunk: ForwardChunk | None = ForwardChunk(slot, (token,))
+
+    @property
+    def result(self) -> Tensor:
+        """Logits of the token after it, (V,), once `chunk` is None."""
+        assert self._logits_V is not None
+        return self._logits_V
+
+    def accept(self, output: Output) -> None:
+        """Take the output of `chunk`."""
+        assert self.chunk is not None
+        self._slot.tokens += self.chunk.ids
+        self._logits_V, self.chunk = output.logits_V, None
+
+
 class Reader:
     """Reads and extends windows of `capacity` tokens with one model.
 
-    `memory_bytes` bounds the terms of recently used memories that are kept ready. `branch` is the
-    trained fast memory of the model, if there is one.
+    `memory_bytes` bounds the adapters of recently used memories that are kept ready. `fast_memory`
+    is the trained fast memory of the model, if there is one.
     """
 
     def __init__(
@@ -59,106 +154,59 @@ class Reader:
     ) -> None:
         self._model = model
         self._fast_memory = fast_memory
-        self._capacity = capacity
-        self.memories = Memories(memory_bytes, model.dtype)
+        self.capacity = capacity
+        self.memories = Memories(memory_bytes, model.dtype, model.device)
 
-    def new_row(self) -> Row:
-        """An empty row for any memory, with a slot of its own."""
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._model.tokenizer
+
+    def new_slot(self) -> Slot:
+        """An empty slot for any memory, with a cache of its own."""
         model = self._model
-        kv = KVCache(model.config, capacity=self._capacity, dtype=model.dtype, device=model.device)
-        return Row(kv)
+        kv = KVCache(model.config, capacity=self.capacity, dtype=model.dtype, device=model.device)
+        return Slot(kv)
 
-    def bind(self, row: Row, memory: SessionMemory | None) -> None:
-        """Makes `row` serve `memory`; None is the frozen base. Drops what another memory left."""
+    def bind(self, slot: Slot, memory: SessionMemory | None) -> None:
+        """Make `slot` serve `memory`; None is the frozen base. Drops what another memory left."""
         digest = "" if memory is None else memory.levels_digest()
-        row.adapter = None if memory is None else self.memories.adapter(memory)
+        slot.adapter = None if memory is None else self.memories.adapter(memory)
         if self._fast_memory is not None:
-            self._bind_fast(row, memory, self._fast_memory)
-        if row.levels_digest == digest:
-            return
-        row.levels_digest = digest
-        row.tokens, row.aligned = (), 0
-        row.kv.truncate(0)
+            self._bind_fast(slot, memory, self._fast_memory)
+        if slot.levels_digest != digest:
+            slot.levels_digest = digest
+            slot.forget()
 
-    def _bind_fast(self, row: Row, memory: SessionMemory | None, fast_memory: FastMemory) -> None:
+    def _bind_fast(self, slot: Slot, memory: SessionMemory | None, fast_memory: FastMemory) -> None:
         device = self._model.device
-        if row.inputs is None:
+        if slot.inputs is None:
             width = fast_memory.config.input_width
-            row.inputs = torch.zeros(self._capacity, width, device=device)
+            slot.inputs = torch.zeros(self.capacity, width, device=device)
         fast = None if memory is None else written(fast_memory, memory)
-        row.fast = None if fast is None else fast[0].to(device)
+        slot.fast = None if fast is None else fast[0].to(device)
 
     def read(
-        self, row: Row, tokens: tuple[int, ...], *, score: Sequence[int] = ()
-    ) -> Generator[Pass, Output, Reading]:
-        """Reads `tokens`, reusing what the row holds of them, chunk by chunk.
+        self, slot: Slot, tokens: tuple[int, ...], *, score: Sequence[int] = ()
+    ) -> WindowReading:
+        """Begin reading `tokens`, reusing what the slot holds of them.
 
-        Also scores the tokens at the ascending indices `score`, but for index 0, which nothing
-        predicts. What comes before them is read again as far as that takes. Raises NotFiniteError
-        when scores or nats are no numbers.
+        What stands before the tokens at the indices `score` is read again as far as scoring takes.
         """
-        start = self._reusable(row, tokens, before=max(score[0] - 1, 0) if score else len(tokens))
-        row.kv.truncate(start)
-        row.tokens, row.aligned = tokens[:start], start
-        nats, scored = 0.0, 0
-        output: Output | None = None
-        last_D: Tensor | None = None  # hidden state of the position before the chunk
-        while start < len(tokens):
-            end = min(start + CHUNK_TOKENS, len(tokens))
-            output = yield Pass(row, tokens[start:end], scores=end == len(tokens))
-            hidden_TD = output.hidden_TD
-            # Row i of these states predicts the token at index `origin + i + 1`.
-            states_TD = hidden_TD if last_D is None else torch.cat([last_D[None], hidden_TD])
-            origin = start if last_D is None else start - 1
-            chosen = [index for index in score if origin < index < end]
-            if chosen:
-                rows = torch.tensor(chosen) - 1 - origin
-                nats += self._nats(states_TD[rows], [tokens[index] for index in chosen])
-                scored += len(chosen)
-            last_D = hidden_TD[-1]
-            if end - start == CHUNK_TOKENS:
-                row.aligned = end
-            start = end
-            row.tokens = tokens[:start]
-        assert output is not None, "a window needs at least one token"
-        return Reading(_finite(row, output, nats), nats, scored)
+        before = max(score[0] - 1, 0) if score else len(tokens)
+        start = self._reusable(slot, tokens, before=before)
+        return WindowReading(self._model, slot, tokens, start, score)
 
-    def extend(self, row: Row, token: int) -> Generator[Pass, Output, Tensor]:
-        """Appends one token and returns the scores of the next one, (V,). Raises NotFiniteError."""
-        output = yield Pass(row, (token,))
-        row.tokens += (token,)
-        return _finite(row, output)
+    def extend(self, slot: Slot, token: int) -> TokenReading:
+        """Begin reading one token behind what the slot holds."""
+        return TokenReading(slot, token)
 
-    def _reusable(self, row: Row, tokens: tuple[int, ...], *, before: int) -> int:
-        """Tokens in whole chunks that the row holds, none of them at or behind index `before`.
+    def _reusable(self, slot: Slot, tokens: tuple[int, ...], *, before: int) -> int:
+        """Tokens in whole chunks that the slot holds, none of them at or behind index `before`.
 
         The last token is always read again.
         """
-        limit = min(row.aligned, min(before, len(tokens) - 1) // CHUNK_TOKENS * CHUNK_TOKENS)
-        while limit and row.tokens[:limit] != tokens[:limit]:
+        limit = min(slot.aligned, min(before, len(tokens) - 1) // CHUNK_TOKENS * CHUNK_TOKENS)
+        while limit and slot.tokens[:limit] != tokens[:limit]:
             limit -= CHUNK_TOKENS
         return max(limit, 0)
-
-    @torch.no_grad()
-    def _nats(self, states_TD: Tensor, targets: list[int]) -> float:
-        logits_TV = logits(self._model, states_TD[None])[0].float()
-        wanted = torch.tensor(targets, device=logits_TV.device)
-        return float(torch.nn.functional.cross_entropy(logits_TV, wanted, reduction="sum"))
-
-
-def _finite(row: Row, output: Output, nats: float = 0.0) -> Tensor:
-    """The scores of a pass. What is no number came from the cache or went into it, so then the row
-    forgets all it holds."""
-    logits_V = output.logits_V
-    assert logits_V is not None
-    # The largest is NaN where any is.
-    if math.isfinite(logits_V.max()) and math.isfinite(nats):
-        return logits_V
-    row.tokens, row.aligned = (), 0
-    row.kv.truncate(0)
-    for cache in (row.kv.k, row.kv.v):
-        cache.zero_()  # a mask times NaN is NaN
-    raise NotFiniteError(
-        "the model computed a non-finite number for the next token, so the turn was discarded; "
-        "retry it"
-    )

@@ -2,9 +2,10 @@
 
 A memory is (parameters, objective, rule, period): it maps keys to values, its objective is
 1/2 |M(k) - v̂|² (the paper drops the factor 2) or -<M(k), v̂>, its rule turns the objective's
-gradient into rank-one writes (delta.py), and its period is its chunk (titans.py). All memories of a
-layer share the key, the step and the keep fraction of a token (Nested Learning, Eq. 88), so several
-that also share a period live side by side in one *bank* and are read and written together.
+gradient into rank-one writes (delta_rule.py), and its period is its chunk (titans_state.py). All
+memories of a layer share the key, the step and the keep fraction of a token (Nested Learning,
+Eq. 88), so several that also share a period live side by side in one *bank* and are read and
+written together.
 
 Inner gradients are written out by hand and treat v̂ as given; autograd through these functions is
 the outer loop's gradient.
@@ -38,13 +39,13 @@ class Bank(Protocol):
     def writes(
         self, parameters: Parameters, key_BHTK: Tensor, target_BHTR: Tensor, step: Step
     ) -> tuple[Writes, ...]:
-        """What a run does to each parameter, with gradients taken at `parameters`."""
+        """Writes of a run to each parameter, with gradients taken at `parameters`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How strongly each token writes: eta (B, H, T), 0 where it must not, and the run's `decays`
+    """Strength of each token's write: eta (B, H, T), 0 where it must not, and the run's `decays`
     (B, H, T, 1 + T)."""
 
     rule: Rule
@@ -58,7 +59,8 @@ class Step:
 
     @property
     def objective(self) -> Literal["dot", "l2"]:
-        """Of the layer that is erased: the delta rule's erase already is the L2 gradient's."""
+        """Objective of the layer that is erased: the delta rule's erase already is the L2
+        gradient's."""
         return "dot" if self.rule in ("delta", "hebbian") else "l2"
 
 
@@ -67,12 +69,14 @@ class LinearBank:
     """Linear memories M z without a skip: the rows of one matrix (R, K)."""
 
     def read(self, parameters: Parameters, z_BHTK: Tensor) -> Tensor:
+        """See Bank.read."""
         (matrix,) = parameters
         return z_BHTK @ matrix.mT
 
     def writes(
         self, parameters: Parameters, key_BHTK: Tensor, target_BHTR: Tensor, step: Step
     ) -> tuple[Writes, ...]:
+        """See Bank.writes."""
         eta = step.eta_BHT[..., None]
         error = target_BHTR
         if step.objective == "l2":
@@ -110,6 +114,7 @@ class ResidualBank:
     erase_layers: bool
 
     def read(self, parameters: Parameters, z_BHTK: Tensor) -> Tensor:
+        """See Bank.read."""
         inner, outer = parameters
         hidden = nnf.silu(self._split(z_BHTK @ inner.mT))
         return self._output(outer, hidden, z_BHTK)
@@ -117,6 +122,7 @@ class ResidualBank:
     def writes(
         self, parameters: Parameters, key_BHTK: Tensor, target_BHTR: Tensor, step: Step
     ) -> tuple[Writes, ...]:
+        """See Bank.writes."""
         inner, outer = parameters
         before_BHNTF = self._split(key_BHTK @ inner.mT)
         gate = torch.sigmoid(before_BHNTF)

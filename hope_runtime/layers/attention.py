@@ -1,7 +1,7 @@
-"""Attention over the window: rotary positions, grouped heads, and the cache of keys and values.
+"""Attention over a window: rotary positions and grouped heads.
 
-Knows one layer's attention. Leaves the window's policy (what is pinned, when it hops) to
-memory/window.py, and the order of the layers to hope.py.
+Knows one layer's attention. Leaves the cache of keys and values to kv_cache.py, the window's policy
+(what is pinned, when it hops) to session/window.py, and the order of the layers to the models.
 
 Shape suffixes: B rows, T new tokens, S keys (cached and new), D model width, H query heads,
 G key/value heads, K head width, L layers, C capacity of a cache, P positions.
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from hope_runtime.errors import WindowOverflowError
 from hope_runtime.layers.config import ModelConfig
-from hope_runtime.layers.kv_cache import KVCache
 
 
 def rotary_frequencies(config: ModelConfig) -> Tensor:
@@ -85,40 +84,6 @@ class RotaryTable:
         return self.cos_PK[None, start:stop, None], self.sin_PK[None, start:stop, None]
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionPlan:
-    """What all layers of one forward pass share; made once by hope.forward.
-
-    cos and sin are (B or 1, T, 1, K); `bias` is what is added to the scores, (B or 1, 1, T, S)
-    or (T, S), or None; with `causal` it is None and the plain causal rule holds. S = start + T.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    start: int
-    causal: bool
-    bias: Tensor | None
-
-
-def attend(
-    config: ModelConfig, qkv_BTX: Tensor, plan: AttentionPlan, cache: KVCache | None, layer: int
-) -> Tensor:
-    """Attention of one layer from its fused projections: (B, T, (H+2G)*K) -> (B, T, H*K).
-
-    With a cache, writes the new keys and values behind the `plan.start` old ones and reads both;
-    advancing `cache.length` is left to the caller, once all layers are done.
-    """
-    q_BHTK, k_BGSK, v_BGSK = turn_heads(config, qkv_BTX, plan.cos, plan.sin)
-    if cache is not None:
-        stop = plan.start + qkv_BTX.shape[1]
-        k_all, v_all = cache.k_layers[layer], cache.v_layers[layer]
-        k_all[:, :, plan.start : stop] = k_BGSK
-        v_all[:, :, plan.start : stop] = v_BGSK
-        if plan.start:
-            k_BGSK, v_BGSK = k_all[:, :, :stop], v_all[:, :, :stop]
-    return mix_heads(q_BHTK, k_BGSK, v_BGSK, causal=plan.causal, bias=plan.bias)
-
-
 def turn_heads(
     config: ModelConfig, qkv_BTX: Tensor, cos: Tensor, sin: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,18 +94,26 @@ def turn_heads(
     H, G, K = config.n_heads, config.n_kv_heads, config.head_dim
     B, T, _ = qkv_BTX.shape
     heads_BTXK = qkv_BTX.view(B, T, H + 2 * G, K)
-    # Queries and keys turn together; exchanging halves is a roll by K/2.
-    raw = heads_BTXK[:, :, : H + G]
-    turned = torch.addcmul(raw * cos, raw.roll(K // 2, dims=-1), sin)
+    turned = rotate(heads_BTXK[:, :, : H + G], cos, sin)  # queries and keys together
     q_BHTK = turned[:, :, :H].transpose(1, 2)
     k_BGTK = turned[:, :, H:].transpose(1, 2)
     return q_BHTK, k_BGTK, heads_BTXK[:, :, H + G :].transpose(1, 2)
 
 
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads turned by their position, (.., K) -> (.., K); cos and sin as RotaryTable has them."""
+    # Exchanging the halves of a head is a roll by K/2.
+    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), sin)
+
+
 def mix_heads(
     q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, *, causal: bool, bias: Tensor | None
 ) -> Tensor:
-    """Values mixed by softmax scores, (B, T, H*K); `causal` and `bias` as in AttentionPlan."""
+    """Values mixed by softmax scores, (B, T, H*K).
+
+    `bias` is added to the scores, (B or 1, 1, T, S) or (T, S); with `causal` it is None and the
+    plain causal rule holds.
+    """
     B, H, T, K = q_BHTK.shape
     G = k_BGSK.shape[1]
     if T == 1:

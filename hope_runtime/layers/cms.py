@@ -1,4 +1,4 @@
-"""The full-rank Continuum Memory System: MLPs that change at different frequencies, each by Eq. 71.
+"""Full-rank Continuum Memory System: MLPs that change at different frequencies, each by Eq. 71.
 
 A level is one MLP in every block that has it. At a multiple of its period C, counted in learnable
 tokens, and nowhere else, it takes one step: theta <- theta - eta f(G), where G is the *sum* over
@@ -7,7 +7,7 @@ gradient descent is f(G) = G). For a linear f the paper's sum of f over tokens i
 others f sees the sum, which is our reading. Faster levels change inside a slower one's chunk, so G
 is added up segment by segment, each under the weights of its time (stream.py does).
 
-memory/cms.py holds the low-rank levels of a served backbone; what both share is the arithmetic of
+session/levels.py holds the low-rank levels of a served decoder; both share the arithmetic of
 periods. Every row (session) has its own weights, and nothing here mixes rows.
 
 Shape suffixes: B rows, T tokens, D model width, F units of a level's MLP.
@@ -51,11 +51,13 @@ class GradientDescent:
     """f is the gradient itself: the default, and the case in which Eq. 71 is exact."""
 
     def init(self, parameter: Tensor) -> tuple[Tensor, ...]:
+        """No memory."""
         return ()
 
     def step(
         self, gradient: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The gradient itself."""
         return gradient, state
 
 
@@ -112,7 +114,8 @@ def _product(x_BTI: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class LevelState:
-    """What one level of B sessions has learnt, and the gradients of its unfinished chunk.
+    """State of one level of B sessions: what it has learnt, and the gradients of its unfinished
+    chunk.
 
     theta: the rows' own weights, or None while no row has changed (exactly theta_0).
     gathered: sums of gradients since each row's last boundary, of theta's shapes, or None for zero.

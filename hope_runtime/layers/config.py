@@ -1,4 +1,4 @@
-"""Shapes of layers: a Llama-family backbone, and the Titans memories of a HOPE model.
+"""Shapes of layers: a decoder, and the Titans memories of a HOPE model.
 
 Frozen dataclasses, checked when made. Knows no file format and no policy of learning.
 """
@@ -6,8 +6,9 @@ Frozen dataclasses, checked when made. Knows no file format and no policy of lea
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 Projection = Literal["k", "v", "q", "eta", "alpha"]
 Rule = Literal["delta", "paper_literal", "gd", "hebbian"]
@@ -29,9 +30,19 @@ class RopeScaling:
             )
 
 
+# Fields of ModelConfig that are hashed into every fingerprint, whatever their value. Frozen.
+# fmt: off
+_ALWAYS_STORED = frozenset({
+    "vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff", "norm_eps",
+    "rope_theta", "max_positions", "tie_embeddings", "rope_scaling", "attention_bias",
+    "rope_factors",
+})
+# fmt: on
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shape of a Llama-family Transformer, the backbone that sessions share.
+    """Shape of a decoder-only Transformer, the frozen model that sessions share.
 
     Sizes are in elements; `rope_theta` is the base of the rotary frequencies. A GGUF file states
     the Llama 3 scaling as its result, one divisor per frequency: `rope_factors`, head_dim / 2 of
@@ -71,6 +82,36 @@ class ModelConfig:
                 raise ValueError("rope_scaling and rope_factors are mutually exclusive")
             if len(self.rope_factors) * 2 != self.head_dim or min(self.rope_factors) <= 0:
                 raise ValueError("rope_factors must be head_dim / 2 positive numbers")
+
+    def to_fields(self) -> dict[str, Any]:
+        """The configuration as plain values, as it is stored and hashed into a fingerprint.
+
+        Fields that came after _ALWAYS_STORED are left out while they have their default, so a
+        model keeps its fingerprint when the configuration learns a new field.
+        """
+        stored = {name: value for name, value in asdict(self).items() if name in _ALWAYS_STORED}
+        return stored | self.later_fields()
+
+    def later_fields(self) -> dict[str, Any]:
+        """The plain values of fields that came after _ALWAYS_STORED and have another value than
+        their default."""
+        values = asdict(self)
+        return {
+            item.name: values[item.name]
+            for item in fields(self)
+            if item.name not in _ALWAYS_STORED and getattr(self, item.name) != item.default
+        }
+
+    @classmethod
+    def from_fields(cls, stored: Mapping[str, Any]) -> ModelConfig:
+        """The inverse of `to_fields`, of values that went through JSON. Raises TypeError for a
+        field that this version does not know, ValueError for values that do not fit together."""
+        values = dict(stored)
+        if values.get("rope_scaling") is not None:
+            values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+        if values.get("rope_factors") is not None:
+            values["rope_factors"] = tuple(values["rope_factors"])
+        return cls(**values)
 
     @property
     def parameters_per_rank(self) -> int:

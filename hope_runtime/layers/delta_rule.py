@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Writes:
-    """What the tokens of a run do to one matrix.
+    """Writes of a run's tokens to one matrix.
 
     key (..., T, K), value w (..., T, V), erase a (..., T, K) or None, and the run's `decays`,
     (..., T, 1 + T). A token that must not count has zero value and erase, and log alpha zero.
@@ -69,7 +69,7 @@ def read_run(
 
 @dataclass(frozen=True, slots=True)
 class Inertia:
-    """How the velocity acts in a run, (..., T, 1 + T) each, shared by all matrices of a layer.
+    """Decay of the velocity in a run, (..., T, 1 + T) each, shared by all matrices of a layer.
 
     `decay` of the velocity itself, and `pushed`: how much of the velocity before the run (column
     0), and of each token's write, has come into the memory by token i.
@@ -80,8 +80,8 @@ class Inertia:
 
     @staticmethod
     def of(decay: Tensor, log_momentum: Tensor, counts: Tensor) -> Inertia:
-        """From the memory's decay, log mu (..., T), and c (..., T): 1, or 0 for a token that must
-        not count, whose log mu is 0."""
+        """Inertia from the memory's decay, log mu (..., T), and c (..., T): 1, or 0 for a token
+        that must not count, whose log mu is 0."""
         inertia = decays(log_momentum)
         return Inertia(inertia, (decay[..., 1:] * counts[..., None, :]) @ inertia)
 

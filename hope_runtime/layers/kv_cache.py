@@ -1,4 +1,4 @@
-"""The cache of keys and values of the tokens in a window, preallocated for all layers.
+"""Cache of keys and values of the tokens in a window.
 
 Shape suffixes: L layers, B rows, G key/value heads, K head width.
 """
@@ -62,10 +62,12 @@ class KVCache:
 
     @property
     def rows(self) -> int:
+        """Rows that the cache holds side by side."""
         return self.k.shape[1]
 
     @property
     def capacity(self) -> int:
+        """Tokens that a row has room for."""
         return self.k.shape[3]
 
     @property

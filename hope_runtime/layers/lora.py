@@ -25,7 +25,7 @@ STORED_DTYPE = torch.bfloat16
 
 
 class AdapterTensors(Protocol):
-    """A session's private part of the MLPs: the effective weight of a matrix is W + B @ A.
+    """Tensors of an adapter: the effective weight of an MLP matrix is W + B @ A.
 
     In the dtype and on the device of the base weights. gate_a and up_a (L, R, D), gate_b and up_b
     (L, F, R), down_a (L, R, F), down_b (L, D, R).
@@ -46,11 +46,11 @@ class AdapterTensors(Protocol):
 
 
 LayerAdapter = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""One layer of AdapterTensors: gate_a, gate_b, up_a, up_b, down_a, down_b without their L."""
+"""One layer of an adapter: gate_a, gate_b, up_a, up_b, down_a, down_b without their L."""
 
 
 def split_layers(adapter: AdapterTensors) -> list[LayerAdapter]:
-    """The terms layer by layer, as views; one unbind a tensor rather than one index a layer."""
+    """The adapter layer by layer, as views; one unbind a tensor rather than one index a layer."""
     return list(
         zip(
             adapter.gate_a.unbind(0),
@@ -66,7 +66,7 @@ def split_layers(adapter: AdapterTensors) -> list[LayerAdapter]:
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """Terms B A for the gate, up and down matrices of all layers.
+    """Low-rank terms B A beside the gate, up and down matrices of all layers.
 
     a: (L, R, in), b: (L, out, R). bfloat16 as stored, the model's dtype as served, float32 while
     they learn. The tensors are never changed in place once the object is shared.
@@ -81,18 +81,22 @@ class LoraAdapter:
 
     @property
     def rank(self) -> int:
+        """R."""
         return self.gate_a.shape[1]
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the six tensors."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
         """The six tensors by name, in declaration order."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
-    def to(self, dtype: torch.dtype) -> LoraAdapter:
-        return LoraAdapter(**{name: tensor.to(dtype) for name, tensor in self.tensors().items()})
+    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> LoraAdapter:
+        """The same adapter in another precision or place; None leaves it on its device."""
+        moved = {name: part.to(device, dtype) for name, part in self.tensors().items()}
+        return LoraAdapter(**moved)
 
     def scaled(self, factor: float) -> LoraAdapter:
         """The same directions at `factor` of their strength: scales B only."""
@@ -104,6 +108,7 @@ class LoraAdapter:
         )
 
     def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
         return all(bool(tensor.isfinite().all()) for tensor in self.tensors().values())
 
     @cached_property
@@ -135,7 +140,10 @@ def shapes(config: ModelConfig, rank: int) -> dict[str, tuple[int, int, int]]:
 
 
 def initial(config: ModelConfig, rank: int, seed: int) -> LoraAdapter:
-    """A random with unit expected column norm, B zero: no effect until B has learnt. float32."""
+    """An adapter of no effect until B has learnt: A random with unit expected column norm, B zero.
+
+    float32, on the CPU, the same for the same seed.
+    """
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes(config, rank).items():
@@ -147,7 +155,7 @@ def initial(config: ModelConfig, rank: int, seed: int) -> LoraAdapter:
 
 
 def concatenate(adapter: Iterable[LoraAdapter | None]) -> LoraAdapter | None:
-    """One term with the sum of the ranks and the sum of the effects; None when all are absent."""
+    """One adapter with the sum of the ranks and of the effects; None when all are absent."""
     present = [term for term in adapter if term is not None]
     if len(present) < 2:
         return present[0] if present else None
@@ -161,6 +169,7 @@ def concatenate(adapter: Iterable[LoraAdapter | None]) -> LoraAdapter | None:
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> bytes:
+    """SHA-256 over the exact bits of the tensors, in their order."""
     sha = hashlib.sha256()
     for tensor in tensors.values():
         sha.update(tensor.contiguous().view(torch.uint8).numpy().data)

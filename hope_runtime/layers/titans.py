@@ -1,31 +1,27 @@
 """Self-modifying Titans: a layer whose projections, gates and memory are memories themselves.
 
-One layer of Nested Learning, section 8.1 and 8.2, for training and streaming alike: a pure
-function of (weights, state, inputs). Tokens are taken in *runs*, between which no snapshot changes:
-all keys, values and gates of a run are generated in one pass from the snapshots, its reads see no
-write of the run, and its writes are folded at once (delta.py). Between boundaries a memory is two
-things, the snapshot that is read and the running one that has the run's writes, so any cut of the
-stream gives the same states.
+One layer of Nested Learning, sections 8.1 and 8.2, for training and streaming alike: a pure
+function of (weights, state, inputs). Tokens are taken in *runs* (titans_state.py), between which no
+snapshot changes: all keys, values and gates of a run are generated in one pass from the snapshots,
+its reads see no write of the run, and its writes are folded at once (delta_rule.py).
 
 Not in the paper, and ours: inputs of memories (x, v and q beside k) are unit vectors per head,
 because self-generated targets feed values back into the memories; eta is scaled by (1 + alpha) / 2,
 which keeps repeated writes bounded; the rows of a memory are clipped at boundaries.
 
-Shape suffixes: B rows, T tokens, D model width, H heads, K head width, R outputs of a bank,
-W taps of the convolution.
+Shape suffixes: B rows, T tokens, D model width, H heads, K head width, W taps of the convolution.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.layers.associative import LinearBank, Parameters, Step, banks_of
+from hope_runtime.layers.associative import LinearBank, Step, banks_of
 from hope_runtime.layers.config import TitansConfig
 from hope_runtime.layers.delta_rule import (
     Inertia,
@@ -36,140 +32,17 @@ from hope_runtime.layers.delta_rule import (
     read_run,
 )
 from hope_runtime.layers.norm import rms_norm
+from hope_runtime.layers.titans_state import (
+    BankState,
+    Run,
+    RunPlan,
+    TitansState,
+    TitansWeights,
+)
 
-TAPS = 4
-# Runs of memories that are read exactly per token are at most this long, at fixed places.
-EXACT_RUN = 64
 # Rows of memories are clipped at boundaries to this norm, those that hold raw values to sqrt(K)
-# times as much; linear memories at boundaries at least so many tokens apart.
+# times as much.
 CLIP_NORM = 8.0
-CLIP_PERIOD = 16
-
-
-@dataclass(frozen=True, slots=True)
-class TitansWeights:
-    """One layer, as the outer loop learns it. None where the configuration has no such part.
-
-    norm (D,), conv (D, W), mix (D, D): what each head sees of x, with several heads of adaptive
-    memories; static projections k, v, q (D, D) and gates eta, alpha (H, D); biases of the gates
-    (H,); `initial`, the state in which each bank of memories begins, (H, ...) a parameter;
-    out_norm (K,), gate (D, D), out (D, D).
-    """
-
-    norm: Tensor
-    conv: Tensor
-    mix: Tensor | None
-    k: Tensor | None
-    v: Tensor | None
-    q: Tensor | None
-    eta: Tensor | None
-    alpha: Tensor | None
-    eta_bias: Tensor | None
-    alpha_bias: Tensor | None
-    initial: tuple[Parameters, ...]
-    out_norm: Tensor
-    gate: Tensor
-    out: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class BankState:
-    """A bank of one layer for B rows: what is read, what is being written, and its velocity.
-
-    `velocity` is empty without momentum.
-    """
-
-    snapshot: Parameters
-    running: Parameters
-    velocity: Parameters
-
-
-@dataclass(frozen=True, slots=True)
-class TitansState:
-    """One layer's state: the last W - 1 inputs of the convolution (B, W-1, D), and the banks."""
-
-    conv: Tensor
-    banks: tuple[BankState, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Tokens start to stop of a pass. `due` says which rows' snapshots change at its end, a bank:
-
-    True for all, None for none, else a mask (B,). `clip` likewise for the bound on the norm.
-    """
-
-    start: int
-    stop: int
-    due: tuple[bool | Tensor | None, ...]
-    clip: tuple[bool | Tensor | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """What all layers of one pass share: its runs, and which tokens count.
-
-    `write_BT` is None when all tokens write, and `silent` says that none does; `lengths_B` is None
-    unless rows are padded at their ends.
-    """
-
-    runs: tuple[Run, ...]
-    write_BT: Tensor | None
-    lengths_B: Tensor | None
-    silent: bool = False
-
-
-def periods(config: TitansConfig) -> tuple[int, ...]:
-    """Tokens between changes of each bank's snapshot, in written tokens."""
-    others = len(banks_of(config)) - 1
-    return (config.chunk_other,) * others + (EXACT_RUN if config.per_token else config.chunk_mem,)
-
-
-def plan(
-    config: TitansConfig, written_B: Tensor, write_BT: Tensor | None, T: int
-) -> tuple[Run, ...]:
-    """Cuts a pass of T tokens into runs. `written_B` (int64, CPU) counts the tokens that every row
-    has written before, and `write_BT` says which of the pass do; None is all of them."""
-    every = periods(config)
-    apart = CLIP_PERIOD if config.depth == 1 else 1
-    clips = [period * -(-apart // period) for period in every]
-    B = len(written_B)
-    if write_BT is None:
-        counts_BT = written_B[:, None] + torch.arange(1, T + 1)
-        at = {period: counts_BT % period == 0 for period in {*every, *clips}}
-    else:
-        write = write_BT.cpu()
-        counts_BT = written_B[:, None] + write.cumsum(1)
-        at = {period: (counts_BT % period == 0) & write for period in {*every, *clips}}
-    count_T = {period: mask.sum(0).tolist() for period, mask in at.items()}
-    cuts = [t for t in range(T) if any(count_T[period][t] for period in every)]
-
-    def rows_due(period: int, t: int) -> bool | Tensor | None:
-        count = count_T[period][t]
-        if not count:
-            return None
-        return True if count == B else at[period][:, t]
-
-    runs, start = [], 0
-    for t in cuts:
-        due = tuple(rows_due(period, t) for period in every)
-        clip = tuple(rows_due(period, t) for period in clips)
-        runs.append(Run(start, t + 1, due, clip))
-        start = t + 1
-    if start < T:
-        runs.append(Run(start, T, (None,) * len(every), (None,) * len(every)))
-    return tuple(runs)
-
-
-def fresh(config: TitansConfig, weights: TitansWeights, rows: int) -> TitansState:
-    """The state before the first token: every memory as the outer loop left it. Shares storage."""
-    states = []
-    for initial in weights.initial:
-        parameters = tuple(tensor.expand(rows, *tensor.shape) for tensor in initial)
-        velocity = tuple(torch.zeros_like(tensor) for tensor in parameters)
-        states.append(BankState(parameters, parameters, velocity if config.momentum else ()))
-    conv = weights.norm.new_zeros(rows, TAPS - 1, weights.norm.shape[0])
-    return TitansState(conv, tuple(states))
 
 
 def titans_memory(
@@ -178,7 +51,7 @@ def titans_memory(
     config: TitansConfig,
     weights: TitansWeights,
     state: TitansState,
-    shared: Pass,
+    plan: RunPlan,
     eps: float,
 ) -> tuple[Tensor, TitansState]:
     """One layer without its residual: (B, T, D) -> (B, T, D), and the state after it.
@@ -187,13 +60,13 @@ def titans_memory(
     bank changes its snapshot at multiples of its chunk, counted in written tokens.
     """
     normed = rms_norm(x_BTD, weights.norm, eps)
-    u_BTD, conv = causal_conv(normed, weights.conv, state.conv, shared.lengths_B)
+    u_BTD, conv = causal_conv(normed, weights.conv, state.conv, plan.lengths_B)
     layer = _Layer(config, weights, u_BTD)
     states = list(state.banks)
     outputs = []
-    for run in shared.runs:
-        write = None if shared.write_BT is None else shared.write_BT[:, run.start : run.stop]
-        outputs.append(layer.run(run, states, write, shared.silent))
+    for run in plan.runs:
+        write = None if plan.write_BT is None else plan.write_BT[:, run.start : run.stop]
+        outputs.append(layer.run(run, states, write, plan.silent))
     o_BHTK = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     o_BTD = rms_norm(o_BHTK, weights.out_norm, eps).transpose(1, 2).flatten(2)
     gated = o_BTD * nnf.silu(nnf.linear(normed, weights.gate))
@@ -322,7 +195,7 @@ class _Layer:
     def _generate(
         self, made: dict[str, Tensor], z_BHTK: Tensor, states: Sequence[BankState]
     ) -> None:
-        """Adds what the adaptive memories say of a run's tokens, from their snapshots."""
+        """Add what the adaptive memories say of a run's tokens, from their snapshots."""
         for (bank, names), state in zip(self.banks[:-1], states[:-1], strict=True):
             sizes = [1 if name in ("eta", "alpha") else self.width for name in names]
             parts = torch.split(bank.read(state.snapshot, z_BHTK), sizes, dim=-1)

@@ -1,6 +1,6 @@
 """Trees of tensors: frozen dataclasses and tuples whose leaves are tensors, None or constants.
 
-Weights and states of native models are such trees. Knows nothing about what they mean.
+Weights and states of HOPE models are such trees. Knows nothing about what they mean.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a session knows: levels, window, and the one noun that owns both."""
+"""State of a session as plain data: levels, windows, log, and the SessionMemory that owns them."""

@@ -17,28 +17,47 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, replace
-from itertools import islice
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, StateVersionError
+from hope_runtime.errors import CorruptStateError, StateVersionError
 from hope_runtime.layers.lora import LoraAdapter
-from hope_runtime.session.guards import EMPTY_GUARDS, Event, GuardState
+from hope_runtime.session.blobs import STATE_FORMAT, blob_header, open_blob, tensors_blob
 from hope_runtime.session.layout import Layout, Tensors
 from hope_runtime.session.levels import Level
-from hope_runtime.session.memory import Conversation, Document, FastMemoryState, SessionMemory, Span
-from hope_runtime.session.page_hinkley import EMPTY_STREAM, Watched
+from hope_runtime.session.memory import Conversation, Document, FastMemoryState, SessionMemory
 from hope_runtime.session.policy import LearningPolicy, stored_policy
-from hope_runtime.session.state_schema import SpanFields, StateFields
+from hope_runtime.session.state_parts import (
+    describe_guards,
+    describe_span,
+    flat_ids,
+    grouped,
+    guard_of,
+    spans_of,
+    with_cues,
+)
+from hope_runtime.session.state_schema import StateFields
 from hope_runtime.session.window import Window
 
-STATE_FORMAT = 4
+__all__ = [
+    "FAST_BLOB",
+    "STATE_BLOB",
+    "STATE_FORMAT",
+    "changed_blobs",
+    "context_blob",
+    "decode_memory",
+    "encode_context",
+    "encode_fast",
+    "encode_level",
+    "encode_memory",
+    "encode_state",
+    "level_blob",
+]
+
 STATE_BLOB = "state"
 FAST_BLOB = "fast"
 # Tensors of the state blob: token ids of spans and windows.
@@ -58,18 +77,18 @@ def context_blob(conversation: str) -> str:
 def encode_level(memory: SessionMemory, index: int) -> bytes | None:
     """Blob of one level; None until it has learnt."""
     learnt = memory.levels[index].learnt
-    return None if learnt is None else _tensors_blob(memory, "level", learnt.tensors())
+    return None if learnt is None else tensors_blob(memory, "level", learnt.tensors())
 
 
 def encode_fast(memory: SessionMemory) -> bytes | None:
     """Blob of the fast memory; None while there is none."""
-    return None if memory.fast is None else _tensors_blob(memory, "fast", memory.fast.tensors)
+    return None if memory.fast is None else tensors_blob(memory, "fast", memory.fast.tensors)
 
 
 def encode_context(memory: SessionMemory, conversation: str) -> bytes | None:
     """Blob of the context of a conversation; None when it carries none of its own."""
     context = memory.conversations[conversation].context
-    return _tensors_blob(memory, "context", context) if context else None
+    return tensors_blob(memory, "context", context) if context else None
 
 
 def encode_memory(memory: SessionMemory) -> dict[str, bytes]:
@@ -106,11 +125,11 @@ def changed_blobs(
 def encode_state(memory: SessionMemory) -> bytes:
     """Blob of everything but the levels' tensors."""
     ids = {
-        "pending": _flat(span.ids for span in memory.pending),
-        "buffer": _flat(span.ids for span in memory.buffer),
-        "cues": _flat(cue for span in memory.buffer for cue in span.cues),
-        "pinned": _flat(item.window.pinned for item in memory.conversations.values()),
-        "recent": _flat(item.window.recent for item in memory.conversations.values()),
+        "pending": flat_ids(span.ids for span in memory.pending),
+        "buffer": flat_ids(span.ids for span in memory.buffer),
+        "cues": flat_ids(cue for span in memory.buffer for cue in span.cues),
+        "pinned": flat_ids(item.window.pinned for item in memory.conversations.values()),
+        "recent": flat_ids(item.window.recent for item in memory.conversations.values()),
     }
     state = {
         "policy": memory.policy.name,
@@ -129,8 +148,8 @@ def encode_state(memory: SessionMemory) -> bytes:
             ]
             for level in memory.levels
         ],
-        "pending": [_describe(span) for span in memory.pending],
-        "buffer": [_describe(span) for span in memory.buffer],
+        "pending": [describe_span(span) for span in memory.pending],
+        "buffer": [describe_span(span) for span in memory.buffer],
         "cues": [[len(cue) for cue in span.cues] for span in memory.buffer],
         "conversations": [
             [
@@ -149,9 +168,9 @@ def encode_state(memory: SessionMemory) -> bytes:
         ],
         "contexts": [name for name, item in memory.conversations.items() if item.context],
         "fast": None if memory.fast is None else {"conversation": memory.fast.conversation},
-        "guards": _describe_guards(memory),
+        "guards": describe_guards(memory),
     }
-    header = _header(memory.fingerprint, "state") | {"state": json.dumps(state)}
+    header = blob_header(memory.fingerprint, "state") | {"state": json.dumps(state)}
     return save(ids, metadata=header)
 
 
@@ -174,7 +193,7 @@ def decode_memory(
     if STATE_BLOB not in blobs:
         raise CorruptStateError("the state blob of the session is missing")
     known = former | {fingerprint}
-    tensors, header = _open(blobs[STATE_BLOB], "state", known)
+    tensors, header = open_blob(blobs[STATE_BLOB], "state", known)
     try:
         state = StateFields.model_validate_json(header["state"])
         policy = stored_policy(policies, state.policy, state.policy_digest)
@@ -206,7 +225,7 @@ def _build(
     def opened(kind: str, blob: str) -> Tensors:
         if blob not in blobs:
             raise CorruptStateError(f"blob {blob} of the session is missing")
-        found, _ = _open(blobs[blob], kind, known)
+        found, _ = open_blob(blobs[blob], kind, known)
         if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
             raise CorruptStateError(f"the {kind} blob contains non-finite values")
         return found
@@ -223,13 +242,7 @@ def _build(
             entry.surprise_after_nats,
         )
         if state.guards:
-            kept = state.guards[index]
-            events = tuple(Event(*event) for event in kept.events)
-            streams = (
-                EMPTY_STREAM if each is None else Watched(*each)
-                for each in (kept.surprise, kept.probes)
-            )
-            level = replace(level, guard=GuardState(kept.rejections, kept.frozen, events, *streams))
+            level = replace(level, guard=guard_of(state.guards[index]))
         if entry.has_learnt:
             learnt = layout.level(index, config, opened("level", level_blob(index)))
             if isinstance(learnt, LoraAdapter):
@@ -246,8 +259,8 @@ def _build(
             )
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < layout.vocab_size:
             raise ValueError(f"tensor {name} contains token ids outside the vocabulary")
-    pinned = _take(tensors["pinned"], [item.pinned for item in state.conversations])
-    recent = _take(tensors["recent"], [item.recent for item in state.conversations])
+    pinned = grouped(tensors["pinned"], [item.pinned for item in state.conversations])
+    recent = grouped(tensors["recent"], [item.recent for item in state.conversations])
     contexts: dict[str, Tensors] = {}
     for name in state.contexts:
         contexts[name] = opened("context", context_blob(name))
@@ -275,103 +288,12 @@ def _build(
         fingerprint=fingerprint,
         policy=policy,
         levels=tuple(levels),
-        pending=_spans(tensors["pending"], state.pending),
-        buffer=_with_cues(_spans(tensors["buffer"], state.buffer), tensors["cues"], state.cues),
+        pending=spans_of(tensors["pending"], state.pending),
+        buffer=with_cues(spans_of(tensors["buffer"], state.buffer), tensors["cues"], state.cues),
         conversations=conversations,
         documents=documents,
         observed_tokens=state.observed_tokens,
         flushes=tuple(state.flushes),
         log_digest=bytes.fromhex(state.log_digest),
         fast=fast,
-    )
-
-
-def _tensors_blob(memory: SessionMemory, kind: str, tensors: Tensors) -> bytes:
-    # Of tensors that share storage each is written whole.
-    own = {
-        name: tensor.clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    return save(own, metadata=_header(memory.fingerprint, kind))
-
-
-def _header(fingerprint: str, kind: str) -> dict[str, str]:
-    return {"format": str(STATE_FORMAT), "kind": kind, "fingerprint": fingerprint}
-
-
-def _open(
-    data: bytes, kind: str, known: frozenset[str]
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])["__metadata__"]
-        tensors = load(data)
-        version = int(header["format"])
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptStateError(f"the {kind} blob cannot be decoded: {error}") from error
-    if header.get("kind") != kind:
-        raise CorruptStateError(
-            f"expected a {kind} blob, but found one of kind '{header.get('kind')}'"
-        )
-    if version > STATE_FORMAT:
-        raise StateVersionError(
-            f"the state has format {version}, and this server supports formats up to "
-            f"{STATE_FORMAT}; use a newer server"
-        )
-    if header.get("fingerprint") not in known:
-        raise FingerprintMismatchError(
-            "the session was learnt on another base model; serve that model to use it"
-        )
-    return tensors, header
-
-
-def _flat(groups: Iterable[tuple[int, ...]]) -> torch.Tensor:
-    return torch.tensor([token for group in groups for token in group], dtype=torch.int32)
-
-
-def _take(flat: torch.Tensor, lengths: list[int]) -> list[tuple[int, ...]]:
-    if sum(lengths) != flat.numel():
-        raise ValueError("token counts do not match the number of stored tokens")
-    parts = iter(flat.tolist())
-    return [tuple(islice(parts, length)) for length in lengths]
-
-
-def _describe_guards(memory: SessionMemory) -> list[Any]:
-    if all(level.guard == EMPTY_GUARDS for level in memory.levels):
-        return []
-    return [
-        [
-            level.guard.rejections,
-            level.guard.frozen,
-            [[event.guard, event.value, event.limit] for event in level.guard.events],
-            _describe_watched(level.guard.surprise),
-            _describe_watched(level.guard.probes),
-        ]
-        for level in memory.levels
-    ]
-
-
-def _describe_watched(watched: Watched) -> list[Any] | None:
-    return list(astuple(watched)) if watched.count else None
-
-
-def _describe(span: Span) -> list[Any]:
-    return [len(span.ids), span.speaker, span.start, span.surprise_nats]
-
-
-def _spans(flat: torch.Tensor, entries: Sequence[SpanFields]) -> tuple[Span, ...]:
-    ids = _take(flat, [entry.tokens for entry in entries])
-    return tuple(
-        Span(tokens, entry.speaker, entry.start, entry.surprise_nats)
-        for tokens, entry in zip(ids, entries, strict=True)
-    )
-
-
-def _with_cues(
-    spans: tuple[Span, ...], flat: torch.Tensor, lengths: list[list[int]]
-) -> tuple[Span, ...]:
-    cues = iter(_take(flat, [length for group in lengths for length in group]))
-    return tuple(
-        replace(span, cues=tuple(islice(cues, len(group))))
-        for span, group in zip(spans, lengths, strict=True)
     )

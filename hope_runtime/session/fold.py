@@ -37,16 +37,18 @@ class Boundary:
 
 
 class Consolidates(Protocol):
-    """What the fold needs of a learner."""
+    """A learner, as far as the fold needs one."""
 
-    def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory: ...
+    def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory:
+        """The memory after learning at one boundary."""
+        ...
 
 
 def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None) -> SessionMemory:
     """The memory after `record`, before any consolidation that it makes due.
 
     `window_tokens` is the capacity of a new conversation's window; None leaves windows empty, for
-    models that carry a context of their own along a conversation (native/session.py). Rollback
+    models that carry a context of their own along a conversation (models/hope/session.py). Rollback
     records cannot be observed: they replace the memory, which is the business of whoever holds its
     versions. Raises WindowOverflowError when a system prompt cannot be pinned.
     """
@@ -99,7 +101,7 @@ def due(memory: SessionMemory) -> Boundary | None:
 
 
 def stretch(memory: SessionMemory, boundary: Boundary) -> tuple[Span, ...]:
-    """What a level learns at `boundary`: whole spans that ended since its last one.
+    """Spans that a level learns at `boundary`: whole ones that ended since its last one.
 
     The fastest level reads everything that was said; a slower one reads what the bounded buffer
     kept of its longer stretch.
@@ -179,7 +181,7 @@ def _without_forgotten(records: Sequence[Record], seqs: Sequence[int]) -> list[i
 def replay(
     memory: SessionMemory, records: Sequence[Record], learner: Consolidates, *, window_tokens: int
 ) -> SessionMemory:
-    """Folds `records` into `memory`, consolidating wherever it is due."""
+    """Fold `records` into `memory`, consolidating wherever it is due."""
     for record in effective(records):
         memory = observe(memory, record, window_tokens=window_tokens)
         while (boundary := due(memory)) is not None:

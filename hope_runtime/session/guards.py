@@ -1,12 +1,12 @@
-"""What a consolidation may do to a memory at most: the policy's guards, and what they decide.
+"""Guards: limits on what one consolidation may do to a memory, and the decisions they lead to.
 
 A guard decides at a boundary, from the log alone: figures that the Learner measures there, and
 counters that are part of the memory. It may shrink, skip or reject what was learnt, never a turn.
 Every decision is an event with its figures, noted in the consolidation's record. Two events decide
 nothing and only tell: that the mean of what surprises a level has changed, or of what it does to
-the probes (change.py).
+the probes (page_hinkley.py).
 
-Knows limits and decisions. Who measures and who applies them is learning/learner.py's business.
+Knows limits and decisions; learning/learner.py measures and applies them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hope_runtime.session.page_hinkley import EMPTY_STREAM, PageHinkley, Watched
 
 
 class Guard(StrEnum):
-    """What was decided."""
+    """A kind of decision."""
 
     # Spans that surprised beyond reason were not taught.
     SKIPPED = "spans_skipped"
@@ -63,7 +63,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """What a level's guards remember. `rejections` are those since it last learnt; `events` what
+    """State of a level's guards. `rejections` are those since it last learnt; `events` what
     was decided at its last boundary, for people to read; `surprise` and `probes` the streams in
     which changes are looked for."""
 

@@ -1,4 +1,4 @@
-"""What the tensors of a session look like with one model, for whoever reads them from outside.
+"""Layout of a session's tensors with one model, against which stored ones are checked.
 
 A layout belongs to an engine; the codec asks it before a tensor is used. Knows no bytes.
 """
@@ -25,18 +25,20 @@ class Layout(Protocol):
     """
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Token ids are below it."""
+        ...
 
     def level(self, index: int, config: LevelConfig, tensors: Tensors) -> LoraAdapter | FullRank:
-        """What level `index` has learnt."""
+        """The level `index` of these tensors."""
         ...
 
     def check_fast(self, tensors: Tensors) -> None:
-        """Those of a FastMemoryState."""
+        """Check the tensors of a FastMemoryState."""
         ...
 
     def check_context(self, tensors: Tensors) -> None:
-        """Those of a Conversation's context."""
+        """Check the tensors of a Conversation's context."""
         ...
 
 
@@ -46,7 +48,7 @@ def check_tensors(
     expected: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype | Mapping[str, torch.dtype],
 ) -> None:
-    """Raises CorruptStateError unless the tensors have the names, shapes and dtypes expected."""
+    """Raise CorruptStateError unless the tensors have the names, shapes and dtypes expected."""
     if set(tensors) != set(expected):
         wrong = sorted(set(tensors) ^ set(expected))
         raise CorruptStateError(

@@ -2,9 +2,9 @@
 
 On a frozen backbone a level is low-rank terms beside its MLPs: the effective weight of every MLP
 matrix is theta_0 + sum over levels of B A, where A and B belong to one level of one session.
-theta_0 is never touched, so a fresh session is the base model bit for bit. In a native model a
+theta_0 is never touched, so a fresh session is the base model bit for bit. In a HOPE model a
 level is MLPs of its own, and a session that has changed them has its own weights of them. When and
-from what a level learns is the business of learning/, and of native/stream.py.
+from what a level learns is the business of learning/, and of models/hope/stream.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hope_runtime.session.policy import LevelConfig
 
 @dataclass(frozen=True)
 class FullRank:
-    """A native level's own weights, of every matrix that the level has in the model's order.
+    """A HOPE model's level's own weights, of every matrix that the level has in the model's order.
 
     In the dtype of the model. Never changed in place.
     """
@@ -31,13 +31,15 @@ class FullRank:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.theta)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name: "theta.0", "theta.1", ..."""
+        """Tensors by name: "theta.0", "theta.1", ..."""
         return {f"theta.{index}": tensor for index, tensor in enumerate(self.theta)}
 
     def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
         return all(bool(tensor.isfinite().all()) for tensor in self.theta)
 
     @cached_property
@@ -49,7 +51,7 @@ class FullRank:
 @dataclass(frozen=True, slots=True)
 class Level:
     """One level of one session. `terms` and `weights` are None until it first learns (exactly
-    theta_0); then it has one of them, `weights` in a native model."""
+    theta_0); then it has one of them, `weights` in a HOPE model."""
 
     config: LevelConfig
     adapter: LoraAdapter | None = None
@@ -66,7 +68,7 @@ class Level:
 
     @property
     def learnt(self) -> LoraAdapter | FullRank | None:
-        """What it has learnt; None while it is at theta_0."""
+        """Adapter or weights that it has learnt; None while it is at theta_0."""
         return self.weights if self.adapter is None else self.adapter
 
     def digest(self) -> bytes:

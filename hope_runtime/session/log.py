@@ -30,7 +30,7 @@ Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 
 
 class Speaker(StrEnum):
-    """Where tokens came from."""
+    """Source of tokens."""
 
     TEMPLATE = "template"
     SYSTEM = "system"
@@ -40,7 +40,7 @@ class Speaker(StrEnum):
 
 
 class RecordKind(StrEnum):
-    """What a record says happened."""
+    """Kind of a record."""
 
     TURN = "turn"
     DOCUMENT = "document"
@@ -107,6 +107,7 @@ class Record:
 
     @property
     def learnable_tokens(self) -> int:
+        """Count of the tokens that the memory may learn from."""
         return sum(len(segment.tokens) for segment in self.segments if segment.learnable)
 
     def encode(self) -> bytes:

@@ -1,6 +1,6 @@
-"""SessionMemory: the one noun that owns what a session knows.
+"""SessionMemory: the one value that owns everything a session knows.
 
-It is immutable: every step of the fold (fold.py) and every consolidation (learning.py) returns a
+It is immutable: every step of the fold (fold.py) and every consolidation (learning/) returns a
 new one, so forking is free, a cancelled turn leaves no trace by construction, and whoever holds a
 memory may read it from any thread. Knows no user, no store and no cache.
 """
@@ -43,6 +43,7 @@ class Span:
 
     @property
     def end(self) -> int:
+        """Count of learnable tokens up to its last one."""
         return self.start + len(self.ids)
 
 
@@ -50,7 +51,7 @@ class Span:
 class Conversation:
     """A named window, and how many turns it has seen.
 
-    `context` is what a native model carries along the conversation instead of a window of token
+    `context` is what a HOPE model carries along the conversation instead of a window of token
     ids, by name, while another conversation is being read; else empty.
     """
 
@@ -61,10 +62,10 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """How far a document was read. `tail` are committed bytes that no span has yet.
+    """Progress of a document that is being read. `tail` are committed bytes that no span has yet.
 
-    `content` is the running digest of the committed bytes (memory/content.py), of an ended document
-    the digest itself; empty when they were not digested from the first one on. It tells documents
+    `content` is the running digest of the committed bytes (content.py), of an ended document the
+    digest itself; empty when they were not digested from the first one on. It tells documents
     apart and is not part of the memory's hash.
     """
 
@@ -75,14 +76,14 @@ class Document:
 
     @property
     def digest(self) -> bytes:
-        """Of the committed bytes; empty when it is not known."""
+        """Digest of the committed bytes; empty when it is not known."""
         return self.content if self.ended or not self.content else content.digest(self.content)
 
 
 @dataclass(frozen=True, slots=True)
 class FastMemoryState:
-    """What was written forward while tokens were read: named tensors whose meaning is the
-    engine's. Never changed in place.
+    """Fast memory, written while tokens were read: named tensors whose meaning is the engine's.
+    Never changed in place.
 
     `conversation` is the one that was read last, whose context is among them; None once it ended.
     """
@@ -92,12 +93,13 @@ class FastMemoryState:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True, slots=True)
 class SessionMemory:
-    """Everything a session knows. See the fields' comments; lengths are in learnable tokens."""
+    """Memory of one session. See the fields' comments; lengths are in learnable tokens."""
 
     fingerprint: str
     policy: LearningPolicy
@@ -131,6 +133,7 @@ class SessionMemory:
 
     @property
     def pending_tokens(self) -> int:
+        """Tokens of the spans that the fastest level has not learnt."""
         return sum(len(span.ids) for span in self.pending)
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What the test remembers of its stream since the last alarm.
+    """State of the test of one stream since the last alarm.
 
     `up` and `down` are the cumulated deviations, less and plus the tolerance; `least` is the
     smallest that `up` was, `most` the largest that `down` was.

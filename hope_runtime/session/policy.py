@@ -36,7 +36,7 @@ class LevelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReplayConfig:
-    """Constants of the recipe `replay` (learning/replay.py); figures in docs/evaluation.md.
+    """Constants of the recipe `replay` (learning/recipes/replay); figures in docs/evaluation.md.
 
     The prices are the most tokens that are run forward and backward for each learnable token,
     rehearsal and contrasts included: `statement_price` for spans that are practised in every form,
@@ -203,14 +203,14 @@ RECIPE_SETTINGS = {"replay": "replay", "specific_replay": "specific"}
 
 @dataclass(frozen=True, slots=True)
 class LearningPolicy:
-    """What a session's memory does with what it observes.
+    """Policy of a session: the recipe and constants by which its memory learns.
 
     Part of the fold: to change it is a migration. `recipe` is "specific_replay" (that of the
     default policy), "replay" (that of earlier versions),
     "summed_gradient" (Eq. 71 over the factors, exactly), "none" (levels stay the base model), or
-    that of native models, "streamed" (Eq. 71 over all weights of a level, while tokens are read).
+    that of HOPE models, "streamed" (Eq. 71 over all weights of a level, while tokens are read).
 
-    `writes_forward` says that the trained fast memory beside the model (memory/branch.py) is
+    `writes_forward` says that the trained fast memory beside the model (models/fast_memory) is
     written at the boundaries of the fastest level.
     """
 

@@ -1,8 +1,8 @@
-"""What the JSON in a stored state may hold, checked strictly before it is believed.
+"""Schema of the JSON in a stored state, checked strictly before it is believed.
 
 A store's digests say that bytes are those that were stored, but an import's bytes are whatever a
 user sent. So every field has its type and its range here, and what codec.py builds from them needs
-no further doubt. What is out of range is a ValueError.
+no further doubt. A value out of range raises ValueError.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from hope_runtime.session.log import Count, Hex, Speaker
 from hope_runtime.session.memory import MAX_CONVERSATIONS, MAX_DOCUMENTS
 
 Nats = FiniteFloat | None
-# Text is cut into spans of at most 1,024 characters (text.py), which are 4 bytes or tokens each at
+# Text is cut into spans of at most 1,024 characters (spans.py), which are 4 bytes or tokens each at
 # the very most; a longer one would make one step of learning as long.
 MAX_SPAN_TOKENS = 4096 + 64
 
 
 class LevelFields(NamedTuple):
+    """Counters of a level, and whether it has learnt."""
+
     learnt_through: Count
     updates: Count
     learnt_tokens: Count
@@ -32,6 +34,8 @@ class LevelFields(NamedTuple):
 
 
 class SpanFields(NamedTuple):
+    """A span without its token ids, of which it has `tokens`."""
+
     tokens: Annotated[int, Field(ge=0, le=MAX_SPAN_TOKENS)]
     speaker: Speaker
     start: Count
@@ -39,6 +43,8 @@ class SpanFields(NamedTuple):
 
 
 class ConversationFields(NamedTuple):
+    """A conversation and its window without token ids: `pinned` and `recent` count them."""
+
     name: str
     turns: Count
     capacity: Count
@@ -48,6 +54,8 @@ class ConversationFields(NamedTuple):
 
 
 class DocumentFields(NamedTuple):
+    """Progress of a document."""
+
     name: str
     committed_bytes: Count
     tail: Hex
@@ -57,18 +65,24 @@ class DocumentFields(NamedTuple):
 
 
 class FastFields(BaseModel):
+    """Conversation whose context is in the fast memory."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
 
     conversation: str | None
 
 
 class EventFields(NamedTuple):
+    """A decision of a guard."""
+
     guard: Guard
     value: FiniteFloat
     limit: FiniteFloat
 
 
 class WatchedFields(NamedTuple):
+    """State of one Page-Hinkley test."""
+
     # Not `count`: tuples have a method of that name.
     figures: Annotated[int, Field(ge=1, lt=1 << 53)]
     mean: FiniteFloat
@@ -79,6 +93,8 @@ class WatchedFields(NamedTuple):
 
 
 class GuardFields(NamedTuple):
+    """State of a level's guards."""
+
     rejections: Count
     frozen: bool
     # More than a boundary makes.
@@ -89,7 +105,7 @@ class GuardFields(NamedTuple):
 
 
 class StateFields(BaseModel):
-    """Everything of a memory but its tensors. Format 1 had neither `contexts` nor `fast`; `guards`
+    """A memory without its tensors. Format 1 had neither `contexts` nor `fast`; `guards`
     came with format 3 and is empty when no level's guards remember anything."""
 
     model_config = ConfigDict(strict=True, extra="forbid")

@@ -4,7 +4,7 @@ A window keeps a pinned prefix (the first tokens, and the system prompt) and the
 tokens. When it is full it hops: the older half of the recent tokens leaves at once, and positions
 restart with the window, so a session's length is unlimited. Hops fall at fixed places of the
 stream, whatever the pieces in which it came. The keys and values of a window are a cache that
-engine/arena.py holds; this module knows token ids only.
+engine/kv_slots.py holds; this module knows token ids only.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Window:
 
     @property
     def tokens(self) -> tuple[int, ...]:
+        """Token ids that attention sees: the pinned prefix, then the recent ones."""
         return self.pinned + self.recent
 
     @property
@@ -50,7 +51,7 @@ class Window:
         return 2 * self.half - len(self.recent)
 
     def pin(self, ids: tuple[int, ...]) -> Window:
-        """Adds `ids` to the pinned prefix. Raises WindowOverflowError past half the capacity."""
+        """Add `ids` to the pinned prefix. Raises WindowOverflowError past half the capacity."""
         pinned = self.pinned + ids
         if len(pinned) > self.capacity // 2:
             raise WindowOverflowError(
@@ -79,7 +80,7 @@ class Window:
         return Window(capacity, kept, self.recent, dropped)._hop()
 
     def check_fits(self, tokens: int) -> None:
-        """Raises WindowOverflowError unless a prompt of `tokens` would be seen whole.
+        """Raise WindowOverflowError unless a prompt of `tokens` would be seen whole.
 
         A hop keeps the last `half` tokens, and a window without one holds `room` more.
         """

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from hope_runtime.engine.scheduler import Ticket
+from hope_runtime.engine.request import Request
 
 _Result = TypeVar("_Result")
 
@@ -24,15 +24,15 @@ async def complete(work: Coroutine[Any, Any, _Result]) -> _Result:
         raise
 
 
-async def result_of(ticket: Ticket[_Result]) -> _Result:
+async def result_of(request: Request[_Result]) -> _Result:
     """Wait for the engine's work. Cancelling the caller cancels the work, whose row is free again
     when this raises."""
-    future: Future[_Result] = ticket.future
+    future: Future[_Result] = request.future
     waiter = asyncio.wrap_future(future)
     try:
         return await asyncio.shield(waiter)
     except asyncio.CancelledError:
-        ticket.cancel()
+        request.cancel()
         await _ended(waiter)
         waiter.exception()  # known: what was cancelled says so
         raise

@@ -262,4 +262,5 @@ async def consolidate(sessions: Sessions, key: SessionKey) -> tuple[Head, list[C
         if not resident.memory.pending:
             return resident.head, []
         await sessions.commits.event(resident, Record(RecordKind.CONSOLIDATE))
-        return resident.head, await sessions.commits.learnt(resident)
+        reports = await sessions.commits.learnt(resident)
+        return resident.head, reports

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, replace
 
 import torch
 
 from hope_runtime.checkpoints import converted_cache as converted_cache
 from hope_runtime.checkpoints import fast_memory as fast_memory_files
 from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
+from hope_runtime.layers.config import ModelConfig, RopeScaling
+from hope_runtime.models.decoder import weights as decoder
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import tensor_name
 from hope_runtime.models.fast_memory.weights import (
@@ -26,6 +29,7 @@ from hope_runtime.models.hope.config import PRESETS, preset
 from hope_runtime.session import codec
 from hope_runtime.session.log import RecordKind, Speaker
 from hope_runtime.session.policy import POLICIES
+from hope_runtime.tokenizer import byte_tokenizer
 
 
 def test_digests_of_policies() -> None:
@@ -57,6 +61,40 @@ def test_the_default_model_and_its_fast_memory(base_model: BaseModel) -> None:
     fast_memory = shipped_fast_memory(base_model)
     assert fast_memory is not None
     assert fast_memory.digest.startswith("2d3c21a94ea30602")
+
+
+def test_a_field_that_a_model_does_not_use_enters_no_fingerprint() -> None:
+    """Fails when a new field of ModelConfig changes the fingerprint of models that lack it."""
+    config = ModelConfig(
+        vocab_size=8, d_model=4, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=2, d_ff=8,
+        norm_eps=1e-5, rope_theta=1e4, max_positions=16, tie_embeddings=True,
+    )  # fmt: skip
+    assert list(config.to_fields()) == [
+        "vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff",
+        "norm_eps", "rope_theta", "max_positions", "tie_embeddings",
+        "rope_scaling", "attention_bias", "rope_factors",
+    ]  # fmt: skip
+    scaled = replace(config, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192))
+    for one in (config, scaled, replace(config, rope_factors=(2.0,))):
+        assert ModelConfig.from_fields(json.loads(json.dumps(one.to_fields()))) == one
+
+    @dataclass(frozen=True)
+    class Wider(ModelConfig):
+        qk_norm: str = "none"
+
+    wider = Wider(**config.to_fields())
+    assert wider.to_fields() == config.to_fields()
+    normed = replace(wider, qk_norm="head")
+    assert normed.to_fields() == config.to_fields() | {"qk_norm": "head"}
+    shapes = decoder.expected_shapes(config)
+    weights = decoder.from_named(
+        config, {name: torch.zeros(shape) for name, shape in shapes.items()}
+    )
+    for fingerprint in (decoder.fingerprint_of, decoder.first_fingerprint_of):
+        of_config, of_wider, of_normed = (
+            fingerprint(one, weights, byte_tokenizer()) for one in (config, wider, normed)
+        )
+        assert of_config == of_wider != of_normed
 
 
 def test_configurations_of_hope_models_as_they_are_stored() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hope_runtime.checkpoints import find_source
-from hope_runtime.tokenizer import byte_alphabet
+from hope_runtime.token_bytes import byte_alphabet
 
 WORDS = ["<|endoftext|>", "<|im_end|>", "<think>", *byte_alphabet(), "he", "ll", "hell"]
 

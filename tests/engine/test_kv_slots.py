@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from memories import POLICY
 
-from hope_runtime.engine.kv_slots import Memories, Row, SlotPool
+from hope_runtime.engine.kv_slots import Memories, Slot, SlotPool
 from hope_runtime.layers.lora import initial
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.memory import SessionMemory
@@ -27,8 +27,8 @@ class ArenaMachine(RuleBasedStateMachine):
         super().__init__()
         slots = [SimpleNamespace(nbytes=SLOT_BYTES, truncate=lambda _: None) for _ in range(SLOTS)]
         self.slot_pool = SlotPool(slots)
-        self.held: dict[int, Row] = {}
-        self.kept: dict[int, Row] = {}  # most recently given last
+        self.held: dict[int, Slot] = {}
+        self.kept: dict[int, Slot] = {}  # most recently given last
 
     @rule(key=KEYS)
     def take(self, key: int) -> None:

@@ -14,9 +14,9 @@ from memories import POLICY, WINDOW, document, spans_of
 
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import FinishReason, TextPiece
+from hope_runtime.engine.request import Request
 from hope_runtime.engine.runner import Runner
 from hope_runtime.engine.sampling import Sampling
-from hope_runtime.engine.scheduler import Ticket
 from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.engine.window_reader import Reader
@@ -388,7 +388,7 @@ def test_a_session_is_served_alike_alone_and_beside_others(
 def test_closing_cancels_what_was_not_done(chat_model: BaseModel, memory: SessionMemory) -> None:
     engine = TorchEngine(chat_model, window_tokens=256, threads=1)
     gate = Gate()
-    tickets: list[Ticket[Any]] = [
+    tickets: list[Request[Any]] = [
         engine.generate("a", memory, ask(tokens=200), gate.on_text, ready=gate.ready),
         engine.generate("b", memory, ask(), lambda *_: None, ready=lambda: False),
     ]
@@ -426,7 +426,7 @@ def test_reading_scores_what_is_new(chat_model: BaseModel, memory: SessionMemory
     with TorchEngine(chat_model, window_tokens=256, threads=1) as engine:
         record = replace(document([tuple(range(300, 350))]), document="x")
         outcome = engine.read("row", memory, record).future.result(WAIT)
-    row = reader.new_row()
+    row = reader.new_slot()
     reader.bind(row, memory)
     reading = Runner(chat_model).finish(reader.read(row, record.tokens, score=range(50)))
     assert (outcome.nats, outcome.scored) == (reading.nats, reading.scored)
@@ -471,9 +471,9 @@ def test_a_pass_that_cannot_be_computed_fails_its_own_turn_only(
     ]
     assert gate.begun.wait(WAIT)
     # The row of a turn under way loses its room, as by a bug elsewhere.
-    [first, *_] = [ticket for ticket in tickets if ticket.wanted is not None]
-    assert first.wanted is not None
-    kv = first.wanted.row.kv
+    [first, *_] = [ticket for ticket in tickets if ticket.slot is not None]
+    assert first.slot is not None
+    kv = first.slot.kv
     kv.length = kv.capacity
     gate.is_open.set()
     with pytest.raises(WindowOverflowError):

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memories import POLICY, document, spans_of
 
-from hope_runtime.engine.kv_slots import Row
+from hope_runtime.engine.kv_slots import Slot
 from hope_runtime.engine.runner import Runner
-from hope_runtime.engine.turn import read_record
-from hope_runtime.engine.window_reader import CHUNK_TOKENS, Reader
+from hope_runtime.engine.turn import last_indices
+from hope_runtime.engine.window_reader import CHUNK_TOKENS, Reader, Reading
 from hope_runtime.learning import Learner
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import Boundary, observe
+from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.window import Window
 
@@ -63,7 +64,7 @@ def test_a_reading_does_not_depend_on_what_the_row_holds(
     seed: int,
     hop: bool,
 ) -> None:
-    row = reader.new_row()
+    row = reader.new_slot()
     reader.bind(row, taught)
     stream, at = ids(1000, seed), 0
     for how, count in steps:
@@ -79,7 +80,7 @@ def test_a_reading_does_not_depend_on_what_the_row_holds(
             at += count
     tokens = stream[:at][:4] + stream[300 : 300 + last] if hop else stream[: at + last]
     kept = runner.finish(reader.read(row, tokens))
-    fresh = reader.new_row()
+    fresh = reader.new_slot()
     reader.bind(fresh, taught)
     assert torch.equal(kept.logits, runner.finish(reader.read(fresh, tokens)).logits)
     assert row.tokens == fresh.tokens == tokens
@@ -90,7 +91,7 @@ def test_a_row_that_served_another_memory_is_read_again(
 ) -> None:
     """Invariant 21. Fails when keys and values of one memory are served under another."""
     tokens = ids(200)
-    plain, learnt = reader.new_row(), reader.new_row()
+    plain, learnt = reader.new_slot(), reader.new_slot()
     reader.bind(plain, None)
     base = runner.finish(reader.read(plain, tokens)).logits
     reader.bind(learnt, taught)
@@ -106,7 +107,7 @@ def test_a_row_that_served_another_memory_is_read_again(
 def test_a_session_that_learnt_nothing_is_the_base_model(
     reader: Reader, runner: Runner, chat_model: BaseModel
 ) -> None:
-    row = reader.new_row()
+    row = reader.new_slot()
     reader.bind(row, SessionMemory.fresh(chat_model.fingerprint, POLICY))
     tokens = ids(100)
     expected = logits(chat_model, forward(chat_model, torch.tensor([tokens])))[0, -1]
@@ -123,7 +124,7 @@ def test_scores_are_those_of_a_plain_forward(
     losses = torch.nn.functional.cross_entropy(
         scores[:-1], torch.tensor(tokens[1:]), reduction="none"
     )
-    row = reader.new_row()
+    row = reader.new_slot()
     reader.bind(row, None)
     for _ in range(2):  # the second time the row holds it all
         reading = runner.finish(reader.read(row, tokens, score=range(first, 301)))
@@ -137,15 +138,23 @@ def test_the_surprise_of_a_document_does_not_depend_on_residency(
 ) -> None:
     memory = SessionMemory.fresh(chat_model.fingerprint, POLICY)
     first, second = document([ids(before)]), document([ids(64, seed=1)])
-    row = reader.new_row()
-    runner.finish(read_record(reader, row, memory, first, WINDOW))
+    row = reader.new_slot()
+
+    def read(slot: Slot, known: SessionMemory, record: Record) -> Reading:
+        reader.bind(slot, known)
+        after = observe(known, record, window_tokens=WINDOW)
+        window = after.conversations[record.conversation].window
+        score = last_indices(window, len(record.tokens))
+        return runner.finish(reader.read(slot, window.tokens, score=score))
+
+    read(row, memory, first)
     memory = observe(memory, first, window_tokens=WINDOW)
 
-    def surprise(of: Row) -> tuple[int, float]:
-        outcome = runner.finish(read_record(reader, of, memory, second, WINDOW))
-        return outcome.scored, outcome.nats
+    def surprise(of: Slot) -> tuple[int, float]:
+        reading = read(of, memory, second)
+        return reading.scored, reading.nats
 
-    kept, new = surprise(row), surprise(reader.new_row())
+    kept, new = surprise(row), surprise(reader.new_slot())
     assert kept == new
     assert kept[0] == 64
 
@@ -164,7 +173,7 @@ def test_far_into_a_real_text_the_window_predicts_as_fresh_attention_does(
     count = 256
     reader = Reader(base_model, 1024)
     runner = Runner(base_model)
-    row = reader.new_row()
+    row = reader.new_slot()
     reader.bind(row, None)
     size = len(window.tokens)
     hopped = runner.finish(reader.read(row, window.tokens, score=range(size - count, size)))

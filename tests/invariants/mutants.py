@@ -13,6 +13,8 @@ CONTINUUM = "hope_runtime/layers/cms.py"
 DELTA = "hope_runtime/layers/delta_rule.py"
 TITANS = "hope_runtime/layers/titans.py"
 READING = "hope_runtime/models/hope/reading.py"
+GRADIENTS = "hope_runtime/models/hope/gradients.py"
+TITANS_STATE = "hope_runtime/layers/titans_state.py"
 
 TEST_ASSOCIATIVE = "tests/layers/test_associative.py"
 TEST_CONTINUUM = "tests/layers/test_cms.py"
@@ -124,7 +126,7 @@ MUTANTS = [
     Mutant(
         12,
         "all memories change with the chunk of the last one",
-        TITANS,
+        TITANS_STATE,
         "(config.chunk_other,) * others",
         "(config.chunk_mem,) * others",
         TEST_TITANS,
@@ -140,7 +142,7 @@ MUTANTS = [
     Mutant(
         14,
         "the loss of a chunk is a mean",
-        READING,
+        GRADIENTS,
         "loss = nats.masked_fill(~chosen, 0.0).sum()",
         "loss = nats.masked_fill(~chosen, 0.0).mean()",
         TEST_CONTINUUM,
@@ -180,9 +182,9 @@ MUTANTS = [
     Mutant(
         19,
         "gradients are taken at theta_0, not at the weights of their time",
-        READING,
-        "        thetas = self._thetas(rows)\n        learning =",
-        "        thetas: Thetas = tuple(None for _ in config.levels)\n        learning =",
+        GRADIENTS,
+        "    weights = weights.detached()\n",
+        "    weights = weights.detached()\n    thetas = tuple(None for _ in config.levels)\n",
         TEST_CONTINUUM,
     ),
     Mutant(
@@ -197,8 +199,8 @@ MUTANTS = [
         21,
         "a window that was read under another memory is served",
         "hope_runtime/engine/window_reader.py",
-        "if row.levels_digest == digest:",
-        "if row.tokens:",
+        "if slot.levels_digest != digest:",
+        "if not slot.tokens:",
         "tests/engine/test_window_reader.py",
     ),
     Mutant(

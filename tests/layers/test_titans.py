@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hope_runtime.layers import titans
 from hope_runtime.layers.config import TitansConfig
-from hope_runtime.layers.titans import Pass, TitansState, TitansWeights, fresh, plan, titans_memory
+from hope_runtime.layers.titans import titans_memory
+from hope_runtime.layers.titans_state import RunPlan, TitansState, TitansWeights, cut_runs, fresh
 from hope_runtime.models.hope.model import forward
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
@@ -76,10 +77,10 @@ def run(
     write_BT: Tensor | None = None,
 ) -> tuple[Tensor, TitansState]:
     B, T, _ = x_BTD.shape
-    runs = plan(config, torch.full((B,), written), write_BT, T)
+    runs = cut_runs(config, torch.full((B,), written), write_BT, T)
     state = state or fresh(config, weights, B)
-    shared = Pass(runs, write_BT, None)
-    return titans_memory(x_BTD, config=config, weights=weights, state=state, shared=shared, eps=EPS)
+    plan = RunPlan(runs, write_BT, None)
+    return titans_memory(x_BTD, config=config, weights=weights, state=state, plan=plan, eps=EPS)
 
 
 def inputs(T: int, rows: int = 2) -> Tensor:

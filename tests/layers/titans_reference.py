@@ -15,7 +15,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.layers.config import TitansConfig
-from hope_runtime.layers.titans import TitansWeights
+from hope_runtime.layers.titans_state import TitansWeights
 
 EPS = 1e-5
 

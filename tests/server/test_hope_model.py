@@ -228,7 +228,7 @@ async def test_what_stopped_between_the_two_commits_is_done_after_it(
         """Commit 1 of a flush, and no more."""
         sessions = served.running.sessions
         async with sessions.exclusive(SessionKey("ada", "diary")) as resident:
-            await sessions.commit_event(resident, Record(RecordKind.CONSOLIDATE))
+            await sessions.commits.event(resident, Record(RecordKind.CONSOLIDATE))
 
     async with serve(hope, database=tmp_path / "undisturbed.db") as served:
         api = await begin(served)

@@ -78,17 +78,17 @@ def passes_are_poisoned(monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator
     """Every pass of the model but the first `after` ones computes NaN."""
     sound, count = Runner.run, 0
 
-    def run(runner: Runner, passes: object) -> object:
+    def run(runner: Runner, chunks: object) -> object:
         nonlocal count
-        found = sound(runner, passes)  # type: ignore[arg-type]
+        found = sound(runner, chunks)  # type: ignore[arg-type]
         count += 1
         if count > after:
             for output in found:
                 output.hidden_TD.mul_(NAN)
                 if output.logits_V is not None:
                     output.logits_V.mul_(NAN)
-            for one in passes:  # type: ignore[attr-defined]
-                one.row.kv.k[:, :, :, : one.row.kv.length] = NAN
+            for chunk in chunks:  # type: ignore[attr-defined]
+                chunk.slot.kv.k[:, :, :, : chunk.slot.kv.length] = NAN
         return found
 
     with monkeypatch.context() as patched:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import signal
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 from api import Api, refusal_of, refused
+from engines import has_vllm
 from fast_memories import small_fast_memory
 from grpc import aio
 from quick_server import QUICK
@@ -27,7 +27,7 @@ from server import main
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="see `make test-vllm`"),
+    pytest.mark.skipif(not has_vllm(), reason="see `make test-vllm`"),
 ]
 
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "

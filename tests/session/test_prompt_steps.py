@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Iterator
 
 import pytest
 from memories import fresh
@@ -16,7 +17,8 @@ from hope_runtime.engine.prompt import (
     turn_record,
     turn_record_in_steps,
 )
-from hope_runtime.engine.scheduler import Ticket, choose
+from hope_runtime.engine.request import Request
+from hope_runtime.engine.scheduler import choose
 from hope_runtime.engine.turn import score_tokens
 from hope_runtime.errors import InvalidRequestError, WindowOverflowError
 from hope_runtime.models.decoder.weights import BaseModel
@@ -86,12 +88,24 @@ def test_steps_change_no_token(base_model: BaseModel) -> None:
         assert tokenizer.decode(said.tokens) == text
 
 
-def test_work_that_gave_way_goes_on_in_the_next_step() -> None:
-    def work() -> object:
-        yield None
-        yield None
+class Long(Request[None]):
+    """A request whose text takes three steps to encode."""
 
-    ticket: Ticket[None] = Ticket(work())  # type: ignore[arg-type]
-    assert choose(deque([ticket]), room=0) == []
-    assert ticket.advance(None) is None
-    assert choose(deque([ticket]), room=0) == [ticket]
+    def _encode(self) -> Iterator[None]:
+        yield
+        yield
+
+    def _begin(self) -> None:
+        self._finish(None)
+
+
+def test_a_request_encodes_one_part_of_its_text_a_step() -> None:
+    request = Long()
+    assert choose(deque([request]), room=0) == []
+    request.begin()
+    for _ in range(2):
+        assert request.encoding
+        assert request.chunk is None
+        assert choose(deque([request]), room=0) == [request]
+        request.encode()
+    assert request.finished

@@ -1,4 +1,4 @@
-"""Which memories the process of vLLM holds, and as which adapters.
+"""Memories that the process of vLLM holds, as numbered adapters.
 
 A memory is named by its content; an adapter's number is given once and never again, so keys and
 values that were computed under one memory can never be found under another one. There are as many
@@ -37,7 +37,7 @@ class _Adapter:
 class Adapters:
     """At most `places` memories of at most `rank` at a time. One thread but for `nbytes`.
 
-    `branch` is the trained fast memory beside the model, if the engine serves one.
+    `fast_memory` is the trained fast memory beside the model, if the engine serves one.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Adapters:
             if terms is not None and terms.rank > self._rank:
                 raise UnsupportedMemoryError(
                     f"the levels of the session have rank {terms.rank} together, but this engine "
-                    f"was started for at most {self._rank}; serve it with --engine native"
+                    f"was started for at most {self._rank}; serve it with --engine torch"
                 )
             while len(self._held) >= self._places:
                 unused = next(key for key, held in self._held.items() if not held.users)
@@ -94,13 +94,13 @@ class Adapters:
         return found.number
 
     def give(self, number: int) -> None:
-        """Ends what `take` began."""
+        """End what `take` began."""
         for held in self._held.values():
             if held.number == number:
                 held.users -= 1
 
     def clear(self) -> None:
-        """Forgets all of them: the process that held them is lost."""
+        """Forget all of them: the process that held them is lost."""
         self._held.clear()
         self.nbytes = 0
 

@@ -13,13 +13,13 @@ import importlib.util
 from collections.abc import Callable, Hashable
 
 import safetensors.torch
-import torch
 
+from hope_runtime.device import Device
 from hope_runtime.engine.adapter_engine import AdapterEngine
 from hope_runtime.engine.base import EngineLoad
-from hope_runtime.engine.learning_thread import LearningThread
+from hope_runtime.engine.learning_thread import GeneratorRequest, LearningThread
 from hope_runtime.engine.reply import OnText
-from hope_runtime.engine.scheduler import Ticket
+from hope_runtime.engine.request import Request, always_ready
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.engine.vllm import turns
 from hope_runtime.engine.vllm.adapters import Adapters
@@ -42,11 +42,11 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class VLLMEngine(AdapterEngine):
-    """See SessionEngine.
+    """A SessionEngine, which documents its methods.
 
-    `threads` compute threads serve, and learn when nobody is served. `window_cache_bytes` are
+    `threads` CPU threads serve, and learn when nobody is served. `window_cache_bytes` are
     taken at once for keys and values, and say how many turns run at a time, up to MAX_ROWS.
-    `branch` is the trained fast memory beside the model, if it has one.
+    `fast_memory` is the trained fast memory beside the model, if it has one.
     Use as a context manager, or call close().
     Raises ModelError for a model or a window that vLLM cannot serve, and when it does not start.
     """
@@ -77,12 +77,14 @@ class VLLMEngine(AdapterEngine):
                 f"window_cache_bytes is {window_cache_bytes}, but one window of {window_tokens} "
                 f"tokens of this model takes {window_bytes} bytes"
             )
-        threads = threads or torch.get_num_threads()
+        if model.device.type != "cpu":
+            raise ModelError("vLLM decodes on the CPU here; set device to auto or cpu")
+        self.device = Device.of(model, threads)
         if fast_memory is not None and fast_memory.config.target != model.config.n_layers:
             # Else keys and values would depend on it, and vLLM looks them up without it.
             raise ModelError(
                 "vLLM supports a fast memory only if it adds its output after the last layer; "
-                "use --engine native"
+                "use --engine torch"
             )
         super().__init__(
             model, window_tokens, fast_memory, learner or Learner(model, threads, fast_memory)
@@ -114,17 +116,17 @@ class VLLMEngine(AdapterEngine):
                 if fast_memory is None
                 else (fast_memory.config, _weights_of(fast_memory)),
             ),
-            threads=threads,
+            threads=self.device.threads,
             on_message=self._front.receive,
             on_lost=self._front.lost,
             owes=lambda: self._front.owed,
         )
         self._supervisor.start()
         self._front.start()
-        self._teaching = LearningThread(
-            threads=threads, serving=lambda: self._front.load[0] > 0, widen=self._widen
+        self._learning = LearningThread(
+            device=self.device, serving=lambda: self._front.load[0] > 0, widen=self._widen
         )
-        self._teaching.start()
+        self._learning.start()
 
     def __enter__(self) -> VLLMEngine:
         return self
@@ -133,9 +135,9 @@ class VLLMEngine(AdapterEngine):
         self.close()
 
     def close(self) -> None:
-        """Stops after the present pieces; what was not done is cancelled."""
+        """Stop after the present pieces; what was not done is cancelled."""
         self._front.close()
-        self._teaching.close()
+        self._learning.close()
         self._supervisor.close()
 
     @property
@@ -152,38 +154,41 @@ class VLLMEngine(AdapterEngine):
         turn: GenerateTurn,
         on_text: OnText,
         *,
-        ready: Callable[[], bool] = lambda: True,
-    ) -> Ticket[GenerateOutcome]:
+        ready: Callable[[], bool] = always_ready,
+    ) -> Request[GenerateOutcome]:
         """Answers. `on_text` is called on the engine's thread and must not block."""
         work = turns.generate(self.model.tokenizer, memory, turn, self.window_tokens, on_text)
-        return self._front.submit(row, memory, Ticket(work, ready=ready))
+        return self._front.submit(row, memory, GeneratorRequest(work, ready))
 
-    def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Ticket[ReadOutcome]:
-        """Reads a document's record, scoring it."""
+    def read(self, row: Hashable, memory: SessionMemory, record: Record) -> Request[ReadOutcome]:
+        """Read a document's record, scoring it."""
         work = turns.read_record(memory, record, self.window_tokens)
-        return self._front.submit(row, memory, Ticket(work))
+        return self._front.submit(row, memory, GeneratorRequest(work))
 
-    def score(self, memory: SessionMemory | None, context: str, text: str) -> Ticket[ReadOutcome]:
+    def score(self, memory: SessionMemory | None, context: str, text: str) -> Request[ReadOutcome]:
         """Scores a text on a row of its own."""
         work = turns.score(self.model.tokenizer, context, text, self.window_tokens)
-        return self._front.submit(object(), memory, Ticket(work))
+        return self._front.submit(object(), memory, GeneratorRequest(work))
 
     def consolidate(
         self, memory: SessionMemory, boundary: Boundary
-    ) -> Ticket[tuple[SessionMemory, Consolidation]]:
-        """Learns at one boundary; a pure function of memory and boundary."""
-        return self._teaching.submit(Ticket(self.learner.consolidate(memory, boundary)))
+    ) -> Request[tuple[SessionMemory, Consolidation]]:
+        """Learn at one boundary; a pure function of memory and boundary."""
+        request = GeneratorRequest(self.learner.consolidate(memory, boundary))
+        self._learning.submit(request)
+        return request
 
     def drop(self, row: Hashable) -> None:
-        """What was computed for the row cannot be found again."""
+        """Make what was computed for the row impossible to find again."""
         self._front.drop(row)
 
     def load(self) -> EngineLoad:
+        """Requests and bytes that the engine carries now."""
         running, waiting, rows = self._front.load
         return EngineLoad(
             running=running,
             waiting=waiting,
-            learning=self._teaching.load,
+            learning=self._learning.load,
             resident_rows=rows,
             resident_bytes=self._adapters.nbytes,
         )
@@ -204,5 +209,5 @@ def rank_for(rank: int) -> int:
             return known
     raise ModelError(
         f"the levels of a policy have rank {rank} together, but vLLM supports at most "
-        f"{RANKS[-1]}; use --engine native"
+        f"{RANKS[-1]}; use --engine torch"
     )

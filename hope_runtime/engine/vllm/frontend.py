@@ -1,8 +1,8 @@
-"""The thread on which turns meet the process of vLLM: it begins them, passes their requests on, and
+"""Thread on which turns meet the process of vLLM: it begins them, passes their requests on, and
 hands out what comes back.
 
 As many turns run as there are rows; the others wait. Knows turns (turns.py) and which memories are
-where (adapters.py); how the process is kept is supervisor.py's business.
+where (adapters.py); supervisor.py keeps the process.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import secrets
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from hope_runtime.engine.scheduler import Resolve, Ticket
+from hope_runtime.engine.request import Request
 from hope_runtime.engine.vllm import turns
 from hope_runtime.engine.vllm.adapters import NONE, Adapters
 from hope_runtime.engine.vllm.messages import (
@@ -44,14 +45,14 @@ POLL_SECONDS = 0.02
 
 @dataclass(eq=False, slots=True)
 class _Turn:
-    """A turn that is here. `request` is its request in the process, if there is one."""
+    """A turn that runs or waits; `process_request` numbers its request in the process, if any."""
 
     number: int
     row: Hashable
     memory: SessionMemory | None
-    ticket: Ticket[Any]
+    request: Request[Any]
     adapter: int = NONE
-    request: int | None = None
+    process_request: int | None = None
     # Wanted next, while no request is made for it.
     ask: turns.Ask | None = None
     # Whether the present request can be ended anywhere, and whether it was told to end.
@@ -60,11 +61,10 @@ class _Turn:
 
 
 class Frontend:
-    """Serves turns from `start` until it is closed.
+    """Serves turns from `start` until it is closed, at most `rows` at a time.
 
-    At most `rows` at a time. `send` reaches the process, or raises EngineLostError; what the
-    process says comes in through `receive`, and that it is gone through `lost`, from any thread.
-    A reply that the model may end does so with one of `stop_ids()`.
+    `send` reaches the process, or raises EngineLostError; its messages come in through `receive`,
+    its loss through `lost`, from any thread. The model ends a reply with one of `stop_ids()`.
     """
 
     def __init__(
@@ -92,10 +92,11 @@ class Frontend:
         self._thread = threading.Thread(target=self._serve, name="hope-turns", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """What was not done is cancelled."""
+        """Stop; what is left is cancelled."""
         with self._taking:
             if self._closing:
                 return
@@ -104,26 +105,28 @@ class Frontend:
         self._thread.join()
 
     def submit(
-        self, row: Hashable, memory: SessionMemory | None, ticket: Ticket[_Result]
-    ) -> Ticket[_Result]:
-        """Takes a turn. Raises CancelledTurnError when it is too late."""
+        self, row: Hashable, memory: SessionMemory | None, request: Request[_Result]
+    ) -> Request[_Result]:
+        """Take a turn. Raises CancelledTurnError when it is too late."""
         with self._taking:
             if self._closing:
                 raise CancelledTurnError("the engine is closing")
             # From here on only the engine ends it: a waiting task that goes away cannot.
-            ticket.future.set_running_or_notify_cancel()
-            turn = _Turn(next(self._numbers), row, memory, ticket)
+            request.future.set_running_or_notify_cancel()
+            turn = _Turn(next(self._numbers), row, memory, request)
             self._events.put(partial(self._waiting.append, turn))
-        return ticket
+        return request
 
     def drop(self, row: Hashable) -> None:
-        """What was computed for the row cannot be found again."""
+        """Make what was computed for the row impossible to find again."""
         self._events.put(partial(self._salts.pop, row, None))
 
     def receive(self, message: FromProcess) -> None:
+        """Take a message of the process. Safe on any thread."""
         self._events.put(partial(self._take, message))
 
     def lost(self) -> None:
+        """Fail the turns that are in the process. Safe on any thread."""
         self._events.put(self._fail_all)
 
     @property
@@ -158,16 +161,17 @@ class Frontend:
 
     def _stop(self) -> None:
         for turn in (*self._running, *self._waiting):
-            turn.ticket.fail(CancelledTurnError("the engine is closed"))()
+            turn.request.fail(CancelledTurnError("the engine is closed"))
+            turn.request.resolve()
         self._running.clear()
         self._waiting.clear()
 
     def _admit(self) -> None:
-        """Begins turns while there are rows. A turn that was aborted holds its row to the end."""
+        """Begin turns while there are rows. A turn that was aborted holds its row to the end."""
         for _ in range(len(self._waiting)):
             turn = self._waiting.popleft()
-            has_room = len(self._busy()) < self._rows and turn.ticket.ready()
-            if not has_room and not turn.ticket.cancelled:
+            has_room = len(self._busy()) < self._rows and turn.request.ready()
+            if not has_room and not turn.request.cancelled:
                 self._waiting.append(turn)
                 continue
             self._running.append(turn)
@@ -175,21 +179,21 @@ class Frontend:
                 try:
                     turn.adapter = self._adapters.take(turn.memory, self._send)
                 except HopeError as error:
-                    self._end(turn, turn.ticket.fail(error))
+                    self._fail(turn, error)
 
     def _busy(self) -> set[int]:
         """Numbers of the turns that hold a row."""
         return {turn.number for turn in (*self._running, *self._requests.values())}
 
     def poll_running(self) -> None:
-        """Sees who was cancelled, and makes requests for those whose readers are ready."""
+        """End cancelled turns, and make requests for those whose readers are ready."""
         for turn in [*self._running]:
-            if turn.ticket.cancelled:
+            if turn.request.cancelled:
                 self._advance(turn, None)
-            elif turn.request is None and turn.ask is not None:
-                if turn.ticket.ready():
+            elif turn.process_request is None and turn.ask is not None:
+                if turn.request.ready():
                     self._begin(turn, turn.ask)
-            elif turn.pausable and not turn.ticket.ready():
+            elif turn.pausable and not turn.request.ready():
                 # It goes on with another request, from the tokens that it has by then.
                 self._abort(turn)
 
@@ -200,7 +204,7 @@ class Frontend:
             turn.number,
             turn.adapter,
             self._salt(turn.row),
-            ask.tokens,
+            ask.ids,
             ask.max_tokens,
             tuple(sorted(self._stop_ids())),
             ask.sampling,
@@ -211,9 +215,9 @@ class Frontend:
         try:
             self._send(begin)
         except EngineLostError as error:
-            self._end(turn, turn.ticket.fail(error))
+            self._fail(turn, error)
             return
-        turn.ask, turn.request = None, request
+        turn.ask, turn.process_request = None, request
         turn.pausable, turn.aborting = ask.max_tokens > 1, False
         self._requests[request] = turn
 
@@ -225,46 +229,46 @@ class Frontend:
                 continue
             if piece.ended:
                 del self._requests[piece.request]
-                turn.request = None
+                turn.process_request = None
             if turn not in self._running:  # it has ended before its request
                 if piece.ended:
                     self._release(turn)
             elif turn.ask is None:  # else it has all that it wants of this request
-                self._hand(turn, piece)
-
-    def _hand(self, turn: _Turn, piece: Piece) -> None:
-        if piece.failure is not None:
-            error = HopeError(f"vLLM rejected a request: {piece.failure}")
-            self._end(turn, turn.ticket.fail(error))
-            return
-        self._advance(turn, piece)
+                if piece.failure is not None:
+                    self._fail(turn, HopeError(f"vLLM rejected a request: {piece.failure}"))
+                else:
+                    self._advance(turn, piece)
 
     def _advance(self, turn: _Turn, piece: Piece | None) -> bool:
-        """Runs a turn up to what it wants next; whether it goes on."""
-        end = turn.ticket.advance(piece)
-        if end is not None:
-            self._end(turn, end)
+        """Run a turn up to what it wants next; whether it goes on."""
+        request = turn.request
+        request.begin() if request.waiting else request.accept(piece)
+        if request.finished:
+            self._end(turn)
             return False
-        wanted = turn.ticket.wanted
-        if wanted is not None:
-            assert isinstance(wanted, turns.Ask)
-            turn.ask = wanted
+        if request.chunk is not None:
+            assert isinstance(request.chunk, turns.Ask)
+            turn.ask = request.chunk
             self._abort(turn)
         return True
 
-    def _abort(self, turn: _Turn) -> None:
-        """Ends the turn's present request, if there is one; the process says when it has ended."""
-        if turn.request is not None and not turn.aborting:
-            turn.aborting = True
-            self._send_quietly(Abort(turn.request))
+    def _fail(self, turn: _Turn, error: Exception) -> None:
+        turn.request.fail(error)
+        self._end(turn)
 
-    def _end(self, turn: _Turn, resolve: Resolve) -> None:
+    def _abort(self, turn: _Turn) -> None:
+        """End the turn's present request, if there is one; the process says when it has ended."""
+        if turn.process_request is not None and not turn.aborting:
+            turn.aborting = True
+            self._send_quietly(Abort(turn.process_request))
+
+    def _end(self, turn: _Turn) -> None:
         self._running.remove(turn)
-        if turn.request is None:
+        if turn.process_request is None:
             self._release(turn)
         else:  # the row is free again when the process says so
             self._abort(turn)
-        resolve()
+        turn.request.resolve()
 
     def _release(self, turn: _Turn) -> None:
         self._adapters.give(turn.adapter)
@@ -276,20 +280,19 @@ class Frontend:
         self._adapters.clear()
         self._salts.clear()
         for turn in [*self._running]:
-            turn.request = None
+            turn.process_request = None
             error = EngineLostError("the vLLM process was lost; retry in a few seconds")
             self._running.remove(turn)
-            turn.ticket.fail(error)()
+            turn.request.fail(error)
+            turn.request.resolve()
 
     def _send_quietly(self, message: Abort | Forget) -> None:
         """A process that is lost needs no word; that it is lost will be heard."""
-        try:
+        with suppress(EngineLostError):
             self._send(message)
-        except EngineLostError:
-            return
 
     def _salt(self, row: Hashable) -> str:
-        """What tells the row's keys and values from all others: nobody else can guess it."""
+        """Secret that tells the row's keys and values from all others; nobody else can guess it."""
         salt = self._salts.pop(row, None) or secrets.token_hex(16)
         self._salts[row] = salt
         while len(self._salts) > MAX_SALTS:

@@ -1,4 +1,4 @@
-"""What the server and the process of vLLM say to each other: frozen dataclasses over one socket.
+"""Messages between the server and the process of vLLM: frozen dataclasses over one socket.
 
 A request is one run of tokens through vLLM; a turn is one or several of them. Numbers of requests,
 turns and adapters are never used twice, in no process. Both ends are the same program on one
@@ -17,7 +17,7 @@ FAST = "fast"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the process is to serve: the first thing that it reads."""
+    """Options of the process: the first message that it reads."""
 
     model: str
     dtype: str
@@ -111,7 +111,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What came of a request in one step.
+    """Result of one step of a request.
 
     `logprobs` are there when they were asked for, one a token. `scores` come with the first tokens:
     one log-probability, nats, for each index of `Begin.score`, None where keys and values were

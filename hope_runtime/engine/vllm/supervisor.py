@@ -74,7 +74,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._keep, name="hope-vllm", daemon=True)
 
     def start(self) -> None:
-        """Returns when it serves. Raises ModelError with the reason when it does not."""
+        """Return when it serves. Raises ModelError with the reason when it does not."""
         try:
             connection = self._open()
         except EngineLostError as error:
@@ -83,7 +83,7 @@ class Supervisor:
         self._thread.start()
 
     def send(self, message: ToProcess) -> None:
-        """Raises EngineLostError while there is no process that serves. One thread."""
+        """Raise EngineLostError while there is no process that serves. One thread."""
         with self._sending:
             if self._connection is None:
                 raise EngineLostError("the vLLM process is restarting; retry in a few seconds")
@@ -96,11 +96,12 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that serves now."""
+        """Process id of the process that serves now."""
         process = self._process
         return process.pid if process is not None and self._connection is not None else None
 
     def close(self) -> None:
+        """End the process and the threads that watch it."""
         self._closing.set()
         self._end()
         if self._thread.ident is not None:
@@ -167,7 +168,7 @@ class Supervisor:
             attempt += 1
 
     def _listen(self, connection: Connection) -> None:
-        """Returns when the process is lost or must be given up."""
+        """Return when the process is lost or must be given up."""
         heard = time.monotonic()
         while not self._closing.is_set():
             try:

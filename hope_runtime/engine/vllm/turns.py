@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hope_runtime.engine.prompt import at_once
-from hope_runtime.engine.reply import OnText, Writing
+from hope_runtime.engine.reply import OnText, ReplyBuilder
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import (
     GenerateOutcome,
@@ -39,9 +39,9 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request: see messages.Begin."""
+    """A request: see messages.Begin. `ids` are the tokens of its window."""
 
-    tokens: tuple[int, ...]
+    ids: tuple[int, ...]
     max_tokens: int = 1
     sampling: Sampling = field(default_factory=Sampling)
     reply: tuple[int, ...] = ()
@@ -59,24 +59,23 @@ def generate(
     window_tokens: int,
     on_text: OnText,
 ) -> Work[GenerateOutcome]:
-    """Reads the prompt and decodes a reply, handing out text as it becomes certain."""
+    """Read the prompt and decodes a reply, handing out text as it becomes certain."""
     started = time.monotonic()
     record, window = place(tokenizer, memory, turn, window_tokens)
     prompt = window.tokens
     score = _predicted(learnable_indices(window, record))
-    writing = Writing(tokenizer, turn.sampling, reply_limit(turn, window), on_text)
+    output = ReplyBuilder(tokenizer, turn.sampling, reply_limit(turn, window), on_text)
     scores: tuple[float | None, ...] | None = None
     prefilled = None
-    ended = False
-    while not ended:
+    while not output.ended:
         # The token that no longer fits makes the window hop, and what follows is another text.
-        most = min(writing.room, window.room + 1)
-        first = not writing.tokens
+        most = min(output.room, window.room + 1)
+        first = not output.tokens
         piece = yield Ask(
             window.tokens,
             most,
             turn.sampling,
-            tuple(writing.tokens),
+            tuple(output.tokens),
             score if first and scores is None else (),
         )
         while True:
@@ -84,14 +83,14 @@ def generate(
             if prefilled is None and piece.tokens:
                 prefilled = time.monotonic()
             for index, token in enumerate(piece.tokens):
-                ended = writing.push(token, piece.logprobs[index] if piece.logprobs else None)
-                if ended:
+                output.push(token, piece.logprobs[index] if piece.logprobs else None)
+                if output.ended:
                     break
                 window = window.append((token,))
-            if ended or piece.ended:
+            if output.ended or piece.ended:
                 break
             piece = yield None
-    reply = writing.finish()
+    reply = output.finish()
     finished = time.monotonic()
     nats, scored = yield from _complete(prompt, score, scores)
     prefilled = prefilled or finished

@@ -1,1 +1,1 @@
-"""Llama-family decoders: weights, block, and forward passes for one text and for a batch."""
+"""Frozen decoders: families, weights, one block, and forward passes for a text or a batch."""

@@ -1,70 +1,76 @@
-"""One block of the Transformer: pre-norm attention, then a gated MLP with private low-rank terms.
+"""The decoder block: pre-norm attention, then a gated MLP with private low-rank adapters.
 
-Knows how a session's terms enter the MLP. Leaves what the terms mean and how they are learnt to
-memory/cms.py and learning.py.
+Written once for training, for serving one text and for serving a batch. The caller supplies an
+attention strategy (attention.py) and an adapter strategy (adapters.py); everything else follows
+from ModelConfig and the layer's weights.
 
-Shape suffixes: B rows, T tokens, D model width, F mlp width, R rank, L layers.
+Shape suffixes: B rows, T tokens, N tokens of all rows, D model width, F MLP width, H query heads,
+G key/value heads, K head width. `X` stands for the leading axes: (B, T) of whole windows or (N,) of
+batched rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import Protocol
 
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.layers.attention import AttentionPlan, attend
 from hope_runtime.layers.config import ModelConfig
-from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LayerAdapter
 from hope_runtime.layers.norm import rms_norm
 from hope_runtime.models.decoder.weights import LayerWeights
 
 OnMlp = Callable[[int, Tensor, Tensor], None]
-"""Is shown a layer's index and what its MLP's matrices read: (B, T, D) and (B, T, F)."""
+"""Observer of the MLPs: called with a layer's index and the inputs of its matrices,
+(B, T, D) for gate and up, (B, T, F) for down."""
+
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""x Wᵀ + b with a shared weight, (X, in) -> (X, out)."""
 
 
-def mlp(
-    x_BTD: Tensor,
-    weights: LayerWeights,
-    adapter: LayerAdapter | None,
-    seen: Callable[[Tensor, Tensor], None] | None = None,
-) -> Tensor:
-    """down(silu(gate x) * up x), each matrix with its low-rank term; (B, T, D) -> (B, T, D)."""
-    gate_BTF, up_BTF = nnf.linear(x_BTD, weights.gate_up).chunk(2, dim=-1)
-    if adapter is None:
-        h_BTF = nnf.silu(gate_BTF) * up_BTF
-        if seen is not None:
-            seen(x_BTD, h_BTF)
-        return nnf.linear(h_BTF, weights.down)
-    # W x + B (A x): the product B A would cost a D by F matrix a layer and session.
-    gate_a_RD, gate_b_FR, up_a_RD, up_b_FR, down_a_RF, down_b_DR = adapter
-    gate_BTF = gate_BTF + nnf.linear(nnf.linear(x_BTD, gate_a_RD), gate_b_FR)
-    up_BTF = up_BTF + nnf.linear(nnf.linear(x_BTD, up_a_RD), up_b_FR)
-    h_BTF = nnf.silu(gate_BTF) * up_BTF
-    if seen is not None:
-        seen(x_BTD, h_BTF)
-    private_BTD = nnf.linear(nnf.linear(h_BTF, down_a_RF), down_b_DR)
-    return nnf.linear(h_BTF, weights.down) + private_BTD
+class Attention(Protocol):
+    """Attention strategy: maps fused projections to mixed values, layer by layer."""
+
+    def mix(self, layer: int, qkv: Tensor) -> Tensor:
+        """Attention of one layer, (X, (H+2G)*K) -> (X, H*K). Stores keys and values if cached."""
+        ...
 
 
-def block(
-    x_BTD: Tensor,
+class Adapter(Protocol):
+    """Adapter strategy: adds private low-rank terms to the products of the MLP."""
+
+    def gate_up(self, layer: int, x: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        """Gate and up, (X, F) each, with the terms of their input `x`, (X, D), added."""
+        ...
+
+    def down(self, layer: int, h: Tensor, out: Tensor) -> Tensor:
+        """The MLP's output, (X, D), with the terms of its inner activations `h`, (X, F), added."""
+        ...
+
+
+def decoder_block(
+    x: Tensor,
     *,
     config: ModelConfig,
     weights: LayerWeights,
-    adapter: LayerAdapter | None,
-    plan: AttentionPlan,
-    cache: KVCache | None,
     layer: int,
+    attention: Attention,
+    adapter: Adapter,
+    product: Product = nnf.linear,
     on_mlp: OnMlp | None = None,
 ) -> Tensor:
-    """One layer, (B, T, D) -> (B, T, D): x + attention(norm x), then x + mlp(norm x)."""
-    normed = rms_norm(x_BTD, weights.attn_norm, config.norm_eps)
-    qkv = nnf.linear(normed, weights.qkv, weights.qkv_bias)
-    mixed = attend(config, qkv, plan, cache, layer)
-    x_BTD = x_BTD + nnf.linear(mixed, weights.out, weights.out_bias)
-    normed = rms_norm(x_BTD, weights.mlp_norm, config.norm_eps)
-    seen = None if on_mlp is None else partial(on_mlp, layer)
-    return x_BTD + mlp(normed, weights, adapter, seen)
+    """One layer, (X, D) -> (X, D): x + attention(norm x), then x + mlp(norm x).
+
+    Differentiable wherever the strategies are.
+    """
+    normed = rms_norm(x, weights.attn_norm, config.norm_eps)
+    mixed = attention.mix(layer, product(normed, weights.qkv, weights.qkv_bias))
+    x = x + product(mixed, weights.out, weights.out_bias)
+    normed = rms_norm(x, weights.mlp_norm, config.norm_eps)
+    gate, up = product(normed, weights.gate_up, None).chunk(2, dim=-1)
+    gate, up = adapter.gate_up(layer, normed, gate, up)
+    h = nnf.silu(gate) * up
+    if on_mlp is not None:
+        on_mlp(layer, normed, h)
+    return x + adapter.down(layer, h, product(h, weights.down, None))

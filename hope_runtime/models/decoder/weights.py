@@ -1,7 +1,7 @@
-"""The frozen weights that every session shares, and the model they make up.
+"""Weights of a frozen decoder that every session shares, and the model that they make up.
 
-Knows the names and shapes of the tensors of a Llama-family Transformer. Leaves computing with
-them to hope.py, and where they come from to checkpoints/.
+Knows the names and shapes of the tensors of a decoder-only Transformer. Leaves computing with
+them to forward.py, and where they come from to checkpoints/.
 
 Shape suffixes: V vocabulary, D model width, H query heads, G key/value heads, K head width,
 F mlp width. A weight is (outputs, inputs), as torch.nn.functional.linear takes it.
@@ -68,10 +68,12 @@ class BaseWeights:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of all weights."""
         return self.embedding.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of all weights."""
         return self.embedding.device
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> BaseWeights:
@@ -166,6 +168,7 @@ def fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokeniz
         "rope_factors": config.rope_factors,
         "tied": config.tie_embeddings,
         "attention_bias": config.attention_bias,
+        **config.later_fields(),
     }
     head = f"hope base model 2\n{json.dumps(computed, sort_keys=True)}"
     return _digest(head, weights, tokenizer.tokenisation_json())
@@ -174,7 +177,7 @@ def fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokeniz
 def first_fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokenizer) -> str:
     """The fingerprint under which sessions were stored before the chat template was left out of it:
     over the whole configuration and the whole tokenizer."""
-    head = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    head = json.dumps(config.to_fields(), sort_keys=True)
     return _digest(head, weights, tokenizer.legacy_json())
 
 
@@ -209,10 +212,12 @@ class BaseModel:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype that the model computes in."""
         return self.weights.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device that the model computes on."""
         return self.weights.device
 
     @cached_property

@@ -1,10 +1,11 @@
 """A trained fast memory beside a frozen base model: read in one window, recalled in another.
 
-A *branch* sees the base's residual stream at a few layers (`sources`) and adds to it before one
+A fast memory sees the base's residual stream at a few layers (`sources`) and adds to it before one
 layer behind them all (`target`). It is an associative memory of next tokens: a token is written
 under a key made of the tokens before it, and a query made the same way reads what followed. Writes
-are the gated delta rule of Nested Learning, section 8 (associative.py, delta.py) with an L2
-objective and static projections; the outer loop that learns them is hope_lab/train/memory.
+are the gated delta rule of Nested Learning, section 8 (associative.py and delta_rule.py of layers/)
+with an L2 objective and static projections; the outer loop that learns them is
+hope_lab/train/fast_memory.
 
 Because every source lies below the target, what is written and asked of a text does not depend on
 what the memory holds. A session's state is two things of constant size: the matrices, which outlive
@@ -36,7 +37,7 @@ RUN_TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class FastMemoryStream:
-    """Of B rows, float32: memory (B, H, V, K), and carry (B, W, R), the last W inputs of the
+    """State of B rows, float32: memory (B, H, V, K), and carry (B, W, R), the last W inputs of the
     window, zeros before its first token."""
 
     memory: Tensor
@@ -97,7 +98,8 @@ def read(
     hidden_BTX: Tensor,
     state: FastMemoryStream,
 ) -> tuple[Tensor, FastMemoryStream]:
-    """What T tokens find in the memory, (B, T, D), and the state with the window's new carry.
+    """Values that T tokens find in the memory, (B, T, D), and the state with the window's new
+    carry.
 
     Nothing is written; an empty memory gives exactly zero.
     """
@@ -109,15 +111,15 @@ def read(
 
 
 def inputs(config: FastMemoryConfig, weights: FastMemoryWeights, hidden_BTX: Tensor) -> Tensor:
-    """What keys and queries are made of, (B, T, R): of each token for itself."""
+    """Inputs of keys and queries, (B, T, R), each made of its own token alone."""
     return nnf.linear(_scaled(config, hidden_BTX, weights.down.dtype), weights.down)
 
 
 def find(
     config: FastMemoryConfig, weights: FastMemoryWeights, input_BTR: Tensor, memory_BHVK: Tensor
 ) -> Tensor:
-    """What the tokens find whose inputs, behind those of the W - 1 tokens before them, are
-    (B, W - 1 + T, R): (B, T, D)."""
+    """Values that T tokens find, (B, T, D), given their inputs behind those of the W - 1 tokens
+    before them, (B, W - 1 + T, R)."""
     u_BTU = _trunk(config, weights, input_BTR)
     query_BHTK = unit(_heads(config, nnf.linear(u_BTU, weights.query)))
     gate_BTH = 2 * torch.sigmoid(nnf.linear(u_BTU, weights.gate, weights.gate_bias))
@@ -127,7 +129,7 @@ def find(
 
 
 class FastMemoryPass:
-    """One forward pass with a branch: `forward(..., branch=FastMemoryPass(...))`.
+    """One forward pass with a fast memory: `forward(..., fast_memory=FastMemoryPass(...))`.
 
     Reads `state.memory` (a snapshot: nothing is written here) and keeps what `write` wants:
     `hidden`, (B, T, X). `state` is the one before the pass; `after` the one behind it, with
@@ -146,6 +148,7 @@ class FastMemoryPass:
         return torch.cat(self._seen, dim=-1)
 
     def at(self, layer: int, x_BTD: Tensor) -> Tensor:
+        """Implementation of models.decoder.forward.FastMemory."""
         config = self._fast_memory.config
         if layer in config.sources:
             self._seen.append(x_BTD)

@@ -1,6 +1,7 @@
-"""Where a session's memory keeps what a trained branch wrote.
+"""Fast memory of a session: the tensor of a SessionMemory that a trained fast memory wrote.
 
-One tensor, named after the branch that wrote it, because nothing else can read it. Knows no engine.
+One tensor, named after the fast memory that wrote it, because nothing else can read it. Knows no
+engine.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from hope_runtime.session.memory import FastMemoryState, SessionMemory
 
 
 def tensor_name(fast_memory: FastMemory) -> str:
-    """Under which a FastMemoryState holds what `branch` wrote."""
+    """Name of the tensor that `fast_memory` wrote in a FastMemoryState."""
     return f"branch.{fast_memory.digest[:16]}"
 
 
 def written(fast_memory: FastMemory, memory: SessionMemory) -> Tensor | None:
-    """What `branch` wrote of the session, (1, H, V, K) float32; None while that is nothing."""
+    """Tensor that `fast_memory` wrote of the session, (1, H, V, K) float32; None while there is
+    none."""
     return None if memory.fast is None else memory.fast.tensors[tensor_name(fast_memory)]
 
 

@@ -24,9 +24,9 @@ from hope_runtime.models.decoder.weights import BaseModel
 
 @dataclass(frozen=True, slots=True)
 class FastMemoryConfig:
-    """Shape of a branch on a base model of width `d_model`.
+    """Shape of a fast memory on a base model of width `d_model`.
 
-    `sources` are layers whose input the branch sees, rising; 0 is the embedding. What it reads is
+    `sources` are layers whose input it sees, rising; 0 is the embedding. What it reads is
     added to the input of layer `target`; n_layers stands for behind the last. A key or a query is
     made of `taps` tokens, each brought to `input_width`, by a trunk of `hidden` units.
     """
@@ -52,7 +52,7 @@ class FastMemoryConfig:
 
     @property
     def seen_width(self) -> int:
-        """X: values a token that the branch sees."""
+        """X: values of a token that it sees."""
         return len(self.sources) * self.d_model
 
     def to_fields(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class FastMemoryConfig:
 
 @dataclass(frozen=True, slots=True)
 class FastMemoryWeights:
-    """What the outer loop learns; (outputs, inputs) where a matrix is one of nnf.linear.
+    """Weights that the outer loop learns; (outputs, inputs) where a matrix is one of nnf.linear.
 
     down (R, X); mix (U, W * R) and mix_bias (U,): the trunk, newest token first; key and query
     (H * K, U); value (H * V, D) of the first source; eta (H, U + D) and eta_bias (H,): how
@@ -122,21 +122,21 @@ def _identity(config: FastMemoryConfig) -> str:
 
 @dataclass(frozen=True)
 class FastMemory:
-    """A trained branch: configuration and weights."""
+    """A trained fast memory: configuration and weights."""
 
     config: FastMemoryConfig
     weights: FastMemoryWeights
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of both, in hex: what one branch wrote means nothing to another."""
+        """SHA-256 of both, in hex: what one fast memory wrote means nothing to another."""
         digest = hashlib.sha256(_identity(self.config).encode())
         for _, tensor in self.weights.named():
             digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def shape(self, rows: int = 1) -> tuple[int, int, int, int]:
-        """Of the memories of some rows, (B, H, V, K)."""
+        """Shape of the memories of some rows, (B, H, V, K)."""
         config = self.config
         return rows, config.n_heads, config.value_width, config.key_width
 
@@ -161,7 +161,7 @@ def expected_shapes(config: FastMemoryConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_fits(fast_memory: FastMemory, model: BaseModel) -> None:
-    """Raises ValueError for a branch that was made for a base model of another shape."""
+    """Raise ValueError for a fast memory that was made for a base model of another shape."""
     config = fast_memory.config
     if config.d_model != model.config.d_model or config.target > model.config.n_layers:
         raise ValueError("the fast memory was made for a base model of another shape")

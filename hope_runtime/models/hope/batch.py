@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.layers.cms import Theta
-from hope_runtime.layers.titans import BankState
+from hope_runtime.layers.titans_state import BankState
 from hope_runtime.models.hope.model import Context, LayerContext, Thetas, forward
 from hope_runtime.models.hope.rows import align, join_rows, take_rows
 from hope_runtime.models.hope.served import HopeModel
@@ -58,7 +58,7 @@ class Batch:
         return logits_B1V[:, 0], found
 
     def _join(self, states: Sequence[HopeState]) -> None:
-        """What the rows have that does not change; again only for other rows or new memories."""
+        """Join the rows' constant parts; again only for other rows or new memories."""
         had: list[tuple[object, ...]] = [
             (state.levels, *map(_banks_of, state.context.layers)) for state in states
         ]

@@ -1,4 +1,4 @@
-"""Configuration of a native HOPE model, and the models of the papers as presets of it by name.
+"""Configuration of a HOPE model, and the models of the papers as presets of it by name.
 
 Knows what can be chosen and what excludes what. The sizes that it has in common with a pretrained
 backbone are a ModelConfig, so attention is one implementation for both.

@@ -1,4 +1,4 @@
-"""The forward pass of a native model: a pure function of (weights, context, tokens).
+"""The forward pass of a HOPE model: a pure function of (weights, context, tokens).
 
 One implementation for training (differentiable, any batch) and for streaming: a stream may be cut
 anywhere, and the context carries what the next piece needs. Rows are independent: they may stand at
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from hope_runtime.layers.cms import Theta, chain
 from hope_runtime.layers.norm import rms_norm
-from hope_runtime.layers.titans import Pass, TitansState, fresh, plan, titans_memory
+from hope_runtime.layers.titans import titans_memory
+from hope_runtime.layers.titans_state import RunPlan, TitansState, cut_runs, fresh
 from hope_runtime.models.hope.config import HopeConfig
 from hope_runtime.models.hope.weights import HopeWeights
 from hope_runtime.models.hope.window import KeysValues, Sight, attention
@@ -26,7 +27,7 @@ from hope_runtime.models.hope.window import KeysValues, Sight, attention
 
 @dataclass(frozen=True, slots=True)
 class LayerContext:
-    """What one block carries along a stream."""
+    """State that one block carries along a stream."""
 
     window: KeysValues | None
     fast: TitansState | None
@@ -34,7 +35,7 @@ class LayerContext:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a model carries along the streams of B rows: constant in their length.
+    """State that a model carries along the streams of B rows, of a size constant in their length.
 
     position_B counts tokens read and written_B those that wrote to the fast memories; int64, CPU.
     """
@@ -45,6 +46,7 @@ class Context:
 
     @property
     def rows(self) -> int:
+        """B."""
         return len(self.position_B)
 
 
@@ -99,7 +101,7 @@ def forward(
 
 
 def logits(weights: HopeWeights, hidden: Tensor) -> Tensor:
-    """Scores of the next token, (..., D) -> (..., V)."""
+    """Logits of the next token, (..., D) -> (..., V)."""
     head = weights.embedding if weights.lm_head is None else weights.lm_head
     return nnf.linear(hidden, head)
 
@@ -114,7 +116,7 @@ def hidden_states(
     write_BT: Tensor | None = None,
     lengths_B: Tensor | None = None,
 ) -> tuple[Tensor, Context]:
-    """As `forward`, but the states after the final norm, (B, T, D)."""
+    """Hidden states after the final norm, (B, T, D); otherwise as `forward`."""
     B, T = ids_BT.shape
     assert T, "a pass needs at least one token"
     if context is None:
@@ -128,10 +130,10 @@ def hidden_states(
             write_BT = exists if write_BT is None else write_BT.cpu() & exists
     if write_BT is not None and bool(write_BT.all()):
         write_BT = None
-    shared = Pass((), None, None)
+    plan = RunPlan((), None, None)
     if config.fast is not None:
-        runs = plan(config.fast, context.written_B, write_BT, T)
-        shared = Pass(
+        runs = cut_runs(config.fast, context.written_B, write_BT, T)
+        plan = RunPlan(
             runs,
             None if write_BT is None else write_BT.to(device),
             None if lengths_B is None else lengths_B.to(device),
@@ -162,7 +164,7 @@ def hidden_states(
                     config=config.fast,
                     weights=block.fast,
                     state=fast,
-                    shared=shared,
+                    plan=plan,
                     eps=backbone.norm_eps,
                 )
             x_BTD = x_BTD + added

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.layers.cms import (
@@ -23,8 +22,8 @@ from hope_runtime.layers.cms import (
     restart,
     update,
 )
-from hope_runtime.layers.tree import map_tensors
 from hope_runtime.models.hope.config import HopeConfig
+from hope_runtime.models.hope.gradients import segment_gradients
 from hope_runtime.models.hope.model import Context, Thetas, forward
 from hope_runtime.models.hope.rows import align, put_rows, take_rows
 from hope_runtime.models.hope.state import HopeState, Segment
@@ -44,6 +43,7 @@ class Reader:
     def read(
         self, ids_BT: Tensor, learnable_BT: Tensor, lengths_B: Tensor | None
     ) -> tuple[Tensor, HopeState]:
+        """Read tokens, learning at the end of each segment: logits (B, T, V), and the new state."""
         B, T = ids_BT.shape
         lengths = [T] * B if lengths_B is None else [int(n) for n in lengths_B]
         # Of each row: tokens read, and tokens observed; they differ after a boundary.
@@ -72,7 +72,7 @@ class Reader:
     def _segment_ends(
         self, learnable_BT: Tensor, read: list[int], seen: list[int], lengths: list[int]
     ) -> list[int | None]:
-        """Of each row the next token at whose arrival its segment is done, if it is here."""
+        """Index of the token whose arrival ends each row's segment; None if it is not here yet."""
         segment = self.state.segment
         assert segment is not None
         period = self.config.levels[0].period_tokens
@@ -97,7 +97,7 @@ class Reader:
         fresh: int,
         seen: list[int],
     ) -> Tensor | None:
-        """Ends the segment of rows that agree on its tokens: `held` old and `fresh` new ones.
+        """End the segment of rows that agree on its tokens: `held` old and `fresh` new ones.
 
         The new token behind them is observed, as the last target, and not yet read. Returns the
         logits of the fresh tokens.
@@ -130,10 +130,13 @@ class Reader:
         due_B: Tensor,
         flushing: bool,
     ) -> Tensor | None:
-        """Reads all but the last token with gradients, learns, and moves the segment's start."""
+        """Read all but the last token with gradients, learns, and moves the segment's start."""
         scores, levels, end = None, list(self.state.levels), start
         if ids_RN.shape[1] > 1:
-            scores, gradients, end = self._backward(ids_RN, learnable_RN, rows, start)
+            thetas, initial = self._thetas(rows), self.initial
+            scores, gradients, end = segment_gradients(
+                self.config, self.weights, thetas, initial, ids_RN, learnable_RN, start
+            )
             for level, gradient in gradients.items():
                 levels[level] = gather(levels[level], self._spread(gradient, rows))
         if bool(due_B.any()):
@@ -154,43 +157,6 @@ class Reader:
             _with_rows(old.context, rows, end), observed_B, tuple(levels), segment
         )
         return scores
-
-    def _backward(
-        self, ids_RN: Tensor, learnable_RN: Tensor, rows: list[int], start: Context
-    ) -> tuple[Tensor, dict[int, Theta], Context]:
-        """Logits, each level's gradient of the summed loss, and the context after the inputs."""
-        config, weights = self.config, self.weights.detached()
-        targets, counted = ids_RN[:, 1:], learnable_RN[:, 1:]
-        thetas = self._thetas(rows)
-        learning = config.learning_levels if bool(counted.any()) else ()
-        with torch.enable_grad():
-            leaves: list[Theta | None] = list(thetas)
-            for level in learning:
-                theta = thetas[level]
-                if theta is None:
-                    # A view a row, so that each row has a gradient of its own and none a copy.
-                    theta = tuple(t.expand(len(rows), *t.shape) for t in self.initial[level])
-                leaves[level] = tuple(t.detach().requires_grad_() for t in theta)
-            write = None if bool(learnable_RN.all()) else learnable_RN[:, :-1]
-            scores, end = forward(
-                config, weights, ids_RN[:, :-1], start, thetas=tuple(leaves), write_BT=write
-            )
-            if not learning:
-                return scores.detach(), {}, _detached(end)
-            nats = nnf.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
-            chosen = counted.flatten().to(nats.device)
-            # Chosen, not multiplied: a target that does not count may have an infinite loss.
-            loss = nats.masked_fill(~chosen, 0.0).sum()
-            flat = [tensor for level in learning for tensor in (leaves[level] or ())]
-            parts = iter(torch.autograd.grad(loss, flat, allow_unused=True))
-        gradients = {
-            level: tuple(
-                torch.zeros_like(tensor) if part is None else part
-                for tensor, part in zip(leaves[level] or (), parts, strict=False)
-            )
-            for level in learning
-        }
-        return scores.detach(), gradients, _detached(end)
 
     def _at_boundary(
         self, levels: list[LevelState], observed_B: Tensor, due_B: Tensor, flushing: bool
@@ -220,7 +186,7 @@ class Reader:
         lengths: list[int],
         pieces: list[tuple[list[int], list[int], Tensor]],
     ) -> None:
-        """Reads what is left of each row without gradients, and remembers it for its segment."""
+        """Read what is left of each row without gradients, and remembers it for its segment."""
         counts = [length - start for length, start in zip(lengths, read, strict=True)]
         most = max(counts)
         if not most:
@@ -250,7 +216,7 @@ class Reader:
         self.state = HopeState(context, observed, state.levels, segment)
 
     def flush(self, *, learn: bool) -> HopeState:
-        """Ends every segment, and reads its last token again into the next one."""
+        """End every segment, and reads its last token again into the next one."""
         segment = self.state.segment
         assert segment is not None
         for held in sorted({int(n) for n in segment.length_B} - {0}):
@@ -295,10 +261,6 @@ class Reader:
             return gradient
         zeros = tuple(tensor.new_zeros(self.state.rows, *tensor.shape[1:]) for tensor in gradient)
         return put_rows(zeros, rows, gradient)
-
-
-def _detached(context: Context) -> Context:
-    return map_tensors(Tensor.detach, context)
 
 
 def _with_rows(old: Context, rows: Sequence[int], new: Context) -> Context:

@@ -1,4 +1,4 @@
-"""A native model as it is served: frozen weights that all sessions start from, and a tokenizer."""
+"""A HOPE model as it is served: frozen weights that all sessions start from, and a tokenizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hope_runtime.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class HopeModel:
-    """What all sessions of a server have in common when its model is a native one.
+    """A HOPE model as a server holds it: the part that all its sessions have in common.
 
     `fingerprint` identifies configuration, weights and tokenizer (`fingerprint_of`); a memory that
     was learnt on one model is refused on another.
@@ -34,10 +34,12 @@ class HopeModel:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype that the model computes in."""
         return self.weights.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device that the model computes on."""
         return self.weights.device
 
     @cached_property
@@ -50,7 +52,7 @@ class HopeModel:
 
     @cached_property
     def policy(self) -> LearningPolicy:
-        """The one policy of its sessions: how a native model learns is part of the model.
+        """The one policy of its sessions: how a HOPE model learns is part of the model.
 
         The rank of a level is that of its whole matrices. Raises UnsupportedModelError for a level
         whose learning rate no policy may have.

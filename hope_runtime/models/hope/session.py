@@ -1,4 +1,4 @@
-"""A session of a native model: its state of a stream as part of a SessionMemory, and back.
+"""A session of a HOPE model: its state of a stream as part of a SessionMemory, and back.
 
 What is whose: memories (the banks of fast memories and the counter of their writes, levels,
 gathered gradients) belong to the session, and every conversation reads and writes the same ones.
@@ -129,21 +129,25 @@ def with_state(memory: SessionMemory, state: HopeState, conversation: str | None
 
 @dataclass(frozen=True, slots=True)
 class HopeLayout:
-    """See Layout. Windows may hold any number of tokens up to what a window and its tail hold."""
+    """Layout of the sessions of a HOPE model. Windows may hold any number of tokens up to what a
+    window and its tail hold."""
 
     model: HopeModel
 
     @property
     def vocab_size(self) -> int:
+        """Token ids are below it."""
         return self.model.config.backbone.vocab_size
 
     def level(self, index: int, config: LevelConfig, tensors: Tensors) -> FullRank:
+        """See Layout.level."""
         expected = self.model.initial[index].tensors()
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
         check_tensors("level", tensors, shapes, self.model.dtype)
         return FullRank(tuple(tensors[name] for name in expected))
 
     def check_fast(self, tensors: Tensors) -> None:
+        """See Layout.check_fast."""
         model = self.model
         state = fresh_state(model.config, model.weights, 1)
         expected = _prefixed(_CONTEXT, state.context)
@@ -171,6 +175,7 @@ class HopeLayout:
             raise CorruptStateError("a segment and its initial context do not match")
 
     def check_context(self, tensors: Tensors) -> None:
+        """See Layout.check_context."""
         fresh = fresh_context(self.model.config, self.model.weights, 1)
         self._check("context", tensors, _own(fresh))
 
@@ -187,7 +192,7 @@ class HopeLayout:
     def _window_shape(
         self, kind: str, name: str, shape: tuple[int, ...], tensors: Tensors
     ) -> tuple[int, ...]:
-        """As `shape`, but with the tokens that all parts of its kind have in all layers."""
+        """`shape` with the number of tokens that all parts of its kind have in all layers."""
         part = "tail_k" if ".tail_" in name else "k"
         tokens = tensors[name].shape[2] if tensors[name].dim() == len(shape) else 0
         first = name[: name.index("layers.")] + f"layers.0.window.{part}"
@@ -217,7 +222,7 @@ def _taught(level: Level, position: int, tokens: int) -> Level:
 
 
 def _rest(span: Span, position: int) -> Span:
-    """What of a span lies behind a place of the stream."""
+    """The part of a span behind a place of the stream."""
     read = max(position - span.start, 0)
     return replace(span, ids=span.ids[read:], start=span.start + read)
 
@@ -227,7 +232,7 @@ def _floor(count: int, period: int) -> int:
 
 
 def _tensors(state: HopeState) -> dict[str, Tensor]:
-    """Everything but the levels' weights; the start of an empty segment is the context."""
+    """Tensors of a state but for the levels' weights; an empty segment starts at the context."""
     tensors = _prefixed(_CONTEXT, state.context)
     if (segment := state.segment) is not None:
         tensors |= {f"segment.{name}": getattr(segment, name) for name in _SEGMENT}

@@ -23,7 +23,7 @@ def stack_levels(
     *,
     window: int = 0,
 ) -> tuple[HopeConfig, HopeWeights]:
-    """The base as a native model whose layer i learns at level layer_level[i].
+    """The base as a HOPE model whose layer i learns at level layer_level[i].
 
     `levels` are (period in tokens, learning rate) from fast to slow; a period of 0 is a static
     MLP and comes last. The paper gives no map from layers to levels. `window` defaults to the

@@ -1,4 +1,4 @@
-"""What sessions carry while a native model reads and learns from their streams (stream.py).
+"""State of sessions while a HOPE model reads and learns from their streams (stream.py).
 
 Two contexts, that at the start of the segment and that after the last token, and the tokens between
 them; and what each level has learnt and gathered. Its size does not depend on the stream's length.
@@ -29,7 +29,7 @@ STATE_LIMIT = 1e4
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What is needed to learn from the tokens read since the last end of a segment.
+    """Tokens read since the last end of a segment, with all that learning from them needs.
 
     start: the context before them; ids_BN and learnable_BN the tokens, length_B of them a row;
     the rest is padding. length_B is int64 on the CPU.
@@ -57,7 +57,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class HopeState:
-    """Everything that B sessions carry. Immutable: reading on returns a new one.
+    """State of B sessions. Immutable: reading on returns a new one.
 
     context: after the last token. observed_B: learnable tokens so far, int64 on the CPU. levels:
     one LevelState a level of the configuration; segment: None when no level learns.
@@ -70,6 +70,7 @@ class HopeState:
 
     @property
     def rows(self) -> int:
+        """B."""
         return len(self.observed_B)
 
     @property
@@ -114,7 +115,7 @@ def with_context(state: HopeState, context: Context, ids_B1: Tensor) -> HopeStat
 
 
 def check_bounds(state: HopeState, before: HopeState | None = None) -> None:
-    """Raises DivergedStateError, naming the rows, unless all memories are finite and bounded.
+    """Raise DivergedStateError, naming the rows, unless all memories are finite and bounded.
 
     Tensors that `before` has as well are not looked at again: most tokens change no level.
     """
@@ -134,7 +135,7 @@ def check_bounds(state: HopeState, before: HopeState | None = None) -> None:
 
 
 def _memories(state: HopeState) -> Iterator[Tensor]:
-    """Everything learnt, as it is after the last token: fast memories and levels."""
+    """All memories as they are after the last token: Titans memories and levels."""
     for layer in state.context.layers:
         for bank in () if layer.fast is None else layer.fast.banks:
             yield from (*bank.running, *bank.velocity)

@@ -1,4 +1,4 @@
-"""Reading a stream and learning from it: a native model's memories while it is served.
+"""Reading a stream and learning from it: a HOPE model's memories while it is served.
 
 Fast memories are written as tokens are read (model.py). Levels learn by Eq. 71 from the loss of
 next-token prediction, a real backward pass through the blocks above (the gradient of the final
@@ -46,7 +46,7 @@ def observe(
     learn_BT: Tensor | bool = True,
     rule: UpdateRule | None = None,
 ) -> tuple[Tensor, HopeState]:
-    """Reads tokens and learns from them: logits of the next token (B, T, V), and the new state.
+    """Read tokens and learns from them: logits of the next token (B, T, V), and the new state.
 
     Tokens where `mask_BT` (bool) is False do not exist: they change nothing, no counter either, and
     their logits are zero. Tokens where `learn_BT` is False are context only: no loss, no count and

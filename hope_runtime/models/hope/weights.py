@@ -1,4 +1,4 @@
-"""The weights of a native model: what the outer loop learns, M_0 and theta_0 included.
+"""The weights of a HOPE model: what the outer loop learns, M_0 and theta_0 included.
 
 A tree of frozen dataclasses with a flat view of dotted names, so that checkpoints and optimisers
 need to know no more than that. Leaves computing to model.py.
@@ -19,7 +19,7 @@ from hope_runtime.errors import CorruptModelError
 from hope_runtime.layers.associative import Parameters, banks_of
 from hope_runtime.layers.cms import LevelWeights, Theta
 from hope_runtime.layers.config import ModelConfig, TitansConfig
-from hope_runtime.layers.titans import TAPS, TitansWeights
+from hope_runtime.layers.titans_state import TAPS, TitansWeights
 from hope_runtime.layers.tree import map_tensors, named_tensors, with_tensors
 from hope_runtime.models.hope.config import HopeConfig
 
@@ -60,10 +60,12 @@ class HopeWeights:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of all weights."""
         return self.embedding.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of all weights."""
         return self.embedding.device
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
@@ -75,6 +77,7 @@ class HopeWeights:
         return map_tensors(function, self)
 
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> HopeWeights:
+        """The same weights elsewhere or in another precision."""
         return self.map(lambda tensor: tensor.to(device=device, dtype=dtype))
 
     def detached(self) -> HopeWeights:

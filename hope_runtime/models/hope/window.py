@@ -41,6 +41,7 @@ class KeysValues:
 
     @property
     def tokens(self) -> int:
+        """Tokens of the window, its tail included."""
         return self.k.shape[2] + self.tail_k.shape[2]
 
     @staticmethod
@@ -61,7 +62,7 @@ class KeysValues:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What all layers of a pass share about attention; made once.
+    """Attention's inputs that all layers of a forward pass share; made once.
 
     `keep` says how the window after the pass is cut from cached and new keys: the number of the
     newest, or each row's own choice (B, S'). None appends a single token to the tail; then `skip`
@@ -84,7 +85,8 @@ class Sight:
         lengths_B: Tensor | None,
         T: int,
     ) -> Sight:
-        """For T tokens, lengths_B of them real, behind position_B in a window of `size` tokens."""
+        """Sight of T tokens, lengths_B of them real, behind position_B in a window of `size`
+        tokens."""
         S = window.tokens
         device, dtype = window.k.device, window.k.dtype
         cos, sin = _turns(config, position_B[:, None] + torch.arange(T))
@@ -141,7 +143,7 @@ def attention(
 
 
 def _mix_parts(q_BH1K: Tensor, window: KeysValues, skip: int) -> Tensor:
-    """What one token makes of a window in two parts without putting them together: (B, 1, H*K)."""
+    """Attention of one token over a window in two parts, without joining them: (B, 1, H*K)."""
     B, H, _, K = q_BH1K.shape
     G = window.k.shape[1]
     # The query heads of a group are the rows of one product with its keys.

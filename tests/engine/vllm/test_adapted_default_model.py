@@ -5,10 +5,8 @@ In float32; few sessions by default, 32 where it is heavy.
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
-from engines import WAIT, taught, window_bytes
+from engines import WAIT, has_vllm, taught, window_bytes
 
 from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
 from hope_runtime.engine.base import SessionEngine
@@ -26,7 +24,7 @@ from hope_runtime.session.policy import DEFAULT_POLICY, FORWARD_POLICY
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="see `make test-vllm`"),
+    pytest.mark.skipif(not has_vllm(), reason="see `make test-vllm`"),
 ]
 
 WINDOW = 256

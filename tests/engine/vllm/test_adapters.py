@@ -26,8 +26,8 @@ def test_a_memory_is_put_once_and_its_number_is_its_own(small_model: BaseModel) 
     [put] = sent
     assert isinstance(put, Put)
     tensors = safetensors.torch.load(put.tensors)
-    assert first.terms is not None
-    for name, tensor in first.terms.tensors().items():
+    assert first.adapter is not None
+    for name, tensor in first.adapter.tensors().items():
         assert torch.equal(tensors[name], tensor.float())
     two = adapters.take(second, sent.append)
     adapters.give(two)

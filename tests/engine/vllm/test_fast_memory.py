@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from engines import ROWS, WAIT, WINDOW, answer, ask, fresh, taught, window_bytes
+from engines import ROWS, WAIT, WINDOW, answer, ask, fresh, has_vllm, taught, window_bytes
 from fast_memories import noise, small_fast_memory
 
 from hope_runtime.engine.base import SessionEngine
@@ -26,7 +25,7 @@ from hope_runtime.session.policy import FORWARD_POLICY, LevelConfig
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="see `make test-vllm`"),
+    pytest.mark.skipif(not has_vllm(), reason="see `make test-vllm`"),
 ]
 
 # Longer than a step reads at once, so a prompt is read in several.

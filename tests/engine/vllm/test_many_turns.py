@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
-from engines import WAIT, answer, ask, fresh, make_torch, make_vllm
+from engines import WAIT, answer, ask, fresh, has_vllm, make_torch, make_vllm
 
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.models.decoder.weights import BaseModel
@@ -16,7 +15,7 @@ from hope_runtime.session.memory import SessionMemory
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="see `make test-vllm`"),
+    pytest.mark.skipif(not has_vllm(), reason="see `make test-vllm`"),
 ]
 
 AT_ONCE = 8

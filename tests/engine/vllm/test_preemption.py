@@ -6,11 +6,10 @@ behind its back.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 import pytest
-from engines import ROWS, WAIT, WINDOW, answer, ask, fresh, taught
+from engines import ROWS, WAIT, WINDOW, answer, ask, fresh, has_vllm, taught
 from fast_memories import noise, small_fast_memory
 
 from hope_runtime.engine.base import SessionEngine
@@ -25,7 +24,7 @@ from hope_runtime.session.memory import SessionMemory
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="see `make test-vllm`"),
+    pytest.mark.skipif(not has_vllm(), reason="see `make test-vllm`"),
 ]
 
 # What is there for all rows together, in tokens: little more than one window.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from engines import ROWS, WAIT, Gate, answer, ask, make_vllm, taught, window_bytes
+from engines import ROWS, WAIT, Gate, answer, ask, has_vllm, make_vllm, taught, window_bytes
 
 from hope_runtime.engine.vllm import supervisor
 from hope_runtime.engine.vllm.adapters import Adapters
@@ -19,7 +18,7 @@ from hope_runtime.models.decoder.weights import BaseModel
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="see `make test-vllm`"),
+    pytest.mark.skipif(not has_vllm(), reason="see `make test-vllm`"),
 ]
 
 

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hope_runtime.engine.hope_engine import HopeEngine
-from hope_runtime.engine.hope_turn import HopeForwardChunk, run
+from hope_runtime.engine.hope_reading import HopeForwardChunk, run
 from hope_runtime.errors import (
     CancelledTurnError,
     DivergedStateError,

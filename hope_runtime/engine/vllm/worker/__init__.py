@@ -1,1 +1,1 @@
-"""What runs in the process of vLLM, whose version is pinned: much of what is used is private."""
+"""Code that runs in the process of vLLM, whose version is pinned: much of it is private there."""

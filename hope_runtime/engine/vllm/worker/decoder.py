@@ -36,7 +36,7 @@ class Decoder:
         rows.install()
         self.engine = LLMEngine.from_engine_args(_arguments(options))
         self._begun: dict[int, Begin] = {}
-        # Numbers of the memories that have terms, and of those that a branch wrote.
+        # Numbers of the memories that have terms, and of those that have a fast memory.
         self._adapters: set[int] = set()
         self._written: set[int] = set()
         if options.fast_memory is not None:
@@ -48,10 +48,11 @@ class Decoder:
 
     @property
     def busy(self) -> bool:
+        """Whether a request is under way."""
         return bool(self._begun)
 
     def put(self, adapter: int, tensors: bytes | dict[str, Tensor]) -> None:
-        """See messages.Put."""
+        """Obey messages.Put."""
         tensors = safetensors.torch.load(tensors) if isinstance(tensors, bytes) else {**tensors}
         written = tensors.pop(FAST, None)
         if written is not None:
@@ -62,6 +63,7 @@ class Decoder:
             self._adapters.add(adapter)
 
     def drop(self, adapter: int) -> None:
+        """Obey messages.Drop."""
         if adapter in self._written:
             self.engine.collective_rpc("hope_remember", args=(adapter, None))
             self._written.discard(adapter)
@@ -70,10 +72,11 @@ class Decoder:
             self._adapters.discard(adapter)
 
     def forget(self, turn: int) -> None:
+        """Obey messages.Forget."""
         CHOOSERS.pop(turn, None)
 
     def begin(self, begin: Begin) -> None:
-        """Takes a request. Raises ValueError for one that vLLM will not take."""
+        """Take a request. Raises ValueError for one that vLLM will not take."""
         # An adapter that is not there would end the whole engine at the next step.
         lora = None
         if begin.adapter and begin.adapter not in self._adapters | self._written:
@@ -109,7 +112,7 @@ class Decoder:
         return True
 
     def step(self) -> list[Piece]:
-        """What came of one step. An exception means that the engine cannot be used any more."""
+        """Pieces of one step of vLLM. An exception means that the engine is lost."""
         found = []
         for output in self.engine.step():
             request = int(output.request_id)

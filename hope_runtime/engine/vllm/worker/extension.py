@@ -1,4 +1,4 @@
-"""Memories inside vLLM's worker: low-rank terms become an adapter, and what a trained branch wrote
+"""Memories inside vLLM's worker: low-rank terms become an adapter, and a trained fast memory
 lies beside it, by the same number.
 
 Mixed into the worker by `worker_extension_cls`; methods are called by collective_rpc.
@@ -25,11 +25,11 @@ class MemoryExtension:
     hope_branch: PagedFastMemory
 
     def hope_serve(self, fast_memory: FastMemory) -> None:
-        """Puts a trained branch beside the model, before anything is asked."""
+        """Put a trained fast memory beside the model, before anything is asked."""
         self.hope_branch = PagedFastMemory(fast_memory, self.model_runner)
 
     def hope_remember(self, number: int, written_HVK: Tensor | None) -> None:
-        """What the branch wrote of memory `number`; None is forgotten."""
+        """Keep the fast memory of memory `number`; None forgets it."""
         if written_HVK is None:
             self.hope_branch.memories.pop(number, None)
         else:
@@ -58,6 +58,7 @@ class MemoryExtension:
         manager.activate_adapter(adapter)
 
     def hope_drop(self, adapter: int) -> None:
+        """Forget an adapter."""
         self.model_runner.lora_manager._adapter_manager.remove_adapter(adapter)
 
     def hope_adapters(self) -> list[int]:

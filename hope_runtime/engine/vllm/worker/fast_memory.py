@@ -29,7 +29,7 @@ KEY = "hope_memory"
 
 
 class PagedFastMemory:
-    """One branch beside one model runner's model, which must not be compiled."""
+    """One fast memory beside one model runner's model, which must not be compiled."""
 
     def __init__(self, fast_memory: FastMemory, model_runner: Any) -> None:
         self._fast_memory = fast_memory

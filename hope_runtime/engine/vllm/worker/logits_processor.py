@@ -31,6 +31,7 @@ class Chooser:
         self._before: Tensor | None = None
 
     def choose(self, logits_V: Tensor, reply: list[int]) -> int:
+        """Choose the next token of the turn from its logits, (V,)."""
         generator = self._sampler.generator
         if self._before is not None and self._drawn_at == len(reply):
             generator.set_state(self._before)
@@ -43,7 +44,7 @@ CHOOSERS: dict[int, Chooser] = {}
 
 
 def extra_arguments(turn: int, sampling: Sampling, reply: tuple[int, ...]) -> dict[str, Any]:
-    """What a request carries; nothing when its tokens are simply the likeliest ones."""
+    """Extra arguments of a request; none when its tokens are simply the likeliest ones."""
     if sampling.temperature == 0 and sampling.repetition_penalty == 1:
         return {}
     if turn not in CHOOSERS:
@@ -59,9 +60,11 @@ class Choosing(LogitsProcessor):  # type: ignore[misc]
         self._rows: dict[int, tuple[int, tuple[int, ...], list[int]]] = {}
 
     def is_argmax_invariant(self) -> bool:
+        """Whether greedy choices stay as they are: no."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the rows that vLLM adds, removes and moves."""
         if batch_update is None:
             return
         for row in batch_update.removed:
@@ -78,6 +81,7 @@ class Choosing(LogitsProcessor):  # type: ignore[misc]
                 self._rows[source] = replaced
 
     def apply(self, logits: Tensor) -> Tensor:
+        """Leave only the chosen token possible in each row; logits are (B, V)."""
         for row, (turn, before, output) in self._rows.items():
             token = CHOOSERS[turn].choose(logits[row], [*before, *output])
             logits[row] = float("-inf")

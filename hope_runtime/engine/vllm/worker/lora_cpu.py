@@ -29,7 +29,7 @@ def install() -> None:
 
 
 class Rows(PunicaWrapperCPU):  # type: ignore[misc]
-    """Only for linear layers: those of the MLP are all that a memory changes."""
+    """Wrapper for linear layers only: those of the MLP are all that a memory changes."""
 
     def update_metadata(
         self,
@@ -39,6 +39,7 @@ class Rows(PunicaWrapperCPU):  # type: ignore[misc]
         vocab_size: int,
         **kwargs: Any,
     ) -> None:
+        """Find the runs of tokens with one adapter in vLLM's mapping."""
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         slot_of = {adapter: slot for slot, adapter in enumerate(lora_index_to_id) if adapter}
         adapters = list(mapping.index_mapping)
@@ -76,7 +77,7 @@ class Rows(PunicaWrapperCPU):  # type: ignore[misc]
         buffer: tuple[Tensor, ...] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Adds each token's own terms to y, (N, out); x is (N, in). Stacks are (S, 1, R, in) and
+        """Add each token's own terms to y, (N, out); x is (N, in). Stacks are (S, 1, R, in) and
         (S, 1, out, R)."""
         if not self._runs:
             return

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def main(connection: Connection) -> int:
-    """Serves until the socket closes. Returns the exit status."""
+    """Serve until the socket closes. Returns the exit status."""
     started = time.monotonic()
     options = connection.recv()
     assert isinstance(options, Options)
@@ -60,7 +60,7 @@ def main(connection: Connection) -> int:
 
 
 def _obey(decoder: Decoder, inbox: queue.SimpleQueue[ToProcess]) -> list[Piece]:
-    """Does what was said since; waits for something when there is nothing to do."""
+    """Do what was said since; waits for something when there is nothing to do."""
     pieces = []
     wait = not decoder.busy
     while wait or not inbox.empty():
@@ -92,7 +92,7 @@ def _listen(connection: Connection, inbox: queue.SimpleQueue[ToProcess]) -> None
 
 
 def run() -> int:
-    """Serves on the socket that the command line names."""
+    """Serve on the socket that the command line names."""
     logging.basicConfig(level=logging.WARNING)
     return main(Connection(int(sys.argv[1])))
 

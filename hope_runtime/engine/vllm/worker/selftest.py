@@ -1,6 +1,6 @@
-"""Before a turn is served: shows that no row of a batch is reached by another row's memory.
+"""Self-test before a turn is served: no row of a batch is reached by another row's memory.
 
-With every slot filled, because a row without a memory once read the last one.
+Runs with every slot filled, because a row without a memory once read the last one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class NotIsolatedError(Exception):
 
 
 def check_isolation(decoder: Decoder, options: Options) -> None:
-    """Raises NotIsolatedError. Leaves no adapter behind."""
+    """Raise NotIsolatedError. Leaves no adapter behind."""
     numbers = itertools.count(1)
     tokens = tuple(range(1, min(options.vocab_size, 40)))
     terms = _terms(options)

@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.layers.lora import LayerAdapter, LoraAdapter, split_layers
+from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.layers.norm import rms_norm
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.reference import LIKELIEST, Reference
-from hope_runtime.models.decoder.block import mlp
-from hope_runtime.models.decoder.weights import BaseModel, LayerWeights
+from hope_runtime.models.decoder.adapters import adapter_strategy
+from hope_runtime.models.decoder.block import Adapter, Attention, decoder_block
+from hope_runtime.models.decoder.weights import BaseModel
 
 _TINY = 1e-6
 
@@ -165,8 +166,8 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def losses(model: BaseModel, batch: Batch, adapter: LoraAdapter | None) -> tuple[Tensor, Tensor]:
-    """The weighted loss of a batch, differentiable in the terms, and each target's, (M,), which is
-    not. `terms` are in the model's dtype; None is the frozen base."""
+    """The weighted loss of a batch, differentiable in the adapter, and each target's, (M,), which
+    is not. `adapter` is in the model's dtype; None is the frozen base."""
     hidden_ND = _hidden(model, batch, adapter)
     apply: Callable[[Tensor, Tensor, Batch], tuple[Tensor, Tensor]] = _HeadLoss.apply
     return apply(hidden_ND[batch.predictors_M], model.weights.lm_head, batch)
@@ -174,31 +175,69 @@ def losses(model: BaseModel, batch: Batch, adapter: LoraAdapter | None) -> tuple
 
 def _hidden(model: BaseModel, batch: Batch, adapter: LoraAdapter | None) -> Tensor:
     """Hidden states of all tokens after the final norm, (N, D)."""
-    layers = None if adapter is None else split_layers(adapter)
-    prefix = _read_prefix(model, batch.prefix, layers) if batch.prefix else None
-    config = model.config
-    bias_ETS = torch.zeros(batch.mask_ETS.shape, dtype=model.dtype, device=model.device)
-    bias_ETS = bias_ETS.masked_fill_(~batch.mask_ETS, float("-inf"))[:, None, None]
-    x_ND = nnf.embedding(batch.ids_N, model.weights.embedding)
-    for index, weights in enumerate(model.weights.layers):
-        normed_ND = rms_norm(x_ND, weights.attn_norm, config.norm_eps)
-        q_NHW, k_NGW, v_NGW = _heads(model, weights, normed_ND, batch.positions_N)
-        mixed_NX = _attend(
-            batch, q_NHW, k_NGW, v_NGW, None if prefix is None else prefix[index], bias_ETS
+    strategy = adapter_strategy(adapter)
+    prefix = _read_prefix(model, batch.prefix, strategy) if batch.prefix else None
+    x_ND = _run(model, batch.ids_N, _BlockAttention(model, batch, prefix), strategy)
+    return rms_norm(x_ND, model.weights.final_norm, model.config.norm_eps)
+
+
+def _run(model: BaseModel, ids_N: Tensor, attention: Attention, adapter: Adapter) -> Tensor:
+    """All blocks over the tokens, (N,) -> (N, D)."""
+    x_ND = nnf.embedding(ids_N, model.weights.embedding)
+    for layer, weights in enumerate(model.weights.layers):
+        x_ND = decoder_block(
+            x_ND,
+            config=model.config,
+            weights=weights,
+            layer=layer,
+            attention=attention,
+            adapter=adapter,
         )
-        x_ND = x_ND + nnf.linear(mixed_NX, weights.out, weights.out_bias)
-        normed_ND = rms_norm(x_ND, weights.mlp_norm, config.norm_eps)
-        x_ND = x_ND + mlp(normed_ND, weights, None if layers is None else layers[index])
-    return rms_norm(x_ND, model.weights.final_norm, config.norm_eps)
+    return x_ND
 
 
-def _heads(
-    model: BaseModel, weights: LayerWeights, x_ND: Tensor, positions_N: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+class _BlockAttention:
+    """Attention in small padded blocks: each example sees the prefix, if any, and itself."""
+
+    def __init__(
+        self, model: BaseModel, batch: Batch, prefix: list[tuple[Tensor, Tensor]] | None
+    ) -> None:
+        self._model, self._batch, self._prefix = model, batch, prefix
+        bias_ETS = torch.zeros(batch.mask_ETS.shape, dtype=model.dtype, device=model.device)
+        self._bias_ETS = bias_ETS.masked_fill_(~batch.mask_ETS, float("-inf"))[:, None, None]
+
+    def mix(self, layer: int, qkv: Tensor) -> Tensor:
+        q_NHW, k_NGW, v_NGW = _heads(self._model, qkv, self._batch.positions_N)
+        prefix = None if self._prefix is None else self._prefix[layer]
+        return _attend(self._batch, q_NHW, k_NGW, v_NGW, prefix, self._bias_ETS)
+
+
+class _PrefixAttention:
+    """Causal attention of the prefix alone; keeps keys and values, (P, G, W) each, by layer."""
+
+    def __init__(self, model: BaseModel, length: int) -> None:
+        self._model = model
+        self._positions_P = torch.arange(length, device=model.device)
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def mix(self, layer: int, qkv: Tensor) -> Tensor:
+        q, k, v = _heads(self._model, qkv, self._positions_P)
+        self.kept.append((k, v))
+        mixed = nnf.scaled_dot_product_attention(
+            q.transpose(0, 1)[None],
+            k.transpose(0, 1)[None],
+            v.transpose(0, 1)[None],
+            is_causal=True,
+            enable_gqa=True,
+        )
+        mixed_PX: Tensor = mixed[0].transpose(0, 1).reshape(len(self._positions_P), -1)
+        return mixed_PX
+
+
+def _heads(model: BaseModel, qkv: Tensor, positions_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys turned by their positions, and values: (N, H, W), (N, G, W), (N, G, W)."""
     config = model.config
     heads, shared = config.n_heads, config.n_kv_heads
-    qkv = nnf.linear(x_ND, weights.qkv, weights.qkv_bias)
     qkv = qkv.view(-1, heads + 2 * shared, config.head_dim)
     raw = qkv[:, : heads + shared]
     cos_NW, sin_NW = model.rotary.cos_PK[positions_N], model.rotary.sin_PK[positions_N]
@@ -244,27 +283,9 @@ def _attend(
 
 @torch.no_grad()
 def _read_prefix(
-    model: BaseModel, prefix: tuple[int, ...], layers: list[LayerAdapter] | None
+    model: BaseModel, prefix: tuple[int, ...], adapter: Adapter
 ) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of the prefix at every layer, (P, G, W) each."""
-    config = model.config
-    ids_P = torch.tensor(prefix, device=model.device)
-    positions_P = torch.arange(len(prefix), device=model.device)
-    x_PD = nnf.embedding(ids_P, model.weights.embedding)
-    found = []
-    for index, weights in enumerate(model.weights.layers):
-        normed_PD = rms_norm(x_PD, weights.attn_norm, config.norm_eps)
-        q, k, v = _heads(model, weights, normed_PD, positions_P)
-        found.append((k, v))
-        mixed = nnf.scaled_dot_product_attention(
-            q.transpose(0, 1)[None],
-            k.transpose(0, 1)[None],
-            v.transpose(0, 1)[None],
-            is_causal=True,
-            enable_gqa=True,
-        )
-        mixed_PX = mixed[0].transpose(0, 1).reshape(len(prefix), -1)
-        x_PD = x_PD + nnf.linear(mixed_PX, weights.out, weights.out_bias)
-        normed_PD = rms_norm(x_PD, weights.mlp_norm, config.norm_eps)
-        x_PD = x_PD + mlp(normed_PD, weights, None if layers is None else layers[index])
-    return found
+    attention = _PrefixAttention(model, len(prefix))
+    _run(model, torch.tensor(prefix, device=model.device), attention, adapter)
+    return attention.kept

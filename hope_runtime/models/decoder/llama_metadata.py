@@ -1,6 +1,6 @@
-"""Checks of a GGUF file's metadata.
+"""Checks of what a GGUF file says of a Llama.
 
-A key that changes what a model computes is read by gguf.py, or refused here by its name; nothing
+A key that changes what a model computes is read by llama.py, or refused here by its name; nothing
 that a file asks for is passed over in silence.
 """
 
@@ -15,9 +15,7 @@ from typing import Any
 
 from hope_runtime.errors import UnsupportedModelError
 
-ARCHITECTURE = "llama"
-
-# Read by gguf.py, or of no consequence to what is computed.
+# Read by llama.py, or of no consequence to what is computed.
 _READ = frozenset(
     {
         "block_count",
@@ -96,21 +94,10 @@ _NEUTRAL: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Raises UnsupportedModelError for what is no model by itself, and for every key of the
-    architecture's whose meaning is not computed, by its name."""
-    if (count := metadata.get("split.count", 0)) not in (0, 1):
-        raise UnsupportedModelError(
-            f"{path} is one of {count} parts of a split model; put them together with "
-            "`llama-gguf-split --merge FIRST_PART WHOLE.gguf` and load the result"
-        )
-    if (kind := metadata.get("general.type", "model")) != "model":
-        raise UnsupportedModelError(f"{path} holds a {kind!r} and no model of its own")
-    if (architecture := metadata.get("general.architecture")) != ARCHITECTURE:
-        raise UnsupportedModelError(
-            f"{path} has the architecture {architecture!r}; only llama is known"
-        )
+    """Raise UnsupportedModelError for the first key of the architecture's whose meaning is not
+    computed, by its name."""
     for key, value in metadata.items():
-        name = key.removeprefix(f"{ARCHITECTURE}.")
+        name = key.removeprefix("llama.")
         if name == key or name in _READ or name in _OF_NO_CONSEQUENCE:
             continue
         meaning, is_neutral = _NEUTRAL.get(name, ("something", lambda value: False))

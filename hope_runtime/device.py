@@ -1,0 +1,132 @@
+"""Device: place, precision and CPU parallelism of a model's computing, in one object.
+
+Checkpoints are loaded onto it, engines allocate their slots and adapters there, and its threads are
+divided between serving and learning. A number of threads is a matter of the CPU: it changes how
+long something takes and no result of learning.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+
+from hope_runtime.errors import ModelError
+
+DTypeName = Literal["auto", "float32", "bfloat16"]
+
+
+class PlacedModel(Protocol):
+    """A model whose weights have a place and a precision."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`place` holds the weights and all that is computed with them, in `dtype`.
+
+    `threads` CPU threads serve and learn, at least 1.
+    """
+
+    place: torch.device
+    dtype: torch.dtype
+    threads: int
+
+    @classmethod
+    def choose(
+        cls, name: str = "auto", dtype: DTypeName = "auto", threads: int | None = None
+    ) -> Device:
+        """The device that a user names: auto, cpu, cuda, cuda:N or mps.
+
+        "auto" is CUDA, else MPS, else the CPU. `threads` defaults to the CPUs that this process may
+        use. Raises ModelError for a device that this machine does not have, ValueError for a dtype
+        that is none.
+        """
+        known = available()
+        if name == "auto":
+            name = known[0]
+        if name not in known and not (name == "cuda" and known[0].startswith("cuda")):
+            raise ModelError(
+                f"the device {name!r} does not exist on this machine; available: {', '.join(known)}"
+            )
+        place = torch.device("cuda:0" if name == "cuda" else name)
+        return cls(place, resolve_dtype(dtype, place), threads or usable_cpus())
+
+    @classmethod
+    def of(cls, model: PlacedModel, threads: int | None = None) -> Device:
+        """The device that a loaded model is on; `threads` defaults to torch's."""
+        return cls(model.device, model.dtype, threads or torch.get_num_threads())
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether computing is done by the CPU."""
+        return self.place.type == "cpu"
+
+    def learning_threads(self, *, serving: bool) -> int:
+        """CPU threads that learning may use; one is left to turns while they are served."""
+        return max(1, self.threads - 1) if serving else self.threads
+
+    def set_serving_threads(self, *, learning: bool) -> None:
+        """Give the calling thread's operations all CPU threads, less one while something learns:
+        threads that share a core wait for each other."""
+        torch.set_num_threads(max(1, self.threads - 1) if learning else self.threads)
+
+    def describe(self) -> str:
+        """Name of the hardware and the precision, such as "cpu, 8 threads, bfloat16"."""
+        precision = str(self.dtype).removeprefix("torch.")
+        if self.is_cpu:
+            return f"cpu, {self.threads} threads, {precision}"
+        if self.place.type == "cuda":
+            return f"{self.place} ({torch.cuda.get_device_name(self.place)}), {precision}"
+        return f"{self.place}, {precision}"
+
+
+def available() -> list[str]:
+    """Names of this machine's devices, the one that "auto" chooses first; the CPU is always one."""
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def resolve_dtype(dtype: DTypeName, device: torch.device | str) -> torch.dtype:
+    """The dtype that a name means on a device; "auto" picks the one that the hardware is fast in.
+
+    Raises ValueError for another name.
+    """
+    if dtype == "float32":
+        return torch.float32
+    if dtype == "bfloat16":
+        return torch.bfloat16
+    if dtype != "auto":
+        raise ValueError(f"dtype must be auto, float32 or bfloat16, not {dtype!r}")
+    fast = _cpu_has_bfloat16() if torch.device(device).type == "cpu" else True
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    # Without such instructions bfloat16 is emulated, at a sixth of float32's speed in prefill.
+    flags: set[str] = set()
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith(("flags", "Features")):
+                    flags = set(line.split())
+                    break
+    except OSError:
+        return False
+    return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})

@@ -1,0 +1,37 @@
+"""Families of decoders by the names of their architectures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hope_runtime.errors import UnsupportedModelError
+from hope_runtime.models.registry import FAMILIES, family_of_gguf, family_of_model_type
+
+PATH = Path("model")
+
+
+def test_an_architecture_belongs_to_one_family() -> None:
+    for names in (
+        [name for family in FAMILIES for name in family.model_types],
+        [name for family in FAMILIES for name in family.gguf_architectures],
+    ):
+        assert len(set(names)) == len(names) > 0
+
+
+def test_a_family_is_found_by_each_of_its_names() -> None:
+    for family in FAMILIES:
+        assert {family_of_model_type(PATH, name).name for name in family.model_types} == {
+            family.name
+        }
+        assert {family_of_gguf(PATH, name).name for name in family.gguf_architectures} == {
+            family.name
+        }
+
+
+def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UnsupportedModelError, match="type 'rwkv'; only llama and mistral are"):
+        family_of_model_type(PATH, "rwkv")
+    with pytest.raises(UnsupportedModelError, match="architecture 'rwkv'; only llama is"):
+        family_of_gguf(PATH, "rwkv")
