@@ -13,6 +13,8 @@ from itertools import pairwise
 from typing import Literal
 
 from hope_runtime.session.guards import GuardConfig
+from hope_runtime.session.specific_settings import SPECIFIC
+from hope_runtime.session.specific_settings import SpecificConfig as SpecificConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,76 +127,6 @@ class ReplayConfig:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class SpecificConfig:
-    """Constants of the recipe `specific_replay` (learning/recipes/specific/); figures in
-    docs/evaluation.md.
-
-    A step practises every statement of the stretch in some of its forms and holds the memory, by
-    KL, to what it was before the consolidation: at contrasts (a statement's own questions about
-    others), at anchors (everyday questions) and at a window of the base's own text.
-    """
-
-    # Steps at most; fewer when every token of every form is known.
-    steps: int = 14
-    least_steps: int = 6
-    # Longest span, in tokens, that is practised as a statement and not only read again.
-    statement_tokens: int = 40
-    # A document's sentences of less surprise, nats per token, are only read again. (What a user
-    # says is practised whatever its surprise.)
-    document_surprise_nats: float = 5.0
-    # Questions that a statement is practised as the answer to, at most.
-    questions: int = 4
-    # Forms in which statements are practised in a step, together at least; of a few statements two
-    # each, of many one.
-    forms_per_step: int = 3
-    # Up to so many statements are few: they are told from all the rest by what is held alone, many
-    # also from each other.
-    few_statements: int = 8
-    # How often a text that is only read again is read in all.
-    plain_passes: int = 6
-    # Forms of earlier statements in a step.
-    earlier_per_step: int = 2
-    # Contrasts in a step: so many and one more for each statement, up to the most; and anchors.
-    contrasts_per_step: int = 4
-    most_contrasts: int = 12
-    anchors_per_step: int = 6
-    # How many of the anchors are questions next to what was told, of which only the first token
-    # of a reply is held.
-    near_share: float = 0.34
-    contrast_weight: float = 3.0
-    anchor_weight: float = 3.0
-    rehearsal_weight: float = 1.0
-    # A window of the base's own samples every so many steps, in all others one of the texts of
-    # other kinds (learning/recipes/specific/directions.py).
-    window_every: int = 2
-    # Directions of the inputs of gate and up, and of down, that the first factors never read.
-    outer_directions: int = 64
-    inner_directions: int = 192
-    # And the strongest beside them of what the stretch's own contrasts have in common.
-    own_directions: int = 64
-    # A form is known when no token costs more, nats: each is the likeliest one, with a margin.
-    known_nats: float = 0.5
-    # Share of the learning rate that second factors learn at, relative to the first.
-    second_rate: float = 1.3
-    # Share of the learning rate at which a level that has learnt before learns again.
-    later_rate: float = 0.67
-    # Share of the learning rate that is left at the last step.
-    final_rate: float = 0.3
-    # Tokens of earlier spans that a session keeps to rehearse.
-    buffer_tokens: int = 1024
-    # Share of its strength that a level keeps when a slower one has learnt the same spans.
-    fast_decay: float = 0.5
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.least_steps, self.window_every, self.forms_per_step) < 1:
-            raise ValueError("counts of steps and of forms are at least 1")
-        if not 0 <= self.fast_decay <= 1 or not 0 <= self.near_share <= 1:
-            raise ValueError("fast_decay and near_share lie in [0, 1]")
-        if min(self.outer_directions, self.inner_directions, self.own_directions) < 0:
-            raise ValueError("directions are at least 0")
-
-
 # Fields of a policy that hold the constants of its recipe, by recipe. Those of other recipes are no
 # part of its digest, so a new recipe leaves all digests as they are.
 Recipe = Literal["replay", "specific_replay", "summed_gradient", "none", "streamed"]
@@ -218,7 +150,7 @@ class LearningPolicy:
     levels: tuple[LevelConfig, ...]
     recipe: Recipe = "replay"
     replay: ReplayConfig = ReplayConfig()
-    specific: SpecificConfig = SpecificConfig()
+    specific: SpecificConfig = SPECIFIC
     seed: int = 0
     writes_forward: bool = False
     # What a consolidation may do at most (guards.py); None: whatever it does.

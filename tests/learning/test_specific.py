@@ -13,6 +13,7 @@ from hope_runtime.engine.prompt import encode_spans
 from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.learning import Learner
 from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.probes import Probed
 from hope_runtime.learning.recipes.specific.directions import Directions
 from hope_runtime.learning.recipes.specific.lean import Batch, Item, losses
 from hope_runtime.learning.reference import references
@@ -159,9 +160,13 @@ def test_fifty_corrections_in_a_row_leave_one_statement(chat_model, learn):
     assert all(level.adapter is None or level.adapter.is_finite() for level in memory.levels)
 
 
-def test_a_rejected_consolidation_supersedes_nothing(chat_model, learn):
-    strict = replace(POLICY, guards=GuardConfig(probe_rise=1e-12))
-    memory, reports = learn("My cat is called Ada.", "My cat is now called Bruno.", policy=strict)
+def test_a_rejected_consolidation_supersedes_nothing(chat_model, learn, monkeypatch):
+    guarded = replace(POLICY, guards=GuardConfig())
+    memory, _ = learn("My cat is called Ada.", policy=guarded)
+    assert texts(chat_model, memory) == ["My cat is called Ada."]
+    # As if each had done great harm.
+    monkeypatch.setattr(Probed, "rise", property(lambda self: 1.0))
+    memory, reports = learn("My cat is called Ada.", "My cat is now called Bruno.", policy=guarded)
     assert all(report.superseded == () for report in reports)
     assert memory.buffer == ()
 

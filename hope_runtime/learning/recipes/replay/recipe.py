@@ -1,4 +1,5 @@
-"""The default recipe: practise a stretch's spans until they are known, without harm to the rest.
+"""The recipe `replay`, the default of earlier versions: practise spans until they are known,
+without harm to the rest.
 
 Each step runs a few replays of new spans, a few of earlier ones from the session's bounded buffer,
 a few contrasts (the same facts told of strangers) and now and then a window of the base's own
