@@ -37,15 +37,16 @@ from hope_runtime.session.policy import DEFAULT_POLICY, POLICIES
 from server.app.summary import encode_summary
 from server.main import running_server
 from server.settings import Settings
-from server.store.base import Commit, Record, SessionKey, SessionStore, StoredReply
+from server.store.base import Commit, Head, Record, SessionKey, SessionStore, StoredReply
 from server.store.factory import make_store
 from tests.valkey_process import StoreProcess, binaries
 
 KINDS = ("sqlite", "redis", "encrypted")
 SESSIONS = 200
+TURNS = 500
 USER = "ada"
 CONVERSATION = "reading"
-LEASE_SECONDS = 600
+LEASE_SECONDS = 120
 # A short window flatters nobody: the more there is to read again, the less does loading matter.
 RESUMED_TOKENS = 250
 # About what a turn of some sentences commits beside the state (docs/storage.md).
@@ -97,7 +98,9 @@ def store(kind: str) -> Callable[[BaseModel], Entry]:
     holds 200 of them: its median, and percentiles of all that is done with a store.
 
     `commit_ms` writes all levels, `turn_ms` what a turn without a boundary does; `load_ms` takes
-    the lease and reads, `decode_ms` checks what was read and makes tensors of it."""
+    the lease and reads, `decode_ms` checks what was read and makes tensors of it.
+    `turn_written_kb` is all that this process writes for a turn, the write-ahead log and its way
+    back into the database among it; to Redis, what is sent."""
 
     def run(model: BaseModel) -> Entry:
         with place_of(kind) as place:
@@ -117,6 +120,7 @@ async def _store(name: str, model: BaseModel, settings: Settings) -> Entry:
             blobs = encode_memory(_marked(memory, number))
             size_bytes = sum(map(len, blobs.values()))
             await _commit(opened, key, blobs, memory, later, commits, turns)
+        written_bytes = await _written_by_turn(opened, keys[-1], later)
     layout = AdapterLayout(model.config)
     random.Random(0).shuffle(keys)
     async with make_store(settings) as opened:
@@ -136,6 +140,7 @@ async def _store(name: str, model: BaseModel, settings: Settings) -> Entry:
         "decode_ms": decodes.milliseconds(),
         "commit_ms": commits.milliseconds(),
         "turn_ms": turns.milliseconds(),
+        "turn_written_kb": written_bytes / 1e3,
     }
 
 
@@ -167,22 +172,50 @@ async def _commit(
         records=[Record("learn", bytes(LOG_BYTES))],
     )
     head = await commits.of(opened.commit(lease, learnt))
-    said = Commit(
+    await turns.of(opened.commit(lease, _turn(head, "said", later)))
+    await opened.release(lease)
+
+
+def _turn(head: Head, name: str, state: bytes) -> Commit:
+    """A turn without a boundary."""
+    return Commit(
         expected_revision=head.revision,
-        nonce="said",
-        version=1,
+        nonce=name,
+        version=head.version,
         summary=head.summary,
-        put_blobs={STATE_BLOB: later},
-        records=[Record("turn", bytes(LOG_BYTES))],
+        put_blobs={STATE_BLOB: state},
+        records=[Record("turn", random.randbytes(LOG_BYTES))],
         reply=StoredReply(
-            request_id="said",
+            request_id=name,
             body_digest=b"",
-            payload=bytes(REPLY_BYTES),
+            payload=random.randbytes(REPLY_BYTES),
             expires_at=time.time() + 86400,
         ),
     )
-    await turns.of(opened.commit(lease, said))
+
+
+async def _written_by_turn(opened: SessionStore, key: SessionKey, state: bytes) -> float:
+    """Bytes that this process writes for each of many turns of one session."""
+    lease = await opened.acquire(key, "benchmark", LEASE_SECONDS)
+    head = await opened.head(key)
+    before = _written()
+    for number in range(TURNS):
+        # The state's last bytes are tokens, which differ from turn to turn; nobody reads these.
+        said = state[: -len(b"0000")] + b"%04d" % number
+        head = await opened.commit(lease, _turn(head, f"turn {number}", said))
+    written = _written() - before
+    await opened.commit(lease, _turn(head, "last", state))
     await opened.release(lease)
+    return written / TURNS
+
+
+def _written() -> int:
+    """Bytes that this process has written to files and sockets (Linux)."""
+    for line in Path("/proc/self/io").read_text().splitlines():
+        name, _, value = line.partition(": ")
+        if name == "wchar":
+            return int(value)
+    raise RuntimeError("/proc/self/io has no line wchar")
 
 
 async def _load(opened: SessionStore, key: SessionKey) -> dict[str, bytes]:

@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from hope.v1 import (
     admin_pb2,
@@ -54,6 +53,7 @@ from server.crypto.files import KeyFileError
 from server.crypto.keys import MasterKeyError
 from server.grpc_api.admin import AdminService
 from server.grpc_api.errors import ErrorInterceptor
+from server.grpc_api.health import Health
 from server.grpc_api.inference import InferenceService
 from server.grpc_api.interceptors.identity import AuthInterceptor
 from server.grpc_api.interceptors.metrics import MetricsInterceptor
@@ -77,12 +77,17 @@ ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 SERVICES = (*USER_SERVICES, ADMIN_SERVICE)
 # The largest chunk of an ingest is 1 MiB; gRPC's own limit leaves room around it.
 MAX_MESSAGE_BYTES = 4 << 20
+# Below what any common client or proxy can be set to.
+MIN_PING_INTERVAL_MS = 500
 # How long a server that was busy goes on saying why it refuses before it closes its port.
 LINGER_SECONDS = 0.2
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    # Meshes, proxies and clients ping an idle connection every few seconds, some of them (.NET)
+    # every second, with or without a call on it. By default gRPC takes that for an attack and
+    # closes the connection under a turn that waits for learning. Faster pings still end it.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
     # A second server on the same port would take half of the calls.
     ("grpc.so_reuseport", 0),
 )
@@ -97,7 +102,7 @@ class RunningServer:
     sessions: Sessions
     jobs: Jobs
     grpc_servers: Sequence[aio.Server]
-    health: HealthServicer
+    health: Health
     drain_seconds: float
     # Where Prometheus scrapes; None when nobody asked for it.
     metrics_port: int | None = None
@@ -196,7 +201,7 @@ async def running_server(
             scraped = MetricsPort.open(metrics, settings.metrics_port, settings.metrics_host)
             metrics_port = stack.enter_context(scraped).port
         jobs = Jobs(sessions, checkpoint_seconds=settings.job_checkpoint_seconds)
-        health = HealthServicer()
+        health = Health(sessions.store_watch, ("", *SERVICES))
         server = _grpc_server(settings, authenticate, *outer)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(sessions),
@@ -231,8 +236,7 @@ async def running_server(
         await jobs.start()
         for each in servers:
             await each.start()
-        for name in ("", *SERVICES):
-            await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await health.start()
         running = RunningServer(
             port, admin_port, sessions, jobs, servers, health, settings.drain_seconds, metrics_port
         )
@@ -257,9 +261,7 @@ def _grpc_server(
     )
 
 
-def _add_health_and_reflection(
-    server: aio.Server, health: HealthServicer, services: Sequence[str]
-) -> None:
+def _add_health_and_reflection(server: aio.Server, health: Health, services: Sequence[str]) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     names = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection((*services, *names), server)

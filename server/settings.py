@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from server.auth.settings import AccessSettings
+from server.store.leases import MAX_LEASE_SECONDS
 from server.store.settings import StoreSettings
 from server.telemetry.logs import LogFormat
 
@@ -89,6 +90,7 @@ class Settings(StoreSettings, AccessSettings):
     lease_seconds: float = Field(
         30,
         gt=0,
+        le=MAX_LEASE_SECONDS,
         description="Time after which another server may take over the sessions of a crashed one.",
     )
     idle_learning_seconds: float = Field(

@@ -23,6 +23,7 @@ from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete, result_of
 from server.app.events import Learning, Tell
+from server.app.health import StoreWatch
 from server.app.quotas import Quotas
 from server.app.residency import Resident
 from server.app.summary import decode_summary, encode_summary
@@ -53,6 +54,7 @@ class Commits:
         engine: SessionEngine,
         *,
         quotas: Quotas,
+        store_watch: StoreWatch,
         keep_versions: int,
         metrics: Metrics,
         tracer: Tracer,
@@ -60,6 +62,7 @@ class Commits:
         self._store = store
         self._engine = engine
         self._quotas = quotas
+        self._store_watch = store_watch
         self._keep_versions = keep_versions
         self._metrics = metrics
         self._tracer = tracer
@@ -164,6 +167,7 @@ class Commits:
 
     async def _learn(self, resident: Resident) -> list[Consolidation]:
         try:
+            await self._store_watch.require_room()
             before = memory = resident.memory
             reports = []
             while (boundary := due(memory)) is not None:
@@ -223,5 +227,9 @@ class Commits:
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    if isinstance(error, StoreError):
+        _log.warning("learning is deferred: %s", error)
+    else:
         _log.error("learning failed and will be retried", exc_info=error)

@@ -163,6 +163,7 @@ class _Reading:
                     "committed_bytes and resume there",
                     field="start.document",
                 )
+            await sessions.store_watch.require_room()
             await sessions.quotas.check(self._key)
             before = resident.memory
             outcome = ReadOutcome(0.0, 0)

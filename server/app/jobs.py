@@ -197,6 +197,7 @@ class Jobs:
 
     async def _launch(self, entry: Entry, key: SessionKey, ask: Ask) -> Running:
         """Run a job, stored first if the store has none. The caller holds the entry's lock."""
+        await self._sessions.store_watch.require_room()
         await self._residency.release(entry)
         lease = await self._residency.acquire(key)
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
+import logging
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,7 +19,17 @@ from hope_runtime.learning import Consolidation
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete
 from server.app.events import Learning, Queued, Tell
-from server.store.base import Head, Lease, SessionKey, SessionStore, StoreError
+from server.app.owner import has_ended, new_owner
+from server.store.base import (
+    Head,
+    Lease,
+    LeaseHeldError,
+    SessionKey,
+    SessionStore,
+    StoreError,
+)
+
+_log = logging.getLogger(__name__)
 
 
 class JobRunningError(Exception):
@@ -88,14 +98,14 @@ class Entry:
 
 
 class Residency:
-    """Sessions of one server process. The store knows the process by a random name."""
+    """Sessions of one server process. The store knows the process by its name as an owner."""
 
     def __init__(self, store: SessionStore, engine: SessionEngine, *, lease_seconds: float) -> None:
         self.lease_seconds = lease_seconds
         self.entries: dict[SessionKey, Entry] = {}
         self._store = store
         self._engine = engine
-        self._owner = uuid.uuid4().hex
+        self._owner = new_owner()
         # Set while no call is on any session.
         self._idle = asyncio.Event()
         self._idle.set()
@@ -144,8 +154,17 @@ class Residency:
             del self.entries[key]
 
     async def acquire(self, key: SessionKey) -> Lease:
-        """Take this server's lease on a session. Raises LeaseHeldError, NotFoundError."""
-        return await self._store.acquire(key, self._owner, self.lease_seconds)
+        """Take this server's lease on a session, at once when its owner was a process of this
+        machine that has ended. Raises LeaseHeldError, NotFoundError."""
+        try:
+            return await self._store.acquire(key, self._owner, self.lease_seconds)
+        except LeaseHeldError as held:
+            if not has_ended(held.owner):
+                raise
+            _log.info("took a session over from %s, which has ended", held.holder)
+            return await self._store.acquire(
+                key, self._owner, self.lease_seconds, ended_owner=held.owner
+            )
 
     @contextlib.asynccontextmanager
     async def kept(self, lease: Lease) -> AsyncIterator[None]:

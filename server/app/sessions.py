@@ -26,6 +26,7 @@ from server.app.base_models import ServedBase
 from server.app.cancellation import complete
 from server.app.commits import Commits
 from server.app.events import ReplyCodec, Tell
+from server.app.health import StoreWatch
 from server.app.limits import SessionLimits
 from server.app.quotas import Quotas
 from server.app.residency import Entry, JobRunningError, Residency, Resident
@@ -44,6 +45,8 @@ from server.telemetry.tracing import NO_TRACES, Tracer
 
 _log = logging.getLogger(__name__)
 
+# More than a turn without learning writes: its record, its reply, the small state.
+TURN_BYTES = 1 << 20
 # A job whose server ended is taken up again by the next one that sees it.
 JOB_RETRY_SECONDS = 1.0
 
@@ -76,11 +79,18 @@ class Sessions:
         self.fingerprint = self.base.fingerprint
         self.draining = False
         self.quotas = Quotas(store, self.limits)
+        # Room for what a turn and a consolidation of all its levels may write.
+        self.store_watch = StoreWatch(
+            store,
+            self.metrics,
+            room_bytes=TURN_BYTES + max(map(engine.state_bytes_limit, self.policies.values())),
+        )
         self.residency = Residency(store, engine, lease_seconds=self.limits.lease_seconds)
         self.commits = Commits(
             store,
             engine,
             quotas=self.quotas,
+            store_watch=self.store_watch,
             keep_versions=self.limits.keep_versions,
             metrics=self.metrics,
             tracer=tracer,
@@ -278,6 +288,7 @@ class Sessions:
         async with self.residency.locked(key):
             if entry.resident is resident and resident.learning is None:
                 if due(resident.memory) is None:
+                    await self.store_watch.require_room()
                     await self.commits.event(resident, Record(RecordKind.CONSOLIDATE))
                 self.commits.learn_later(resident)
 

@@ -106,7 +106,9 @@ class _Answering:
     async def _reply(self, resident: Resident) -> tuple[GenerateEvent, ...]:
         """Decode a reply and commit it; returns the events that are left for its end."""
         sessions, turn, ephemeral = self._sessions, self._turn, self._ephemeral
-        await self._check_quotas()
+        if not ephemeral:
+            await sessions.store_watch.require_room()
+            await self._check_quotas()
         new = turn.conversation not in resident.memory.conversations
         if new and not ephemeral and not resident.learning:
             # A new conversation: what the others taught is learnt before it begins, which a turn
@@ -145,10 +147,9 @@ class _Answering:
             )
 
     async def _check_quotas(self) -> None:
-        if not self._ephemeral:
-            await self._sessions.quotas.check(self._key)
-            if self._turn.learn:
-                await self._sessions.quotas.check_rate(self._key.user)
+        await self._sessions.quotas.check(self._key)
+        if self._turn.learn:
+            await self._sessions.quotas.check_rate(self._key.user)
 
     async def _decode(self, resident: Resident) -> GenerateOutcome:
         stream, tokenizer = self._stream, self._sessions.tokenizer
@@ -246,6 +247,7 @@ async def end_conversation(
     async with sessions.exclusive(key) as resident:
         memory = resident.memory
         if conversation in memory.conversations or memory.pending:
+            await sessions.store_watch.require_room()
             record = Record(RecordKind.END_CONVERSATION, conversation)
             await sessions.commits.event(resident, record)
             sessions.engine.drop((key, conversation))
@@ -261,6 +263,8 @@ async def consolidate(sessions: Sessions, key: SessionKey) -> tuple[Head, list[C
     async with sessions.exclusive(key) as resident:
         if not resident.memory.pending:
             return resident.head, []
+        # Before the record that makes it due: what is refused leaves no trace.
+        await sessions.store_watch.require_room()
         await sessions.commits.event(resident, Record(RecordKind.CONSOLIDATE))
         reports = await sessions.commits.learnt(resident)
         return resident.head, reports

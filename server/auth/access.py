@@ -16,9 +16,10 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from server.auth.caller import ANYBODY, USER_ID, Caller
+from server.auth.caller import ANYBODY, Caller
 from server.auth.settings import AccessSettings
 from server.auth.tokens import MIN_SHARED_KEY_BYTES, TokenVerifier, UnauthenticatedError
+from server.auth.users import user_id_of
 from server.crypto.files import KeyFileError, read_key_file
 
 _SCHEME = "bearer "
@@ -45,7 +46,7 @@ def anybody(credentials: Credentials) -> Caller:
 
 
 def by_token(verifier: TokenVerifier) -> Authenticator:
-    """Take the subject of the bearer token for the user."""
+    """Take whom the bearer token names for the user."""
 
     def authenticate(credentials: Credentials) -> Caller:
         return Caller(verifier.user(_bearer_token(credentials)))
@@ -55,13 +56,13 @@ def by_token(verifier: TokenVerifier) -> Authenticator:
 
 def by_certificate(credentials: Credentials) -> Caller:
     """Take the common name in the client's certificate, which TLS has verified, for the user."""
-    names = credentials.certificate_names
-    user = names[0].decode(errors="replace") if len(names) == 1 else ""
-    if not USER_ID.fullmatch(user):
+    try:
+        (name,) = credentials.certificate_names
+        return Caller(user_id_of(name.decode()))
+    except ValueError:
         raise UnauthenticatedError(
-            "the common name of the client certificate is not a valid user id"
-        )
-    return Caller(user)
+            "the common name of the client certificate must name one user; use another certificate"
+        ) from None
 
 
 def by_operator_token(expected: bytes) -> Authenticator:
@@ -89,13 +90,19 @@ def _bearer_token(credentials: Credentials) -> str:
 def user_authenticator(settings: AccessSettings) -> Authenticator:
     """Authenticator of users: by token where the settings name keys, else by certificate, else
     anybody. Raises KeyFileError."""
-    audience, issuer = settings.token_audience, settings.token_issuer
-    if settings.token_key_file:
-        shared = TokenVerifier.shared(settings.token_key_file, audience=audience, issuer=issuer)
-        return by_token(shared)
-    if settings.token_jwks_file:
-        public = TokenVerifier.public(settings.token_jwks_file, audience=audience, issuer=issuer)
-        return by_token(public)
+    for path, verifier in (
+        (settings.token_key_file, TokenVerifier.shared),
+        (settings.token_jwks_file, TokenVerifier.public),
+    ):
+        if path:
+            return by_token(
+                verifier(
+                    path,
+                    audience=settings.token_audience,
+                    issuer=settings.token_issuer,
+                    user_claim=settings.token_user_claim,
+                )
+            )
     return by_certificate if settings.tls_client_ca_file else anybody
 
 

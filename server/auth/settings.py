@@ -46,6 +46,14 @@ class AccessSettings(BaseSettings):
     token_issuer: str | None = Field(
         None, description="Required `iss` claim of bearer tokens, if set."
     )
+    token_user_claim: str = Field(
+        "sub",
+        min_length=1,
+        description=(
+            "Claim of bearer tokens that names the user; the issuer must give no two users the "
+            "same value, nor let users choose it."
+        ),
+    )
     admin_host: str = Field("127.0.0.1", description="Address of the admin service.")
     admin_port: int | None = Field(
         None,
@@ -70,6 +78,8 @@ class AccessSettings(BaseSettings):
             )
         if self.token_issuer and not self.checks_tokens:
             raise ValueError("token_issuer requires token_key_file or token_jwks_file")
+        if self.token_user_claim != "sub" and not self.checks_tokens:
+            raise ValueError("token_user_claim requires token_key_file or token_jwks_file")
         if (self.admin_port is None) != (self.admin_token_file is None):
             raise ValueError("admin_port and admin_token_file must be set together")
         if self.admin_port and self.admin_port == self.port:

@@ -2,7 +2,9 @@
 
 What is taken is fixed by the keys and never by the token: a shared key means HS256, a key of the
 JWKS file RS256 or ES256 after its kind. So a token that asks for `none`, or that was signed with a
-public key as if it were shared, meets a key that does not fit it.
+public key as if it were shared, meets a key that does not fit it. Keys of the file that are for
+something else (encryption, other algorithms, kinds that are not known here) are left out, as RFC
+7517 has it; a file from which no key is left is refused.
 
 Covered: expired, unsigned, forged, cut and oversized tokens, other audiences and issuers, weak
 keys. Not covered: a token that was stolen, which is good until it expires, so let them expire soon;
@@ -14,7 +16,8 @@ Nothing of a token is ever part of an error or a log.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,10 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from server.auth.caller import USER_ID
+from server.auth.users import MAX_SUBJECT_BYTES, user_id_of
 from server.crypto.files import KeyFileError, read_key_file
+
+_log = logging.getLogger(__name__)
 
 # gRPC holds all metadata of a call within 8 KiB.
 MAX_TOKEN_BYTES = 4096
@@ -38,6 +43,10 @@ class UnauthenticatedError(Exception):
     """The call carries no credential that this server takes."""
 
 
+class _UnusableKeyError(Exception):
+    """A key of a JWKS file that cannot check tokens here; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Key:
     key: Any
@@ -48,13 +57,18 @@ class _Key:
 class TokenVerifier:
     """Checks tokens against the keys of one issuer. Make one with `shared` or `public`."""
 
-    def __init__(self, keys: tuple[_Key, ...], audience: str, issuer: str | None) -> None:
+    def __init__(
+        self, keys: tuple[_Key, ...], audience: str, issuer: str | None, user_claim: str
+    ) -> None:
         self._keys = keys
         self._audience = audience
         self._issuer = issuer
+        self._user_claim = user_claim
 
     @classmethod
-    def shared(cls, path: Path, *, audience: str, issuer: str | None = None) -> TokenVerifier:
+    def shared(
+        cls, path: Path, *, audience: str, issuer: str | None = None, user_claim: str = "sub"
+    ) -> TokenVerifier:
         """For HS256, with the file's bytes as the key; white space around them does not count.
         Raises KeyFileError."""
         key = read_key_file(path).strip()
@@ -64,42 +78,29 @@ class TokenVerifier:
             raise KeyFileError(
                 f"{path} has {len(key)} bytes; a shared key needs at least {MIN_SHARED_KEY_BYTES}"
             )
-        return cls((_Key(key, "HS256"),), audience, issuer)
+        return cls((_Key(key, "HS256"),), audience, issuer, user_claim)
 
     @classmethod
-    def public(cls, path: Path, *, audience: str, issuer: str | None = None) -> TokenVerifier:
+    def public(
+        cls, path: Path, *, audience: str, issuer: str | None = None, user_claim: str = "sub"
+    ) -> TokenVerifier:
         """For RS256 and ES256, with the public keys of a JWKS file. Raises KeyFileError."""
         try:
             entries = json.loads(read_key_file(path))["keys"]
-            keys = tuple(_public_key(entry, path) for entry in entries)
-        except (ValueError, TypeError, LookupError) as error:
-            if isinstance(error, KeyFileError):
-                raise
+            if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+                raise TypeError
+        except KeyFileError:
+            raise
+        except (ValueError, TypeError, LookupError, RecursionError):
             raise KeyFileError(f"{path} is not a JWKS file (RFC 7517, section 5)") from None
-        if not keys:
-            raise KeyFileError(f"{path} contains no keys")
-        ids = [key.id for key in keys]
-        if len(keys) > 1 and (None in ids or len(set(ids)) < len(ids)):
-            raise KeyFileError(
-                f"{path} contains several keys, so each of them needs a distinct kid"
-            )
-        return cls(keys, audience, issuer)
+        return cls(_public_keys(entries, path), audience, issuer, user_claim)
 
     def user(self, token: str) -> str:
-        """The user that the token speaks for, its `sub`. Raises UnauthenticatedError."""
+        """Id of the user that the token speaks for. Raises UnauthenticatedError."""
         if len(token) > MAX_TOKEN_BYTES:
             raise UnauthenticatedError(f"the bearer token is longer than {MAX_TOKEN_BYTES} bytes")
         try:
-            key = self._key_for(jwt.get_unverified_header(token))
-            claims = jwt.decode(
-                token,
-                key.key,
-                algorithms=[key.algorithm],
-                audience=self._audience,
-                issuer=self._issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "aud", "sub", *(["iss"] if self._issuer else [])]},
-            )
+            claims = self._claims(token)
         except jwt.ExpiredSignatureError:
             raise UnauthenticatedError("the bearer token has expired; get a new one") from None
         except jwt.InvalidAudienceError:
@@ -107,47 +108,93 @@ class TokenVerifier:
         except (jwt.PyJWTError, ValueError, TypeError, UnicodeError, RecursionError):
             # The library's own words may quote the token.
             raise UnauthenticatedError("the bearer token is not valid for this server") from None
-        user = claims["sub"]
-        if not isinstance(user, str) or not USER_ID.fullmatch(user):
-            raise UnauthenticatedError("the subject of the bearer token is not a valid user id")
-        return user
+        subject = claims[self._user_claim]
+        try:
+            if not isinstance(subject, str):
+                raise ValueError
+            return user_id_of(subject)
+        except ValueError:
+            raise UnauthenticatedError(
+                f"the claim '{self._user_claim}' of the bearer token must name one user in 1 to "
+                f"{MAX_SUBJECT_BYTES} bytes of text"
+            ) from None
 
-    def _key_for(self, header: Mapping[str, Any]) -> _Key:
+    def _claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token that one of the keys signed. Raises PyJWTError."""
+        required = ["exp", "aud", self._user_claim, *(["iss"] if self._issuer else [])]
+        for key in self._keys_for(jwt.get_unverified_header(token)):
+            try:
+                return jwt.decode(
+                    token,
+                    key.key,
+                    algorithms=[key.algorithm],
+                    audience=self._audience,
+                    issuer=self._issuer,
+                    leeway=LEEWAY_SECONDS,
+                    options={"require": required},
+                )
+            except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError):
+                continue  # of several keys under one kid, or without one, another may fit
+        raise jwt.InvalidKeyError
+
+    def _keys_for(self, header: Mapping[str, Any]) -> list[_Key]:
         wanted = header.get("kid")
-        fitting = [key for key in self._keys if key.id == wanted or key.id is None]
-        if not fitting and wanted is None and len(self._keys) == 1:
-            fitting = list(self._keys)
-        if not fitting:
-            raise jwt.InvalidKeyError
-        return fitting[0]
+        if wanted is None and len(self._keys) == 1:
+            return list(self._keys)
+        return [key for key in self._keys if key.id is None or key.id == wanted]
 
 
-def _public_key(entry: Mapping[str, Any], path: Path) -> _Key:
-    if not isinstance(entry, Mapping):
-        raise TypeError
-    name = f"key {entry.get('kid', '')!r} of {path}"
-    if entry.get("kty") not in ("RSA", "EC"):
+def _public_keys(entries: Iterable[Mapping[str, Any]], path: Path) -> tuple[_Key, ...]:
+    """The keys of a JWKS file that check tokens. Raises KeyFileError when there is none."""
+    keys, left_out = [], []
+    for entry in entries:
+        kid = entry.get("kid", "")
+        if entry.get("kty") in ("RSA", "EC") and "d" in entry:
+            raise KeyFileError(
+                f"key {kid!r} of {path} is a private key; give the server only the public part"
+            )
+        try:
+            keys.append(_public_key(entry))
+        except _UnusableKeyError as error:
+            left_out.append(f"key {kid!r} {error}")
+            _log.info("key %r of %s is ignored because it %s", kid, path, error)
+    if not keys:
+        why = f" ({', '.join(left_out)})" if left_out else ""
         raise KeyFileError(
-            f"{name} is neither an RSA nor an EC key; put shared keys into token_key_file"
+            f"{path} contains no keys that verify RS256 or ES256 signatures{why}; publish one"
         )
-    if "d" in entry:
-        raise KeyFileError(f"{name} is a private key; publish only the public part to the server")
-    if entry.get("use", "sig") != "sig":
-        raise KeyFileError(f"{name} is not a signature key")
+    return tuple(keys)
+
+
+def _public_key(entry: Mapping[str, Any]) -> _Key:
+    """A key that checks tokens. Raises _UnusableKeyError for any other."""
+    if entry.get("kty") not in ("RSA", "EC"):
+        raise _UnusableKeyError(
+            "is neither an RSA nor an EC key (shared keys belong in token_key_file)"
+        )
+    operations = entry.get("key_ops", ["verify"])
+    if entry.get("use", "sig") != "sig" or "verify" not in operations:
+        raise _UnusableKeyError("is not a signature key")
+    if entry.get("alg", "RS256") not in ("RS256", "ES256"):
+        raise _UnusableKeyError(
+            f"declares the algorithm {entry['alg']!r} (only RS256 and ES256 are supported)"
+        )
     try:
-        key = jwt.PyJWK(dict(entry)).key
-    except jwt.PyJWTError:
-        raise KeyFileError(f"{name} cannot be decoded") from None
+        # By its kind alone: whether its algorithm fits the kind is checked below.
+        key = jwt.PyJWK({name: entry[name] for name in entry if name != "alg"}).key
+    except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+        raise _UnusableKeyError("cannot be decoded") from None
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
         algorithm = "RS256"
     elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         algorithm = "ES256"
     else:
-        raise KeyFileError(
-            f"{name} must be an RSA key of at least {MIN_RSA_BITS} bits or a P-256 key"
+        raise _UnusableKeyError(
+            f"is neither an RSA key of at least {MIN_RSA_BITS} bits nor a P-256 key"
         )
     if entry.get("alg", algorithm) != algorithm:
-        raise KeyFileError(
-            f"{name} declares the algorithm {entry['alg']!r}; only RS256 and ES256 are supported"
+        raise _UnusableKeyError(
+            f"declares the algorithm {entry['alg']!r}, which does not fit its kind"
         )
-    return _Key(key, algorithm, entry.get("kid"))
+    kid = entry.get("kid")
+    return _Key(key, algorithm, kid if isinstance(kid, str) else None)

@@ -19,7 +19,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from server.crypto.cipher import KEY_BYTES, Cipher, UnsealError
 
@@ -28,6 +28,22 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS keys (user TEXT PRIMARY KEY, wrapped BLOB NOT NULL) WITHOUT ROWID"
 )
 T = TypeVar("T")
+
+
+class KeyDisk(Protocol):
+    """The disk under the file of keys (server/store/sqlite/disk.py), whose errors callers get."""
+
+    def opened(self) -> None:
+        """Remember which files are open, and set a reserve aside."""
+
+    def require_same_files(self) -> None:
+        """Raise the disk's error when a file was removed or replaced since it was opened."""
+
+    def make_reserve(self) -> None:
+        """Set the reserve aside as far as there is room."""
+
+    def release_reserve(self) -> None:
+        """Give the reserve to whatever is written next."""
 
 
 class KeysUnavailableError(Exception):
@@ -54,15 +70,16 @@ def parse_master_keys(text: str, where: str) -> tuple[bytes, ...]:
 
 
 class KeyStore:
-    """Data keys of users in the SQLite file at `path`. Open it before use.
+    """Data keys of users in the SQLite file at `path` on `disk`. Open it before use.
 
     Safe for many processes of one machine at a time. Nothing is cached, so a key that another
     process destroyed is gone here too.
     """
 
-    def __init__(self, path: Path, master_keys: tuple[bytes, ...]) -> None:
+    def __init__(self, path: Path, master_keys: tuple[bytes, ...], disk: KeyDisk) -> None:
         assert master_keys
         self._path = path
+        self._disk = disk
         self._ciphers = [Cipher(key) for key in master_keys]
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hope-keys")
         self._connection: sqlite3.Connection | None = None  # set by open, cleared by close
@@ -87,6 +104,15 @@ class KeyStore:
         """Takes the user's key away: nothing that it sealed can be read again."""
         await self._run(lambda: self._destroy(user))
 
+    async def check_writable(self) -> None:
+        """Raises the disk's error when the file was removed or replaced since it was opened."""
+
+        def check() -> None:
+            self._disk.require_same_files()
+            self._disk.make_reserve()
+
+        await self._run(check)
+
     async def _run(self, call: Callable[[], T]) -> T:
         def translated() -> T:
             try:
@@ -110,6 +136,7 @@ class KeyStore:
             connection.execute(_TABLE)
             self._connection = connection
             self._rewrap()
+            self._disk.opened()
         except BaseException:
             self._connection = None
             connection.close()
@@ -133,6 +160,9 @@ class KeyStore:
         if row is None and not make:
             raise UnsealError("the key of this user no longer exists")
         if row is None:
+            # A key that is written into a removed file is gone with the next start, and with it all
+            # that it sealed.
+            self._disk.require_same_files()
             fresh = self._ciphers[0].seal(secrets.token_bytes(KEY_BYTES), _place(user))
             connection.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (user, fresh))
             # Another process may have been first.
@@ -140,6 +170,9 @@ class KeyStore:
         return Cipher(self._unwrapped(user, row[0])[0])
 
     def _destroy(self, user: str) -> None:
+        self._disk.require_same_files()
+        # Given back by the next check: without any room the key could not be taken away.
+        self._disk.release_reserve()
         self._open_connection.execute("DELETE FROM keys WHERE user = ?", (user,))
 
     def _rewrap(self) -> None:

@@ -209,6 +209,13 @@ _CODES = (
         retry_seconds=60.0,
     ),
     ErrorCode(
+        "STORE_LOST",
+        code_pb2.UNAVAILABLE,
+        "The database file was removed or replaced while the server used it; nothing was changed.",
+        "Put the file back or restore a backup, and restart the server.",
+        retry_seconds=5.0,
+    ),
+    ErrorCode(
         "STORE_UNAVAILABLE",
         code_pb2.UNAVAILABLE,
         "The store is busy or cannot be reached; the last commit may have happened.",
@@ -272,6 +279,7 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
     (store.CorruptStoreError, "CORRUPT_STORE"),
     (store.StoreVersionError, "UNKNOWN_STORE_FORMAT"),
     (store.StoreFullError, "STORE_FULL"),
+    (store.StoreLostError, "STORE_LOST"),
     (store.StoreUnavailableError, "STORE_UNAVAILABLE"),
     (QuotaExceededError, "QUOTA_EXCEEDED"),
     (JobRunningError, "JOB_RUNNING"),

@@ -64,7 +64,7 @@ def _status(code: ErrorCode, message: str, error: Exception) -> status_pb2.Statu
         kind = "Snapshot" if isinstance(error, of_snapshot) else "Session"
         details.append(error_details_pb2.ResourceInfo(resource_type=f"hope.dev/{kind}"))
     if isinstance(error, store.LeaseHeldError):
-        info.metadata["owner"] = error.owner
+        info.metadata["owner"] = error.holder
         retry_seconds = error.remaining_seconds
     if isinstance(error, QuotaExceededError):
         exceeded = error_details_pb2.QuotaFailure.Violation(

@@ -21,7 +21,8 @@ Rules that hold for every store:
   They are shared within a user and never between users.
 * A cancelled caller does not know whether its call happened. A commit that is
   tried again with the same nonce is applied once.
-* Time is the store's wall clock, in seconds since the epoch.
+* Time is the store's wall clock, in seconds since the epoch. Setting it back or forth costs
+  no data and locks no session: see `acquire`.
 
 Errors (misuse, such as a negative limit, is a ValueError):
 
@@ -38,6 +39,7 @@ StoreError
 |-- CorruptBlobError        a blob is not what was stored
 |-- CorruptStoreError       the store itself cannot be read
 |-- StoreFullError          no room or no right to write; nothing was changed
+|-- StoreLostError          removed or replaced while it was open; nothing was changed
 |-- StoreVersionError       written by a newer program
 `-- StoreUnavailableError   closed, busy or out of reach; trying again may help
 """
@@ -61,10 +63,12 @@ from server.store.errors import (
     StaleRevisionError,
     StoreError,
     StoreFullError,
+    StoreLostError,
     StoreUnavailableError,
     StoreVersionError,
     VersionNotFoundError,
 )
+from server.store.leases import MAX_LEASE_SECONDS
 from server.store.values import (
     BlobRef,
     Commit,
@@ -80,6 +84,7 @@ from server.store.values import (
 )
 
 __all__ = [
+    "MAX_LEASE_SECONDS",
     "MAX_PAGE_SIZE",
     "AlreadyExistsError",
     "BlobRef",
@@ -102,6 +107,7 @@ __all__ = [
     "StaleRevisionError",
     "StoreError",
     "StoreFullError",
+    "StoreLostError",
     "StoreUnavailableError",
     "StoreVersionError",
     "StoredReply",
@@ -207,11 +213,18 @@ class SessionStore(ABC):
     # Leases
 
     @abstractmethod
-    async def acquire(self, key: SessionKey, owner: str, ttl_seconds: float) -> Lease:
+    async def acquire(
+        self, key: SessionKey, owner: str, ttl_seconds: float, *, ended_owner: str = ""
+    ) -> Lease:
         """Take the session for `ttl_seconds`, under a new fence; earlier leases are lost.
 
-        The owner that holds it already may take it again. Raises LeaseHeldError
-        while another owner's lease has not expired, NotFoundError."""
+        The owner that holds it already may take it again, and a lease of `ended_owner`, which
+        the caller knows to run no more, holds nobody up. Raises LeaseHeldError while another
+        owner's lease has not expired, NotFoundError.
+
+        `ttl_seconds` is at most MAX_LEASE_SECONDS. A lease that ends further ahead was granted
+        before the clock was set back, and is void; one that is found again unrenewed lasts no
+        longer than it did when this store first met it, whatever the clock says."""
 
     @abstractmethod
     async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
@@ -377,6 +390,13 @@ class SessionStore(ABC):
         """Sessions of all users that have a job, the oldest job first."""
 
     # Upkeep
+
+    @abstractmethod
+    async def check_writable(self, room_bytes: int = 0) -> None:
+        """Return when a change could be made now that adds `room_bytes`: for whoever is about to
+        work long for it. Cheap, and no promise.
+
+        Raises StoreFullError, StoreLostError or StoreUnavailableError."""
 
     @property
     @abstractmethod

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import hashlib
 import secrets
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -42,6 +43,7 @@ from server.store.base import (
     VersionNotFoundError,
 )
 from server.store.sealed_head import SealedBlob, SealedHead, open_progress, seal_progress
+from server.store.sqlite.faults import translate
 
 # How often a state is read again that changes while it is read.
 _READS = 5
@@ -133,8 +135,10 @@ class EncryptedStore(SessionStore):
 
     # Leases
 
-    async def acquire(self, key: SessionKey, owner: str, ttl_seconds: float) -> Lease:
-        return await self._store.acquire(key, owner, ttl_seconds)
+    async def acquire(
+        self, key: SessionKey, owner: str, ttl_seconds: float, *, ended_owner: str = ""
+    ) -> Lease:
+        return await self._store.acquire(key, owner, ttl_seconds, ended_owner=ended_owner)
 
     async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
         return await self._store.renew(lease, ttl_seconds)
@@ -334,6 +338,11 @@ class EncryptedStore(SessionStore):
     def schema_version(self) -> int:
         return self._store.schema_version
 
+    async def check_writable(self, room_bytes: int = 0) -> None:
+        with _store_errors():
+            await self._keys.check_writable()
+        await self._store.check_writable(room_bytes)
+
     async def check_integrity(self) -> list[str]:
         """The laws of the store beneath; what is sealed is checked when it is read."""
         return await self._store.check_integrity()
@@ -367,7 +376,9 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except KeysUnavailableError as error:
-        raise StoreUnavailableError(str(error)) from error
+        cause = error.__cause__
+        known = translate(cause, "the key database") if isinstance(cause, sqlite3.Error) else None
+        raise known or StoreUnavailableError(str(error)) from error
     except LostMasterKeyError as error:
         raise CorruptStoreError(str(error)) from error
 

@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from server.store.values import Lease, SessionKey
 
 
+def _holder(owner: str) -> str:
+    """The part of an owner's name that is for people."""
+    return owner.partition("|")[0]
+
+
 class StoreError(Exception):
     """Root of everything a store raises on purpose."""
 
@@ -36,9 +41,15 @@ class LeaseHeldError(StoreError):
     """Another owner holds the session."""
 
     def __init__(self, key: SessionKey, owner: str, remaining_seconds: float) -> None:
-        super().__init__(f"session {key} is held by {owner} for another {remaining_seconds:.1f} s")
+        holder = _holder(owner)
+        super().__init__(
+            f"session {key} is held by another server ({holder}) for another "
+            f"{remaining_seconds:.1f} s; wait, or stop that server so that it lets go"
+        )
         self.key = key
         self.owner = owner
+        self.holder = holder
+        """The part of the owner's name that people read."""
         self.remaining_seconds = remaining_seconds
 
 
@@ -46,7 +57,8 @@ class LeaseLostError(StoreError):
     """The lease was released, or somebody was granted a later one."""
 
     def __init__(self, lease: Lease) -> None:
-        super().__init__(f"{lease.owner} no longer holds session {lease.key} (fence {lease.fence})")
+        holder = _holder(lease.owner)
+        super().__init__(f"{holder} no longer holds session {lease.key} (fence {lease.fence})")
         self.lease = lease
 
 
@@ -76,6 +88,11 @@ class CorruptStoreError(StoreError):
 class StoreFullError(StoreError):
     """There is no room, or no permission, to write. Nothing was changed, and
     reads go on working."""
+
+
+class StoreLostError(StoreError):
+    """The store's file was removed or replaced under the program that has it open.
+    Nothing was changed, and nothing will be until it is opened again."""
 
 
 class StoreVersionError(StoreError):

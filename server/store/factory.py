@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from server.crypto.files import KeyFileError, read_key_file
 from server.crypto.keys import KeyStore, parse_master_keys
@@ -11,6 +12,7 @@ from server.store.encrypted import EncryptedStore
 from server.store.errors import StoreUnavailableError
 from server.store.settings import StoreSettings
 from server.store.sqlite import SQLiteStore
+from server.store.sqlite.disk import KEY_RESERVE_BYTES, Disk
 
 MASTER_KEYS_VARIABLE = "HOPE_MASTER_KEYS"
 """Holds what `master_key_file` would; not a setting, since everybody can read a command line."""
@@ -25,7 +27,12 @@ def make_store(settings: StoreSettings) -> SessionStore:
     """
     store = _sqlite(settings) if settings.store is None else _redis(settings, settings.store)
     keys = _master_keys(settings)
-    return EncryptedStore(store, KeyStore(settings.key_database, keys)) if keys else store
+    return EncryptedStore(store, key_store(settings.key_database, keys)) if keys else store
+
+
+def key_store(path: Path, master_keys: tuple[bytes, ...]) -> KeyStore:
+    """The users' keys in the SQLite file at `path`, whose disk is watched like that of a store."""
+    return KeyStore(path, master_keys, Disk(path, KEY_RESERVE_BYTES))
 
 
 def _sqlite(settings: StoreSettings) -> SessionStore:

@@ -132,7 +132,8 @@ class Lease:
 
     key: SessionKey
     owner: str
-    """One process: a restarted server is another owner."""
+    """One process: a restarted server is another owner. What follows a `|` in it is for
+    programs."""
     fence: int
     """Higher than in any lease granted before, on whichever session."""
     expires_at: float

@@ -18,6 +18,7 @@ from typing import Protocol
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     start_http_server,
@@ -33,8 +34,10 @@ from server.store.errors import (
     LeaseLostError,
     StaleRevisionError,
     StoreFullError,
+    StoreLostError,
     StoreUnavailableError,
 )
+from server.telemetry.histograms import PositiveHistogram, SignedHistogram
 
 # Seconds. A reply on one core and one on an accelerator must both fall inside.
 REQUEST_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
@@ -48,6 +51,7 @@ _STORE_ERRORS = (
     (LeaseLostError, "lease_lost"),
     (StaleRevisionError, "stale"),
     (StoreFullError, "full"),
+    (StoreLostError, "lost"),
 )
 STORE_ERRORS = (*(name for _, name in _STORE_ERRORS), "other")
 
@@ -111,14 +115,21 @@ class Metrics:
         self.commits = self._histogram(
             "store_commit_seconds", "Duration of a commit, retries included.", COMMIT_SECONDS
         )
-        self.store_errors = self._counter("store_errors", "Failed commits by error.", "error")
+        self.store_errors = self._counter(
+            "store_errors", "Commits that failed, or were not tried because they would.", "error"
+        )
+        self.store_writable = Gauge(
+            "hope_store_writable",
+            "1 while the store accepts writes, 0 while it is full or lost.",
+            registry=self.registry,
+        )
         self.store_retries = self._counter("store_retries", "Retried commits.")
         self.rollbacks = self._counter("rollbacks", "Rollbacks of sessions to an earlier version.")
         self.learning_failures = self._counter(
             "learning_failures", "Failed consolidations, which will be retried."
         )
         # Figures of learning, by their rows.
-        self._learning: dict[Figure | LevelFigure, Counter | Histogram] = {
+        self._learning: dict[Figure | LevelFigure, Counter | Histogram | SignedHistogram] = {
             figure: self._metric(figure.metric)
             for figure in (*FIGURES, *LEVEL_FIGURES)
             if figure.metric is not None
@@ -149,9 +160,13 @@ class Metrics:
         try:
             yield
         except Exception as error:
-            self.store_errors.labels(_store_error(error)).inc()
+            self.store_failed(error)
             raise
         self.commits.observe(time.monotonic() - started)
+
+    def store_failed(self, error: Exception) -> None:
+        """Count a commit that failed, or that was not tried because it would have."""
+        self.store_errors.labels(_store_error(error)).inc()
 
     def learnt(self, reports: Sequence[Consolidation], levels: Sequence[object]) -> None:
         """Count consolidations. `levels` have the figures of the levels after them as attributes
@@ -171,6 +186,9 @@ class Metrics:
 
     def _observe(self, figure: Figure | LevelFigure, level: int, value: float) -> None:
         collector = self._learning[figure]
+        if isinstance(collector, SignedHistogram):
+            collector.observe(value)
+            return
         if figure.metric is not None and not figure.metric.of_memory:
             collector = collector.labels(str(level))
         if isinstance(collector, Histogram):
@@ -178,7 +196,11 @@ class Metrics:
         else:
             collector.inc(value)
 
-    def _metric(self, metric: Metric) -> Counter | Histogram:
+    def _metric(self, metric: Metric) -> Counter | Histogram | SignedHistogram:
+        if metric.of_memory and metric.buckets and metric.buckets[0] < 0:
+            signed = SignedHistogram(f"hope_{metric.name}", metric.help, metric.buckets)
+            self.registry.register(signed)
+            return signed
         labels = () if metric.of_memory else ("level",)
         if metric.buckets:
             return self._histogram(metric.name, metric.help, metric.buckets, *labels)
@@ -188,7 +210,9 @@ class Metrics:
         return Counter(f"hope_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"hope_{name}", text, labels, buckets=buckets, registry=self.registry)
+        return PositiveHistogram(
+            f"hope_{name}", text, labels, buckets=buckets, registry=self.registry
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import pytest
 from google.protobuf.message import Message
 from hope.v1 import inference_pb2, sessions_pb2
@@ -32,3 +35,31 @@ NAME = "users/ada/sessions/diary"
 def test_the_header_names_the_session(request_: Message, expected: str | None) -> None:
     header = session_header(session_of(request_))
     assert header == (((SESSION_HEADER, expected),) if expected else ())
+
+
+def token(**claims: object) -> str:
+    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    return f"header.{body}.signature"
+
+
+def test_ones_own_sessions_are_told_from_others_by_the_token() -> None:
+    mine = "users/@me/sessions/diary"
+
+    def header(value: str) -> str:
+        ((name, where),) = session_header(mine, value)
+        assert name == SESSION_HEADER
+        assert where.endswith("/sessions/diary")
+        return where
+
+    ada = header(token(sub="auth0|ada", exp=1))
+    assert header(token(sub="auth0|ada", exp=2)) == ada
+    assert "ada" not in ada
+    others = {header(token(sub=sub)) for sub in ("bob", "auth0|bob", "ada@example.com")}
+    assert len({ada, *others}) == 4
+    # What is no token that can be read leads somewhere all the same.
+    assert len({header(value) for value in ("", "opaque", "a.b.c", "a.!.c", token(), "é.é.é")}) == 1
+
+
+def test_an_escaped_user_is_named_as_it_is_written() -> None:
+    name = "users/auth0%7C5f7c/sessions/diary"
+    assert session_header(name, token(sub="other")) == ((SESSION_HEADER, name),)

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from valkey_process import binaries, shared
 
 from server.crypto.cipher import KEY_BYTES, OVERHEAD_BYTES
-from server.crypto.keys import KeyStore
 from server.store.base import Commit, Head, Record, SessionKey, SessionStore
 from server.store.encrypted import EncryptedStore
+from server.store.factory import key_store
 from server.store.redis import RedisStore
 from server.store.sqlite import SQLiteStore
 
@@ -24,9 +24,11 @@ _nonces = itertools.count()
 
 
 class Harness(Protocol):
-    """One store. `now` is its clock, which stands still until a test moves it."""
+    """One store. `now` is its clock and `ticks` the monotonic one of its handles; both stand still
+    until a test moves them."""
 
     now: float
+    ticks: float
     overhead_bytes: int
     """What each blob and log record takes in the store beside its content."""
     histories: int
@@ -49,10 +51,11 @@ class SQLiteHarness:
 
     def __init__(self, directory: Path) -> None:
         self.now = 1_000_000.0
+        self.ticks = 50.0
         self._path = directory / "store.db"
 
     def connect(self) -> SessionStore:
-        return SQLiteStore(self._path, clock=lambda: self.now)
+        return SQLiteStore(self._path, clock=lambda: self.now, timer=lambda: self.ticks)
 
     def damage_blobs(self) -> None:
         with sqlite3.connect(self._path) as connection:
@@ -69,12 +72,13 @@ class RedisHarness:
 
     def __init__(self, directory: Path) -> None:
         self.now = 1_000_000.0
+        self.ticks = 50.0
         self._server = shared(self.kind)
         with self._server.client() as client:
             client.flushall()
 
     def connect(self) -> SessionStore:
-        return RedisStore(self._server.url, clock=lambda: self.now)
+        return RedisStore(self._server.url, clock=lambda: self.now, timer=lambda: self.ticks)
 
     def damage_blobs(self) -> None:
         with self._server.client() as client:
@@ -93,7 +97,7 @@ def encrypted(plain: type[Harness]) -> type[Harness]:
             self._keys = directory / "keys.db"
 
         def connect(self) -> SessionStore:
-            return EncryptedStore(super().connect(), KeyStore(self._keys, (b"m" * KEY_BYTES,)))
+            return EncryptedStore(super().connect(), key_store(self._keys, (b"m" * KEY_BYTES,)))
 
     return EncryptedHarness
 

@@ -218,7 +218,7 @@ async def test_the_log_is_read_in_pieces(store: SessionStore) -> None:
 
 async def test_replies_last_until_they_expire(harness: Harness, store: SessionStore) -> None:
     head = await make(store)
-    lease = await store.acquire(KEY, "a", 1000)
+    lease = await store.acquire(KEY, "a", 100)
     stored = reply("r", harness.now + 60)
     head = await store.commit(lease, change(head, reply=stored))
     assert await store.find_reply(KEY, "r") == stored

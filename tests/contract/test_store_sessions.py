@@ -243,3 +243,12 @@ async def test_no_draw_is_lost_among_many_at_once(store: SessionStore) -> None:
     )
     assert min(left) == pytest.approx(50)
     assert len({round(each) for each in left}) == 50
+
+
+@pytest.mark.parametrize("room_bytes", [0, 1, 20 << 20])
+async def test_asking_whether_writes_are_taken_changes_nothing(
+    store: SessionStore, room_bytes: int
+) -> None:
+    head = await make(store)
+    await store.check_writable(room_bytes)
+    assert await store.head(KEY) == head

@@ -23,7 +23,7 @@ COPY = SessionKey("ada", "copy")
 async def grow(store: SessionStore, versions: int) -> tuple[Lease, Head]:
     """A session with versions 0 to `versions`; level and log name the version."""
     head = await make(store)
-    lease = await store.acquire(KEY, "a", 1000)
+    lease = await store.acquire(KEY, "a", 100)
     for version in range(1, versions + 1):
         head = await store.commit(
             lease,

@@ -59,8 +59,11 @@ def known(metrics: Metrics) -> dict[str, set[str]]:
         for suffix in ("total", "bucket", "sum", "count")
         if f"{name}_{suffix}" in names
     }
-    gauges = {each.name: set() for each in metrics.registry.collect() if each.type == "gauge"}
-    return labelled | gauges
+    families = list(metrics.registry.collect())
+    gauges = {each.name: set() for each in families if each.type == "gauge"}
+    # Of those that are not collected by the library itself.
+    buckets = {f"{each.name}_bucket": {"le"} for each in families if each.type == "histogram"}
+    return gauges | buckets | labelled
 
 
 def expressions() -> Iterator[tuple[str, str]]:

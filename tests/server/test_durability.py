@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from api import Api, refusal_of
 from grpc import aio
 from hope.v1 import sessions_pb2
@@ -69,6 +71,38 @@ async def cut_off(server: ServerProcess, turn: asyncio.Task[str], seconds: float
         return await turn
     except aio.AioRpcError:
         return None
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGABRT, signal.SIGQUIT])
+async def test_a_killed_servers_lease_is_not_waited_for(
+    spawn: Spawn, ended_by: signal.Signals
+) -> None:
+    async with spawn(lease_seconds=120) as server:
+        await server.api.create()
+        before = (await server.api.say(TEXT, request_id="t0")).text
+        server.process.send_signal(ended_by)
+        await server.process.wait()
+    async with spawn(lease_seconds=120) as server:
+        # Not refused once, although two minutes of the lease are left.
+        assert (await server.api.say(TEXT, request_id="t0")).text == before
+        assert (await server.api.say("And now?")).text
+
+
+async def test_a_lease_that_must_be_waited_for_says_whose_and_how_long(spawn: Spawn) -> None:
+    async with spawn(lease_seconds=60) as stopped, spawn(lease_seconds=60) as other:
+        await stopped.api.create()
+        await stopped.api.say(TEXT)
+        stopped.process.send_signal(signal.SIGSTOP)  # it may go on at any time
+        with pytest.raises(aio.AioRpcError) as caught:
+            await other.api.say(TEXT)
+        refusal = refusal_of(caught.value)
+        assert refusal.reason == "SESSION_OWNED_ELSEWHERE"
+        assert f"(process {stopped.process.pid} on " in refusal.message
+        assert refusal.retry_seconds is not None
+        assert 0 < refusal.retry_seconds <= 60
+        assert f"wait {refusal.retry_seconds:.1f} s for its lease to end" in refusal.message
+        await stopped.kill()
+        assert (await other.api.say(TEXT)).text
 
 
 async def test_power_cuts_lose_no_acknowledged_turn_and_repeat_none(

@@ -20,6 +20,7 @@ import server
 from hope_runtime import errors as runtime
 from server.app.quotas import QuotaExceededError
 from server.app.residency import JobRunningError
+from server.auth import tokens
 from server.crypto.cipher import UnsealError
 from server.crypto.keys import KeysUnavailableError, LostMasterKeyError
 from server.grpc_api.error_codes import CATALOGUE, INTERNAL, REASONS, TERMINAL, code_of
@@ -38,6 +39,7 @@ NEVER_SHOWN = {
     UnsealError: "becomes CorruptBlobError, which names the blob",
     KeysUnavailableError: "becomes StoreUnavailableError",
     LostMasterKeyError: "becomes CorruptStoreError",
+    tokens._UnusableKeyError: "becomes KeyFileError, if no key is left",
 }
 
 KEY = SessionKey("ada", "diary")

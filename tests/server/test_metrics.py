@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import urllib.request
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from api import Api
 from grpc import aio
 from prometheus_client import Metric
+from prometheus_client.openmetrics import parser as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Serve, Served
 
-from server.telemetry.metrics import Metrics
+from hope_runtime.learning import Consolidation
+from hope_runtime.learning.probes import Probed
+from server.telemetry.metrics import Metrics, MetricsPort
 
 REQUEST = ["0.01", "0.03", "0.1", "0.3", "1.0", "3.0", "10.0", "30.0", "100.0", "+Inf"]
 TOKEN = ["0.003", "0.01", "0.03", "0.05", "0.1", "0.2", "0.5", "1.0", "3.0", "+Inf"]
@@ -41,6 +46,7 @@ METRICS: dict[str, tuple[str, list[str], list[str]]] = {
     "hope_request_decode_time_seconds": ("histogram", [], REQUEST),
     "hope_store_commit_seconds": ("histogram", [], COMMIT),
     "hope_store_errors": ("counter", ["error"], []),
+    "hope_store_writable": ("gauge", [], []),
     "hope_store_retries": ("counter", [], []),
     "hope_rollbacks": ("counter", [], []),
     "hope_learning_failures": ("counter", [], []),
@@ -68,19 +74,35 @@ METRICS: dict[str, tuple[str, list[str], list[str]]] = {
 MAX_SERIES = 400
 
 
+# As a real Prometheus asks for it.
+OPEN_METRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
+
+
+def scraped(port: int | None, headers: dict[str, str] | None = None) -> str:
+    """The text of a scrape, in the classic format unless the headers ask for another."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers or {})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return str(response.read(), "utf-8")
+
+
+def strictly(text: str) -> dict[str, Metric]:
+    """What a strict parser of OpenMetrics reads; it raises ValueError for any fault."""
+    return {family.name: family for family in open_metrics.text_string_to_metric_families(text)}
+
+
 async def scrape(served: Served) -> dict[str, Metric]:
-    """What Prometheus would read now, by name."""
+    """What Prometheus would read now, by name; the same in both formats."""
+    port = served.running.metrics_port
+    text = await asyncio.to_thread(scraped, port)
+    classic = {family.name: family for family in text_string_to_metric_families(text)}
+    strict = strictly(await asyncio.to_thread(scraped, port, OPEN_METRICS))
+    assert {name: shape(each) for name, each in strict.items()} == {
+        name: shape(each) for name, each in classic.items()
+    }
+    return classic
 
-    def get() -> str:
-        url = f"http://127.0.0.1:{served.running.metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as response:
-            return str(response.read(), "utf-8")
 
-    text = await asyncio.to_thread(get)
-    return {family.name: family for family in text_string_to_metric_families(text)}
-
-
-def value(metrics: dict[str, Metric], name: str, **labels: str) -> float:
+def value_of(metrics: dict[str, Metric], name: str, **labels: str) -> float:
     """One sample of a scrape, by its full name."""
     found = [
         sample.value
@@ -126,7 +148,7 @@ async def test_a_scrape_says_what_happened(serve: Serve) -> None:
     usages = [first.usage, second.usage]
 
     def read(name: str, **labels: str) -> float:
-        return value(metrics, f"hope_{name}", **labels)
+        return value_of(metrics, f"hope_{name}", **labels)
 
     assert read("prompt_tokens_total") == sum(each.input_tokens for each in usages)
     assert read("generation_tokens_total") == sum(each.output_tokens for each in usages)
@@ -146,7 +168,7 @@ async def test_a_scrape_says_what_happened(serve: Serve) -> None:
     assert read("learnt_tokens_total", level="0") >= sum(each.tokens for each in learnt) > 0
     assert read("surprise_before_nats_sum", level="0") > 0
     assert read("gradient_norm_count", level="0") == read("learn_seconds_count", level="0")
-    assert read("probe_loss_change_nats_count") >= 1
+    assert read("probe_loss_change_nats_bucket", le="+Inf") >= 1
     assert read("store_commit_seconds_count") >= 4
     assert read("resident_sessions") == 1
     assert read("store_errors_total", error="unavailable") == 0
@@ -190,7 +212,7 @@ async def test_a_scrape_does_not_wait_for_a_step(
         try:
             assert await asyncio.to_thread(inside.wait, 30)
             metrics = await scrape(served)
-            assert value(metrics, "hope_num_requests_running") == 1
+            assert value_of(metrics, "hope_num_requests_running") == 1
         finally:
             goes_on.set()
         await reply
@@ -205,11 +227,11 @@ async def test_a_client_that_goes_away_is_counted(serve: Serve) -> None:
         call.cancel()
         for _ in range(100):
             metrics = await scrape(served)
-            if value(metrics, "hope_requests_total", kind="generate", outcome="cancelled"):
+            if value_of(metrics, "hope_requests_total", kind="generate", outcome="cancelled"):
                 break
             await asyncio.sleep(0.05)
-        assert value(metrics, "hope_requests_total", kind="generate", outcome="cancelled") == 1
-        assert value(metrics, "hope_generation_tokens_total") == 0
+        assert value_of(metrics, "hope_requests_total", kind="generate", outcome="cancelled") == 1
+        assert value_of(metrics, "hope_generation_tokens_total") == 0
 
 
 async def test_without_a_port_nothing_listens(api: Api, served: Served) -> None:
@@ -222,3 +244,39 @@ def test_what_never_happened_is_zero() -> None:
     zero = {(sample.name, *sample.labels.values()) for sample in samples if sample.value == 0}
     assert ("hope_store_errors_total", "lease_lost") in zero
     assert ("hope_requests_total", "generate", "failed") in zero
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        (-0.5, -0.02, 0.0, 0.4),
+        (-1e9,),
+        (-1e-12, 3.0),
+        (math.nan, 0.2),
+        (math.inf, -math.inf, 0.2),
+    ],
+)
+def test_a_strict_parser_takes_whatever_was_observed(values: tuple[float, ...]) -> None:
+    metrics = Metrics()
+    finite = [value for value in values if math.isfinite(value)]
+    for value in values:
+        learnt = Consolidation(0, 1, 1, 1, value, value, 1, 0.1, probed=Probed(0.0, value, value))
+        metrics.learnt([learnt], [SimpleNamespace(relative_norm=value)])
+        metrics.end_to_end.observe(value, {"session": "0123456789ab"})
+    with MetricsPort.open(metrics, 0) as port:
+        families = strictly(scraped(port.port, OPEN_METRICS))
+
+    def read(name: str, **labels: str) -> float:
+        return value_of(families, f"hope_{name}", **labels)
+
+    assert read("probe_loss_change_nats_bucket", le="0.0") == sum(each <= 0 for each in finite)
+    assert read("probe_loss_change_nats_bucket", le="+Inf") == len(finite)
+    # What cannot be below zero counts as zero when rounding says so.
+    assert read("e2e_request_latency_seconds_count") == len(finite)
+    total = pytest.approx(sum(max(0.0, each) for each in finite))
+    assert read("e2e_request_latency_seconds_sum") == total
+    if values:
+        assert read("surprise_before_nats_sum", level="0") == total
+    suffixes = {each.name for each in families["hope_probe_loss_change_nats"].samples}
+    assert suffixes == {"hope_probe_loss_change_nats_bucket"}

@@ -65,6 +65,21 @@ async def test_a_session_goes_on_where_it_is_asked(serve: Serve, store: StorePro
         assert await third.running.sessions.store.check_integrity() == []
 
 
+async def test_a_killed_servers_sessions_are_taken_over_at_once(
+    spawn: Spawn, store: StoreProcess
+) -> None:
+    async with (
+        spawn(store=store.url, lease_seconds=120) as killed,
+        spawn(store=store.url, lease_seconds=120) as other,
+    ):
+        await killed.api.create()
+        await killed.api.say(TEXT)
+        async with refused(grpc.StatusCode.UNAVAILABLE, "SESSION_OWNED_ELSEWHERE"):
+            await other.api.say("Mine?")
+        await killed.kill()
+        assert (await other.api.say("And now?")).text
+
+
 async def undisturbed(serve: Serve, store: StoreProcess, names: list[str]) -> dict[str, str]:
     """Hashes of the same sessions on a server to which nothing happens."""
     async with serve(store=store.url.replace("/0", "/1")) as served:

@@ -142,6 +142,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[i
         (["--dtype", "float16"], "dtype: "),
         (["--window-tokens", "10"], "window_tokens: "),
         (["--lease-seconds", "0"], "lease_seconds: "),
+        (["--lease-seconds", "3600"], "lease_seconds: "),
     ],
 )
 def test_a_wrong_setting_is_one_line(

@@ -45,7 +45,7 @@ class HopeClient:
 
     Args:
         target: host and port of the server.
-        user: whose sessions short names mean.
+        user: whose sessions short names mean; "@me" is whom the credentials name.
         timeout_seconds: for each call, its retries included; ingests are exempt,
             they take as long as their document.
         credentials: for a server with TLS; None connects in clear text.

@@ -6,6 +6,9 @@ characters are allowed is the server's to say.
 
 from __future__ import annotations
 
+ME = "@me"
+"""The caller, on a server that asks for credentials and so knows which user they name."""
+
 
 def user_name(user: str) -> str:
     """`local` and `users/local` both name the user `users/local`."""

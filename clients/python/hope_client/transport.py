@@ -186,7 +186,7 @@ class Transport:
         without a session, the empty string."""
         token = self._token() if callable(self._token) else self._token
         authorization = (("authorization", f"Bearer {token}"),) if token else ()
-        return authorization + session_header(session)
+        return authorization + session_header(session, token or "")
 
     async def close(self) -> None:
         """Ends the connection; whoever waits for a call on it gets a ClientClosedError. Does

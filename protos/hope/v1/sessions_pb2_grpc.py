@@ -28,10 +28,12 @@ if _version_not_supported:
 class SessionServiceStub:
     """Sessions: lasting private memories, their versions and their lineage.
 
-    A session is named users/{user}/sessions/{session}; both parts are 1-64
-    characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
-    NOT_FOUND, exactly as one that does not exist. A mutation that carries a
-    stale `etag` is ABORTED.
+    A session is named users/{user}/sessions/{session}; both parts have characters
+    out of a-z, A-Z, 0-9, '-', '_' and '.', the session 1 to 64 of them. In {user}
+    every other byte (UTF-8) of what the credential calls the user stands as %XX,
+    `auth0|5f7c` as auth0%7C5f7c; 1 to 256 bytes make an id. users/@me in a request
+    is whoever calls. A session that is not yours is NOT_FOUND, exactly as one that
+    does not exist. A mutation that carries a stale `etag` is ABORTED.
 
     Forgetting a document and moving to another policy learn the session's log
     again. That takes as long as learning it did, so it is a job: it goes on when
@@ -160,10 +162,12 @@ class SessionServiceStub:
 class SessionServiceServicer:
     """Sessions: lasting private memories, their versions and their lineage.
 
-    A session is named users/{user}/sessions/{session}; both parts are 1-64
-    characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
-    NOT_FOUND, exactly as one that does not exist. A mutation that carries a
-    stale `etag` is ABORTED.
+    A session is named users/{user}/sessions/{session}; both parts have characters
+    out of a-z, A-Z, 0-9, '-', '_' and '.', the session 1 to 64 of them. In {user}
+    every other byte (UTF-8) of what the credential calls the user stands as %XX,
+    `auth0|5f7c` as auth0%7C5f7c; 1 to 256 bytes make an id. users/@me in a request
+    is whoever calls. A session that is not yours is NOT_FOUND, exactly as one that
+    does not exist. A mutation that carries a stale `etag` is ABORTED.
 
     Forgetting a document and moving to another policy learn the session's log
     again. That takes as long as learning it did, so it is a job: it goes on when
@@ -456,10 +460,12 @@ def add_SessionServiceServicer_to_server(servicer, server):
 class SessionService:
     """Sessions: lasting private memories, their versions and their lineage.
 
-    A session is named users/{user}/sessions/{session}; both parts are 1-64
-    characters out of a-z, A-Z, 0-9, '-', '_' and '.'. A session that is not yours is
-    NOT_FOUND, exactly as one that does not exist. A mutation that carries a
-    stale `etag` is ABORTED.
+    A session is named users/{user}/sessions/{session}; both parts have characters
+    out of a-z, A-Z, 0-9, '-', '_' and '.', the session 1 to 64 of them. In {user}
+    every other byte (UTF-8) of what the credential calls the user stands as %XX,
+    `auth0|5f7c` as auth0%7C5f7c; 1 to 256 bytes make an id. users/@me in a request
+    is whoever calls. A session that is not yours is NOT_FOUND, exactly as one that
+    does not exist. A mutation that carries a stale `etag` is ABORTED.
 
     Forgetting a document and moving to another policy learn the session's log
     again. That takes as long as learning it did, so it is a job: it goes on when

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from server.app.names import own_name
 from server.grpc_api.interceptors.base import Context, Observer
 from server.telemetry.logs import session_tag
 
@@ -21,13 +22,18 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class CallInfo(Observer):
-    """Facts about one call so far. `session` is a tag, None where no session was named; `version`
-    None where no response said one."""
+    """Facts about one call so far. `version` is None where no response said one."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.session: str | None = None
+        self._name: str | None = None
         self.version: int | None = None
+
+    @property
+    def session(self) -> str | None:
+        """A tag of the session, None where none was named. Ask when the call has ended: whom
+        `@me` means is known only once the caller is."""
+        return None if self._name is None else session_tag(own_name(self._name))
 
     def reads(self, request: Any) -> Any:
         if isinstance(request, Message):
@@ -49,7 +55,7 @@ class CallInfo(Observer):
             value = getattr(start, field, "")
             name = value if isinstance(value, str) else getattr(value, "name", "")
             if found := _SESSION.match(name):
-                self.session = session_tag(found[0])
+                self._name = found[0]
                 return
 
     def saw(self, response: Any) -> None:

@@ -22,8 +22,9 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from server.store.errors import StoreUnavailableError
 from server.store.redis.durability import Durability, examine
-from server.store.redis.faults import translated
+from server.store.redis.faults import no_memory, translated
 from server.store.redis.keys import NUMBER as NUMBER_KEY
+from server.store.redis.keys import WRITABLE as WRITABLE_KEY
 from server.store.redis.keys import UserKeys
 from server.store.redis.scripts import (
     DRAW,
@@ -194,6 +195,15 @@ class Connection:
             mark = ("SET", keys.done("confirmed"), "", "EX", PENDING_SECONDS)
             _, counts = await self.all([mark, wait])
             self._require_durable([counts])
+
+    async def check_writable(self, room_bytes: int) -> None:
+        """Raises StoreFullError when the server takes no write, or has less memory than that."""
+        # A write that means nothing: a server that is full, read-only or cannot save refuses it.
+        await self.call("SET", WRITABLE_KEY, "", "PX", 1000)
+        info = await self.call("INFO", "memory")
+        limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+        if limit and used + room_bytes > limit:
+            raise no_memory(self.where)
 
     def _require_durable(self, counts: Sequence[Any]) -> None:
         if counts and not self._durability.reached(counts[0]):

@@ -23,9 +23,7 @@ def translate(error: exceptions.RedisError, where: str) -> StoreError | None:
     """The store's error for one of Redis, None when it is a defect of ours."""
     first = str(error).partition(" ")[0]
     if isinstance(error, exceptions.OutOfMemoryError):
-        return StoreFullError(
-            f"{where} is out of memory; raise its maxmemory or delete sessions, then retry"
-        )
+        return no_memory(where)
     if isinstance(error, exceptions.NoPermissionError) or first in _NO_WRITES:
         return StoreFullError(
             f"{where} does not accept writes ({error}); check its disk and the permissions of "
@@ -46,6 +44,13 @@ def translate(error: exceptions.RedisError, where: str) -> StoreError | None:
             "database for the store"
         )
     return None
+
+
+def no_memory(where: str) -> StoreFullError:
+    """For a server that has reached its limit, or would by what is to be written."""
+    return StoreFullError(
+        f"{where} is out of memory; raise its maxmemory or delete sessions, then retry"
+    )
 
 
 def _brief(error: exceptions.RedisError) -> str:

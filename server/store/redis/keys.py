@@ -14,6 +14,7 @@ script may touch them together. Names are quoted: whatever a user is called, it 
     hope:{user}:chunk:digest:n   string       a piece of a blob
     hope:{user}:done:operation   string       an operation or draw that was applied, for a while
     hope:format, hope:number, hope:jobs       what all users share
+    hope:writable                string       nothing, for a second: whether writes are taken
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ CHUNK_BYTES = 4 << 20
 FORMAT = "hope:format"
 NUMBER = "hope:number"
 JOBS = "hope:jobs"
+WRITABLE = "hope:writable"
 OF_ANY_USER = "hope:{*"
 
 _KEY = re.compile(r"hope:\{([^}]*)\}:(\w+)(?::(.*))?")

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from server.store.errors import LeaseHeldError, LeaseLostError
+from server.store.leases import LeaseWatch
 from server.store.redis.record import HeldLease, SessionRecord
 from server.store.redis.transaction import Draft, Transactions
 from server.store.values import Lease
 
 
 async def acquire(
-    draft: Draft, transactions: Transactions, owner: str, ttl_seconds: float
+    draft: Draft,
+    transactions: Transactions,
+    owner: str,
+    ttl_seconds: float,
+    *,
+    watch: LeaseWatch,
+    ended_owner: str,
 ) -> Lease:
     record = draft.require()
     held = record.lease
     # What an earlier process of the store granted is void: see record.HeldLease.
-    if held is not None and held.epoch == draft.epoch and held.owner != owner:
-        remaining = held.expires_at - draft.now
-        if remaining > 0:
-            raise LeaseHeldError(draft.key, held.owner, remaining)
+    if held and held.epoch == draft.epoch and held.owner not in (owner, ended_owner):
+        left = watch.remaining_seconds(draft.key, held.fence, held.expires_at, draft.now)
+        if left > 0:
+            raise LeaseHeldError(draft.key, held.owner, left)
     fence = await transactions.connection.number()
     record.lease = HeldLease(owner, fence, draft.now + ttl_seconds, draft.epoch)
     return _lease(draft, record.lease)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -32,6 +33,7 @@ from server.store.base import (
     StoreVersionError,
     VersionInfo,
 )
+from server.store.leases import LeaseWatch, check_lease_request
 from server.store.redis import check, history, jobs, leases, reading, replies, sessions, snapshots
 from server.store.redis.blobs import addressed
 from server.store.redis.connection import Connection
@@ -60,7 +62,9 @@ class RedisStore(SessionStore):
         durability: Durability | None = None,
         idle_seconds: float | None = None,
         clock: Callable[[], float] | None = None,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._leases = LeaseWatch(timer)
         self._connection = Connection(url, password, durability or Durability(), clock)
         self._transactions = Transactions(self._connection)
         self._idle_seconds = idle_seconds
@@ -176,18 +180,25 @@ class RedisStore(SessionStore):
 
     # Leases
 
-    async def acquire(self, key: SessionKey, owner: str, ttl_seconds: float) -> Lease:
-        if ttl_seconds <= 0 or not owner:
-            raise ValueError("a lease requires an owner and a positive number of seconds")
+    async def acquire(
+        self, key: SessionKey, owner: str, ttl_seconds: float, *, ended_owner: str = ""
+    ) -> Lease:
+        check_lease_request(owner, ttl_seconds)
 
         async def operation(draft: Draft) -> Lease:
-            return await leases.acquire(draft, self._transactions, owner, ttl_seconds)
+            return await leases.acquire(
+                draft,
+                self._transactions,
+                owner,
+                ttl_seconds,
+                watch=self._leases,
+                ended_owner=ended_owner,
+            )
 
         return await self._transactions.change(key, operation, when_full=True)
 
     async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
-        if ttl_seconds <= 0:
-            raise ValueError("a lease requires a positive number of seconds")
+        check_lease_request(lease.owner, ttl_seconds)
 
         async def operation(draft: Draft) -> Lease:
             return leases.renew(draft, lease, ttl_seconds)
@@ -358,6 +369,9 @@ class RedisStore(SessionStore):
         return await jobs.jobs(self._transactions, limit)
 
     # Upkeep
+
+    async def check_writable(self, room_bytes: int = 0) -> None:
+        await self._connection.check_writable(room_bytes)
 
     @property
     def schema_version(self) -> int:

@@ -17,10 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from server.store.base import StoreUnavailableError
+from server.store.base import StoreFullError, StoreUnavailableError
+from server.store.leases import LeaseWatch
+from server.store.sqlite.disk import Disk
 from server.store.sqlite.faults import translate
 from server.store.sqlite.rows import Tx
-from server.store.sqlite.schema import prepare
+from server.store.sqlite.schema import LOG_BYTES, prepare
+from server.store.sqlite.scrubbing import begin_scrubbing, is_scrubbing_due, scrub
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,11 +37,17 @@ class Database:
         path: str | Path,
         *,
         clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
         busy_seconds: float = 10.0,
     ) -> None:
+        self._leases = LeaseWatch(timer)
         self._where = str(path)
+        # None in memory.
+        self._disk = None if self._where == ":memory:" else Disk(Path(path))
         self._clock = clock
         self._busy_seconds = busy_seconds
+        # The log was to be emptied, and somebody read it still.
+        self._owes_empty_log = False
         # Both are set by open() and cleared by close().
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
@@ -69,16 +78,19 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         with self._translated_errors():
-            if self._where != ":memory:":
+            if self._disk is not None:
                 self._create_private_file()
             # No implicit transactions: they begin and end in _transact alone.
             connection = sqlite3.connect(self._where, isolation_level=None, check_same_thread=False)
             try:
                 prepare(connection, self._where, self._busy_seconds)
+                self._finish_scrubbing(connection)
             except BaseException:
                 connection.close()
                 raise
         connection.row_factory = sqlite3.Row
+        if self._disk is not None:
+            self._disk.opened()
         return connection
 
     def _create_private_file(self) -> None:
@@ -110,12 +122,15 @@ class Database:
     async def _write(
         self, operation: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        # IMMEDIATE: a reader that turns writer would fail on another process's commit.
         return await self._run(
-            lambda connection: self._transact(
-                connection, "BEGIN IMMEDIATE", lambda tx: operation(tx, *args, **kwargs)
-            )
+            lambda connection: self._change(connection, lambda tx: operation(tx, *args, **kwargs))
         )
+
+    def _change(self, connection: sqlite3.Connection, operation: Callable[[Tx], T]) -> T:
+        if self._disk is not None:
+            self._disk.require_same_files()
+        # IMMEDIATE: a reader that turns writer would fail on another process's commit.
+        return self._transact(connection, "BEGIN IMMEDIATE", operation)
 
     def _transact(
         self, connection: sqlite3.Connection, begin: str, operation: Callable[[Tx], T]
@@ -148,13 +163,72 @@ class Database:
         """Write, then empty the write-ahead log, which still holds what was erased."""
 
         def erase(connection: sqlite3.Connection) -> T:
-            result = self._transact(
-                connection, "BEGIN IMMEDIATE", lambda tx: operation(tx, *args, **kwargs)
-            )
-            # The erasure is done and must not fail for this; what a reader in another
-            # process holds back goes with the next checkpoint.
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            try:
+                result = self._change(connection, lambda tx: operation(tx, *args, **kwargs))
+            except StoreFullError:
+                result = self._erase_when_full(
+                    connection, lambda tx: operation(tx, *args, **kwargs)
+                )
+            # The erasure is done and must not fail for this.
+            self._empty_log(connection)
             return result
 
         return await self._run(erase)
+
+    def _erase_when_full(self, connection: sqlite3.Connection, operation: Callable[[Tx], T]) -> T:
+        """Erase with as little room as can be: see `scrubbing`."""
+        if self._disk is not None:
+            self._disk.release_reserve()
+
+        def erase(tx: Tx) -> T:
+            result = operation(tx)
+            begin_scrubbing(connection)
+            return result
+
+        connection.execute("PRAGMA secure_delete = FAST")
+        try:
+            # Emptying the log may need more room than there is, and may be what makes room.
+            try:
+                result = self._change(connection, erase)
+            except StoreFullError:
+                self._empty_log(connection)
+                result = self._change(connection, erase)
+        finally:
+            connection.execute("PRAGMA secure_delete = ON")
+        self._empty_log(connection)
+        self._finish_scrubbing(connection)
+        return result
+
+    def _finish_scrubbing(self, connection: sqlite3.Connection) -> None:
+        # What fails is tried again when there is room, or the file is opened: the rows are gone
+        # all the same.
+        with contextlib.suppress(sqlite3.Error):
+            if is_scrubbing_due(connection):
+                scrub(connection)
+                self._empty_log(connection)
+
+    async def _check_writable(self, room_bytes: int) -> None:
+        def check(connection: sqlite3.Connection) -> None:
+            if self._disk is None:
+                return
+            self._disk.require_same_files()
+            if self._owes_empty_log or self._disk.log_bytes() > 2 * LOG_BYTES:
+                self._empty_log(connection)
+            if room_bytes:
+                self._disk.require_room(room_bytes)
+                self._finish_scrubbing(connection)
+                self._disk.make_reserve()
+
+        await self._run(check)
+
+    def _empty_log(self, connection: sqlite3.Connection) -> None:
+        """Move the write-ahead log into the database and cut it to nothing. A reader in another
+        process that is in the way is not waited for: `_check_writable` tries again."""
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._owes_empty_log = bool(busy)
+        except sqlite3.Error:
+            self._owes_empty_log = True
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {int(self._busy_seconds * 1000)}")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import sqlite3
 
 from server.store.errors import LeaseHeldError, LeaseLostError
+from server.store.leases import LeaseWatch
 from server.store.sqlite.rows import Tx, session_row
 from server.store.values import Lease, SessionKey
 
 
-def acquire(tx: Tx, key: SessionKey, owner: str, ttl_seconds: float) -> Lease:
+def acquire(
+    tx: Tx, key: SessionKey, owner: str, ttl_seconds: float, *, watch: LeaseWatch, ended_owner: str
+) -> Lease:
     row = session_row(tx, key)
-    remaining = row["lease_expires"] - tx.now
-    if row["lease_owner"] not in (None, owner) and remaining > 0:
-        raise LeaseHeldError(key, row["lease_owner"], remaining)
+    holder = row["lease_owner"]
+    if holder not in (None, owner, ended_owner):
+        left = watch.remaining_seconds(key, row["lease_fence"], row["lease_expires"], tx.now)
+        if left > 0:
+            raise LeaseHeldError(key, holder, left)
     tx.execute("UPDATE fence SET last = last + 1")
     lease = Lease(
         key=key,

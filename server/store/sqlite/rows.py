@@ -111,6 +111,18 @@ def put_blobs(
     for name, data in blobs.items():
         digest = digest_of(data)
         known = tx.one("SELECT id FROM blobs WHERE user = ? AND digest = ?", user, digest)
+        held = tx.one(f"SELECT blob FROM {table} WHERE session = ? AND name = ?", session, name)
+        if known is None and held is not None and _references(tx, held["blob"]) == 1:
+            # Nobody else knows the blob that goes, so its row and all that leads there can stay,
+            # and most turns change three pages for their state instead of eight.
+            tx.execute(
+                "UPDATE blobs SET digest = ?, size = ?, data = ? WHERE id = ?",
+                digest,
+                len(data),
+                data,
+                held["blob"],
+            )
+            continue
         blob = (
             known["id"]
             if known
@@ -122,7 +134,19 @@ def put_blobs(
                 data,
             ).lastrowid
         )
-        tx.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", session, name, blob)
+        if held is None or held["blob"] != blob:
+            tx.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", session, name, blob)
+
+
+def _references(tx: Tx, blob: int) -> int:
+    """How often heads, versions and jobs refer to a blob."""
+    count: int = tx.value(
+        "SELECT (SELECT count(*) FROM head_blobs WHERE blob = ?1)"
+        " + (SELECT count(*) FROM version_blobs WHERE blob = ?1)"
+        " + (SELECT count(*) FROM job_blobs WHERE blob = ?1)",
+        blob,
+    )
+    return count
 
 
 def blobs_of(tx: Tx, session: int) -> set[int]:

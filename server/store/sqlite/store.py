@@ -5,7 +5,8 @@ Many processes may open one file. A process that is stopped in the middle of a
 write holds the others up: they wait `busy_seconds`, then get
 StoreUnavailableError.
 
-Erasing overwrites rows and empties the write-ahead log. It does not reach
+Erasing overwrites rows and empties the write-ahead log, also when the disk is full: a
+small file beside the database, NAME-reserve, is kept for that. It does not reach
 backups, snapshots of the file system, or blocks that a device has remapped.
 """
 
@@ -28,6 +29,7 @@ from server.store.base import (
     StoredReply,
     VersionInfo,
 )
+from server.store.leases import check_lease_request
 from server.store.sqlite import check, history, jobs, leases, reading, sessions, snapshots
 from server.store.sqlite.database import Database
 from server.store.sqlite.schema import SCHEMA_VERSION
@@ -90,14 +92,16 @@ class SQLiteStore(Database, SessionStore):
 
     # Leases
 
-    async def acquire(self, key: SessionKey, owner: str, ttl_seconds: float) -> Lease:
-        if ttl_seconds <= 0 or not owner:
-            raise ValueError("a lease requires an owner and a positive number of seconds")
-        return await self._write(leases.acquire, key, owner, ttl_seconds)
+    async def acquire(
+        self, key: SessionKey, owner: str, ttl_seconds: float, *, ended_owner: str = ""
+    ) -> Lease:
+        check_lease_request(owner, ttl_seconds)
+        return await self._write(
+            leases.acquire, key, owner, ttl_seconds, watch=self._leases, ended_owner=ended_owner
+        )
 
     async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
-        if ttl_seconds <= 0:
-            raise ValueError("a lease requires a positive number of seconds")
+        check_lease_request(lease.owner, ttl_seconds)
         return await self._write(leases.renew, lease, ttl_seconds)
 
     async def release(self, lease: Lease) -> None:
@@ -220,6 +224,9 @@ class SQLiteStore(Database, SessionStore):
         return await self._read(jobs.jobs, limit)
 
     # Upkeep
+
+    async def check_writable(self, room_bytes: int = 0) -> None:
+        await self._check_writable(room_bytes)
 
     @property
     def schema_version(self) -> int:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import pytest
-from api import Api, refusal_of
-from credentials import Authority, bearer, shared_key_file, token
+from api import Api, refusal_of, refused
+from credentials import (
+    Authority,
+    bearer,
+    claims,
+    jwk,
+    jwks_file,
+    rsa_key,
+    shared_key_file,
+    token,
+)
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hope.v1 import sessions_pb2 as pb
@@ -21,6 +33,7 @@ from server.auth.access import server_credentials
 from server.crypto.files import KeyFileError
 from server.main import main
 from server.settings import Settings
+from server.telemetry.logs import FIELDS, session_tag
 
 MINE = pb.ListSessionsRequest(parent="users/ada")
 
@@ -114,8 +127,8 @@ async def test_the_certificate_names_the_user(serve: Serve, tmp_path: Path) -> N
                 NotFoundError, match="Session users/ada/sessions/diary does not exist"
             ):
                 await bob.sessions.get("diary")
-        async with client(authority.client("no user id"), "ada") as odd:
-            with pytest.raises(UnauthenticatedError, match="common name"):
+        async with client(authority.client("ada|b c"), "@me") as odd:
+            with pytest.raises(NotFoundError, match="ada%7Cb%20c/sessions/diary"):
                 await odd.sessions.get("diary")
         # Another authority's certificate, or none, does not even get a connection.
         anonymous = grpc.ssl_channel_credentials(authority.root)
@@ -130,6 +143,103 @@ async def test_the_certificate_names_the_user(serve: Serve, tmp_path: Path) -> N
                 with pytest.raises(aio.AioRpcError) as caught:
                     await Api(channel).sessions.ListSessions(MINE, timeout=10)
                 assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("subject", "user"),
+    [
+        ("ada", "ada"),
+        ("auth0|5f7c8ec7c33c6c004bbafe82", "auth0%7C5f7c8ec7c33c6c004bbafe82"),
+        ("ada@example.com", "ada%40example.com"),
+        ("system:serviceaccount:default:bot", "system%3Aserviceaccount%3Adefault%3Abot"),
+    ],
+)
+async def test_a_token_names_its_user_by_any_subject(
+    serve: Serve, tmp_path: Path, subject: str, user: str
+) -> None:
+    """Under its own name and under users/@me: one user, and nobody else."""
+    rsa = rsa_key()
+    encryption = jwk(rsa_key(), kid="enc", use="enc", alg="RSA-OAEP")
+    keys = jwks_file(tmp_path, encryption, jwk(rsa, kid="sig", use="sig", alg="RS256"))
+
+    def signed(subject: str) -> str:
+        return jwt.encode(claims(subject), rsa, algorithm="RS256", headers={"kid": "sig"})
+
+    async with serve(token_jwks_file=keys, log_format="json") as served:
+        target = f"127.0.0.1:{served.running.port}"
+        async with HopeClient(target, user="@me", token=signed(subject)) as client:
+            assert [each async for each in client.sessions.list()] == []
+            created = await client.sessions.create("diary", policy="quick")
+            assert created.name == f"users/{user}/sessions/diary"
+            assert (await client.say("diary", "Hello.")).usage.output_tokens
+            assert (await client.sessions.get(created.name)).name == created.name
+            assert [each.name async for each in client.sessions.list()] == [created.name]
+            copy = await client.sessions.fork("diary", "copy")
+            assert copy.name == f"users/{user}/sessions/copy"
+            await client.sessions.delete("copy")
+        # The command line takes the user from the token, whatever --user says.
+        token_file = tmp_path / "token"
+        token_file.write_text(signed(subject))
+        listed = await hope(target, "--token-file", str(token_file), "--user", "bob", "list")
+        assert "diary" in listed
+        async with HopeClient(target, user="@me", token=signed(f"{subject}x")) as other:
+            assert [each async for each in other.sessions.list()] == []
+            with pytest.raises(NotFoundError):
+                await other.sessions.get(created.name)
+        async with HopeClient(target, user="@me", token=signed(subject)) as client:
+            assert await client.sessions.delete_user() == 1
+
+
+async def hope(target: str, *arguments: str) -> str:
+    """What `hope sessions` prints on this server; asserts that it succeeds."""
+    *options, action = arguments
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from hope_client.cli import main; raise SystemExit(main())",
+        *("--server", target, *options, "sessions", action),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return out.decode()
+
+
+async def test_the_log_tags_me_like_the_name_in_full(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "server.requests")
+    name = "users/ada/sessions/diary"
+    async with serve(token_key_file=shared_key_file(tmp_path), log_format="json") as served:
+        target = f"127.0.0.1:{served.running.port}"
+        async with HopeClient(target, user="@me", token=token()) as client:
+            await client.sessions.create("diary", policy="quick")
+            await client.say("diary", "Hello.")
+            await client.say(name, "Hello again.")
+            await client.sessions.get("diary")
+    lines = [getattr(each, FIELDS) for each in caplog.records if each.name == "server.requests"]
+    tags = [line["session"] for line in lines if line["method"] in ("Generate", "GetSession")]
+    assert tags == [session_tag(name)] * 3
+
+
+async def test_me_is_nobody_without_credentials(api: Api) -> None:
+    for name in ("users/@me/sessions/diary", "users/@me/sessions/none"):
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "name"):
+            await api.sessions.GetSession(pb.GetSessionRequest(name=name))
+    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "parent"):
+        await api.sessions.ListSessions(pb.ListSessionsRequest(parent="users/@me"))
+
+
+async def test_another_claim_names_the_user_on_the_wire(serve: Serve, tmp_path: Path) -> None:
+    settings = {"token_key_file": shared_key_file(tmp_path), "token_user_claim": "email"}
+    async with serve(**settings) as served:
+        target = f"127.0.0.1:{served.running.port}"
+        value = token("7", email="ada@example.com")
+        async with HopeClient(target, user="@me", token=value) as client:
+            created = await client.sessions.create("diary")
+            assert created.name == "users/ada%40example.com/sessions/diary"
+        assert "not valid" in await unauthenticated(served.api, bearer(token("7")))
 
 
 async def test_tokens_travel_by_tls_from_everywhere(serve: Serve, tmp_path: Path) -> None:
@@ -163,6 +273,7 @@ FILES = {
         ("ca", [], "tls_client_ca_file requires"),
         ("shared jwks", [], "mutually exclusive"),
         ("", ["--token-issuer", "us"], "token_issuer requires"),
+        ("", ["--token-user-claim", "email"], "token_user_claim requires"),
         ("", ["--admin-port", "1"], "together"),
         ("", ["--admin-token-file", "x"], "together"),
         (

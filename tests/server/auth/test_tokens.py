@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.auth.tokens import TokenVerifier, UnauthenticatedError
+from server.auth.users import is_user_id, subject_of, user_id_of
 from server.crypto.files import KeyFileError
 
 RSA, EC = rsa_key(), ec_key()
@@ -60,11 +62,11 @@ def by_hand(header: dict[str, Any], body: dict[str, Any], key: bytes | None) -> 
     return f"{text}.{encoded(signature)}"
 
 
-def refusal(verifier: TokenVerifier, value: str) -> str:
+def refusal(verifier: TokenVerifier, value: str, *, dots: int | None = 0) -> str:
     with pytest.raises(UnauthenticatedError) as caught:
         verifier.user(value)
     message = str(caught.value)
-    assert "." not in message
+    assert dots is None or message.count(".") == dots
     assert len(value) < 9 or value not in message
     # Tracebacks are logged; the library's own errors may quote what they were given.
     assert caught.value.__cause__ is None
@@ -90,10 +92,11 @@ def test_a_good_token_names_its_user(shared: TokenVerifier, public: TokenVerifie
         ({"nbf": time.time() + 3600}, "not valid"),
         ({"iat": "soon"}, "not valid"),
         ({"exp": "never"}, "not valid"),
-        ({"sub": ""}, "subject"),
-        ({"sub": "ada/sessions/x"}, "subject"),
-        ({"sub": "a" * 65}, "subject"),
-        ({"sub": "ada\n"}, "subject"),
+        ({"sub": ""}, "claim 'sub'"),
+        ({"sub": "a" * 257}, "claim 'sub'"),
+        ({"sub": "é" * 129}, "claim 'sub'"),
+        ({"sub": "ada\ud800"}, "claim 'sub'"),
+        ({"sub": 7}, "not valid"),
     ],
 )
 def test_claims_that_are_refused(shared: TokenVerifier, changes: Any, words: str) -> None:
@@ -128,6 +131,93 @@ def test_the_key_and_not_the_token_says_the_algorithm(
     refusal(public, signed(RSA, "RS256", "new"))
     refusal(public, signed(RSA, "RS256", "unknown"))
     refusal(public, token(key=RSA, algorithm="RS256"))
+
+
+# Entries that identity providers publish beside the keys that sign.
+FOREIGN: dict[str, dict[str, Any]] = {
+    "Keycloak's key for encryption": jwk(rsa_key(), kid="enc", use="enc", alg="RSA-OAEP"),
+    "Ed25519": {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg", "kid": "ed"},
+    "a kind from the future": {"kty": "AKP", "alg": "ML-DSA-44", "pub": "x", "kid": "pq"},
+    "another algorithm": jwk(rsa_key(), kid="ps", use="sig", alg="PS256"),
+    "another curve": jwk(ec_key(ec.SECP521R1()), kid="p521", use="sig"),
+    "a short key": jwk(rsa_key(1024), kid="short", use="sig"),
+    "half a key": {"kty": "RSA", "kid": "half", "use": "sig", "e": "AQAB"},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_keys_of_a_jwks_file_are_left_out(tmp_path: Path, name: str) -> None:
+    foreign = FOREIGN[name]
+    path = jwks_file(tmp_path, foreign, jwk(RSA, kid="sig", use="sig", alg="RS256"), foreign)
+    verifier = TokenVerifier.public(path, audience=AUDIENCE)
+    assert verifier.user(signed(RSA, "RS256", "sig")) == "ada"
+    refusal(verifier, signed(rsa_key(), "RS256", foreign.get("kid", "")))
+
+
+def test_keys_without_an_id_or_with_the_same_are_tried_in_turn(tmp_path: Path) -> None:
+    other, stranger = rsa_key(), rsa_key()
+    for members in ({}, {"kid": "same"}):
+        keys = [jwk(each, **members) for each in (other, EC, RSA)]
+        verifier = TokenVerifier.public(jwks_file(tmp_path, *keys), audience=AUDIENCE)
+        for key, algorithm in ((RSA, "RS256"), (EC, "ES256"), (other, "RS256")):
+            assert verifier.user(signed(key, algorithm, "same")) == "ada"
+        refusal(verifier, signed(stranger, "RS256", "same"))
+        refusal(verifier, signed(RSA, "RS512", "same"))
+        assert "expired" in refusal(verifier, signed(RSA, "RS256", "same", exp=1))
+
+
+SUBJECTS = {
+    "ada": "ada",
+    "f81d4fae-7dec-11d0-a765-00a0c91e6bf6": "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+    "A_b.c-9": "A_b.c-9",
+    "AAAAAAAAAAAAAAAAAAAAAIkzqFVrSaSaFHy782bbtaQ" * 2: "AAAAAAAAAAAAAAAAAAAAAIkzqFVrSaSaFHy782bbtaQ"
+    * 2,
+    "auth0|5f7c8ec7c33c6c004bbafe82": "auth0%7C5f7c8ec7c33c6c004bbafe82",
+    "ada@example.com": "ada%40example.com",
+    "system:serviceaccount:default:bot": "system%3Aserviceaccount%3Adefault%3Abot",
+    "spiffe://example.org/ns/a": "spiffe%3A%2F%2Fexample.org%2Fns%2Fa",
+    "CN=Ada Lovelace,O=x": "CN%3DAda%20Lovelace%2CO%3Dx",
+    "ada%7Cbob": "ada%257Cbob",
+    "@me": "%40me",
+    "~ada": "%7Eada",
+    "zoë": "zo%C3%AB",
+    "ada\n\0": "ada%0A%00",
+    "ada/sessions/x": "ada%2Fsessions%2Fx",
+}
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_any_subject_is_served_under_an_id(shared: TokenVerifier, subject: str) -> None:
+    user = shared.user(token(subject))
+    assert user == SUBJECTS[subject]
+    assert subject_of(user) == subject
+
+
+@given(st.text(min_size=1, max_size=64).filter(lambda text: len(text.encode()) <= 256))
+def test_an_id_says_its_subject_whole(subject: str) -> None:
+    user = user_id_of(subject)
+    assert subject_of(user) == subject
+    assert re.fullmatch(r"[A-Za-z0-9_.%-]{1,768}", user)
+
+
+@pytest.mark.parametrize(
+    "user", ["", "@me", "a b", "a|b", "%7c", "%", "%4", "%41", "a%2Ea", "%FF", "%C3", "a" * 257]
+)
+def test_no_subject_has_two_ids(user: str) -> None:
+    assert not is_user_id(user)
+    with pytest.raises(ValueError, match=r"an id of a user|a subject|codec"):
+        subject_of(user)
+
+
+@pytest.mark.parametrize("name", ["email", "preferred_username", "oid", "https://example.org/user"])
+def test_another_claim_may_name_the_user(tmp_path: Path, name: str) -> None:
+    verifier = TokenVerifier.shared(shared_key_file(tmp_path), audience=AUDIENCE, user_claim=name)
+    assert verifier.user(token("x", **{name: "ada@example.com"})) == "ada%40example.com"
+    assert verifier.user(token(sub=None, **{name: "ada"})) == "ada"
+    assert "not valid" in refusal(verifier, token("ada"))
+    for value in (7, True, "", ["ada"], {"name": "ada"}):
+        assert f"claim '{name}'" in refusal(verifier, token("ada", **{name: value}), dots=None)
 
 
 def test_what_is_no_token_is_refused(shared: TokenVerifier) -> None:
@@ -187,15 +277,22 @@ OCT = {"kty": "oct", "k": base64.urlsafe_b64encode(SHARED_KEY).decode()}
     [
         ([], "no keys"),
         ([OCT], "neither an RSA nor an EC"),
+        (
+            [OCT | {"kty": 7}, {}, {"kty": "RSA"}, {"kty": "EC", "crv": "P-256"}],
+            "no keys that verify",
+        ),
+        ([jwk(RSA, use="enc"), jwk(EC, alg="ECDH-ES"), OCT], "'ECDH-ES' .*, key '' is neither"),
+        ([jwk(RSA, alg="ES256")], "does not fit its kind"),
+        ([jwk(EC) | {"key_ops": ["encrypt"]}], "signature key"),
         ([jwk(rsa_key(1024))], "2048"),
         ([jwk(ec_key(ec.SECP384R1()))], "P-256"),
         ([jwk(RSA, alg="RS512")], "RS512"),
         ([jwk(RSA, use="enc")], "signature key"),
         ([jwk(RSA) | {"d": "AQAB"}], "private"),
         ([jwk(RSA) | {"n": "!"}], "cannot be decoded"),
-        ([jwk(RSA), jwk(EC, kid="b")], "kid"),
-        ([jwk(RSA, kid="a"), jwk(EC, kid="a")], "kid"),
+        ([jwk(EC, kid="a"), jwk(RSA, kid="b") | {"d": "AQAB"}], "private"),
         (["text"], "not a JWKS"),
+        ([jwk(RSA), None], "not a JWKS"),
     ],
 )
 def test_public_keys_that_cannot_be_used(tmp_path: Path, entries: Any, words: str) -> None:

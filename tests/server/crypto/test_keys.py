@@ -9,13 +9,14 @@ import pytest
 
 from server.crypto.cipher import KEY_BYTES, UnsealError
 from server.crypto.keys import KeyStore, LostMasterKeyError, MasterKeyError, parse_master_keys
+from server.store.factory import key_store
 
 OLD, NEW = b"o" * KEY_BYTES, b"n" * KEY_BYTES
 PLACE = ("blob", "ada")
 
 
 async def opened(path: Path, *master_keys: bytes) -> KeyStore:
-    keys = KeyStore(path / "keys.db", master_keys)
+    keys = key_store(path / "keys.db", master_keys)
     await keys.open()
     return keys
 

@@ -199,6 +199,9 @@ async def test_a_full_store_says_so_and_is_usable_after(
     with server.client() as client:
         used = client.info("memory")["used_memory"]
         client.config_set("maxmemory", used + (6 << 20))
+        await store.check_writable(1 << 20)
+        with pytest.raises(StoreFullError):
+            await store.check_writable(24 << 20)
         large = turn(head, 1, put_blobs={"fast": os.urandom(24 << 20)})
         with pytest.raises(StoreFullError):
             await store.commit(lease, large)
@@ -208,6 +211,8 @@ async def test_a_full_store_says_so_and_is_usable_after(
         head = await store.commit(lease, turn(head, 2))
 
         client.config_set("maxmemory", 1 << 20)
+        with pytest.raises(StoreFullError):
+            await store.check_writable()
         with pytest.raises(StoreFullError):
             await store.commit(lease, turn(head, 3))
         with pytest.raises(StoreFullError):

@@ -24,7 +24,7 @@ from server.store.base import (
     StoreVersionError,
 )
 from server.store.sqlite import SQLiteStore
-from server.store.sqlite.schema import SCHEMA_VERSION
+from server.store.sqlite.schema import PAGE_BYTES, SCHEMA_VERSION
 
 KEY = SessionKey("ada", "notes")
 GOLDEN = Path(__file__).with_name("golden")
@@ -120,7 +120,8 @@ async def test_only_the_owner_may_read(tmp_path: Path) -> None:
     async with SQLiteStore(tmp_path / "store.db") as store:
         await make(store)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
+    names = ("store.db", "store.db-wal", "store.db-shm", "store.db-reserve")
+    assert modes == dict.fromkeys(names, 0o600)
 
 
 async def test_memory_keeps_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,16 +189,17 @@ async def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         await SQLiteStore(path).open()
 
 
-async def test_damage_inside_the_file_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sound_bytes", [PAGE_BYTES, 16 * PAGE_BYTES])
+async def test_damage_inside_the_file_is_reported(tmp_path: Path, sound_bytes: int) -> None:
     path = tmp_path / "store.db"
     async with SQLiteStore(path) as store:
         await make(store, level=b"l" * 100_000)
     content = path.read_bytes()
-    header, rest = content[:16384], content[16384:]
-    path.write_bytes(header + b"\xff" * len(rest))
-    async with SQLiteStore(path) as store:
-        with pytest.raises(CorruptStoreError, match=r"store\.db"):
-            await store.head(KEY)
+    path.write_bytes(content[:sound_bytes] + b"\xff" * len(content[sound_bytes:]))
+    # When it is opened, or when what is damaged is read.
+    with pytest.raises(CorruptStoreError, match=r"store\.db"):
+        async with SQLiteStore(path) as store:
+            await store.read_blobs(KEY)
 
 
 async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 
 from hope_client.client import HopeClient
+from hope_client.names import ME
 from hope_client.transport import RetryPolicy, Token
 
 
@@ -30,6 +31,9 @@ def connect(
             missing.
     """
     credentials, token = _credentials(args), _token(args)
+    if token is not None:
+        # The token names its user, by a claim and in a form that only the server knows.
+        args.user = ME
     try:
         return HopeClient(
             args.server,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from hope_client.cli.app import App
 from hope_client.cli.view import count, size, to_plain
+from hope_client.errors import NotFoundError
+
+# The server's health service tells by this name whether its store takes writes.
+STORE = "hope.store"
 
 
 def info(app: App) -> int:
@@ -29,8 +33,19 @@ def info(app: App) -> int:
 def health(app: App) -> int:
     """Says whether the server takes calls: 0, or 1 while it starts, drains, or is not there."""
     serving = app.run(app.client.serving())
+    writable = app.run(_store_is_writable(app))
     if app.args.json:
-        app.terminal.json({"serving": serving})
-    else:
-        app.terminal.print("serving" if serving else "not serving")
+        app.terminal.json({"serving": serving, "store_writable": writable})
+        return 0 if serving else 1
+    said = "serving" if serving else "not serving"
+    if not writable:
+        said += "; the store does not accept writes (the server's log says why)"
+    app.terminal.print(said)
     return 0 if serving else 1
+
+
+async def _store_is_writable(app: App) -> bool:
+    try:
+        return await app.client.serving(STORE)
+    except NotFoundError:  # a server that does not tell
+        return True

@@ -124,7 +124,7 @@ def _add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
     group.add_argument(
         "--user",
         default=default(os.environ.get("HOPE_USER") or "local"),
-        help="user of short session names (HOPE_USER; default local)",
+        help="user of short session names without a token (HOPE_USER; default local)",
     )
     group.add_argument(
         "--timeout-seconds",
