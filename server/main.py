@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc import aio
@@ -64,6 +64,9 @@ from server.telemetry.logs import configure
 from server.telemetry.metrics import Metrics, MetricsPort
 from server.telemetry.tracing import NO_TRACES, OtelTracer, sent_to
 
+if TYPE_CHECKING:
+    from server.http_api.server import HttpPort
+
 _log = logging.getLogger(__name__)
 
 USER_SERVICES = tuple(
@@ -96,6 +99,7 @@ class RunningServer:
     grpc_servers: Sequence[aio.Server]
     health: HealthServicer
     drain_seconds: float
+    http: HttpPort | None = None
     # Where Prometheus scrapes; None when nobody asked for it.
     metrics_port: int | None = None
 
@@ -111,7 +115,10 @@ class RunningServer:
         if was_busy:  # then calls may be on their way
             await asyncio.sleep(min(LINGER_SECONDS, max(0.0, ends - time.monotonic())))
         grace = max(0.0, ends - time.monotonic())
-        await asyncio.gather(*(server.stop(grace) for server in self.grpc_servers))
+        stopping = [server.stop(grace) for server in self.grpc_servers]
+        if self.http is not None:
+            stopping.append(self.http.stop(grace))
+        await asyncio.gather(*stopping)
         await self.sessions.stop()
 
 
@@ -225,15 +232,60 @@ async def running_server(
         await jobs.start()
         for each in servers:
             await each.start()
+        http = await _open_http(settings, sessions, authenticate)
         for name in ("", *SERVICES):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
         running = RunningServer(
-            port, admin_port, sessions, jobs, servers, health, settings.drain_seconds, metrics_port
+            port,
+            admin_port,
+            sessions,
+            jobs,
+            servers,
+            health,
+            settings.drain_seconds,
+            http,
+            metrics_port,
         )
         try:
             yield running
         finally:
             await running.stop()
+
+
+async def _open_http(
+    settings: Settings, sessions: Sessions, authenticate: Authenticator
+) -> HttpPort | None:
+    """The port of the HTTP gateway, if it is asked for. Raises OSError."""
+    if settings.http_port is None:
+        return None
+    try:
+        from server.http_api.app import make_app
+        from server.http_api.models import base_model_id
+        from server.http_api.requests import LOOPBACK_HOSTS, Gate
+        from server.http_api.server import HttpPort
+    except ImportError:
+        raise OSError("the HTTP port needs its packages: pip install 'hope-server[http]'") from None
+    hosts = (*LOOPBACK_HOSTS, settings.host, *_listed(settings.http_hosts))
+    app = make_app(
+        sessions,
+        Gate(
+            authenticate,
+            None if settings.authenticates else hosts,
+            _listed(settings.http_cors_origins),
+        ),
+        base_model_id(settings.model),
+        max_requests=settings.max_concurrent_rpcs,
+        logs_requests=settings.log_format == "json",
+    )
+    certificate = None
+    if settings.tls_cert_file and settings.tls_key_file:
+        certificate = (settings.tls_cert_file, settings.tls_key_file)
+    return await HttpPort.open(app, settings.host, settings.http_port, certificate=certificate)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The parts of a list apart by commas."""
+    return tuple(part for each in text.split(",") if (part := each.strip()))
 
 
 def _grpc_server(
@@ -281,6 +333,9 @@ async def serve(settings: Settings) -> None:
             admin_host = settings.admin_address.rsplit(":", 1)[0]
             print(f"operators: {admin_host}:{running.admin_port}", flush=True)
         print(f"hope-server listens on {host}:{running.port}", flush=True)
+        if running.http is not None:
+            place = f"{running.http.scheme}://{host}:{running.http.port}"
+            print(f"HTTP (OpenAI-compatible): {place}/v1", flush=True)
         if running.metrics_port is not None:
             print(
                 f"metrics: http://{settings.metrics_host}:{running.metrics_port}/metrics",

@@ -19,9 +19,15 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.engine.prompt import encode_spans, turn_record
+from hope_runtime.engine.prompt import encode_spans
 from hope_runtime.engine.reply import OnText, write
-from hope_runtime.engine.turn import DEFAULT_MAX_TOKENS, GenerateOutcome, GenerateTurn, ReadOutcome
+from hope_runtime.engine.turn import (
+    DEFAULT_MAX_TOKENS,
+    GenerateOutcome,
+    GenerateTurn,
+    ReadOutcome,
+    prompt_record,
+)
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.models.hope.batch import Batch
 from hope_runtime.models.hope.model import fresh_context
@@ -29,7 +35,7 @@ from hope_runtime.models.hope.served import HopeModel
 from hope_runtime.models.hope.session import enter, remember, restore
 from hope_runtime.models.hope.state import HopeState, fresh_state, has_room
 from hope_runtime.models.hope.stream import observe as stream
-from hope_runtime.session.fold import observe
+from hope_runtime.session.fold import continued, observe
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory
 
@@ -97,7 +103,7 @@ class _Reading:
 
 def prompt(model: HopeModel, memory: SessionMemory, turn: GenerateTurn) -> Record:
     """The turn's record up to where the model answers. Raises InvalidRequestError."""
-    return turn_record(model.tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn)
+    return prompt_record(model.tokenizer, memory, turn)
 
 
 def generate(
@@ -107,7 +113,7 @@ def generate(
     started = time.monotonic()
     record = prompt(model, memory, turn)
     input_tokens = len(record.tokens)
-    memory = enter(model, memory, turn.conversation)
+    memory = enter(model, continued(memory, record), turn.conversation)
     flags = _learnable(record)
     reading = yield from _read(restore(model, memory), record.tokens, flags, score=flags)
     prefilled = time.monotonic()
@@ -150,7 +156,7 @@ def read_record(
     """
     if not record.tokens:
         return ReadOutcome(0.0, 0, observe(memory, record, window_tokens=None))
-    memory = enter(model, memory, record.conversation)
+    memory = enter(model, continued(memory, record), record.conversation)
     flags = _learnable(record)
     state = restore(model, memory)
     reading = yield from _read(state, record.tokens, flags, score=(scored,) * len(flags))

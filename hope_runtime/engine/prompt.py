@@ -20,10 +20,12 @@ ROLES = {"system": Speaker.SYSTEM, "user": Speaker.USER, "assistant": Speaker.AS
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one speaker said. `role` is "system", "user" or "assistant"."""
+    """What one speaker said. `role` is "system", "user" or "assistant"; `learn` says whether a
+    user's message may teach in a turn that may."""
 
     role: str
     content: str
+    learn: bool = True
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -53,14 +55,15 @@ def turn_record(
     messages: Sequence[Message],
     *,
     learn: bool,
+    fresh: bool = False,
 ) -> Record:
     """The record of a turn up to where the model answers.
 
     Only what users said is learnable. The tokens up to the end of the system prompt are pinned
-    on a conversation's first turn.
+    on a conversation's first turn, and on a `fresh` one, which begins its window anew.
     """
     known = memory.conversations.get(conversation)
-    first = known is None or known.turns == 0
+    first = fresh or known is None or known.turns == 0
     plain = [{"role": message.role, "content": message.content} for message in messages]
     segments: list[Segment] = []
     pinned = 0
@@ -72,11 +75,23 @@ def turn_record(
                 pinned = _end_of_system_prompt(tokenizer, pinned, ids, segments)
             segments.append(Segment(Speaker.TEMPLATE, (ids,)))
             continue
-        speaker = ROLES[messages[piece.message_index].role]
+        message = messages[piece.message_index]
+        speaker = ROLES[message.role]
         before_content &= speaker is Speaker.SYSTEM
-        learnable = learn and speaker is Speaker.USER
+        learnable = learn and message.learn and speaker is Speaker.USER
         segments.append(Segment(speaker, encode_spans(tokenizer, piece.text), learnable))
-    return Record(RecordKind.TURN, conversation, tuple(segments), pinned=pinned)
+    kept = known is not None and fresh  # a window that there is
+    return Record(RecordKind.TURN, conversation, tuple(segments), pinned=pinned, fresh=kept)
+
+
+def text_record(
+    tokenizer: Tokenizer, conversation: str, text: str, *, learn: bool, fresh: bool
+) -> Record:
+    """The record of a turn that goes on with a text as it stands, without the chat template."""
+    segments = [Segment(Speaker.USER, encode_spans(tokenizer, text), learn)]
+    if tokenizer.add_bos and tokenizer.bos_id is not None:
+        segments.insert(0, Segment(Speaker.TEMPLATE, ((tokenizer.bos_id,),)))
+    return Record(RecordKind.TURN, conversation, tuple(segments), fresh=fresh)
 
 
 def encode_spans(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], ...]:

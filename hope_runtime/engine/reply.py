@@ -33,7 +33,8 @@ class TextPiece:
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-OnText = Callable[[TextPiece], None]
+OnText = Callable[[TextPiece], bool | None]
+"""Takes text as it is handed out. True asks for the reply to end there."""
 
 
 class FinishReason(Enum):
@@ -79,6 +80,7 @@ class Writing:
         # Of the tokens whose text was not handed out yet.
         self._held: list[TokenLogprobs | None] = []
         self._reason: FinishReason | None = None
+        self._asked_to_end = False
 
     @property
     def room(self) -> int:
@@ -99,6 +101,8 @@ class Writing:
             self._reason = FinishReason.STOP_STRING
         elif len(self.tokens) == self._limit:
             self._reason = FinishReason.LENGTH
+        elif self._asked_to_end:
+            self._reason = FinishReason.STOP
         return self._reason is not None
 
     def finish(self) -> Reply:
@@ -116,7 +120,7 @@ class Writing:
     def _hand_out(self, text: str) -> None:
         logprobs = tuple(each for each in self._held if each is not None)
         self._told.append(TextPiece(text, len(self._held), logprobs))
-        self._on_text(self._told[-1])
+        self._asked_to_end |= self._on_text(self._told[-1]) is True
         self._held.clear()
 
 

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from hope_runtime.engine.kv_slots import Row
-from hope_runtime.engine.prompt import Message, check_messages, encode_spans, turn_record
+from hope_runtime.engine.prompt import (
+    Message,
+    check_messages,
+    encode_spans,
+    text_record,
+    turn_record,
+)
 from hope_runtime.engine.reply import FinishReason, OnText, Reply, TextPiece, write
 from hope_runtime.engine.runner import Output, Pass
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.window_reader import Reader
 from hope_runtime.errors import InvalidRequestError
-from hope_runtime.session.fold import observe
+from hope_runtime.session.fold import continued, observe
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import Conversation, SessionMemory
 from hope_runtime.session.window import Window
@@ -31,12 +37,21 @@ DEFAULT_MAX_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class GenerateTurn:
-    """A request for a reply. Raises InvalidRequestError when it cannot be one."""
+    """A request for a reply. Raises InvalidRequestError when it cannot be one.
+
+    `fresh` begins the conversation's window anew. `plain` goes on with the text of its one message
+    as it stands, without the chat template. `taught` and `resume` become part of the turn's record
+    (session/log.py).
+    """
 
     conversation: str
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     learn: bool = True
+    fresh: bool = False
+    plain: bool = False
+    taught: tuple[bytes, ...] = ()
+    resume: bytes = b""
 
     def __post_init__(self) -> None:
         check_messages(self.messages)
@@ -73,6 +88,20 @@ class ReadOutcome:
     memory: SessionMemory | None = None
 
 
+def prompt_record(tokenizer: Tokenizer, memory: SessionMemory, turn: GenerateTurn) -> Record:
+    """The turn's record up to where the model answers. Raises InvalidRequestError."""
+    name = turn.conversation
+    if turn.plain:
+        (message,) = turn.messages
+        fresh = turn.fresh and name in memory.conversations
+        record = text_record(tokenizer, name, message.content, learn=turn.learn, fresh=fresh)
+    else:
+        record = turn_record(
+            tokenizer, memory, name, turn.messages, learn=turn.learn, fresh=turn.fresh
+        )
+    return replace(record, taught=turn.taught, resume=turn.resume)
+
+
 def place(
     tokenizer: Tokenizer, memory: SessionMemory, turn: GenerateTurn, window_tokens: int
 ) -> tuple[Record, Window]:
@@ -80,9 +109,11 @@ def place(
 
     Raises InvalidRequestError when the turn cannot be read whole.
     """
-    record = turn_record(tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn)
+    record = prompt_record(tokenizer, memory, turn)
     prompt = record.tokens
-    known = memory.conversations.get(turn.conversation, Conversation(Window(window_tokens)))
+    known = continued(memory, record).conversations.get(
+        turn.conversation, Conversation(Window(window_tokens))
+    )
     pinned = known.window.pin(prompt[: record.pinned])
     pinned.check_fits(len(prompt) - record.pinned)
     return record, pinned.append(prompt[record.pinned :])

@@ -10,7 +10,8 @@ Every blob says format, kind and the base model's fingerprint, and is checked fo
 dtypes and finiteness against the model before a tensor is used; what it should hold, the engine's
 Layout says. Integrity of the bytes themselves (digest, encryption) is the store's. tests/golden
 holds blobs of every format version: format 1 knew no fast memory and no contexts, format 2 no
-guards, format 3 no digests of documents.
+guards, format 3 no digests of documents, format 4 nothing by which a resent history is recognised.
+A state without the latter says format 4, so that older servers read it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from hope_runtime.session.policy import LearningPolicy
 from hope_runtime.session.state_schema import SpanFields, StateFields
 from hope_runtime.session.window import Window
 
-STATE_FORMAT = 4
+STATE_FORMAT = 5
+# Of blobs without what format 5 added.
+_FORMAT_BEFORE_HISTORIES = 4
 STATE_BLOB = "state"
 FAST_BLOB = "fast"
 # Tensors of the state blob: token ids of spans and windows.
@@ -151,8 +154,12 @@ def encode_state(memory: SessionMemory) -> bytes:
         "fast": None if memory.fast is None else {"conversation": memory.fast.conversation},
         "guards": _describe_guards(memory),
     }
-    header = _header(memory.fingerprint, "state") | {"state": json.dumps(state)}
-    return save(ids, metadata=header)
+    header = _header(memory.fingerprint, "state")
+    resume = {name: each.resume.hex() for name, each in memory.conversations.items() if each.resume}
+    if memory.taught or resume:
+        state |= {"taught": [digest.hex() for digest in memory.taught], "resume": resume}
+        header["format"] = str(STATE_FORMAT)
+    return save(ids, metadata=header | {"state": json.dumps(state)})
 
 
 def decode_memory(
@@ -252,7 +259,10 @@ def _build(
         layout.check_fast(fast.tensors)
     conversations = {
         item.name: Conversation(
-            Window(item.capacity, head, tail, item.dropped), item.turns, contexts.get(item.name, {})
+            Window(item.capacity, head, tail, item.dropped),
+            item.turns,
+            contexts.get(item.name, {}),
+            bytes.fromhex(state.resume.get(item.name, "")),
         )
         for item, head, tail in zip(state.conversations, pinned, recent, strict=True)
     }
@@ -276,6 +286,7 @@ def _build(
         observed_tokens=state.observed_tokens,
         flushes=tuple(state.flushes),
         log_digest=bytes.fromhex(state.log_digest),
+        taught=tuple(map(bytes.fromhex, state.taught)),
         fast=fast,
     )
 
@@ -290,7 +301,7 @@ def _tensors_blob(memory: SessionMemory, kind: str, tensors: Tensors) -> bytes:
 
 
 def _header(fingerprint: str, kind: str) -> dict[str, str]:
-    return {"format": str(STATE_FORMAT), "kind": kind, "fingerprint": fingerprint}
+    return {"format": str(_FORMAT_BEFORE_HISTORIES), "kind": kind, "fingerprint": fingerprint}
 
 
 def _open(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from server.auth.api_keys import read_api_keys, user_of
 from server.auth.caller import ANYBODY, USER_ID, Caller
 from server.auth.settings import AccessSettings
 from server.auth.tokens import MIN_SHARED_KEY_BYTES, TokenVerifier, UnauthenticatedError
@@ -49,6 +51,21 @@ def by_token(verifier: TokenVerifier) -> Authenticator:
 
     def authenticate(credentials: Credentials) -> Caller:
         return Caller(verifier.user(_bearer_token(credentials)))
+
+    return authenticate
+
+
+def by_api_key(users: Mapping[str, str], otherwise: Authenticator | None) -> Authenticator:
+    """Take the user of the bearer's API key. What is no such key is left to `otherwise`."""
+
+    def authenticate(credentials: Credentials) -> Caller:
+        if credentials.authorization or otherwise is None:
+            user = user_of(users, _bearer_token(credentials))
+            if user is not None:
+                return Caller(user)
+        if otherwise is None:
+            raise UnauthenticatedError("the API key is not valid on this server")
+        return otherwise(credentials)
 
     return authenticate
 
@@ -87,8 +104,17 @@ def _bearer_token(credentials: Credentials) -> str:
 
 
 def user_authenticator(settings: AccessSettings) -> Authenticator:
-    """Authenticator of users: by token where the settings name keys, else by certificate, else
-    anybody. Raises KeyFileError."""
+    """Authenticator of users: by API key or token where the settings name keys, else by
+    certificate, else anybody. Raises KeyFileError."""
+    if settings.api_key_file:
+        others = _token_or_certificate(settings)
+        return by_api_key(
+            read_api_keys(settings.api_key_file), None if others is anybody else others
+        )
+    return _token_or_certificate(settings)
+
+
+def _token_or_certificate(settings: AccessSettings) -> Authenticator:
     audience, issuer = settings.token_audience, settings.token_issuer
     if settings.token_key_file:
         shared = TokenVerifier.shared(settings.token_key_file, audience=audience, issuer=issuer)

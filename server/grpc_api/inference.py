@@ -47,7 +47,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             GenerateTurn(
                 conversation=conversation_name(request.conversation),
                 messages=tuple(
-                    Message(_ROLES.get(message.role, ""), message.content)
+                    Message(
+                        _ROLES.get(message.role, ""),
+                        message.content,
+                        learn=message.learn if message.HasField("learn") else True,
+                    )
                     for message in request.messages
                 ),
                 sampling=_sampling(request.sampling),

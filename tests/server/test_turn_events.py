@@ -32,7 +32,8 @@ async def test_a_turn_is_text_and_then_its_end(served: Served, api: Api) -> None
     request = RequestId("once", b"digest")
     turn = asking("Hello.", logprobs=1)
     first = [event async for event in turns.generate(sessions, KEY, turn, request=request)]
-    *deltas, finished = first
+    began, *deltas, finished = first
+    assert began == events.Began(0)
     assert isinstance(finished, events.Finished)
     texts = [delta for delta in deltas if isinstance(delta, events.TextDelta)]
     assert len(texts) == len(deltas) > 0
@@ -42,9 +43,10 @@ async def test_a_turn_is_text_and_then_its_end(served: Served, api: Api) -> None
     chosen = [each.chosen for delta in texts for each in delta.logprobs]
     assert b"".join(each.text for each in chosen).decode(errors="replace") == finished.text
     again = [event async for event in turns.generate(sessions, KEY, turn, request=request)]
-    assert isinstance(again[0], events.TextDelta)
+    assert again[0] == began
+    assert isinstance(again[1], events.TextDelta)
     assert isinstance(again[-1], events.Finished)
-    assert again[0].text == finished.text
+    assert again[1].text == finished.text
     assert again[-1].replayed
     assert (await api.get()).log_records == 1
 
@@ -108,6 +110,8 @@ def test_a_status_is_sent_when_it_changes() -> None:
     queued, text = events.Queued(), events.TextDelta("a", 1)
     learning = [events.Learning(0), events.Learning(0, 0.5), events.Learning(1)]
     shown = [
-        event for event in (queued, queued, *learning, text, text, queued) if told.is_new(event)
+        event
+        for event in (queued, queued, *learning, events.Began(1), text, text, queued)
+        if told.is_new(event)
     ]
     assert shown == [queued, learning[0], text, text, queued]
