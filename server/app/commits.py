@@ -108,6 +108,13 @@ class Commits:
         with resident.listening(tell):
             return await asyncio.shield(resident.learning)
 
+    async def flush(self, resident: Resident, tell: Tell = lambda _: None) -> list[Consolidation]:
+        """Learn now what waits for a boundary; returns a report of each consolidation."""
+        if not resident.memory.pending:
+            return []
+        await self.event(resident, Record(RecordKind.CONSOLIDATE))
+        return await self.learnt(resident, tell)
+
     async def collect(self, key: SessionKey) -> None:
         """Drop old versions after a new one was made. A failure is left to the next call."""
         try:

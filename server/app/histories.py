@@ -26,9 +26,9 @@ from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import DEFAULT_MAX_TOKENS, GenerateTurn
 from hope_runtime.errors import WindowOverflowError
 from hope_runtime.session.memory import SessionMemory
+from server.app.generation import Plan, Planner
 from server.app.replies import RequestId
 from server.app.sessions import Sessions
-from server.app.turns import Plan, Planner
 
 # What the template writes around a message, roughly; `check` has the last word.
 _TEMPLATE_TOKENS = 8

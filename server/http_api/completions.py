@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.turn import GenerateTurn
-from server.app import turns
+from server.app import generation
 from server.app.events import GenerateEvent
 from server.app.histories import History, planner, whole
 from server.app.names import session_key
@@ -83,7 +83,7 @@ class Completions:
         if key is None or not target.learn:
             turn = self._leaving_nothing(key, plain)
         else:
-            plan = turns.Plan(plain, request=_request_id(request, data))
+            plan = generation.Plan(plain, request=_request_id(request, data))
             turn = self._planned(key, lambda _: plan)
         return self._answer(request, turn, shape, body)
 
@@ -106,14 +106,14 @@ class Completions:
     def _leaving_nothing(self, key: SessionKey | None, turn: GenerateTurn) -> Turn:
         def begin(ended: Callable[[], bool]) -> AsyncGenerator[GenerateEvent, None]:
             if key is None:
-                return turns.generate_stateless(self.sessions, turn, ended)
-            plan = turns.Plan(turn, ephemeral=True)
-            return turns.generate_planned(self.sessions, key, lambda _: plan, ended)
+                return generation.generate_stateless(self.sessions, turn, ended)
+            plan = generation.Plan(turn, ephemeral=True)
+            return generation.generate_planned(self.sessions, key, lambda _: plan, ended)
 
         return begin
 
-    def _planned(self, key: SessionKey, plan: turns.Planner) -> Turn:
-        return lambda ended: turns.generate_planned(self.sessions, key, plan, ended)
+    def _planned(self, key: SessionKey, plan: generation.Planner) -> Turn:
+        return lambda ended: generation.generate_planned(self.sessions, key, plan, ended)
 
     def _about(self, body: Body, key: SessionKey | None, target: Target) -> About:
         kept = key is not None and target.keeps

@@ -13,7 +13,7 @@ from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import FinishReason
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateTurn
-from server.app import events, ingest, turns
+from server.app import events, generation, ingest
 from server.app.replies import RequestId
 from server.grpc_api.turn_messages import MessageCodec, Statuses
 from server.store.base import SessionKey
@@ -31,7 +31,7 @@ async def test_a_turn_is_text_and_then_its_end(served: Served, api: Api) -> None
     sessions = served.running.sessions
     request = RequestId("once", b"digest")
     turn = asking("Hello.", logprobs=1)
-    first = [event async for event in turns.generate(sessions, KEY, turn, request=request)]
+    first = [event async for event in generation.generate(sessions, KEY, turn, request=request)]
     began, *deltas, finished = first
     assert began == events.Began(0)
     assert isinstance(finished, events.Finished)
@@ -42,7 +42,7 @@ async def test_a_turn_is_text_and_then_its_end(served: Served, api: Api) -> None
     assert finished.usage.output_tokens == sum(delta.tokens for delta in texts) == 6
     chosen = [each.chosen for delta in texts for each in delta.logprobs]
     assert b"".join(each.text for each in chosen).decode(errors="replace") == finished.text
-    again = [event async for event in turns.generate(sessions, KEY, turn, request=request)]
+    again = [event async for event in generation.generate(sessions, KEY, turn, request=request)]
     assert again[0] == began
     assert isinstance(again[1], events.TextDelta)
     assert isinstance(again[-1], events.Finished)
@@ -56,7 +56,7 @@ async def test_who_waits_is_told_which_level_learns(served: Served, api: Api) ->
     await api.say(TEXT * 8)  # beyond a boundary: learnt behind the reply
     waited = [
         event
-        async for event in turns.generate(sessions, KEY, asking("Hello."))
+        async for event in generation.generate(sessions, KEY, asking("Hello."))
         if isinstance(event, events.Learning)
     ]
     assert [(event.level, event.fraction) for event in waited][:1] == [(0, None)]
