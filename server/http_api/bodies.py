@@ -140,7 +140,8 @@ class ChatBody(Body):
 
     @property
     def most_tokens(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
+        alias = self.max_completion_tokens
+        return self.max_tokens if alias is None else alias
 
     @property
     def asked_logprobs(self) -> int | None:

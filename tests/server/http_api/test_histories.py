@@ -226,3 +226,44 @@ async def test_stop_keeps_what_was_said(gateway: Gateway) -> None:
     goes_on = await gateway.chat(A, assistant(text), B, headers=headers)
     assert goes_on["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
     assert goes_on["usage"]["prompt_tokens_details"]["cached_tokens"] < 200
+
+
+async def test_a_rollback_takes_back_what_was_marked_as_taught(gateway: Gateway) -> None:
+    chat = Chat(gateway)
+    await gateway.api.consolidate()
+    await chat.say(C)
+    await gateway.api.consolidate()
+    version = (await gateway.api.get()).memory_version
+    told = (await chat.say(A))["hope"]["learnable_tokens"]
+    await gateway.api.consolidate()
+    await gateway.api.rollback(version=version)
+    del chat.messages[3:]
+    assert (await chat.again())["hope"]["learnable_tokens"] == told
+
+
+async def test_both_transports_see_one_session(gateway: Gateway) -> None:
+    """A turn over gRPC in the same conversation: the window is not what the client believes."""
+    chat = Chat(gateway)
+    await chat.say(A)
+    said = await gateway.api.say(D["content"], conversation="chat-1")
+    assert said.usage.cached_input_tokens > 0
+    assert not said.window_began
+    anew = await chat.say(B)
+    assert anew["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert anew["hope"]["learnable_tokens"] > 0
+    texts = [message["content"] for message in (A, B, D)]
+    assert await learnt(gateway) == await counted(gateway, *texts)
+
+
+async def test_a_message_may_be_context_over_grpc_too(gateway: Gateway) -> None:
+    api = gateway.api
+    request = api.asking(A["content"])
+    request.messages[0].learn = False
+    *_, last = await api.events(request)
+    assert last.result.usage.learnable_tokens == 0
+    assert last.result.usage.input_tokens > 0
+    assert last.result.usage.cached_input_tokens == 0
+    request.messages[0].learn = True
+    request.learn_options.learn = False
+    *_, last = await api.events(request)
+    assert last.result.usage.learnable_tokens == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 from credentials import bearer, shared_key_file, token
 from gateway import Gateway, ServeHttp, assistant, user
+from hope.v1 import sessions_pb2 as pb
 
 from server.auth.api_keys import read_api_keys
 from server.crypto.files import KeyFileError
+from server.telemetry.logs import JsonFormatter
 
 JSON = {"content-type": "application/json"}
 
@@ -63,6 +66,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 3}, "temperature"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_completion_tokens": -1}, "max_tokens"),
+    ({"max_completion_tokens": 0, "max_tokens": None}, "max_tokens"),
     ({"hope": {"sesion": "x"}}, "hope.sesion"),
     ({"hope": {"session": "../other"}}, "hope.session"),
     ({"hope": {"at_version": 1}}, "hope.at_version"),
@@ -233,8 +237,6 @@ async def test_callers_are_whom_their_credentials_name(
         # gRPC takes the same keys.
         key = bearer("key-of-bob")
         bobs = gateway.api
-        from hope.v1 import sessions_pb2 as pb
-
         found = await bobs.sessions.ListSessions(
             pb.ListSessionsRequest(parent="users/bob"), metadata=key
         )
@@ -272,3 +274,30 @@ async def test_quotas_and_draining(serve_http: ServeHttp) -> None:
             assert error_of(draining)["code"] == "draining"
             assert draining.headers["retry-after"] == "5"
         assert (await gateway.client.get("/health")).status_code == 503
+
+
+async def test_requests_are_counted_and_logged_without_names(
+    serve_http: ServeHttp, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "server.requests")
+    async with serve_http(log_format="json") as gateway:
+        await gateway.api.create()
+        await gateway.chat(user("A secret."), headers={"hope-conversation": "hidden"})
+        await gateway.post(gateway.body())
+        await gateway.client.get("/v1/models/hope/diary")
+        await gateway.client.get("/health")
+        metrics = gateway.served.running.sessions.metrics
+        for outcome in ("ok", "refused"):
+            assert metrics.requests.labels("generate", outcome)._value.get() == 1
+    lines = [
+        JsonFormatter().format(record)
+        for record in caplog.records
+        if record.name == "server.requests" and "/" in record.getMessage()
+    ]
+    shown = [(line["method"], line["code"]) for line in map(json.loads, lines)]
+    assert shown == [
+        ("POST /v1/chat/completions", 200),
+        ("POST /v1/chat/completions", 400),
+        ("GET /v1/models/{model}", 200),
+    ]
+    assert not any(word in line for line in lines for word in ("secret", "hidden", "diary"))
