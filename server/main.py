@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf import message_factory
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
@@ -202,13 +204,9 @@ async def running_server(
         jobs = Jobs(sessions, checkpoint_seconds=settings.job_checkpoint_seconds)
         health = HealthServicer()
         server = _grpc_server(settings, authenticate, *outer)
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(sessions),
-            server,
-        )
-        sessions_pb2_grpc.add_SessionServiceServicer_to_server(
-            SessionService(sessions, jobs), server
-        )
+        inference, of_sessions = InferenceService(sessions), SessionService(sessions, jobs)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
+        sessions_pb2_grpc.add_SessionServiceServicer_to_server(of_sessions, server)
         servers, admin_server, admin_port = [server], None, None
         if settings.admin_token_file is not None:
             operators = operator_authenticator(settings.admin_token_file)
@@ -232,7 +230,7 @@ async def running_server(
         await jobs.start()
         for each in servers:
             await each.start()
-        http = await _open_http(settings, sessions, authenticate)
+        http = await _open_http(settings, sessions, authenticate, inference, of_sessions)
         for name in ("", *SERVICES):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
         running = RunningServer(
@@ -253,7 +251,11 @@ async def running_server(
 
 
 async def _open_http(
-    settings: Settings, sessions: Sessions, authenticate: Authenticator
+    settings: Settings,
+    sessions: Sessions,
+    authenticate: Authenticator,
+    inference: InferenceService,
+    of_sessions: SessionService,
 ) -> HttpPort | None:
     """The port of the HTTP gateway, if it is asked for. Raises OSError."""
     if settings.http_port is None:
@@ -261,10 +263,19 @@ async def _open_http(
     try:
         from server.http_api.app import make_app
         from server.http_api.models import base_model_id
+        from server.http_api.native import Method
         from server.http_api.requests import LOOPBACK_HOSTS, Gate
         from server.http_api.server import HttpPort
     except ImportError:
         raise OSError("the HTTP port needs its packages: pip install 'hope-server[http]'") from None
+    methods = {}
+    for module, service in ((inference_pb2, inference), (sessions_pb2, of_sessions)):
+        for described in module.DESCRIPTOR.services_by_name.values():
+            for each in described.methods:
+                # Callers' contexts, which these methods do not look at, are gRPC's.
+                call = partial(getattr(service, each.name), context=None)
+                kind = message_factory.GetMessageClass(each.input_type)
+                methods[each.name] = Method(kind, call, each.server_streaming)
     hosts = (*LOOPBACK_HOSTS, settings.host, *_listed(settings.http_hosts))
     app = make_app(
         sessions,
@@ -274,6 +285,7 @@ async def _open_http(
             _listed(settings.http_cors_origins),
         ),
         base_model_id(settings.model),
+        methods,
         max_requests=settings.max_concurrent_rpcs,
         logs_requests=settings.log_format == "json",
     )

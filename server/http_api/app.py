@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,7 +20,9 @@ from server.app.sessions import Sessions
 from server.http_api.answer import Answer
 from server.http_api.completions import Completions
 from server.http_api.errors import HttpError, http_error
+from server.http_api.files import Files
 from server.http_api.models import Models
+from server.http_api.native import ROUTES, SESSIONS, Method, handler
 from server.http_api.requests import Gate
 from server.telemetry.logs import FIELDS, new_number, request_number
 
@@ -31,16 +33,25 @@ _ROUTES = (
     "/v1/completions",
     "/v1/models",
     "/v1/models/{model}",
+    SESSIONS,
 )
 Handler = Callable[[Request, str], Awaitable[Response | Answer]]
 
 
 def make_app(
-    sessions: Sessions, gate: Gate, base_model: str, *, max_requests: int, logs_requests: bool
+    sessions: Sessions,
+    gate: Gate,
+    base_model: str,
+    methods: Mapping[str, Method],
+    *,
+    max_requests: int,
+    logs_requests: bool,
 ) -> ASGIApp:
-    """The gateway as an ASGI application. `max_requests` run at a time; more are refused."""
+    """The gateway as an ASGI application. `methods` of the API answer its native routes.
+    `max_requests` run at a time; more are refused."""
     completions = Completions(sessions, base_model)
     models = Models(sessions, base_model, int(time.time()))
+    files = Files(sessions)
 
     def route(path: str, method: str, handler: Handler) -> Route:
         async def endpoint(request: Request) -> Any:
@@ -61,7 +72,7 @@ def make_app(
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(gate.origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["*"],
             expose_headers=[
                 "x-request-id",
@@ -77,6 +88,10 @@ def make_app(
             route("/v1/completions", "POST", completions.text),
             route("/v1/models", "GET", models.all),
             route("/v1/models/{model:path}", "GET", models.one),
+            route(f"{SESSIONS}/import", "POST", files.import_),
+            route(f"{SESSIONS}/{{session}}/export", "GET", files.export),
+            route(f"{SESSIONS}/{{session}}/documents", "POST", files.read),
+            *(route(each.path, each.verb, handler(each, methods[each.method])) for each in ROUTES),
             Route("/health", health, methods=["GET"]),
         ],
         middleware=middleware,
@@ -102,6 +117,8 @@ def _place(request: Request) -> str:
     path = request.url.path
     if path.startswith("/v1/models/"):
         path = "/v1/models/{model}"
+    if path.startswith(SESSIONS):
+        path = SESSIONS
     return f"{request.method} {path if path in _ROUTES else '(none)'}"
 
 

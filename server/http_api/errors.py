@@ -103,5 +103,5 @@ def _translated(failure: Failure) -> HttpError:
         headers = {"www-authenticate": "Bearer"}
     # Fields of gRPC's nested messages stand at the top here.
     message = failure.message.replace("sampling.", "").replace("Sampling.", "")
-    param = failure.field.removeprefix("sampling.") or None
+    param = failure.field.removeprefix("sampling.").removeprefix("start.") or None
     return HttpError(status, message, kind, param, code, headers)
