@@ -19,7 +19,7 @@ from benchmarks.local_server import local_server
 from hope_runtime.models.decoder.weights import BaseModel
 
 STREAMS = 8
-REPLY_TOKENS = 64
+REPLY_TOKENS = 32
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
 
 
