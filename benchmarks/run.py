@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from benchmarks import serving, session, storage
+from benchmarks import gateway, serving, session, storage
 from hope_runtime.checkpoints import load_base_model
 
 BENCHMARKS = {
@@ -27,6 +27,7 @@ BENCHMARKS = {
     "decode.adapted8": serving.decode_adapted8,
     "chat.beside_ingest": serving.chat_beside_ingest,
     "metrics.cost": serving.metrics_cost,
+    "gateway.overhead": gateway.overhead,
     **{f"store.{kind}": storage.store(kind) for kind in storage.KINDS},
     **{f"resume.{kind}": storage.resume(kind) for kind in storage.KINDS},
 }

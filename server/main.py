@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf import message_factory
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -67,6 +69,9 @@ from server.telemetry.logs import configure
 from server.telemetry.metrics import Metrics, MetricsPort
 from server.telemetry.tracing import NO_TRACES, OtelTracer, sent_to
 
+if TYPE_CHECKING:
+    from server.http_api.server import HttpPort
+
 _log = logging.getLogger(__name__)
 
 USER_SERVICES = tuple(
@@ -104,6 +109,7 @@ class RunningServer:
     grpc_servers: Sequence[aio.Server]
     health: Health
     drain_seconds: float
+    http: HttpPort | None = None
     # Where Prometheus scrapes; None when nobody asked for it.
     metrics_port: int | None = None
 
@@ -119,7 +125,10 @@ class RunningServer:
         if was_busy:  # then calls may be on their way
             await asyncio.sleep(min(LINGER_SECONDS, max(0.0, ends - time.monotonic())))
         grace = max(0.0, ends - time.monotonic())
-        await asyncio.gather(*(server.stop(grace) for server in self.grpc_servers))
+        stopping = [server.stop(grace) for server in self.grpc_servers]
+        if self.http is not None:
+            stopping.append(self.http.stop(grace))
+        await asyncio.gather(*stopping)
         await self.sessions.stop()
 
 
@@ -203,13 +212,9 @@ async def running_server(
         jobs = Jobs(sessions, checkpoint_seconds=settings.job_checkpoint_seconds)
         health = Health(sessions.store_watch, ("", *SERVICES))
         server = _grpc_server(settings, authenticate, *outer)
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(sessions),
-            server,
-        )
-        sessions_pb2_grpc.add_SessionServiceServicer_to_server(
-            SessionService(sessions, jobs), server
-        )
+        inference, of_sessions = InferenceService(sessions), SessionService(sessions, jobs)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
+        sessions_pb2_grpc.add_SessionServiceServicer_to_server(of_sessions, server)
         servers, admin_server, admin_port = [server], None, None
         if settings.admin_token_file is not None:
             operators = operator_authenticator(settings.admin_token_file)
@@ -236,14 +241,73 @@ async def running_server(
         await jobs.start()
         for each in servers:
             await each.start()
+        http = await _open_http(settings, sessions, authenticate, inference, of_sessions)
         await health.start()
         running = RunningServer(
-            port, admin_port, sessions, jobs, servers, health, settings.drain_seconds, metrics_port
+            port,
+            admin_port,
+            sessions,
+            jobs,
+            servers,
+            health,
+            settings.drain_seconds,
+            http,
+            metrics_port,
         )
         try:
             yield running
         finally:
             await running.stop()
+
+
+async def _open_http(
+    settings: Settings,
+    sessions: Sessions,
+    authenticate: Authenticator,
+    inference: InferenceService,
+    of_sessions: SessionService,
+) -> HttpPort | None:
+    """The port of the HTTP gateway, if it is asked for. Raises OSError."""
+    if settings.http_port is None:
+        return None
+    try:
+        from server.http_api.app import make_app
+        from server.http_api.models import base_model_id
+        from server.http_api.native import Method
+        from server.http_api.requests import LOOPBACK_HOSTS, Gate
+        from server.http_api.server import HttpPort
+    except ImportError:
+        raise OSError("the HTTP port needs its packages: pip install 'hope-server[http]'") from None
+    methods = {}
+    for module, service in ((inference_pb2, inference), (sessions_pb2, of_sessions)):
+        for described in module.DESCRIPTOR.services_by_name.values():
+            for each in described.methods:
+                # Callers' contexts, which these methods do not look at, are gRPC's.
+                call = partial(getattr(service, each.name), context=None)
+                kind = message_factory.GetMessageClass(each.input_type)
+                methods[each.name] = Method(kind, call, each.server_streaming)
+    hosts = (*LOOPBACK_HOSTS, settings.host, *_listed(settings.http_hosts))
+    app = make_app(
+        sessions,
+        Gate(
+            authenticate,
+            None if settings.authenticates else hosts,
+            _listed(settings.http_cors_origins),
+        ),
+        base_model_id(settings.model),
+        methods,
+        max_requests=settings.max_concurrent_rpcs,
+        logs_requests=settings.log_format == "json",
+    )
+    certificate = None
+    if settings.tls_cert_file and settings.tls_key_file:
+        certificate = (settings.tls_cert_file, settings.tls_key_file)
+    return await HttpPort.open(app, settings.host, settings.http_port, certificate=certificate)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The parts of a list apart by commas."""
+    return tuple(part for each in text.split(",") if (part := each.strip()))
 
 
 def _grpc_server(
@@ -304,6 +368,9 @@ async def serve(settings: Settings) -> None:
             admin_host = settings.admin_address.rsplit(":", 1)[0]
             print(f"operators: {admin_host}:{running.admin_port}", flush=True)
         print(f"hope-server listens on {host}:{running.port}", flush=True)
+        if running.http is not None:
+            place = f"{running.http.scheme}://{host}:{running.http.port}"
+            print(f"HTTP (OpenAI-compatible): {place}/v1", flush=True)
         if running.metrics_port is not None:
             print(
                 f"metrics: http://{settings.metrics_host}:{running.metrics_port}/metrics",

@@ -11,14 +11,14 @@ Shape suffix: V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeVar
 
 from torch import Tensor
 
 from hope_runtime.engine.hope_reading import HopeForwardChunk, HopeOutput, HopeReading
-from hope_runtime.engine.prompt import at_once, turn_record_in_steps
+from hope_runtime.engine.prompt import at_once
 from hope_runtime.engine.reply import OnText, Reply, ReplyBuilder
 from hope_runtime.engine.request import Ready, Request, Status, always_ready
 from hope_runtime.engine.turn import (
@@ -26,13 +26,14 @@ from hope_runtime.engine.turn import (
     GenerateOutcome,
     GenerateTurn,
     ReadOutcome,
+    prompt_in_steps,
     score_tokens,
 )
 from hope_runtime.models.hope.model import fresh_context
 from hope_runtime.models.hope.served import HopeModel
 from hope_runtime.models.hope.session import enter, remember, restore
 from hope_runtime.models.hope.state import HopeState, fresh_state
-from hope_runtime.session.fold import observe
+from hope_runtime.session.fold import continued, observe
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory
 
@@ -41,15 +42,7 @@ _Result = TypeVar("_Result")
 
 def prompt(model: HopeModel, memory: SessionMemory, turn: GenerateTurn) -> Record:
     """The turn's record up to where the model answers. Raises InvalidRequestError."""
-    return at_once(_prompt_in_steps(model, memory, turn))
-
-
-def _prompt_in_steps(
-    model: HopeModel, memory: SessionMemory, turn: GenerateTurn
-) -> Generator[None, None, Record]:
-    return turn_record_in_steps(
-        model.tokenizer, memory, turn.conversation, turn.messages, learn=turn.learn
-    )
+    return at_once(prompt_in_steps(model.tokenizer, memory, turn))
 
 
 class HopeGenerateRequest(Request[GenerateOutcome]):
@@ -74,10 +67,11 @@ class HopeGenerateRequest(Request[GenerateOutcome]):
         self._surprise: float | None = None
 
     def _encode(self) -> Iterator[None]:
-        self.prompt = yield from _prompt_in_steps(self.model, self.memory, self.turn)
+        self.prompt = yield from prompt_in_steps(self.model.tokenizer, self.memory, self.turn)
 
     def _begin(self) -> None:
-        self.memory = enter(self.model, self.memory, self.turn.conversation)
+        before = continued(self.memory, self.prompt)
+        self.memory = enter(self.model, before, self.turn.conversation)
         flags = _learnable(self.prompt)
         state = restore(self.model, self.memory)
         self._read(HopeReading(state, self.prompt.tokens, flags, score=flags))
@@ -145,7 +139,8 @@ class _RecordRequest(Request[_Result]):
             after = observe(self.memory, self.record, window_tokens=None)
             self._finish(self._result(0.0, 0, after))
             return
-        self.memory = enter(self.model, self.memory, self.record.conversation)
+        before = continued(self.memory, self.record)
+        self.memory = enter(self.model, before, self.record.conversation)
         flags, state = _learnable(self.record), restore(self.model, self.memory)
         score = (self.scored,) * len(flags)
         self._reading = HopeReading(state, self.record.tokens, flags, score=score)

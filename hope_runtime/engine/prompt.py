@@ -25,10 +25,12 @@ ROLES = {"system": Speaker.SYSTEM, "user": Speaker.USER, "assistant": Speaker.AS
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of one speaker. `role` is "system", "user" or "assistant"."""
+    """A message of one speaker. `role` is "system", "user" or "assistant"; `learn` says whether a
+    user's message may teach in a turn that may."""
 
     role: str
     content: str
+    learn: bool = True
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -58,12 +60,19 @@ def turn_record(
     messages: Sequence[Message],
     *,
     learn: bool,
+    fresh: bool = False,
     most_tokens: int | None = None,
 ) -> Record:
     """Result of `turn_record_in_steps`, at once."""
     return at_once(
         turn_record_in_steps(
-            tokenizer, memory, conversation, messages, learn=learn, most_tokens=most_tokens
+            tokenizer,
+            memory,
+            conversation,
+            messages,
+            learn=learn,
+            fresh=fresh,
+            most_tokens=most_tokens,
         )
     )
 
@@ -75,16 +84,18 @@ def turn_record_in_steps(
     messages: Sequence[Message],
     *,
     learn: bool,
+    fresh: bool = False,
     most_tokens: int | None = None,
 ) -> Generator[None, None, Record]:
     """The record of a turn up to where the model answers; yields every STEP_TOKENS tokens.
 
     Only what users said is learnable. The tokens up to the end of the system prompt are pinned
-    on a conversation's first turn. Raises WindowOverflowError as soon as there are more than
-    `most_tokens`, so that no text is encoded for nothing.
+    on a conversation's first turn, and on a `fresh` one, which begins its window anew. Raises
+    WindowOverflowError as soon as there are more than `most_tokens`, so that no text is encoded for
+    nothing.
     """
     known = memory.conversations.get(conversation)
-    first = known is None or known.turns == 0
+    first = fresh or known is None or known.turns == 0
     plain = [{"role": message.role, "content": message.content} for message in messages]
     segments: list[Segment] = []
     pinned = 0
@@ -96,22 +107,54 @@ def turn_record_in_steps(
                 pinned = _end_of_system_prompt(tokenizer, pinned, ids, segments)
             segments.append(Segment(Speaker.TEMPLATE, (ids,)))
             continue
-        speaker = ROLES[messages[piece.message_index].role]
+        message = messages[piece.message_index]
+        speaker = ROLES[message.role]
         before_content &= speaker is Speaker.SYSTEM
-        learnable = learn and speaker is Speaker.USER
+        learnable = learn and message.learn and speaker is Speaker.USER
         before = sum(len(segment.tokens) for segment in segments)
-        spans: list[tuple[int, ...]] = []
-        steps = encode_in_steps(tokenizer, piece.text, spans)
-        for tokens in steps:
-            if most_tokens is not None and before + tokens > most_tokens:
-                raise WindowOverflowError(
-                    f"the prompt exceeds the window of {most_tokens} tokens; send less, or ingest "
-                    "it as a document",
-                    field="messages",
-                )
-            yield
-        segments.append(Segment(speaker, tuple(spans), learnable))
-    return Record(RecordKind.TURN, conversation, tuple(segments), pinned=pinned)
+        spans = yield from _content_in_steps(tokenizer, piece.text, before, most_tokens)
+        segments.append(Segment(speaker, spans, learnable))
+    kept = known is not None and fresh  # a window that there is
+    return Record(RecordKind.TURN, conversation, tuple(segments), pinned=pinned, fresh=kept)
+
+
+def text_record_in_steps(
+    tokenizer: Tokenizer,
+    memory: SessionMemory,
+    conversation: str,
+    text: str,
+    *,
+    learn: bool,
+    fresh: bool,
+    most_tokens: int | None = None,
+) -> Generator[None, None, Record]:
+    """The record of a turn that goes on with a text as it stands, without the chat template;
+    otherwise as `turn_record_in_steps`."""
+    kept = fresh and conversation in memory.conversations  # a window that there is
+    segments: list[Segment] = []
+    if fresh or conversation not in memory.conversations:
+        text = tokenizer.opening(text)
+        if tokenizer.add_bos and tokenizer.bos_id is not None:
+            segments.append(Segment(Speaker.TEMPLATE, ((tokenizer.bos_id,),)))
+    spans = yield from _content_in_steps(tokenizer, text, len(segments), most_tokens)
+    segments.append(Segment(Speaker.USER, spans, learn))
+    return Record(RecordKind.TURN, conversation, tuple(segments), fresh=kept)
+
+
+def _content_in_steps(
+    tokenizer: Tokenizer, text: str, before: int, most_tokens: int | None
+) -> Generator[None, None, tuple[tuple[int, ...], ...]]:
+    """Token ids of each span of a message's text, which has `before` tokens before it."""
+    spans: list[tuple[int, ...]] = []
+    for tokens in encode_in_steps(tokenizer, text, spans):
+        if most_tokens is not None and before + tokens > most_tokens:
+            raise WindowOverflowError(
+                f"the prompt exceeds the window of {most_tokens} tokens; send less, or ingest it "
+                "as a document",
+                field="messages",
+            )
+        yield
+    return tuple(spans)
 
 
 def encode_spans(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], ...]:

@@ -29,7 +29,8 @@ class TextPiece:
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-OnText = Callable[[TextPiece], None]
+OnText = Callable[[TextPiece], bool | None]
+"""Takes text as it is handed out. True asks for the reply to end there."""
 
 
 class FinishReason(Enum):
@@ -78,6 +79,7 @@ class ReplyBuilder:
         # Log-probabilities of the tokens whose text was not released yet.
         self._held: list[TokenLogprobs | None] = []
         self._reason: FinishReason | None = None
+        self._asked_to_end = False
 
     @property
     def ended(self) -> bool:
@@ -110,6 +112,8 @@ class ReplyBuilder:
             self._reason = FinishReason.STOP_STRING
         elif len(self.tokens) == self._limit:
             self._reason = FinishReason.LENGTH
+        elif self._asked_to_end:
+            self._reason = FinishReason.STOP
 
     def finish(self) -> Reply:
         """The reply, once it has ended. Releases the text that was held back."""
@@ -126,5 +130,5 @@ class ReplyBuilder:
     def _release(self, text: str) -> None:
         logprobs = tuple(each for each in self._held if each is not None)
         self._released.append(TextPiece(text, len(self._held), logprobs))
-        self._on_text(self._released[-1])
+        self._asked_to_end |= self._on_text(self._released[-1]) is True
         self._held.clear()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hope_runtime.errors import InvalidRequestError
 
-MAX_STOPS = 8
+MAX_STOPS = 32
 MAX_LOGPROBS = 20
 
 

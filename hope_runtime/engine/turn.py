@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hope_runtime.engine.prompt import (
     Message,
     at_once,
     check_messages,
     encode_in_steps,
+    text_record_in_steps,
     turn_record_in_steps,
 )
 from hope_runtime.engine.reply import FinishReason, Reply, TextPiece
@@ -30,12 +31,21 @@ DEFAULT_MAX_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class GenerateTurn:
-    """A request for a reply. Raises InvalidRequestError when it cannot be one."""
+    """A request for a reply. Raises InvalidRequestError when it cannot be one.
+
+    `fresh` begins the conversation's window anew. `plain` goes on with the text of its one message
+    as it stands, without the chat template. `taught` and `resume` become part of the turn's record
+    (session/log.py).
+    """
 
     conversation: str
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     learn: bool = True
+    fresh: bool = False
+    plain: bool = False
+    taught: tuple[bytes, ...] = ()
+    resume: bytes = b""
 
     def __post_init__(self) -> None:
         check_messages(self.messages)
@@ -73,6 +83,40 @@ class ReadOutcome:
     memory: SessionMemory | None = None
 
 
+def prompt_in_steps(
+    tokenizer: Tokenizer,
+    memory: SessionMemory,
+    turn: GenerateTurn,
+    most_tokens: int | None = None,
+) -> Generator[None, None, Record]:
+    """The turn's record up to where the model answers; yields between bounded parts of encoding.
+
+    Raises InvalidRequestError, and WindowOverflowError for more than `most_tokens`.
+    """
+    if turn.plain:
+        (message,) = turn.messages
+        record = yield from text_record_in_steps(
+            tokenizer,
+            memory,
+            turn.conversation,
+            message.content,
+            learn=turn.learn,
+            fresh=turn.fresh,
+            most_tokens=most_tokens,
+        )
+    else:
+        record = yield from turn_record_in_steps(
+            tokenizer,
+            memory,
+            turn.conversation,
+            turn.messages,
+            learn=turn.learn,
+            fresh=turn.fresh,
+            most_tokens=most_tokens,
+        )
+    return replace(record, taught=turn.taught, resume=turn.resume)
+
+
 def place(
     tokenizer: Tokenizer, memory: SessionMemory, turn: GenerateTurn, window_tokens: int
 ) -> tuple[Record, Window]:
@@ -88,15 +132,10 @@ def place_in_steps(
 
     Raises InvalidRequestError when the turn cannot be read whole.
     """
-    known = memory.conversations.get(turn.conversation, Conversation(Window(window_tokens)))
-    record = yield from turn_record_in_steps(
-        tokenizer,
-        memory,
-        turn.conversation,
-        turn.messages,
-        learn=turn.learn,
-        most_tokens=known.window.capacity,
-    )
+    known = memory.conversations.get(turn.conversation)
+    if known is None or turn.fresh:
+        known = Conversation(Window(window_tokens))
+    record = yield from prompt_in_steps(tokenizer, memory, turn, known.window.capacity)
     prompt = record.tokens
     pinned = known.window.pin(prompt[: record.pinned])
     pinned.check_fits(len(prompt) - record.pinned)

@@ -12,7 +12,9 @@ from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, Sta
 from hope_runtime.session.layout import Tensors
 from hope_runtime.session.memory import SessionMemory
 
-STATE_FORMAT = 4
+STATE_FORMAT = 5
+# Format of blobs without what format 5 added, so that older servers read them.
+_FORMAT_BEFORE_HISTORIES = 4
 
 
 def tensors_blob(memory: SessionMemory, kind: str, tensors: Tensors) -> bytes:
@@ -25,9 +27,11 @@ def tensors_blob(memory: SessionMemory, kind: str, tensors: Tensors) -> bytes:
     return save(own, metadata=blob_header(memory.fingerprint, kind))
 
 
-def blob_header(fingerprint: str, kind: str) -> dict[str, str]:
-    """Metadata of a blob in the present format."""
-    return {"format": str(STATE_FORMAT), "kind": kind, "fingerprint": fingerprint}
+def blob_header(fingerprint: str, kind: str, *, histories: bool = False) -> dict[str, str]:
+    """Metadata of a blob. `histories` says that it has what resent histories are recognised by,
+    which needs the present format."""
+    version = STATE_FORMAT if histories else _FORMAT_BEFORE_HISTORIES
+    return {"format": str(version), "kind": kind, "fingerprint": fingerprint}
 
 
 def open_blob(

@@ -10,7 +10,8 @@ Every blob says format, kind and the base model's fingerprint, and is checked fo
 dtypes and finiteness against the model before a tensor is used; what it should hold, the engine's
 Layout says. Integrity of the bytes themselves (digest, encryption) is the store's. tests/golden
 holds blobs of every format version: format 1 knew no fast memory and no contexts, format 2 no
-guards, format 3 no digests of documents.
+guards, format 3 no digests of documents, format 4 nothing by which a resent history is recognised.
+A state without the latter says format 4, so that older servers read it.
 """
 
 from __future__ import annotations
@@ -29,19 +30,20 @@ from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.session.blobs import STATE_FORMAT, blob_header, open_blob, tensors_blob
 from hope_runtime.session.layout import Layout, Tensors
 from hope_runtime.session.levels import Level
-from hope_runtime.session.memory import Conversation, Document, FastMemoryState, SessionMemory
+from hope_runtime.session.memory import Document, FastMemoryState, SessionMemory
 from hope_runtime.session.policy import LearningPolicy, stored_policy
 from hope_runtime.session.state_parts import (
+    conversations_of,
+    describe_conversations,
     describe_guards,
+    describe_histories,
     describe_span,
     flat_ids,
-    grouped,
     guard_of,
     spans_of,
     with_cues,
 )
 from hope_runtime.session.state_schema import StateFields
-from hope_runtime.session.window import Window
 
 __all__ = [
     "FAST_BLOB",
@@ -151,17 +153,7 @@ def encode_state(memory: SessionMemory) -> bytes:
         "pending": [describe_span(span) for span in memory.pending],
         "buffer": [describe_span(span) for span in memory.buffer],
         "cues": [[len(cue) for cue in span.cues] for span in memory.buffer],
-        "conversations": [
-            [
-                name,
-                item.turns,
-                item.window.capacity,
-                item.window.dropped,
-                len(item.window.pinned),
-                len(item.window.recent),
-            ]
-            for name, item in memory.conversations.items()
-        ],
+        "conversations": describe_conversations(memory),
         "documents": [
             [name, item.committed_bytes, item.tail.hex(), item.ended, item.content.hex()]
             for name, item in memory.documents.items()
@@ -170,8 +162,9 @@ def encode_state(memory: SessionMemory) -> bytes:
         "fast": None if memory.fast is None else {"conversation": memory.fast.conversation},
         "guards": describe_guards(memory),
     }
-    header = blob_header(memory.fingerprint, "state") | {"state": json.dumps(state)}
-    return save(ids, metadata=header)
+    histories = describe_histories(memory)
+    header = blob_header(memory.fingerprint, "state", histories=bool(histories))
+    return save(ids, metadata=header | {"state": json.dumps(state | histories)})
 
 
 def decode_memory(
@@ -259,8 +252,6 @@ def _build(
             )
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < layout.vocab_size:
             raise ValueError(f"tensor {name} contains token ids outside the vocabulary")
-    pinned = grouped(tensors["pinned"], [item.pinned for item in state.conversations])
-    recent = grouped(tensors["recent"], [item.recent for item in state.conversations])
     contexts: dict[str, Tensors] = {}
     for name in state.contexts:
         contexts[name] = opened("context", context_blob(name))
@@ -269,12 +260,6 @@ def _build(
     if state.fast is not None:
         fast = FastMemoryState(opened("fast", FAST_BLOB), state.fast.conversation)
         layout.check_fast(fast.tensors)
-    conversations = {
-        item.name: Conversation(
-            Window(item.capacity, head, tail, item.dropped), item.turns, contexts.get(item.name, {})
-        )
-        for item, head, tail in zip(state.conversations, pinned, recent, strict=True)
-    }
     documents = {
         item.name: Document(
             item.committed_bytes,
@@ -290,10 +275,11 @@ def _build(
         levels=tuple(levels),
         pending=spans_of(tensors["pending"], state.pending),
         buffer=with_cues(spans_of(tensors["buffer"], state.buffer), tensors["cues"], state.cues),
-        conversations=conversations,
+        conversations=conversations_of(state, tensors["pinned"], tensors["recent"], contexts),
         documents=documents,
         observed_tokens=state.observed_tokens,
         flushes=tuple(state.flushes),
         log_digest=bytes.fromhex(state.log_digest),
+        taught=tuple(map(bytes.fromhex, state.taught)),
         fast=fast,
     )

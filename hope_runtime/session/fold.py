@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from hope_runtime.session.guards import set_frozen
 from hope_runtime.session.levels import Level
-from hope_runtime.session.log import Record, RecordKind, extend_digest
+from hope_runtime.session.log import MAX_TAUGHT, Record, RecordKind, extend_digest
 from hope_runtime.session.memory import (
     MAX_CONVERSATIONS,
     MAX_DOCUMENTS,
@@ -54,12 +54,13 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None)
     """
     match record.kind:
         case RecordKind.TURN:
-            memory = _extend_window(memory, record, window_tokens, turns=1)
+            memory = _extend_window(continued(memory, record), record, window_tokens, turns=1)
+            if record.taught:
+                memory = replace(memory, taught=(*memory.taught, *record.taught)[-MAX_TAUGHT:])
         case RecordKind.DOCUMENT:
             memory = _extend_window(memory, record, window_tokens, turns=0)
         case RecordKind.END_CONVERSATION:
-            rest = {k: v for k, v in memory.conversations.items() if k != record.conversation}
-            memory = replace(memory, conversations=rest, fast=_left(memory, record.conversation))
+            memory = without_window(memory, record.conversation)
         case RecordKind.CONSOLIDATE | RecordKind.CONSOLIDATION | RecordKind.FORGET:
             pass  # what is forgotten was left out before the fold began (`effective`)
         case RecordKind.RESET:
@@ -77,6 +78,17 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None)
     if flushes:
         memory = _flush(memory)
     return replace(memory, log_digest=extend_digest(memory.log_digest, record))
+
+
+def continued(memory: SessionMemory, record: Record) -> SessionMemory:
+    """The memory that `record` goes on from: one without its window if that begins anew."""
+    return without_window(memory, record.conversation) if record.fresh else memory
+
+
+def without_window(memory: SessionMemory, conversation: str) -> SessionMemory:
+    """The memory without a conversation's window. Nothing that was taught in it is lost."""
+    rest = {k: v for k, v in memory.conversations.items() if k != conversation}
+    return replace(memory, conversations=rest, fast=_left(memory, conversation))
 
 
 def with_window(memory: SessionMemory, window_tokens: int) -> SessionMemory:
@@ -230,7 +242,8 @@ def _extend_window(
         if record.pinned:
             window = window.pin(tokens[: record.pinned])
         window = window.append(tokens[record.pinned :])
-    state = replace(known, window=window, turns=known.turns + turns)
+    resume = record.resume if turns else known.resume
+    state = replace(known, window=window, turns=known.turns + turns, resume=resume)
     conversations = _recent(memory.conversations, record.conversation, state, MAX_CONVERSATIONS)
     return replace(memory, conversations=conversations)
 

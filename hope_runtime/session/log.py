@@ -27,6 +27,10 @@ RECORD_FORMAT = 1
 MAX_RECORD_BYTES = 32 << 20
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
+# Digests of what was taught that a session keeps, 8 bytes each.
+MAX_TAUGHT = 1024
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Resume = Annotated[Hex, Field(max_length=128)]
 
 
 class Speaker(StrEnum):
@@ -97,6 +101,12 @@ class Record:
     target_version: int = 0
     target_seq: int = 0
     levels: tuple[int, ...] = ()
+    # The conversation's window begins anew with this turn.
+    fresh: bool = False
+    # Of a turn whose client sends the whole history again: see SessionMemory.taught and
+    # Conversation.resume.
+    taught: tuple[bytes, ...] = ()
+    resume: bytes = b""
     # Figures for people to read; the fold does not look at them.
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -126,6 +136,10 @@ class Record:
             header["content"] = self.content.hex()
         if self.levels:
             header["levels"] = self.levels
+        if self.taught:
+            header["taught"] = [digest.hex() for digest in self.taught]
+        if self.resume:
+            header["resume"] = self.resume.hex()
         ids = np.asarray(self.tokens, dtype="<u4").tobytes()
         head = json.dumps(header, separators=(",", ":")).encode()
         return len(head).to_bytes(4, "little") + zlib.compress(head + ids, 6)
@@ -171,6 +185,8 @@ class Record:
             tail=bytes.fromhex(header.tail),
             content=content,
             levels=tuple(header.levels),
+            taught=tuple(map(bytes.fromhex, header.taught)),
+            resume=bytes.fromhex(header.resume),
             **{name: getattr(header, name) for name in _PLAIN},
         )
 
@@ -203,6 +219,9 @@ class _Header(BaseModel):
     ended: bool = False
     target_version: Count = 0
     target_seq: Count = 0
+    fresh: bool = False
+    taught: Annotated[list[Digest], Field(max_length=MAX_TAUGHT)] = []
+    resume: Resume = ""
     notes: dict[str, Any] = {}
 
 
@@ -214,6 +233,7 @@ _PLAIN = (
     "ended",
     "target_version",
     "target_seq",
+    "fresh",
     "notes",
 )
 
@@ -226,6 +246,8 @@ def extend_digest(digest: bytes, record: Record) -> bytes:
     """
     if record.kind is RecordKind.CONSOLIDATION:
         return digest
+    if record.fresh:
+        digest = _chain(digest, ("fresh", record.conversation, ""), ())
     for segment in record.segments:
         source = (segment.speaker, segment.learnable, record.conversation, record.document)
         for span in segment.spans:

@@ -58,6 +58,9 @@ class Conversation:
     window: Window
     turns: int = 0
     context: Mapping[str, Tensor] = field(default_factory=dict)
+    # By what a server recognises the conversation when its client sends the whole history again,
+    # as of its last turn; opaque here, empty when that turn came without a history.
+    resume: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,9 @@ class SessionMemory:
     # Counts at which an event asked for consolidation and none happened yet.
     flushes: tuple[int, ...] = ()
     log_digest: bytes = bytes(32)
+    # Digests of messages that taught, the latest last: a message that is sent again teaches
+    # nothing twice. At most MAX_TAUGHT (log.py). Not part of the hash, like the windows.
+    taught: tuple[bytes, ...] = ()
     # None until something was written, and in models that have no fast memory. Not part of the
     # hash: how tokens were cut into passes changes its rounding, as it does that of logits.
     fast: FastMemoryState | None = None

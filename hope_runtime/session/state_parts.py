@@ -5,7 +5,7 @@ Each `describe` function makes the list that a class of state_schema.py reads ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, replace
 from itertools import islice
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from hope_runtime.session.guards import EMPTY_GUARDS, Event, GuardState
-from hope_runtime.session.memory import SessionMemory, Span
+from hope_runtime.session.layout import Tensors
+from hope_runtime.session.memory import Conversation, SessionMemory, Span
 from hope_runtime.session.page_hinkley import EMPTY_STREAM, Watched
-from hope_runtime.session.state_schema import GuardFields, SpanFields
+from hope_runtime.session.state_schema import GuardFields, SpanFields, StateFields
+from hope_runtime.session.window import Window
 
 
 def flat_ids(groups: Iterable[tuple[int, ...]]) -> torch.Tensor:
@@ -56,6 +58,38 @@ def with_cues(
     )
 
 
+def describe_conversations(memory: SessionMemory) -> list[Any]:
+    """A ConversationFields of each conversation; its ids are stored apart."""
+    return [
+        [
+            name,
+            item.turns,
+            item.window.capacity,
+            item.window.dropped,
+            len(item.window.pinned),
+            len(item.window.recent),
+        ]
+        for name, item in memory.conversations.items()
+    ]
+
+
+def conversations_of(
+    state: StateFields, pinned: torch.Tensor, recent: torch.Tensor, contexts: Mapping[str, Tensors]
+) -> dict[str, Conversation]:
+    """Conversations of a state, of the ids in their windows and of what contexts they carry."""
+    heads = grouped(pinned, [item.pinned for item in state.conversations])
+    tails = grouped(recent, [item.recent for item in state.conversations])
+    return {
+        item.name: Conversation(
+            Window(item.capacity, head, tail, item.dropped),
+            item.turns,
+            contexts.get(item.name, {}),
+            bytes.fromhex(state.resume.get(item.name, "")),
+        )
+        for item, head, tail in zip(state.conversations, heads, tails, strict=True)
+    }
+
+
 def describe_guards(memory: SessionMemory) -> list[Any]:
     """A GuardFields of each level; none while no level's guards remember anything."""
     if all(level.guard == EMPTY_GUARDS for level in memory.levels):
@@ -70,6 +104,14 @@ def describe_guards(memory: SessionMemory) -> list[Any]:
         ]
         for level in memory.levels
     ]
+
+
+def describe_histories(memory: SessionMemory) -> dict[str, Any]:
+    """Fields of a state by which resent histories are recognised; none while there are none."""
+    resume = {name: each.resume.hex() for name, each in memory.conversations.items() if each.resume}
+    if not memory.taught and not resume:
+        return {}
+    return {"taught": [digest.hex() for digest in memory.taught], "resume": resume}
 
 
 def _describe_watched(watched: Watched) -> list[Any] | None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from hope_runtime.session.content import fits
 from hope_runtime.session.guards import Guard
-from hope_runtime.session.log import Count, Hex, Speaker
+from hope_runtime.session.log import MAX_TAUGHT, Count, Digest, Hex, Resume, Speaker
 from hope_runtime.session.memory import MAX_CONVERSATIONS, MAX_DOCUMENTS
 
 Nats = FiniteFloat | None
@@ -105,8 +105,9 @@ class GuardFields(NamedTuple):
 
 
 class StateFields(BaseModel):
-    """A memory without its tensors. Format 1 had neither `contexts` nor `fast`; `guards`
-    came with format 3 and is empty when no level's guards remember anything."""
+    """A memory without its tensors. Format 1 had neither `contexts` nor `fast`; `guards` came with
+    format 3 and is empty when no level's guards remember anything; `taught` and `resume`, by
+    conversation, came with format 5."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -124,11 +125,14 @@ class StateFields(BaseModel):
     contexts: list[str] = []
     fast: FastFields | None = None
     guards: list[GuardFields] = []
+    taught: Annotated[list[Digest], Field(max_length=MAX_TAUGHT)] = []
+    resume: dict[str, Resume] = {}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         names = {item.name for item in self.conversations}
-        if len(names) != len(self.conversations) or not names.issuperset(self.contexts):
+        named = names.issuperset(self.contexts) and names.issuperset(self.resume)
+        if len(names) != len(self.conversations) or not named:
             raise ValueError(
                 "the names of conversations must be unique, and every context must belong to one "
                 "of them"

@@ -3,7 +3,7 @@
 A turn is an async iterator of these. Transports map them to messages of their own, and need nothing
 else of the server to answer: token ids come with their bytes, figures with their units.
 
-    generate: (Queued | Learning)*, TextDelta*, Finished
+    generate: (Queued | Learning)*, Began, TextDelta*, Finished
     ingest:   (Queued | Learning)*, IngestProgress, ..., Ingested
     score:    (Queued | Learning)*, Scored
 
@@ -39,6 +39,13 @@ class Learning:
 Waiting = Queued | Learning
 Tell = Callable[[Waiting], None]
 """Takes what a turn waits for, when the wait begins and whenever it comes further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The session is held, and `memory_version` of its memory answers; 0 without a session."""
+
+    memory_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,8 @@ class Usage:
     """Cost of a turn, and the version of the memory that answered.
 
     `input_tokens` include the template's. `surprise_nats` is the mean negative log-likelihood of
-    the learnable tokens, None when there were none.
+    the learnable tokens, None when there were none. `cached_input_tokens` were in the
+    window before.
     """
 
     input_tokens: int
@@ -91,6 +99,7 @@ class Usage:
     prefill_seconds: float
     decode_seconds: float
     surprise_nats: float | None = None
+    cached_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +172,6 @@ class ReplyCodec(Protocol):
         ...
 
 
-GenerateEvent = Waiting | TextDelta | Finished
+GenerateEvent = Waiting | Began | TextDelta | Finished
 IngestEvent = Waiting | IngestProgress | Ingested
 ScoreEvent = Waiting | Scored

@@ -95,6 +95,11 @@ def _known_user(user: str, *, field: str) -> str:
     return caller
 
 
+def is_session_id(name: str) -> bool:
+    """Whether the last part of a session's name may be so."""
+    return bool(_ID.fullmatch(name))
+
+
 def session_id(chosen: str, *, field: str) -> str:
     """The chosen last part of a name, or a random one when empty."""
     if not chosen:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from server.auth.api_keys import read_api_keys, user_of
 from server.auth.caller import ANYBODY, Caller
 from server.auth.settings import AccessSettings
 from server.auth.tokens import MIN_SHARED_KEY_BYTES, TokenVerifier, UnauthenticatedError
@@ -54,6 +56,21 @@ def by_token(verifier: TokenVerifier) -> Authenticator:
     return authenticate
 
 
+def by_api_key(users: Mapping[str, str], otherwise: Authenticator | None) -> Authenticator:
+    """Take the user of the bearer's API key. What is no such key is left to `otherwise`."""
+
+    def authenticate(credentials: Credentials) -> Caller:
+        if credentials.authorization or otherwise is None:
+            user = user_of(users, _bearer_token(credentials))
+            if user is not None:
+                return Caller(user)
+        if otherwise is None:
+            raise UnauthenticatedError("the API key is not valid on this server")
+        return otherwise(credentials)
+
+    return authenticate
+
+
 def by_certificate(credentials: Credentials) -> Caller:
     """Take the common name in the client's certificate, which TLS has verified, for the user."""
     try:
@@ -88,8 +105,16 @@ def _bearer_token(credentials: Credentials) -> str:
 
 
 def user_authenticator(settings: AccessSettings) -> Authenticator:
-    """Authenticator of users: by token where the settings name keys, else by certificate, else
-    anybody. Raises KeyFileError."""
+    """Authenticator of users: by API key or token where the settings name keys, else by
+    certificate, else anybody. Raises KeyFileError."""
+    others = _token_or_certificate(settings)
+    if settings.api_key_file:
+        users = read_api_keys(settings.api_key_file)
+        return by_api_key(users, None if others is anybody else others)
+    return others
+
+
+def _token_or_certificate(settings: AccessSettings) -> Authenticator:
     for path, verifier in (
         (settings.token_key_file, TokenVerifier.shared),
         (settings.token_jwks_file, TokenVerifier.public),

@@ -54,6 +54,27 @@ class AccessSettings(BaseSettings):
             "same value, nor let users choose it."
         ),
     )
+    api_key_file: Path | None = Field(
+        None,
+        description="Bearers of these API keys come in too. A line for each: SHA-256, user.",
+    )
+    http_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the OpenAI-compatible HTTP gateway (the extra http); 0 picks a free "
+        "one, unset: none.",
+    )
+    http_hosts: str = Field(
+        "",
+        description="Names, apart by commas, that HTTP clients call the server by, beside loopback "
+        "and its address. Only needed without authentication.",
+    )
+    http_cors_origins: str = Field(
+        "",
+        description="Origins, apart by commas, whose web pages may use the HTTP gateway, such as "
+        "https://chat.example.org.",
+    )
     admin_host: str = Field("127.0.0.1", description="Address of the admin service.")
     admin_port: int | None = Field(
         None,
@@ -84,6 +105,13 @@ class AccessSettings(BaseSettings):
             raise ValueError("admin_port and admin_token_file must be set together")
         if self.admin_port and self.admin_port == self.port:
             raise ValueError("admin_port must differ from port")
+        if self.http_port and self.http_port in (self.port, self.admin_port):
+            raise ValueError("http_port must be another port than port and admin_port")
+        if self.http_port is not None and self.tls_client_ca_file and not self.takes_bearers:
+            raise ValueError(
+                "http_port needs api_key_file, token_key_file or token_jwks_file beside "
+                "tls_client_ca_file: certificates of clients name users over gRPC only"
+            )
         return self
 
     @model_validator(mode="after")
@@ -92,7 +120,10 @@ class AccessSettings(BaseSettings):
         if not self.tls_cert_file:
             missing.append("TLS (tls_cert_file and tls_key_file)")
         if not self.authenticates:
-            missing.append("authentication (token_key_file, token_jwks_file or tls_client_ca_file)")
+            missing.append(
+                "authentication (api_key_file, token_key_file, token_jwks_file or "
+                "tls_client_ca_file)"
+            )
         if missing and not _is_loopback(self.host):
             raise ValueError(
                 f"host must be a loopback address without {' and without '.join(missing)}"
@@ -106,9 +137,14 @@ class AccessSettings(BaseSettings):
         return bool(self.token_key_file or self.token_jwks_file)
 
     @property
+    def takes_bearers(self) -> bool:
+        """Whether a bearer's token or API key names the user."""
+        return self.checks_tokens or bool(self.api_key_file)
+
+    @property
     def authenticates(self) -> bool:
         """Whether callers need credentials."""
-        return self.checks_tokens or bool(self.tls_client_ca_file)
+        return self.takes_bearers or bool(self.tls_client_ca_file)
 
     @property
     def address(self) -> str:

@@ -17,7 +17,7 @@ from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session import content
-from server.app import ingest, turns
+from server.app import generation, ingest, turns
 from server.app.events import Scored
 from server.app.names import MAX_DOCUMENT_NAME, conversation_name, session_key, short_name
 from server.app.replies import RequestId
@@ -41,13 +41,17 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         learn, ephemeral = _learn_options(request.learn_options)
-        events = turns.generate(
+        events = generation.generate(
             self._sessions,
             session_key(request.session, field="session"),
             GenerateTurn(
                 conversation=conversation_name(request.conversation),
                 messages=tuple(
-                    Message(_ROLES.get(message.role, ""), message.content)
+                    Message(
+                        _ROLES.get(message.role, ""),
+                        message.content,
+                        learn=message.learn if message.HasField("learn") else True,
+                    )
                     for message in request.messages
                 ),
                 sampling=_sampling(request.sampling),

@@ -25,13 +25,16 @@ _REASONS = {number: reason for reason, number in _FINISH.items()}
 
 class Statuses:
     """Statuses of one call. The wire says what a turn waits for when that changes, and how far
-    learning is in steps of a twentieth."""
+    learning is in steps of a twentieth; that a reply begins has no place in it."""
 
     def __init__(self) -> None:
         self._last: object = None
 
     def is_new(self, event: object) -> bool:
-        """Whether a client is told of the event: all but a status that repeats the one before."""
+        """Whether a client is told of the event: all but a beginning, and a status that repeats the
+        one before."""
+        if isinstance(event, events.Began):
+            return False
         key: object = type(event)
         if isinstance(event, events.Learning):
             part = None if event.fraction is None else int(event.fraction * STEPS)
@@ -48,6 +51,8 @@ def to_generate_response(event: events.GenerateEvent) -> pb.GenerateResponse:
             return pb.GenerateResponse(delta=_to_delta(event))
         case events.Finished():
             return pb.GenerateResponse(result=_to_result(event))
+        case events.Began():
+            raise AssertionError("the wire does not say that a reply begins")
         case _:
             return pb.GenerateResponse(status=_to_status(event))
 
@@ -140,6 +145,7 @@ def _to_result(finished: events.Finished) -> pb.GenerateResult:
             queue_time=to_duration(usage.queue_seconds),
             prefill_time=to_duration(usage.prefill_seconds),
             decode_time=to_duration(usage.decode_seconds),
+            cached_input_tokens=usage.cached_input_tokens,
         ),
         text=finished.text,
         replayed=finished.replayed,
@@ -162,6 +168,7 @@ def _from_result(result: pb.GenerateResult) -> events.Finished:
             queue_seconds=_seconds(usage.queue_time),
             prefill_seconds=_seconds(usage.prefill_time),
             decode_seconds=_seconds(usage.decode_time),
+            cached_input_tokens=usage.cached_input_tokens,
             surprise_nats=usage.surprise_nats if usage.HasField("surprise_nats") else None,
         ),
         replayed=True,

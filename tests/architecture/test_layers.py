@@ -28,14 +28,15 @@ MAY_IMPORT = {
     "engine": {"layers", "session", "models", "learning", "checkpoints"},
 }
 # The same for the server. Its modules above all packages put them together.
-SERVER = ("crypto", "auth", "store", "telemetry", "app", "grpc_api")
+SERVER = ("crypto", "auth", "store", "telemetry", "app", "grpc_api", "http_api")
 SERVER_MAY_IMPORT = {
     "crypto": set(),
     "auth": {"crypto"},
     "store": {"crypto"},
     "telemetry": {"store"},
-    "app": {"auth", "store", "telemetry"},
-    "grpc_api": {"crypto", "auth", "store", "telemetry", "app"},
+    "app": {"crypto", "auth", "store", "telemetry"},
+    "grpc_api": {"auth", "store", "telemetry", "app"},
+    "http_api": {"auth", "store", "telemetry", "app"},
 }
 COMPOSITION = ("main", "settings")
 FAMILIES = ("decoder", "fast_memory", "hope")
@@ -120,6 +121,8 @@ def test_every_package_has_its_place() -> None:
         ("hope_lab", ("server", "hope_client", "grpc")),
         ("server", ("hope_client", "hope_lab")),
         ("server/app", ("grpc", "starlette", "hope.v1")),
+        ("server/grpc_api", ("starlette", "uvicorn")),
+        ("server/http_api", ("grpc", "hope.v1")),
         ("server/crypto", ("torch", "hope_runtime", "grpc")),
         ("server/store", ("torch", "numpy", "hope_runtime", "grpc")),
         ("clients/python", ("server", "hope_runtime", "hope_lab", "torch")),

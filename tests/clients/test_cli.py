@@ -72,6 +72,7 @@ async def test_generate_json(hope):
         "queue_time_seconds": None,
         "prefill_time_seconds": None,
         "decode_time_seconds": None,
+        "cached_input_tokens": 0,
     }
 
 

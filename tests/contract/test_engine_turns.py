@@ -10,6 +10,7 @@ import torch
 from engines import WAIT, WINDOW, Make, answer, ask, fresh, taught
 
 from hope_runtime.engine.base import SessionEngine
+from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import FinishReason, TextPiece
 from hope_runtime.engine.sampling import Sampler
 from hope_runtime.errors import InvalidRequestError, ModelError, WindowOverflowError
@@ -260,3 +261,73 @@ def test_a_window_longer_than_the_model_knows_is_refused(
     model = replace(small_model, config=replace(small_model.config, max_positions=128))
     with pytest.raises(ModelError, match="128 positions"):
         make_engine(model)
+
+
+# Turns of clients that send a whole history again
+
+
+def test_a_window_that_begins_anew_is_that_of_a_new_conversation(
+    engine: SessionEngine, small_model: BaseModel
+) -> None:
+    first = answer(engine, fresh(small_model), ask("My dog is Rolf."), "row")
+    messages = (
+        Message("system", "Be brief."),
+        Message("user", "My dog is Rolf.", learn=False),
+        Message("assistant", "Noted."),
+        Message("user", "Who is Rolf?"),
+    )
+    turn = replace(ask(tokens=8), messages=messages, taught=(b"12345678",), resume=b"where")
+    anew = answer(engine, first.memory, replace(turn, fresh=True), "row")
+    other = answer(engine, first.memory, replace(turn, conversation="other"))
+    assert anew.record.fresh
+    assert not other.record.fresh
+    assert anew.record.segments == other.record.segments
+    window, expected = (
+        outcome.memory.conversations[name].window
+        for outcome, name in ((anew, "default"), (other, "other"))
+    )
+    assert window == expected
+    # Of the messages only the last one teaches.
+    asked = len(small_model.tokenizer.encode("Who is Rolf?"))
+    assert anew.record.learnable_tokens == asked
+    assert anew.memory.observed_tokens == first.memory.observed_tokens + asked
+    # What recognises it is part of the fold: the log alone gives the same memory.
+    replayed = fresh(small_model)
+    for record in (first.record, anew.record):
+        record = Record.decode(record.encode())
+        replayed = engine.observe(replayed, record).future.result(WAIT)
+    assert replayed == anew.memory
+    assert replayed.taught == (b"12345678",)
+    assert replayed.conversations["default"].resume == b"where"
+    goes_on = answer(engine, anew.memory, ask("Yes?"), "row")
+    assert goes_on.memory.conversations["default"].resume == b""
+    assert goes_on.memory.taught == replayed.taught
+
+
+def test_a_text_is_gone_on_with_as_it_stands(engine: SessionEngine, small_model: BaseModel) -> None:
+    turn = replace(ask("Once upon a time", tokens=4), plain=True)
+    outcome = answer(engine, fresh(small_model), turn)
+    tokenizer = small_model.tokenizer
+    before, reply = outcome.record.segments
+    assert tokenizer.decode(before.tokens) == "Once upon a time"
+    assert tokenizer.decode(reply.tokens[:4]) == outcome.reply.text
+
+
+def test_a_reader_may_end_a_reply(engine: SessionEngine, small_model: BaseModel) -> None:
+    pieces: list[TextPiece] = []
+
+    def enough(piece: TextPiece) -> bool:
+        pieces.append(piece)
+        return len(pieces) == 3
+
+    memory = fresh(small_model)
+    ticket = engine.generate("row", memory, ask(tokens=40), enough)
+    cut = ticket.future.result(WAIT)
+    whole = answer(engine, memory, ask(tokens=40))
+    assert cut.finish_reason is FinishReason.STOP
+    assert cut.output_tokens < whole.output_tokens
+    assert cut.reply.text == "".join(piece.text for piece in pieces)
+    assert whole.reply.text.startswith(cut.reply.text)
+    # The window goes on behind what was said.
+    again = answer(engine, cut.memory, ask("Yes?"), "row")
+    assert again.record.tokens

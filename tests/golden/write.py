@@ -57,8 +57,9 @@ MODEL = ModelConfig(
 FINGERPRINT = "golden-base"
 
 
-def memory() -> SessionMemory:
-    """A memory with something in every field."""
+def memory(version: int = STATE_FORMAT) -> SessionMemory:
+    """A memory with something in every field that a format has."""
+    histories = version >= 5
     values = {
         name: (torch.arange(torch.Size(shape).numel()) % 7 - 3).reshape(shape).to(torch.bfloat16)
         / 8
@@ -88,7 +89,11 @@ def memory() -> SessionMemory:
             Span((8, 9, 10, 11), Speaker.USER, 3),
         ),
         conversations={
-            "default": Conversation(Window(24, (20, 21), (22, 23, 24), 5), turns=3),
+            "default": Conversation(
+                Window(24, (20, 21), (22, 23, 24), 5),
+                turns=3,
+                resume=bytes(range(48)) if histories else b"",
+            ),
             "naïve: name": Conversation(Window(24)),
         },
         documents={
@@ -99,6 +104,7 @@ def memory() -> SessionMemory:
         observed_tokens=12,
         flushes=(12,),
         log_digest=bytes(range(32)),
+        taught=(bytes(range(8)), bytes(range(8, 16))) if histories else (),
     )
 
 
@@ -121,8 +127,9 @@ def torch_memory() -> SessionMemory:
     )
 
 
-def records() -> list[Record]:
+def records(version: int = STATE_FORMAT) -> list[Record]:
     """One record of every kind."""
+    resent = {"fresh": True, "taught": (bytes(range(8)),), "resume": bytes(range(48))}
     said = (
         Segment(Speaker.TEMPLATE, ((1, 2),)),
         Segment(Speaker.SYSTEM, ((3,), (4, 5))),
@@ -152,6 +159,7 @@ def records() -> list[Record]:
         Record(RecordKind.CONSOLIDATE),
         Record(RecordKind.CONSOLIDATION, notes={"level": 0, "surprise_before_nats": 3.5}),
         Record(RecordKind.ROLLBACK, target_version=2, target_seq=3),
+        *([Record(RecordKind.TURN, "default", said, **resent)] if version >= 5 else ()),
     ]
 
 

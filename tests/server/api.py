@@ -89,7 +89,9 @@ class Api:
 
     async def create(self, policy: str = "quick") -> sessions_pb2.Session:
         request = sessions_pb2.CreateSessionRequest(
-            parent=USER, session_id=self.name.rpartition("/")[2], policy=policy
+            parent=self.name.partition("/sessions/")[0],
+            session_id=self.name.rpartition("/")[2],
+            policy=policy,
         )
         return (await self.sessions.CreateSession(request)).session
 

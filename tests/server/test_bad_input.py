@@ -52,7 +52,7 @@ def messages(*said: tuple[int, str]) -> dict[str, Any]:
         ({"repetition_penalty": NAN}, "sampling.repetition_penalty"),
         ({"repetition_penalty": INF}, "sampling.repetition_penalty"),
         ({"stop": [""]}, "sampling.stop"),
-        ({"stop": ["x"] * 9}, "sampling.stop"),
+        ({"stop": ["x"] * 33}, "sampling.stop"),
         ({"logprobs": 21}, "sampling.logprobs"),
         ({"conversation": "c" * 65}, "conversation"),
         ({"request_id": "r" * 129}, "request_id"),

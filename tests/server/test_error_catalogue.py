@@ -18,13 +18,14 @@ from google.rpc import code_pb2, error_details_pb2
 
 import server
 from hope_runtime import errors as runtime
+from server.app.error_codes import CATALOGUE, INTERNAL, REASONS, TERMINAL, code_of
 from server.app.quotas import QuotaExceededError
 from server.app.residency import JobRunningError
 from server.auth import tokens
 from server.crypto.cipher import UnsealError
 from server.crypto.keys import KeysUnavailableError, LostMasterKeyError
-from server.grpc_api.error_codes import CATALOGUE, INTERNAL, REASONS, TERMINAL, code_of
 from server.grpc_api.errors import to_status
+from server.http_api.errors import HttpError
 from server.store import base as store
 from server.store.values import Lease, SessionKey
 
@@ -40,6 +41,7 @@ NEVER_SHOWN = {
     KeysUnavailableError: "becomes StoreUnavailableError",
     LostMasterKeyError: "becomes CorruptStoreError",
     tokens._UnusableKeyError: "becomes KeyFileError, if no key is left",
+    HttpError: "a refusal of HTTP's own, with its status",
 }
 
 KEY = SessionKey("ada", "diary")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from serving import Serve, Served
 from test_turn_events import KEY, TEXT, asking
 
-from server.app import events, turns
+from server.app import events, generation, turns
 from server.store.base import SessionKey
 
 ASKED = ("Hello.", "And then?", "What does he like?")
 
 
 async def answered(served: Served, key: SessionKey, text: str) -> events.Finished:
-    *_, last = [event async for event in turns.generate(served.running.sessions, key, asking(text))]
+    *_, last = [event async for event in generation.generate(served.running.sessions, key, asking(text))]
     assert isinstance(last, events.Finished)
     return last
 
@@ -53,7 +53,7 @@ async def test_a_new_conversation_begins_beside_learning(serve: Serve) -> None:
         other = asking("Hello.")
         *_, finished = [
             event
-            async for event in turns.generate(
+            async for event in generation.generate(
                 served.running.sessions, KEY, type(other)("other", other.messages, other.sampling)
             )
         ]

@@ -13,7 +13,7 @@ from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import FinishReason
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateTurn
-from server.app import events, ingest, turns
+from server.app import events, generation, ingest
 from server.app.replies import RequestId
 from server.grpc_api.turn_messages import MessageCodec, Statuses
 from server.store.base import SessionKey
@@ -31,8 +31,9 @@ async def test_a_turn_is_text_and_then_its_end(served: Served, api: Api) -> None
     sessions = served.running.sessions
     request = RequestId("once", b"digest")
     turn = asking("Hello.", logprobs=1)
-    first = [event async for event in turns.generate(sessions, KEY, turn, request=request)]
-    *deltas, finished = first
+    first = [event async for event in generation.generate(sessions, KEY, turn, request=request)]
+    began, *deltas, finished = first
+    assert began == events.Began(0)
     assert isinstance(finished, events.Finished)
     texts = [delta for delta in deltas if isinstance(delta, events.TextDelta)]
     assert len(texts) == len(deltas) > 0
@@ -41,10 +42,11 @@ async def test_a_turn_is_text_and_then_its_end(served: Served, api: Api) -> None
     assert finished.usage.output_tokens == sum(delta.tokens for delta in texts) == 6
     chosen = [each.chosen for delta in texts for each in delta.logprobs]
     assert b"".join(each.text for each in chosen).decode(errors="replace") == finished.text
-    again = [event async for event in turns.generate(sessions, KEY, turn, request=request)]
-    assert isinstance(again[0], events.TextDelta)
+    again = [event async for event in generation.generate(sessions, KEY, turn, request=request)]
+    assert again[0] == began
+    assert isinstance(again[1], events.TextDelta)
     assert isinstance(again[-1], events.Finished)
-    assert again[0].text == finished.text
+    assert again[1].text == finished.text
     assert again[-1].replayed
     assert (await api.get()).log_records == 1
 
@@ -54,7 +56,7 @@ async def test_who_waits_is_told_which_level_learns(served: Served, api: Api) ->
     await api.say(TEXT * 8)  # beyond a boundary: learnt behind the reply
     waited = [
         event
-        async for event in turns.generate(sessions, KEY, asking("Hello."))
+        async for event in generation.generate(sessions, KEY, asking("Hello."))
         if isinstance(event, events.Learning)
     ]
     assert [(event.level, event.fraction) for event in waited][:1] == [(0, None)]
@@ -109,7 +111,9 @@ def test_a_status_is_sent_when_it_changes() -> None:
     parts = (None, 0.5, 0.51, 0.6)
     learning = [*(events.Learning(0, part) for part in parts), events.Learning(1)]
     shown = [
-        event for event in (queued, queued, *learning, text, text, queued) if told.is_new(event)
+        event
+        for event in (queued, queued, *learning, events.Began(1), text, text, queued)
+        if told.is_new(event)
     ]
     less = [each for each in learning if each.fraction != 0.51]
     assert shown == [queued, *less, text, text, queued]

@@ -73,6 +73,12 @@ def decode(blobs: Blobs, **changes: Any) -> SessionMemory:
     return decode_memory(blobs, **({"fingerprint": golden.FINGERPRINT} | expected | changes))
 
 
+def header_of(data: bytes) -> dict[str, str]:
+    size = int.from_bytes(data[:8], "little")
+    fields: dict[str, str] = json.loads(data[8 : 8 + size])["__metadata__"]
+    return fields
+
+
 def edited(
     data: bytes,
     *,
@@ -81,8 +87,7 @@ def edited(
     state: Callable[[dict[str, Any]], None] | None = None,
 ) -> bytes:
     """A blob with a change in its header, its tensors or its JSON, made whole again."""
-    size = int.from_bytes(data[:8], "little")
-    fields = json.loads(data[8 : 8 + size])["__metadata__"]
+    fields = header_of(data)
     values = load(data)
     header(fields)
     tensors(values)
@@ -108,8 +113,8 @@ def test_every_format_that_was_ever_written_is_read(version: int) -> None:
     memory = decode(stored)
     assert memory.hash() == facts["memory_hash"]
     assert memory.levels_digest() == facts["levels_digest"]
-    expected = golden.memory()
-    for name in ("pending", "buffer", "conversations", "flushes", "log_digest"):
+    expected = golden.memory(version)
+    for name in ("pending", "buffer", "conversations", "flushes", "log_digest", "taught"):
         assert getattr(memory, name) == getattr(expected, name), name
     documents = dict(expected.documents)
     if version < 4:  # Documents had no digests, and everything else was the same.
@@ -118,7 +123,7 @@ def test_every_format_that_was_ever_written_is_read(version: int) -> None:
         }
     assert memory.documents == documents
     records = [Record.decode(bytes.fromhex(data)) for data in facts["records"]]
-    assert records == [each for each in golden.records() if version >= 4 or not each.content]
+    assert records == [each for each in golden.records(version) if version >= 4 or not each.content]
 
 
 class AnyLayout(AdapterLayout):
@@ -189,6 +194,13 @@ def test_the_size_of_a_state_does_not_grow_with_the_stream() -> None:
         sizes.append(len(encode_state(memory)))
     # Counters get longer by a digit now and then.
     assert max(sizes[20:]) <= sizes[20] + 64
+
+
+def test_older_servers_read_a_state_without_histories() -> None:
+    assert header_of(encode_state(golden.memory(4)))["format"] == "4"
+    assert header_of(encode_state(golden.memory(5)))["format"] == "5"
+    stored = (GOLDEN / "state.v4.safetensors").read_bytes()
+    assert header_of(encode_state(golden.memory(4))) == header_of(stored)
 
 
 def test_another_base_model_is_refused(blobs: Blobs) -> None:
@@ -290,6 +302,10 @@ def test_token_ids_that_cannot_be_are_corrupt(
         lambda s: s["pending"][0].__setitem__(1, "nobody"),
         lambda s: s["conversations"].pop(0),
         lambda s: s.update(policy=["golden"]),
+        lambda s: s["taught"].append("0123"),
+        lambda s: s.update(taught=["00" * 8] * 1025),
+        lambda s: s.update(resume={"default": "00" * 65}),
+        lambda s: s.update(resume={"no conversation": "00"}),
     ],
 )
 def test_fields_that_cannot_be_are_corrupt(

@@ -156,10 +156,17 @@ def test_the_digest_does_not_depend_on_where_a_document_was_cut(
         replace(TURN, segments=(TURN.segments[1], TURN.segments[0], TURN.segments[2])),
         replace(TURN, segments=(*TURN.segments[:2], Segment(Speaker.ASSISTANT, ((7,), (2,))))),
         replace(TURN, segments=(TURN.segments[0], replace(TURN.segments[1], learnable=False))),
+        replace(TURN, fresh=True),
     ],
 )
 def test_the_digest_tells_what_was_said_apart(other: Record) -> None:
     assert digest(other) != digest(TURN)
+
+
+def test_what_recognises_a_history_is_not_in_the_digest() -> None:
+    resent = replace(TURN, taught=(bytes(8),), resume=b"where")
+    assert Record.decode(resent.encode()) == resent
+    assert digest(resent) == digest(TURN)
 
 
 def test_names_cannot_pass_for_each_other_in_the_digest() -> None:

@@ -94,21 +94,30 @@ class Message(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    LEARN_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     """Who said it."""
     content: _builtins.str
     """Plain text. Control tokens of the model's template have no meaning in it."""
+    learn: _builtins.bool
+    """Whether the memory may learn from this message. False makes a user's message
+    context only, such as one from before; messages of others never teach.
+    Unset: as `learn_options` says.
+    """
     def __init__(
         self,
         *,
         role: Global___Role.ValueType = ...,
         content: _builtins.str = ...,
+        learn: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_learn", b"_learn", "learn", b"learn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_learn", b"_learn", "content", b"content", "learn", b"learn", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__learn: _TypeAlias = _typing.Literal["learn"]  # noqa: Y015
+    _WhichOneofArgType__learn: _TypeAlias = _typing.Literal["_learn", b"_learn"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learn) -> _WhichOneofReturnType__learn | None: ...
 
 Global___Message: _TypeAlias = Message  # noqa: Y015
 
@@ -182,7 +191,7 @@ class Sampling(_message.Message):
     """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The reply ends before the first of these; at most 8, none empty."""
+        """The reply ends before the first of these; at most 32, none empty."""
 
     def __init__(
         self,
@@ -505,6 +514,7 @@ class Usage(_message.Message):
     QUEUE_TIME_FIELD_NUMBER: _builtins.int
     PREFILL_TIME_FIELD_NUMBER: _builtins.int
     DECODE_TIME_FIELD_NUMBER: _builtins.int
+    CACHED_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Tokens read in this turn, the template's included."""
     output_tokens: _builtins.int
@@ -517,6 +527,8 @@ class Usage(_message.Message):
     """
     memory_version: _builtins.int
     """Version of the memory that answered."""
+    cached_input_tokens: _builtins.int
+    """Tokens that the conversation's window held already, beside `input_tokens`."""
     @_builtins.property
     def queue_time(self) -> _duration_pb2.Duration: ...
     @_builtins.property
@@ -534,10 +546,11 @@ class Usage(_message.Message):
         queue_time: _duration_pb2.Duration | None = ...,
         prefill_time: _duration_pb2.Duration | None = ...,
         decode_time: _duration_pb2.Duration | None = ...,
+        cached_input_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "decode_time", b"decode_time", "prefill_time", b"prefill_time", "queue_time", b"queue_time", "surprise_nats", b"surprise_nats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "decode_time", b"decode_time", "input_tokens", b"input_tokens", "learnable_tokens", b"learnable_tokens", "memory_version", b"memory_version", "output_tokens", b"output_tokens", "prefill_time", b"prefill_time", "queue_time", b"queue_time", "surprise_nats", b"surprise_nats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "cached_input_tokens", b"cached_input_tokens", "decode_time", b"decode_time", "input_tokens", b"input_tokens", "learnable_tokens", b"learnable_tokens", "memory_version", b"memory_version", "output_tokens", b"output_tokens", "prefill_time", b"prefill_time", "queue_time", b"queue_time", "surprise_nats", b"surprise_nats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__surprise_nats: _TypeAlias = _typing.Literal["surprise_nats"]  # noqa: Y015
     _WhichOneofArgType__surprise_nats: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats"]  # noqa: Y015

@@ -1,0 +1,1 @@
+"""HTTP: the OpenAI-compatible gateway, in the server's process, over server/app."""

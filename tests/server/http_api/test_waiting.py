@@ -1,0 +1,130 @@
+"""Turns that wait, fail late, or whose client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from gateway import Gateway, events, user
+from starlette.types import Send
+
+from server.app.events import GenerateEvent, TextDelta
+from server.http_api import answer
+from server.store.base import SessionKey
+
+KEY = SessionKey("local", "diary")
+HELLO = user("Hello, my dog is called Rolf.")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(answer, "COMMENT_SECONDS", 0.1)
+
+
+@asynccontextmanager
+async def asking(gateway: Gateway) -> AsyncIterator[AsyncIterator[str]]:
+    """The parts of a stream that has begun, while the session is held by somebody else."""
+    body = gateway.body(HELLO, stream=True)
+    async with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.status_code == 200
+        yield response.aiter_text()
+
+
+async def until(parts: AsyncIterator[str], text: str) -> str:
+    """What was read up to `text`."""
+    seen = ""
+    async for part in parts:
+        seen += part
+        if text in seen:
+            return seen
+    raise AssertionError(f"the stream ended: {seen}")
+
+
+async def test_who_waits_long_gets_comments(gateway: Gateway) -> None:
+    async with asyncio.timeout(30), asking_while_held(gateway) as (parts, release):
+        seen = await until(parts, ": waiting\n\n: waiting\n\n")
+        role = json.loads(seen.split("\n\n")[0].removeprefix("data: "))
+        assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+        release.set()
+        seen += "".join([part async for part in parts])
+    chunks = events(seen)
+    assert len([chunk for chunk in chunks if "role" in chunk["choices"][0]["delta"]]) == 1
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert chunks[-1]["hope"]["learnable_tokens"] > 0
+    assert ": ping" not in seen
+
+
+async def test_an_error_after_the_start_is_an_event(gateway: Gateway) -> None:
+    sessions = gateway.served.running.sessions
+    async with asyncio.timeout(30), asking_while_held(gateway) as (parts, release):
+        await until(parts, ": waiting")
+        sessions.draining = True
+        release.set()
+        rest = "".join([part async for part in parts])
+    *_, last, nothing = rest.split("\n\n")
+    assert nothing == ""
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert error["code"] == "draining"
+    assert "[DONE]" not in rest
+
+
+@asynccontextmanager
+async def asking_while_held(
+    gateway: Gateway,
+) -> AsyncIterator[tuple[AsyncIterator[str], asyncio.Event]]:
+    """A stream that waits for a session which is held until the event is set."""
+    sessions, release, held = gateway.served.running.sessions, asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with sessions.exclusive(KEY):
+            held.set()
+            await release.wait()
+
+    holding = asyncio.create_task(hold())
+    await held.wait()
+    try:
+        async with asking(gateway) as parts:
+            yield parts, release
+    finally:
+        release.set()
+        await holding
+
+
+async def test_who_leaves_before_the_first_text_leaves_no_trace(gateway: Gateway) -> None:
+    before = await gateway.api.get()
+    async with asyncio.timeout(30):
+        async with asking_while_held(gateway) as (parts, _):
+            await until(parts, ": waiting")
+        # The stream is closed, then the session is free.
+        await asyncio.sleep(0.2)
+    assert await gateway.api.get() == before
+    answered = await gateway.chat(HELLO)
+    assert answered["hope"]["learnable_tokens"] > 0
+
+
+async def test_an_answer_at_once_is_kept_when_its_client_leaves(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client repeats the request, and then gets the whole reply."""
+    said, take = asyncio.Event(), answer.Answer._take
+
+    async def watched(self: answer.Answer, event: GenerateEvent, send: Send) -> bool:
+        if isinstance(event, TextDelta):
+            said.set()
+        return await take(self, event, send)
+
+    monkeypatch.setattr(answer.Answer, "_take", watched)
+    body = gateway.body(HELLO, max_tokens=120)
+    async with asyncio.timeout(30):
+        asked = asyncio.create_task(gateway.post(body, x_stainless_retry_count="0"))
+        await said.wait()
+        asked.cancel()
+        await asyncio.wait([asked])
+        again = (await gateway.post(body, x_stainless_retry_count="1")).json()
+    assert again["hope"]["replayed"]
+    assert again["usage"]["completion_tokens"] == 120
+    assert (await gateway.api.get()).log_records == 1
