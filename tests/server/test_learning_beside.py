@@ -12,7 +12,9 @@ ASKED = ("Hello.", "And then?", "What does he like?")
 
 
 async def answered(served: Served, key: SessionKey, text: str) -> events.Finished:
-    *_, last = [event async for event in generation.generate(served.running.sessions, key, asking(text))]
+    *_, last = [
+        event async for event in generation.generate(served.running.sessions, key, asking(text))
+    ]
     assert isinstance(last, events.Finished)
     return last
 

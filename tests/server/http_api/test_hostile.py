@@ -210,7 +210,7 @@ async def test_callers_are_whom_their_credentials_name(
 ) -> None:
     keys = tmp_path / "keys"
     digest = hashlib.sha256(b"key-of-bob").hexdigest()
-    keys.write_text(f"# people\n{digest} bob\n")
+    keys.write_text(f"# people\n{digest} bob@example.com\n")
     async with serve_http(api_key_file=keys, token_key_file=shared_key_file(tmp_path)) as gateway:
         body = gateway.body(HELLO, model="hope", hope={"session": "diary"}, user="carol")
 
@@ -226,9 +226,14 @@ async def test_callers_are_whom_their_credentials_name(
         assert await owner(authorization="Bearer wrong") == "invalid_api_key"
         assert await owner(x_api_key="wrong") == "invalid_api_key"
         assert await owner(authorization=f"Bearer {token('ada')}") == "users/ada/sessions/diary"
+        provided = f"Bearer {token('auth0|5f7c')}"
+        assert await owner(authorization=provided) == "users/auth0%7C5f7c/sessions/diary"
         for header in ("x_api_key", "api_key"):
-            assert await owner(**{header: "key-of-bob"}) == "users/bob/sessions/diary"
-        assert await owner(authorization="Bearer key-of-bob") == "users/bob/sessions/diary"
+            assert await owner(**{header: "key-of-bob"}) == "users/bob%40example.com/sessions/diary"
+        assert (
+            await owner(authorization="Bearer key-of-bob")
+            == "users/bob%40example.com/sessions/diary"
+        )
         # No other host can be made up: credentials are asked for. Probes have none.
         assert await owner(host="evil.example") == "invalid_api_key"
         assert (await gateway.client.get("/health")).json() == {"status": "ok"}
@@ -238,13 +243,13 @@ async def test_callers_are_whom_their_credentials_name(
         key = bearer("key-of-bob")
         bobs = gateway.api
         found = await bobs.sessions.ListSessions(
-            pb.ListSessionsRequest(parent="users/bob"), metadata=key
+            pb.ListSessionsRequest(parent="users/bob%40example.com"), metadata=key
         )
-        assert [each.name for each in found.sessions] == ["users/bob/sessions/diary"]
+        assert [each.name for each in found.sessions] == ["users/bob%40example.com/sessions/diary"]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "# none\n", "abc ada\n", f"{'0' * 64}\n", f"{'0' * 64} a/b\n",
+    "text", ["", "# none\n", "abc ada\n", f"{'0' * 64}\n", f"{'0' * 64} {'a' * 257}\n",
              f"{'0' * 64} ada\n{'0' * 64} bob\n"]
 )  # fmt: skip
 def test_files_of_keys_that_cannot_be_used(tmp_path: Path, text: str) -> None:
