@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,7 +25,7 @@ from server.http_api.files import Files
 from server.http_api.models import Models
 from server.http_api.native import ROUTES, SESSIONS, Method, handler
 from server.http_api.requests import Gate
-from server.store.base import StoreLostError
+from server.store.base import StoreError, StoreLostError
 from server.telemetry.logs import FIELDS, new_number, request_number
 
 _log = logging.getLogger("server.requests")
@@ -66,6 +67,8 @@ def make_app(
     async def health(request: Request) -> Response:
         if sessions.draining:
             return JSONResponse({"status": "draining"}, 503, {"retry-after": "5"})
+        with contextlib.suppress(StoreError):  # the watch remembers it
+            await sessions.store_watch.look(room=False)
         if isinstance(sessions.store_watch.problem, StoreLostError):
             return JSONResponse({"status": "store lost"}, 503)
         return JSONResponse({"status": "ok"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import small_tokenizers as small
@@ -10,7 +11,9 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hope_runtime.engine.prompt import Message, encode_spans, turn_record
+from hope_runtime.engine.prompt import Message, at_once, encode_spans, turn_record
+from hope_runtime.engine.turn import GenerateTurn, prompt_in_steps
+from hope_runtime.session.fold import observe
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY
 from hope_runtime.session.spans import SpanReader, split_spans
@@ -106,6 +109,20 @@ def test_a_later_turn_goes_on_as_transformers_would(
             later += tokenizer.encode_template(piece.text)
     ends = [index for index, token in enumerate(whole) if token in tokenizer.eos_ids]
     assert later == whole[ends[end] + 1 :]
+
+
+def test_a_text_without_a_template_begins_like_a_document(backend: tokenizers.Tokenizer) -> None:
+    tokenizer = Tokenizer(backend.to_str(), eos_tokens=["</s>"], bos_token="<s>", add_bos=True)
+    memory = SessionMemory.fresh("base", DEFAULT_POLICY)
+    turn = GenerateTurn("c", (Message("user", "Once upon a time"),), fresh=True, plain=True)
+    record = at_once(prompt_in_steps(tokenizer, memory, turn))
+    whole = backend.encode("Once upon a time", add_special_tokens=False).ids
+    assert record.tokens == (tokenizer.bos_id, *whole)
+    # A window that there is goes on with the text as it stands.
+    memory = observe(memory, record, window_tokens=64)
+    again = at_once(prompt_in_steps(tokenizer, memory, replace(turn, fresh=False)))
+    assert list(again.tokens) == tokenizer.encode("Once upon a time")
+    assert at_once(prompt_in_steps(tokenizer, memory, turn)) == replace(record, fresh=True)
 
 
 def test_a_document_has_one_space_at_its_beginning(backend: tokenizers.Tokenizer) -> None:

@@ -19,7 +19,7 @@ from hope_runtime.engine.prompt import (
 )
 from hope_runtime.engine.request import Request
 from hope_runtime.engine.scheduler import choose
-from hope_runtime.engine.turn import score_tokens
+from hope_runtime.engine.turn import GenerateTurn, place, score_tokens
 from hope_runtime.errors import InvalidRequestError, WindowOverflowError
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.spans import MAX_SPAN_CHARS
@@ -71,6 +71,11 @@ def test_a_prompt_beyond_the_window_is_refused_before_it_is_encoded(
             learn=True,
             most_tokens=limit,
         )
+    assert tokenizer.characters < 8 * (limit + STEP_TOKENS) + MAX_SPAN_CHARS
+    tokenizer.characters = 0
+    text = GenerateTurn("c", (Message("user", FOUR_MEGABYTES),), plain=True)
+    with pytest.raises(WindowOverflowError, match=f"window of {limit} tokens"):
+        place(tokenizer, fresh(), text, limit)
     assert tokenizer.characters < 8 * (limit + STEP_TOKENS) + MAX_SPAN_CHARS
     tokenizer.characters = 0
     for context, scored in ((FOUR_MEGABYTES, "x"), ("", FOUR_MEGABYTES), ("x", FOUR_MEGABYTES)):

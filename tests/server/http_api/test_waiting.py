@@ -6,9 +6,10 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
-from gateway import Gateway, events, user
+from gateway import Gateway, ServeHttp, events, user
 from starlette.types import Send
 
 from server.app.events import GenerateEvent, TextDelta
@@ -128,3 +129,26 @@ async def test_an_answer_at_once_is_kept_when_its_client_leaves(
     assert again["hope"]["replayed"]
     assert again["usage"]["completion_tokens"] == 120
     assert (await gateway.api.get()).log_records == 1
+
+
+async def test_an_answer_beside_learning_says_so(serve_http: ServeHttp) -> None:
+    async with serve_http(learning_wait_seconds=0.0) as gateway:
+        await gateway.api.create()
+        first = await gateway.chat(HELLO)
+        # Another conversation makes what is pending due.
+        second = await gateway.chat(user("Hello."), hope={"conversation": "other"})
+        assert not first["hope"]["learning"]
+        assert second["hope"]["learning"]
+        assert second["hope"]["memory_version"] == first["hope"]["memory_version"]
+
+
+async def test_health_tells_of_a_lost_store(serve_http: ServeHttp, tmp_path: Path) -> None:
+    database = tmp_path / "folder" / "sessions.db"
+    async with serve_http(database=database) as gateway:
+        await gateway.api.create()
+        database.rename(tmp_path / "elsewhere")
+        body = gateway.body(HELLO)
+        response = await gateway.post(body)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "store_lost")
+        health = await gateway.client.get("/health")
+        assert (health.status_code, health.json()) == (503, {"status": "store lost"})
