@@ -4,7 +4,7 @@ A *branch* sees the base's residual stream at a few layers (`sources`) and adds 
 layer behind them all (`target`). It is an associative memory of next tokens: a token is written
 under a key made of the tokens before it, and a query made the same way reads what followed. Writes
 are the gated delta rule of Nested Learning, section 8 (associative.py, delta.py) with an L2
-objective and static projections; the outer loop that learns them is hope_lab/train/memory.
+objective and static projections; the outer loop that learns them is hope_lab/train/fast_memory.
 
 Because every source lies below the target, what is written and asked of a text does not depend on
 what the memory holds. A session's state is two things of constant size: the matrices, which outlive
@@ -81,13 +81,18 @@ def write(
     if write_BT is not None:
         eta_BHT = eta_BHT.masked_fill(~write_BT[:, None], 0.0)
     memory = state.memory
-    for start in range(0, hidden_BTX.shape[1], RUN_TOKENS):
-        run = slice(start, start + RUN_TOKENS)
-        eta = eta_BHT[..., run]
-        step = Step("delta", eta, decays(torch.zeros_like(eta)))
-        value = value_BHTV[..., run, :]
-        writes = LinearBank().writes_per_token(key_BHTK[..., run, :], value, value, step)
-        memory, _ = fold(memory, writes)
+    # Under autocast, too, a memory keeps its precision: rounding adds up from write to write.
+    key_BHTK, value_BHTV, eta_BHT = (
+        part.to(memory.dtype) for part in (key_BHTK, value_BHTV, eta_BHT)
+    )
+    with torch.autocast(hidden_BTX.device.type, enabled=False):
+        for start in range(0, hidden_BTX.shape[1], RUN_TOKENS):
+            run = slice(start, start + RUN_TOKENS)
+            eta = eta_BHT[..., run]
+            step = Step("delta", eta, decays(torch.zeros_like(eta)))
+            value = value_BHTV[..., run, :]
+            writes = LinearBank().writes_per_token(key_BHTK[..., run, :], value, value, step)
+            memory, _ = fold(memory, writes)
     return FastMemoryStream(memory, carry)
 
 
