@@ -1,4 +1,4 @@
-"""A trained branch as one safetensors file, and the branches that come with the package.
+"""A trained fast memory as one safetensors file, and those that come with the package.
 
 The file's header holds the configuration and the fingerprint of the base model for which it was
 trained: beside another base it means nothing, and is refused. A base without a trained branch has
@@ -8,7 +8,9 @@ none; nothing is ever made up.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import safetensors
@@ -26,7 +28,7 @@ from hope_runtime.models.fast_memory.weights import (
 )
 
 FORMAT, VERSION = "hope-branch", "1"
-_SHIPPED = "hope_runtime.checkpoints.fast_memories"
+_SHIPPED, _EARLIER = "hope_runtime.checkpoints.fast_memories", "earlier"
 
 
 def save_fast_memory(path: Path, fast_memory: FastMemory, fingerprint: str) -> None:
@@ -74,14 +76,28 @@ def load_fast_memory(path: Path, model: BaseModel) -> FastMemory:
 
 
 def shipped_fast_memory(model: BaseModel) -> FastMemory | None:
-    """The branch of the package that was trained beside this very model, or None."""
-    for entry in sorted(files(_SHIPPED).iterdir(), key=lambda one: one.name):
-        if not entry.name.endswith(".safetensors"):
-            continue
-        with as_file(entry) as path:
-            if _fingerprint(path) == model.fingerprint:
-                return load_fast_memory(path, model)
-    return None
+    """The fast memory of the package that was trained beside this very model, or None.
+
+    It knows the ones that came with earlier versions of the package, under `earlier/`: sessions
+    that they wrote go on with them.
+    """
+    folder = files(_SHIPPED)
+    newest = _beside(model, folder)
+    if not newest:
+        return None
+    return replace(newest[0], earlier=tuple(_beside(model, folder.joinpath(_EARLIER))))
+
+
+def _beside(model: BaseModel, folder: Traversable) -> list[FastMemory]:
+    found: list[FastMemory] = []
+    if not folder.is_dir():
+        return found
+    for entry in sorted(folder.iterdir(), key=lambda one: one.name):
+        if entry.name.endswith(".safetensors"):
+            with as_file(entry) as path:
+                if _fingerprint(path) == model.fingerprint:
+                    found.append(load_fast_memory(path, model))
+    return found
 
 
 def _fingerprint(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from hope_runtime.session.policy import LevelConfig
 @dataclass(frozen=True, slots=True)
 class AdapterLayout:
     """Sessions of a frozen backbone: levels are low-rank terms; what is written forward is the
-    memory of the trained branch beside it, if there is one."""
+    memory of the trained fast memory beside it, or of one that it replaces, if there is one."""
 
     model: ModelConfig
     fast_memory: FastMemory | None = None
@@ -34,8 +34,9 @@ class AdapterLayout:
     def check_fast(self, tensors: Tensors) -> None:
         if self.fast_memory is None:
             raise CorruptStateError("The session has a fast memory, and the model has none.")
-        shape = self.fast_memory.shape()
-        check_tensors("fast memory", tensors, {tensor_name(self.fast_memory): shape}, torch.float32)
+        known = {tensor_name(one): one for one in (self.fast_memory, *self.fast_memory.earlier)}
+        name = next((name for name in known if name in tensors), tensor_name(self.fast_memory))
+        check_tensors("fast memory", tensors, {name: known[name].shape()}, torch.float32)
 
     def check_context(self, tensors: Tensors) -> None:
         raise CorruptStateError("A conversation has a context, and the model keeps none.")

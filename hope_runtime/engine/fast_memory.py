@@ -72,6 +72,49 @@ class BatchedFastMemory:
         return torch.cat([taps.new_zeros(-start, taps.shape[1]), taps])
 
 
+class _Several:
+    """Rows of a batch whose memories different fast memories wrote: each sees its own rows."""
+
+    def __init__(
+        self, groups: Sequence[Sequence[int]], rows: Sequence[Row], lengths: Sequence[int]
+    ) -> None:
+        self._lengths = list(lengths)
+        self._groups = [(group, _of_one(group, rows, lengths)) for group in groups]
+
+    def at(self, layer: int, x_ND: Tensor) -> Tensor:
+        """See BatchedFastMemory."""
+        parts = list(torch.split(x_ND, self._lengths))
+        for group, reading in self._groups:
+            found_ND = reading.at(layer, torch.cat([parts[place] for place in group]))
+            own = torch.split(found_ND, [self._lengths[place] for place in group])
+            for place, part_TD in zip(group, own, strict=True):
+                parts[place] = part_TD
+        return torch.cat(parts)
+
+
+def beside(rows: Sequence[Row], lengths: Sequence[int]) -> BatchedFastMemory | _Several | None:
+    """The fast memories of a batch of bound rows, for `forward`; None where the model has none."""
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row.fast_memory is not None:
+            groups.setdefault(row.fast_memory.digest, []).append(place)
+    if not groups:
+        return None
+    if len(groups) == 1:
+        return _of_one(range(len(rows)), rows, lengths)
+    return _Several(list(groups.values()), rows, lengths)
+
+
+def _of_one(
+    places: Sequence[int], rows: Sequence[Row], lengths: Sequence[int]
+) -> BatchedFastMemory:
+    fast_memory = rows[places[0]].fast_memory
+    assert fast_memory is not None
+    return BatchedFastMemory(
+        fast_memory, [rows[place] for place in places], [lengths[place] for place in places]
+    )
+
+
 def find_of_rows(
     fast_memory: FastMemory, taps: Sequence[Tensor], memories: Sequence[Tensor | None]
 ) -> Tensor:

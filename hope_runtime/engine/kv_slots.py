@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import LoraAdapter
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.memory import SessionMemory
 
 
@@ -34,8 +35,10 @@ class Row:
     tokens: tuple[int, ...] = ()
     aligned: int = 0
     # Of a model with a trained fast memory: the session's own while the row is in use, (H, V, K),
-    # and what its queries are made of at each place of the window, (capacity, R), as long as `kv`.
+    # the fast memory that wrote it, and what its queries are made of at each place of the window,
+    # (capacity, R), as long as `kv`.
     fast: Tensor | None = None
+    fast_memory: FastMemory | None = None
     inputs: Tensor | None = None
 
 

@@ -14,13 +14,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hope_runtime.engine.fast_memory import BatchedFastMemory
+from hope_runtime.engine.fast_memory import beside
 from hope_runtime.engine.kv_slots import Row
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.models.decoder.batched import AdapterStack, RowInput, forward_rows, logits_of_rows
-from hope_runtime.models.decoder.forward import forward
+from hope_runtime.models.decoder.forward import FastMemory, forward
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.weights import FastMemory
 
 _Result = TypeVar("_Result")
 
@@ -48,9 +47,8 @@ class Output:
 class Runner:
     """Computes passes with one model. One thread at a time."""
 
-    def __init__(self, model: BaseModel, fast_memory: FastMemory | None = None) -> None:
+    def __init__(self, model: BaseModel) -> None:
         self._model = model
-        self._fast_memory = fast_memory
         # The stack of the last composition of rows; it mostly stays for many steps.
         self._stack = AdapterStack(model, [])
         self._stacked: list[LoraAdapter | None] = []
@@ -81,9 +79,9 @@ class Runner:
 
     def _alone(self, one: Pass) -> Tensor:
         ids_BT = torch.tensor([one.ids], device=self._model.device)
-        beside = self._beside([one])
+        reading = self._beside([one])
         hidden_BTD = forward(
-            self._model, ids_BT, cache=one.row.kv, adapter=one.row.adapter, fast_memory=beside
+            self._model, ids_BT, cache=one.row.kv, adapter=one.row.adapter, fast_memory=reading
         )
         return hidden_BTD[0]
 
@@ -99,13 +97,9 @@ class Runner:
             mine is not theirs for mine, theirs in zip(stacked, self._stacked, strict=True)
         ):
             self._stack, self._stacked = AdapterStack(self._model, stacked), stacked
-        beside = self._beside([passes[index] for index in order])
-        found = forward_rows(self._model, rows, self._stack, beside)
+        reading = self._beside([passes[index] for index in order])
+        found = forward_rows(self._model, rows, self._stack, reading)
         return [found[order.index(index)] for index in range(len(passes))]
 
-    def _beside(self, passes: Sequence[Pass]) -> BatchedFastMemory | None:
-        if self._fast_memory is None:
-            return None
-        return BatchedFastMemory(
-            self._fast_memory, [one.row for one in passes], [len(one.ids) for one in passes]
-        )
+    def _beside(self, passes: Sequence[Pass]) -> FastMemory | None:
+        return beside([one.row for one in passes], [len(one.ids) for one in passes])

@@ -86,7 +86,7 @@ class TorchEngine(AdapterEngine):
         self._reader = Reader(
             model, window_tokens, memory_bytes=memory_cache_bytes, fast_memory=fast_memory
         )
-        self._runner = Runner(model, fast_memory)
+        self._runner = Runner(model)
         self._loop = Loop(
             self._compute,
             threads=threads or torch.get_num_threads(),

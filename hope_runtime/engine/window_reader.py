@@ -22,7 +22,7 @@ from hope_runtime.errors import NotFiniteError
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.forward import logits
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.session import written
+from hope_runtime.models.fast_memory.session import writer_of, written
 from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.memory import SessionMemory
 
@@ -80,11 +80,16 @@ class Reader:
         row.tokens, row.aligned = (), 0
         row.kv.truncate(0)
 
-    def _bind_fast(self, row: Row, memory: SessionMemory | None, fast_memory: FastMemory) -> None:
+    def _bind_fast(self, row: Row, memory: SessionMemory | None, newest: FastMemory) -> None:
         device = self._model.device
-        if row.inputs is None:
+        fast_memory = writer_of(newest, memory)
+        if row.fast_memory is not fast_memory:
+            # What its queries were made of means nothing to another one: the window is read again.
             width = fast_memory.config.input_width
             row.inputs = torch.zeros(self._capacity, width, device=device)
+            row.fast_memory = fast_memory
+            row.tokens, row.aligned = (), 0
+            row.kv.truncate(0)
         fast = None if memory is None else written(fast_memory, memory)
         row.fast = None if fast is None else fast[0].to(device)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hope_runtime.engine.vllm.messages import FAST, Drop, Put
 from hope_runtime.errors import UnsupportedMemoryError
-from hope_runtime.models.fast_memory.session import written
+from hope_runtime.models.fast_memory.session import writer_of, written
 from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.memory import SessionMemory
 
@@ -58,12 +58,13 @@ class Adapters:
     def take(self, memory: SessionMemory | None, send: Callable[[Put | Drop], None]) -> int:
         """The adapter of a memory until it is given back; `send` reaches the process.
 
-        Raises UnsupportedMemoryError for a rank above the most.
+        Raises UnsupportedMemoryError for a rank above the most, and for what an earlier fast memory
+        wrote.
         """
         if memory is None:
             return NONE
         terms = memory.adapter
-        fast = None if self._fast_memory is None else written(self._fast_memory, memory)
+        fast = None if self._fast_memory is None else _written(self._fast_memory, memory)
         if terms is None and fast is None:
             return NONE
         digest = memory.levels_digest() + ("" if fast is None else _digest(fast))
@@ -103,6 +104,15 @@ class Adapters:
         """Forgets all of them: the process that held them is lost."""
         self._held.clear()
         self.nbytes = 0
+
+
+def _written(fast_memory: FastMemory, memory: SessionMemory) -> Tensor | None:
+    if writer_of(fast_memory, memory) is not fast_memory:
+        raise UnsupportedMemoryError(
+            "The session's fast memory was written by an earlier version of the trained one; "
+            "serve it with --engine torch, or migrate it, which reads its log again."
+        )
+    return written(fast_memory, memory)
 
 
 def _digest(tensor: Tensor) -> str:

@@ -27,7 +27,7 @@ from hope_runtime.models.fast_memory.memory import (
     fresh_state,
 )
 from hope_runtime.models.fast_memory.memory import write as write_fast_memory
-from hope_runtime.models.fast_memory.session import with_written, written
+from hope_runtime.models.fast_memory.session import with_written, writer_of, written
 from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import SessionMemory, Span
@@ -39,12 +39,15 @@ _Window = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class FastMemoryWriter:
-    """Writes with one branch of one base model."""
+    """Writes with one fast memory of one base model, or with an earlier one where that wrote."""
 
     def __init__(self, model: BaseModel, fast_memory: FastMemory, workers: Workers) -> None:
         self._model = model
         self._fast_memory = fast_memory
         self._workers = workers
+        self._earlier = {
+            one.digest: FastMemoryWriter(model, one, workers) for one in fast_memory.earlier
+        }
         # No layer above the last source says anything that is written.
         top = fast_memory.config.sources[-1]
         self._lower = replace(
@@ -61,6 +64,9 @@ class FastMemoryWriter:
     ) -> Generator[None, None, SessionMemory]:
         """The memory once the spans are written in their order; yields after each window. Raises
         DivergedStateError when the result is not finite."""
+        writer = writer_of(self._fast_memory, memory)
+        if writer is not self._fast_memory:
+            return (yield from self._earlier[writer.digest].write(memory, spans))
         before = written(self._fast_memory, memory)
         state = fresh_state(self._fast_memory.config, 1, self._model.device)
         if before is not None:

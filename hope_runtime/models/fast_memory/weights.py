@@ -122,10 +122,15 @@ def _identity(config: FastMemoryConfig) -> str:
 
 @dataclass(frozen=True)
 class FastMemory:
-    """A trained branch: configuration and weights."""
+    """A trained fast memory: configuration and weights.
+
+    `earlier` are the ones that it replaces: what they wrote in a session means nothing to it, so
+    such a session goes on with the one that wrote it.
+    """
 
     config: FastMemoryConfig
     weights: FastMemoryWeights
+    earlier: tuple[FastMemory, ...] = ()
 
     @cached_property
     def digest(self) -> str:
