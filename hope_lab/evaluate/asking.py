@@ -23,7 +23,13 @@ from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import FastMemoryPass, FastMemoryStream
+from hope_runtime.models.fast_memory.memory import (
+    FastMemoryPass,
+    FastMemoryStream,
+    find,
+    inputs,
+)
+from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.tokenizer import Tokenizer
 
@@ -83,10 +89,6 @@ def ask(
     start = 0
     while start < len(order):
         members = order[start : start + rows]
-        if beside is not None:
-            # Keys of the fast memory are made of the tokens before; padding is none.
-            length = len(prompts[members[0]])
-            members = [index for index in members if len(prompts[index]) == length]
         start += len(members)
         suffixes = [prompts[index][len(shared) :] for index in members]
         state = None if reading is None else reading.after
@@ -154,7 +156,9 @@ def _decode(
     replies: list[list[int]] = [[] for _ in suffixes]
     open_rows = set(range(B))
     for step in range(new_tokens):
-        reading = None if beside is None else FastMemoryPass(beside.fast_memory, state)
+        reading = None
+        if beside is not None and state is not None:
+            reading = _PaddedPass(beside.fast_memory, state, padding if step == 0 else [0] * B)
         hidden_BTD = forward(
             model,
             ids_BT,
@@ -177,6 +181,33 @@ def _decode(
         seen_BS = torch.cat([seen_BS, seen_BS.new_ones(B, 1)], dim=-1)
         mask_BTS = seen_BS[:, None, :]
     return replies
+
+
+class _PaddedPass(FastMemoryPass):
+    """A pass with a fast memory over rows whose own tokens stand behind padding.
+
+    Keys are made of the tokens before; padding is none, so what stood before it takes its place.
+    """
+
+    def __init__(
+        self, fast_memory: FastMemory, state: FastMemoryStream, padding: Sequence[int]
+    ) -> None:
+        super().__init__(fast_memory, state)
+        self._before, self._padding = state, padding
+
+    def at(self, layer: int, x_BTD: Tensor) -> Tensor:
+        config, weights = self._fast_memory.config, self._fast_memory.weights
+        if layer in config.sources:
+            self._seen.append(x_BTD)
+        if layer != config.target:
+            return x_BTD
+        carry = self._before.carry
+        joined_BTR = torch.cat((carry, inputs(config, weights, self.hidden)), dim=1)
+        for row, pad in enumerate(self._padding):
+            joined_BTR[row, pad : pad + config.taps] = carry[row]
+        self.after = replace(self._before, carry=joined_BTR[:, -config.taps :])
+        added_BTD = find(config, weights, joined_BTR[:, 1:], self._before.memory)
+        return x_BTD + added_BTD.to(x_BTD.dtype)
 
 
 def _common_prefix(prompts: Sequence[Ids]) -> Ids:

@@ -53,6 +53,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         default=len(os.sched_getaffinity(0)),
         help="compute threads (default: all cores)",
     )
+    add_fast_memory_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--show", action="store_true", help="also list each question and reply")
     parser.add_argument(
@@ -66,6 +67,18 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no-cache", action="store_true", help="recompute everything and store nothing"
+    )
+
+
+def add_fast_memory_option(parser: argparse.ArgumentParser) -> None:
+    """Which trained fast memory stands beside the model."""
+    parser.add_argument(
+        "--fast-memory",
+        "--branch",  # its older name
+        dest="fast_memory",
+        type=Path,
+        metavar="FILE",
+        help="of `hope train fast-memory` (default: the package's)",
     )
 
 

@@ -21,7 +21,7 @@ from hope_lab.evaluate.options import cache_of, groups_of, policies_of
 from hope_lab.evaluate.report.plotting import check_plotting
 from hope_lab.evaluate.report.progress import Progress, progress_bar
 from hope_runtime.checkpoints import load_base_model, written_texts_dir
-from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
+from hope_runtime.checkpoints.fast_memory import load_fast_memory, shipped_fast_memory
 from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning.learner import Learner
@@ -124,7 +124,11 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
     with progress_bar() as progress:
         progress.start("loading the model", 1)
         model = load_base_model(args.model, dtype=args.dtype)
-        fast_memory = shipped_fast_memory(model)
+        fast_memory = (
+            load_fast_memory(args.fast_memory, model)
+            if args.fast_memory
+            else shipped_fast_memory(model)
+        )
         learner = Learner(model, args.threads, fast_memory, kept=written_texts_dir())
         with TorchEngine(
             model, threads=args.threads, fast_memory=fast_memory, learner=learner

@@ -1,6 +1,6 @@
 """The command line of `hope train`: a preset, a task and a directory; everything else by --set.
 
-`hope train memory` is another loop with options of its own (memory/cli.py).
+`hope train fast-memory` is another loop with options of its own (fast_memory/cli.py).
 
 Keys of --set are fields of TrainConfig, `model.X` (sizes and fields of the model), `fast.X` (its
 fast memory), `task.X` (the task's options) and `optimizer.X` (hyperparameters of the update rule).
@@ -37,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains as `argv` says; returns the exit code. argparse exits for wrong options."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if words[:1] == ["memory"]:
+        if words[:1] in (["fast-memory"], ["memory"]):  # the latter is its older name
             # Here, because a native model's run needs none of it.
-            from hope_lab.train.fast_memory import cli as memory
+            from hope_lab.train.fast_memory import cli as fast_memory
 
-            return memory.run(words[1:])
+            return fast_memory.run(words[1:])
         return _run(_parser().parse_args(words))
     except HopeError as error:
         print(f"hope train: {error}", file=sys.stderr)
@@ -56,10 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hope train",
-        description=(
-            "Train a native model from scratch. Under torchrun the processes share each step. "
-            "`hope train memory` trains the fast memory of a pretrained model."
-        ),
+        description="Train a native model from scratch. Under torchrun the processes share a step. "
+        "`hope train fast-memory` trains the fast memory beside a pretrained model.",
         allow_abbrev=False,
     )
     parser.add_argument(

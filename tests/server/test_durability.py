@@ -100,7 +100,7 @@ async def test_a_lease_that_must_be_waited_for_says_whose_and_how_long(spawn: Sp
         assert f"(process {stopped.process.pid} on " in refusal.message
         assert refusal.retry_seconds is not None
         assert 0 < refusal.retry_seconds <= 60
-        assert f"wait {refusal.retry_seconds:.1f} s for its lease to end" in refusal.message
+        assert f"for another {refusal.retry_seconds:.1f} s; wait" in refusal.message
         await stopped.kill()
         assert (await other.api.say(TEXT)).text
 

@@ -1,9 +1,10 @@
 """`hope evaluate memory`: what the trained fast memory alone recalls of facts that it read once.
 
-Facts about people, in wording and with values that training never saw (train/memory), are read in
-windows of their own; then each question stands in a new window, and the reply is greedy. Nothing
-else learns. Beside it stands the frozen base, asked the same. What the memory does to text that has
-nothing to do with it is the loss on the texts of heldout.py, with the memory of the last episode.
+Facts of relations, and with names and values, that training never saw (hope_lab/train/fast_memory)
+are read in windows of their own; then each question, and for some facts a sentence that breaks off
+before the value, stands in a new window, and the reply is greedy. Nothing else learns. Beside it
+stands the frozen base, asked the same. What the memory does to text that has nothing to do with it
+is the loss on the texts of heldout.py, with the memory of the last episode.
 
 Shape suffixes: B rows, T tokens.
 """
@@ -15,17 +16,16 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 
 from hope_lab.evaluate.asking import ask, is_correct
 from hope_lab.evaluate.heldout import heldout_nats
 from hope_lab.evaluate.learnt import NOTHING, Beside, Learnt
-from hope_lab.evaluate.options import count
+from hope_lab.evaluate.options import add_fast_memory_option, count
 from hope_lab.evaluate.report.progress import progress_bar
 from hope_lab.evaluate.report.report import wilson
-from hope_lab.train.fast_memory.episodes import Question, Story, Storyteller
+from hope_lab.train.fast_memory.episodes import Key, Question, Split, Story, Storyteller
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.checkpoints.fast_memory import load_fast_memory, shipped_fast_memory
 from hope_runtime.errors import InvalidRequestError
@@ -47,9 +47,10 @@ NEW_TOKENS = 20
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One question, the reply that the memory gave, and the frozen base's."""
+    """One question or completion, the reply that the memory gave, and the frozen base's."""
 
     question: str
+    is_completion: bool
     value: str
     reply: str
     base_reply: str
@@ -58,12 +59,7 @@ class Answered:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--branch",
-        type=Path,
-        metavar="FILE",
-        help="fast memory from `hope train memory` (default: the one in the package)",
-    )
+    add_fast_memory_option(parser)
     parser.add_argument(
         "--facts",
         type=count(1),
@@ -105,9 +101,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if fast_memory is None:
         raise InvalidRequestError(
-            "no trained fast memory exists for this base model; train one with `hope train "
-            "memory` and name it with --branch",
-            field="branch",
+            "there is no trained fast memory for this base model", field="fast_memory"
         )
     found: dict[str, Shares] = {}
     answered: dict[int, list[Answered]] = {}
@@ -123,7 +117,10 @@ def run(args: argparse.Namespace) -> int:
                 seed=args.seed,
                 done=progress.advance,
             )
-            found[f"{facts} facts"] = Shares.of(answered[facts])
+            for name, is_completion in (("facts", False), ("facts, completions", True)):
+                rows = [one for one in answered[facts] if one.is_completion == is_completion]
+                if rows:
+                    found[f"{facts} {name}"] = Shares.of(rows)
     assert memory is not None
     with_memory = heldout_nats(model, Learnt(beside=memory))
     without = heldout_nats(model, NOTHING)
@@ -155,24 +152,31 @@ def recall(
     seed: int,
     done: Callable[[int], None] = lambda count: None,
 ) -> tuple[list[Answered], Beside]:
-    """Asks at least `questions` questions about episodes of `facts` facts; and the last memory."""
-    teller = Storyteller(model.tokenizer, held_out=True)
+    """Asks at least `questions` questions about episodes of `facts` facts, and the completions
+    beside them; and the last memory."""
+    teller = Storyteller(model.tokenizer, Split.UNSEEN)
     rng = random.Random(f"recall:{seed}:{facts}")
     answered: list[Answered] = []
     memory = Beside(fast_memory, fresh_state(fast_memory.config, 1).memory)
-    while len(answered) < questions:
+    asked = 0
+    while asked < questions:
         stories = _stories(teller, rng, facts)
         memory = Beside(fast_memory, read_stories(model, fast_memory, stories).memory)
-        asked = {question.about: question for story in stories for question in story.questions}
-        prompts = [teller.opening + question.prompt for question in asked.values()]
+        newest: dict[Key, list[Question]] = {}
+        for story in stories:
+            newest |= _by_key(story.questions)
+        about = [question for questions_of in newest.values() for question in questions_of]
+        prompts = [teller.opening_of(question) + question.prompt for question in about]
         replies = ask(model, prompts, Learnt(beside=memory), new_tokens=NEW_TOKENS)
         base = ask(model, prompts, NOTHING, new_tokens=NEW_TOKENS)
-        values = {question.text for question in asked.values()}
-        for question, reply, base_reply in zip(asked.values(), replies, base, strict=True):
+        values = {question.text for question in about}
+        for question, reply, base_reply in zip(about, replies, base, strict=True):
             others = [value for value in values if value not in question.text]
             others = [value for value in others if question.text not in value]
             answered.append(_judge(model, question, reply, base_reply, others))
-        done(len(asked))
+        new = sum(not question.is_completion for question in about)
+        asked += new
+        done(new)
     return answered, memory
 
 
@@ -192,6 +196,13 @@ def read_stories(
     return replace(state, carry=fresh_carry(config, 1, model.device))
 
 
+def _by_key(questions: Sequence[Question]) -> dict[Key, list[Question]]:
+    found: dict[Key, list[Question]] = {}
+    for question in questions:
+        found.setdefault(question.about, []).append(question)
+    return found
+
+
 def _stories(teller: Storyteller, rng: random.Random, facts: int) -> list[Story]:
     stories: list[Story] = []
     told = 0
@@ -208,6 +219,7 @@ def _judge(
     text = model.tokenizer.decode(question.prompt).split("<|", 1)[0]
     return Answered(
         text,
+        question.is_completion,
         question.text,
         reply,
         base_reply,

@@ -1,1 +1,1 @@
-"""The outer loop of fast memories beside a frozen base: `hope train memory`."""
+"""The outer loop of fast memories beside a frozen base: `hope train fast-memory`."""

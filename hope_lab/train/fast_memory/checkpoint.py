@@ -1,7 +1,8 @@
-"""The state of a run of `hope train memory`: one file that is replaced whole.
+"""The state of a run of `hope train fast-memory`: one file that is replaced whole.
 
 Texts and batches are functions of the seed and the step, so weights, the optimiser's tensors and
-the step are all there is to know. The branch itself, for use, is checkpoints/branch.py's.
+the step are all there is to know. The fast memory itself, for use, is
+checkpoints/fast_memory.py's.
 """
 
 from __future__ import annotations

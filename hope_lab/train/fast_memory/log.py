@@ -1,4 +1,4 @@
-"""The log of a run of `hope train memory`, a JSON object a line, and its picture."""
+"""The log of a run of `hope train fast-memory`, a JSON object a line, and its picture."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PLOT = "recall.png"
 
 @dataclass(frozen=True, slots=True)
 class MemoryStep:
-    """A line of the log. Nats a token of the answers; shares of values and of whole answers that
-    the scores would choose; `facts_read` by the base so far."""
+    """A line of the log. Nats a token of the answers; shares of values, of whole answers and of
+    completions' values that the scores would choose; `facts` are those of the pool of texts."""
 
     step: int
     minutes: float
@@ -26,7 +26,8 @@ class MemoryStep:
     kl: float
     values: float
     answers: float
-    facts_read: int
+    completions: float
+    facts: int
     held_out: dict[str, float] | None = None
 
 

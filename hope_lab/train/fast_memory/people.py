@@ -1,4 +1,4 @@
-"""Names for the texts of `hope train memory`: invented ones and common ones.
+"""Names for the texts of `hope train fast-memory`: invented ones and common ones.
 
 A name is held out or not by a digest of its letters, so training and evaluation never share one.
 """
@@ -54,6 +54,17 @@ def name(rng: random.Random, *, held_out: bool) -> str:
         chosen = " ".join(words)
         if is_held_out(chosen) == held_out:
             return chosen
+
+
+def filled(rng: random.Random, pattern: str, *, held_out: bool) -> str:
+    """A thing's name: invented words for {w} and digits for {d} in `pattern`."""
+    while "{w}" in pattern:
+        word = _word(rng)
+        if is_held_out(word) == held_out:
+            pattern = pattern.replace("{w}", word, 1)
+    while "{d}" in pattern:
+        pattern = pattern.replace("{d}", str(rng.randrange(10)), 1)
+    return pattern
 
 
 def is_held_out(text: str) -> bool:

@@ -82,13 +82,18 @@ def write(
     if write_BT is not None:
         eta_BHT = eta_BHT.masked_fill(~write_BT[:, None], 0.0)
     memory = state.memory
-    for start in range(0, hidden_BTX.shape[1], RUN_TOKENS):
-        run = slice(start, start + RUN_TOKENS)
-        eta = eta_BHT[..., run]
-        step = Step("delta", eta, decays(torch.zeros_like(eta)))
-        value = value_BHTV[..., run, :]
-        writes = LinearBank().writes_per_token(key_BHTK[..., run, :], value, value, step)
-        memory, _ = fold(memory, writes)
+    # Under autocast, too, a memory keeps its precision: rounding adds up from write to write.
+    key_BHTK, value_BHTV, eta_BHT = (
+        part.to(memory.dtype) for part in (key_BHTK, value_BHTV, eta_BHT)
+    )
+    with torch.autocast(hidden_BTX.device.type, enabled=False):
+        for start in range(0, hidden_BTX.shape[1], RUN_TOKENS):
+            run = slice(start, start + RUN_TOKENS)
+            eta = eta_BHT[..., run]
+            step = Step("delta", eta, decays(torch.zeros_like(eta)))
+            value = value_BHTV[..., run, :]
+            writes = LinearBank().writes_per_token(key_BHTK[..., run, :], value, value, step)
+            memory, _ = fold(memory, writes)
     return FastMemoryStream(memory, carry)
 
 

@@ -206,7 +206,7 @@ def test_an_id_says_its_subject_whole(subject: str) -> None:
 )
 def test_no_subject_has_two_ids(user: str) -> None:
     assert not is_user_id(user)
-    with pytest.raises(ValueError, match=r"an id of a user|a subject|codec"):
+    with pytest.raises(ValueError, match=r"the id of a user must|a subject must|codec"):
         subject_of(user)
 
 
