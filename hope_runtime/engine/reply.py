@@ -34,7 +34,8 @@ OnText = Callable[[TextPiece], bool | None]
 
 
 class FinishReason(Enum):
-    """Reason for the end of a reply: the model's end token, the limit, or a stop string."""
+    """Reason for the end of a reply: the model's end token or a reader who asked for it, the limit,
+    or a stop string."""
 
     STOP = "stop"
     LENGTH = "length"
