@@ -39,7 +39,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Where a message's content stands in a template: text before it, spaces that belong to it,
+    """Place of a message's content in a template: text before it, spaces that belong to it,
     and text behind it."""
 
     before: str
@@ -54,12 +54,9 @@ def cut_out_contents(
     first: bool,
     ends: Sequence[str],
 ) -> tuple[list[Piece], bool]:
-    """What a template adds for new messages, in pieces, and whether a text begins with them, which
-    it does not behind a reply without an end token.
-
-    `render` applies the template and `ends` are the names of end tokens. See
-    `Tokenizer.turn_pieces` for `first` and the errors.
-    """
+    """Text that a template adds for new messages, in pieces, and whether a text begins with them,
+    which it does not behind a reply without an end token.  `render` applies the template and `ends`
+    are the names of end tokens. See `Tokenizer.turn_pieces` for `first` and the errors."""
     # The template runs on stand-ins, so no content can be taken for template text or be
     # changed by it. White space around them, of a kind that no template writes itself, tells
     # whether the template strips what it is given.
@@ -151,7 +148,7 @@ def fields_of(role: str, turn_pieces: Callable[..., list[Piece]]) -> Fields:
 
 
 def _after_reply(text: str, reply: str, ends: Sequence[str]) -> tuple[str, bool]:
-    """What a rendered conversation holds after a reply and its end token, and whether there was
+    """Text of a rendered conversation after a reply and its end token, and whether there was
     such a token."""
     _, found, rest = text.rpartition(reply)
     if not found:

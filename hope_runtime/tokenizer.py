@@ -225,7 +225,7 @@ class Tokenizer:
         return with_leading_spaces(pieces)
 
     def fields(self, role: str) -> Fields:
-        """Where the content of `role`, "user" or "assistant", stands in the first exchange of a
+        """Place of the content of `role`, "user" or "assistant", stands in the first exchange of a
         conversation. Raises as `turn_pieces` does."""
         return fields_of(role, partial(self.turn_pieces, first=True))
 
@@ -280,7 +280,7 @@ class Tokenizer:
         }
 
     def tokenisation_json(self) -> str:
-        """What decides which ids a text has, and what they mean, as canonical JSON."""
+        """Everything that decides a text's ids and their meaning, as canonical JSON."""
         return tokenisation_of(self._json)
 
     @property

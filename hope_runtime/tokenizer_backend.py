@@ -29,7 +29,7 @@ _ADDED_FIELDS = ("id", "content", "single_word", "lstrip", "rstrip", "normalized
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a tokenizer puts before a text that begins.
+    """Text that a tokenizer puts before the beginning of a text.
 
     `everywhere` is true when it also stands behind every added token, and `unless_space` when a
     text that begins with a space gets none.
@@ -40,7 +40,7 @@ class Opening:
     unless_space: bool
 
     def before(self, text: str) -> str:
-        """What belongs before this text, where one begins."""
+        """Text that belongs before this one, where a text begins."""
         return "" if not text or (self.unless_space and text.startswith(" ")) else self.text
 
 

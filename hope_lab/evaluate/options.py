@@ -71,7 +71,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fast_memory_option(parser: argparse.ArgumentParser) -> None:
-    """Which trained fast memory stands beside the model."""
+    """Option that names the trained fast memory."""
     parser.add_argument(
         "--fast-memory",
         "--branch",  # its older name

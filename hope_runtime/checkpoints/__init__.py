@@ -196,7 +196,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 
 
 def model_name_of(fingerprint: str) -> str | None:
-    """What the base model of a fingerprint is called, if it was ever loaded here."""
+    """Name of the base model of a fingerprint, if it was ever loaded here."""
     return name_of(cache_root() / "models", fingerprint)
 
 

@@ -78,7 +78,7 @@ def succeed(directory: Path, source: Path) -> None:
 
 
 def name_of(models: Path, fingerprint: str) -> str | None:
-    """What the model of a fingerprint is called, where a conversion in the cache says so."""
+    """Name of the model of a fingerprint, if a conversion in the cache has it."""
     for _, manifest in _manifests(models):
         known = {manifest.get(IDENTITY), manifest["fingerprint"], *manifest.get(FORMER, ())}
         if fingerprint in known and manifest.get(NAME):

@@ -1,4 +1,4 @@
-"""How levels learn: the Learner, its recipes, and what they train on."""
+"""Learning of levels: the Learner, its recipes, and their training data."""
 
 from hope_runtime.learning.learner import Consolidation, Learner
 

@@ -31,7 +31,7 @@ _OPENINGS = ("How can I", "How do I", "What should I", "Why do I", "Where can I"
 
 @dataclass(frozen=True, slots=True)
 class BaseSamples:
-    """What the base wrote: windows to rehearse, and users' questions as token ids."""
+    """Texts that the base wrote: windows to rehearse, and users' questions as token ids."""
 
     windows: list[Rehearsed]
     questions: list[tuple[int, ...]]
@@ -89,6 +89,6 @@ def sample_windows(
 
 
 def _prompts(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """What the samples begin with: the beginning of a text, and of a user's message."""
+    """Prefixes of the samples: the beginning of a text, and of a user's message."""
     plain = plain_opening(tokenizer)
     return [plain, chat_opening(tokenizer)] if tokenizer.has_chat_template else [plain]

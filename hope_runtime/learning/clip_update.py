@@ -1,4 +1,4 @@
-"""What a level learnt, shrunk until it keeps its policy's guards (guards.py): their arithmetic on
+"""Updates shrunk until they keep the policy's guards (session/guards.py): the arithmetic on
 the factors. Knows no learning."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from hope_runtime.session.guards import Event, Guard, GuardConfig
 def within(
     adapter: LoraAdapter, before: LoraAdapter | None, guards: GuardConfig, norm: float
 ) -> tuple[LoraAdapter, list[Event]]:
-    """What a level learnt, shrunk to the guards' limits; `norm` is that of the base.
+    """The adapter, shrunk to the guards' limits; `norm` is that of the base.
 
     A change that is too large is cut by halves, factor by factor on the way from `before` (the
     products' change is no linear function of that way, so it is measured again). A level that is

@@ -1,4 +1,4 @@
-"""How far a memory of a frozen backbone has moved from it, and what its last step was like.
+"""Drift of a memory from its frozen base, and statistics of its last optimiser steps.
 
 Figures of levels only: what they do to the model's predictions is measured by learning/probes.py.
 Everything here is derived: no figure enters a memory or its hash.
@@ -19,7 +19,7 @@ from hope_runtime.session.levels import Level
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What the optimiser steps of one consolidation were like.
+    """Statistics of the optimiser steps of one consolidation.
 
     `gradient_norm` is the mean over the steps of the gradient's Frobenius norm, all factors of the
     level together; `largest_gradient_norm` the largest of them. `rehearsed_share` is the share of
@@ -34,7 +34,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class LevelDrift:
-    """Where a level stands after a consolidation, and how it came there.
+    """Drift of a level after a consolidation, and the steps that led there.
 
     `relative_norm` is the Frobenius norm of what the level adds over that of the base's MLP
     matrices, `update_ratio` that of the change over the same. `effective_rank` is the mean over

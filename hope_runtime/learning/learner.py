@@ -38,7 +38,7 @@ from hope_runtime.session.policy import LearningPolicy
 
 @dataclass(frozen=True, slots=True)
 class Consolidation:
-    """What one level did at one boundary.
+    """Report of one level's training at one boundary.
 
     Surprises are mean nats per token of the spans it taught, before and after; `trained_tokens`
     counts every token run forward and backward, rehearsal included; `seconds` is wall time.
@@ -70,7 +70,8 @@ NOTHING_PRACTISED = LevelResult((), 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What became of a stretch. The figures are None where nothing was learnt."""
+    """Result of training one level on a range of spans. The figures are None where nothing was
+    learnt."""
 
     memory: SessionMemory
     practised: LevelResult
@@ -172,7 +173,7 @@ class Learner:
     def _guarded(
         self, memory: SessionMemory, boundary: Boundary, spans: tuple[Span, ...]
     ) -> Work[_Outcome]:
-        """What becomes of a stretch under the policy's guards, if it has any."""
+        """Result of training on a range of spans under the policy's guards, if it has any."""
         guards, before = memory.policy.guards, memory.levels[boundary.level]
         try:
             found = yield from self._learn(memory, boundary, spans)
@@ -213,7 +214,7 @@ class Learner:
     def _learn(
         self, memory: SessionMemory, boundary: Boundary, spans: tuple[Span, ...]
     ) -> Work[_Outcome]:
-        """What the recipe makes of a stretch, shrunk and measured. Raises DivergedStateError."""
+        """Train by the recipe, then clip and measure. Raises DivergedStateError."""
         policy, index, untouched = memory.policy, boundary.level, memory
         untaught = memory.levels[index]
         recipe = self._recipe(policy.recipe)

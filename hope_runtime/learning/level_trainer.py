@@ -66,7 +66,7 @@ class LevelTrainer:
 
     @property
     def steps(self) -> Steps:
-        """What the gradients were like so far."""
+        """Statistics of the gradients so far."""
         norms = self.gradient_norms
         return Steps(
             count=len(norms),

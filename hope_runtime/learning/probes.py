@@ -1,4 +1,4 @@
-"""What a memory's levels do to texts that it was never taught: the base's own samples.
+"""Probes: the effect of a memory's levels on the base's own samples, which nothing teaches.
 
 A few fixed windows that the frozen base wrote, from a seed that no recipe rehearses, so that they
 tell damage and not practice. They are read after each consolidation, off any reply's path; the
@@ -58,7 +58,7 @@ class Probes:
 
     @torch.no_grad()
     def measure(self, trainer: LevelTrainer) -> Generator[None, None, Probed]:
-        """How the trainee reads them as it is now, the other levels beside it. Raises
+        """Loss of the level on them as it is now, the other levels beside it. Raises
         DivergedStateError when that is no number."""
 
         def one(index: int) -> tuple[float, float]:

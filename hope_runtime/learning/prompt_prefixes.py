@@ -1,4 +1,4 @@
-"""What windows that stand alone begin with: a plain text, and the first message of a chat."""
+"""Prefixes of windows that stand alone: of a plain text, and of a chat's first message."""
 
 from __future__ import annotations
 

@@ -83,8 +83,8 @@ class Recipe(Protocol):
 
 
 class Resources:
-    """What the recipes of one base model share: the model, worker threads, and the base's own
-    samples, written once. `directory` keeps what the base writes for the next process."""
+    """Resources that the recipes of one base model share: the model, worker threads, and the base's
+    own samples, written once. `directory` keeps what the base writes for the next process."""
 
     def __init__(self, model: BaseModel, workers: Workers, directory: Path | None = None) -> None:
         self.model = model
@@ -109,7 +109,7 @@ class PhaseClock:
         self._began = time.monotonic()
 
     def ends(self, phase: str) -> None:
-        """What went on until now was `phase`."""
+        """Count the time since the last mark as `phase`."""
         now = time.monotonic()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._began
         self._began = now

@@ -1,4 +1,4 @@
-"""What the frozen base model would say: the anchor against which rehearsal holds a level.
+"""Predictions of the frozen base model, to which rehearsal holds a level.
 
 The divergence is KL(base || adapted) over the base's likeliest tokens and one bucket for all
 others: of 49,152 scores the first few dozen carry what matters, and a session's rehearsal would

@@ -1,4 +1,4 @@
-"""What the frozen base wrote, kept in files: the same text is written once on a machine.
+"""Cache files of texts that the frozen base wrote: each is written once on a machine.
 
 Samples of the base's own (rehearsal.py) are a function of the model and a seed. They take as long
 to write as a few facts to learn, and would otherwise be written again whenever a process starts.

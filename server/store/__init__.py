@@ -1,1 +1,1 @@
-"""Where sessions are kept: the interface of a store, and the stores that satisfy it."""
+"""Session stores: their interface, and the stores that satisfy it."""

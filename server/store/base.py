@@ -199,7 +199,7 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def fingerprints(self, *, limit: int = 10_000) -> dict[str, int]:
-        """How many sessions, of all users, have a head with each fingerprint. At most `limit`
+        """Number of sessions, of all users, by the fingerprint of their head. At most `limit`
         sessions are looked at, so that starting a server on a large store stays cheap."""
 
     @abstractmethod

@@ -39,7 +39,7 @@ class LeaseWatch:
     def remaining_seconds(
         self, key: SessionKey, fence: int, expires_at: float, now: float
     ) -> float:
-        """How long a lease still lasts; 0 when it has ended or is void.
+        """Remaining seconds of a lease; 0 when it has ended or is void.
 
         `expires_at` and `now` are on the store's clock. A renewed lease counts as a new one."""
         left = expires_at - now

@@ -78,7 +78,7 @@ class ClientThread(Generic[ClientT]):
             running.thread.join()
 
     def run(self, work: Callable[[ClientT], Coroutine[Any, Any, T]]) -> T:
-        """What `work` of the client returns, from the loop.
+        """Result of `work` of the client, run in the loop.
 
         Raises:
             ClientClosedError: the client was closed, before or meanwhile.

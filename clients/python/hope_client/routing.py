@@ -37,8 +37,8 @@ def session_header(name: str, token: str = "") -> tuple[tuple[str, str], ...]:
 
 
 def _subject(token: str) -> bytes:
-    """What stays the same when a user's token is replaced; of no token that is read here is
-    anything believed."""
+    """Identity that stays the same when a user's token is replaced; of no token that is read here
+    is anything believed."""
     try:
         body = token.split(".")[1]
         subject = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))["sub"]

@@ -196,7 +196,7 @@ async def _pulled(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def pieces_of(path: Path) -> AsyncIterator[bytes]:
-    """What a pipe with a name, or a device, gives; opening it may have to wait for a writer."""
+    """Bytes of a named pipe or a device; opening it may have to wait for a writer."""
     # Unbuffered: a buffered reader that waits for a pipe cannot be closed.
     with await _in_thread(lambda: path.open("rb", buffering=0)) as file:
         async for piece in _pieces_of(file):

@@ -16,7 +16,7 @@ from hope_lab.evaluate.data.specificity_facts import half, words
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """What was told first, what corrects it, two questions, and the values in that order."""
+    """A statement, its correction, two questions, and the values in that order."""
 
     wording: str
     first: str

@@ -58,7 +58,7 @@ class MemoryTrainConfig:
             raise ValueError("the rate is constant for a share from 0 to below 1")
 
     def progress(self, step: int, seconds: float) -> float:
-        """How much is over before step 0, 1, ..., after so many seconds: 1 at the run's end."""
+        """Share of the run that is over before a step, after so many seconds: 1 at its end."""
         by_steps = 0.0 if self.steps is None else step / self.steps
         by_time = 0.0 if self.minutes is None else seconds / (60 * self.minutes)
         return max(by_steps, by_time)

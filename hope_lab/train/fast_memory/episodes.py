@@ -34,11 +34,11 @@ LEAST_BEFORE, MOST_BEHIND = 6, 12
 
 Ids = tuple[int, ...]
 Key = tuple[str, str]
-"""What a fact is about: the person or thing (empty for the user) and the relation."""
+"""Subject of a fact: the person or thing (empty for the user) and the relation."""
 
 
 class Split(Enum):
-    """Which relations, names and values texts are made of. KNOWN are the relations of training
+    """Relations, names and values that texts are made of. KNOWN are the relations of training
     with names and values that training never sees, UNSEEN relations that it never sees either."""
 
     TRAINED = "trained"

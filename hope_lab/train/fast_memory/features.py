@@ -115,8 +115,8 @@ class Reader:
         )
 
     def unchanged(self, seed: int, file: Path | None = None) -> ItemFeatures:
-        """What the base writes at temperature 1, half as plain text and half as users, and its
-        own replies to everyday questions: no memory should change any of it."""
+        """Texts that the base writes at temperature 1, half as plain text and half as users, and
+        its own replies to everyday questions: no memory should change any of it."""
         digest = self._digest("unchanged", seed, PLAIN_WINDOWS, PLAIN_TOKENS, general_questions())
         parts = _stored(file, digest)
         if parts is None:
@@ -188,7 +188,7 @@ class Reader:
 
 
 def _stored(file: Path | None, digest: str) -> dict[str, Tensor] | None:
-    """What a file holds of these very texts; None where there is none, or a broken one."""
+    """Stored features of these very texts; None if there is no intact file."""
     if file is None or not file.exists():
         return None
     try:

@@ -111,7 +111,7 @@ class _Run:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, before it was resumed too."""
+        """Seconds that the run has taken, earlier parts included."""
         return self.before_seconds + time.monotonic() - self.started
 
     def _file(self, name: str) -> Path | None:

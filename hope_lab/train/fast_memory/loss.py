@@ -82,7 +82,7 @@ def memories(
     episodes: Sequence[Episode],
     drop: Dropout = lambda seen: seen,
 ) -> Tensor:
-    """What is written in each episode, (E, H, V, K). Every story is a window of its own."""
+    """Memory that each episode writes, (E, H, V, K). Every story is a window of its own."""
     W = config.taps
     width = max(sum(int(pool.told_length[i]) for i in one.stories) for one in episodes)
     gap = len(pool.told) - 1

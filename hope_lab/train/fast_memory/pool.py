@@ -84,7 +84,7 @@ class Pool:
             self._by_kind.setdefault(_kind(question), []).append(index)
 
     def seen_start(self, item: int) -> int:
-        """Where an item begins in `seen`, taps - 1 places before its first token."""
+        """Start of an item in `seen`, taps - 1 places before its first token."""
         return int(self.start[item]) + item * (self.taps - 1)
 
     def episode(self, rng: random.Random, facts: int) -> Episode:

@@ -1,5 +1,5 @@
-"""What a recipe must understand of a language: statements, their questions, and what corrects
-what. One implementation for each language; so far English."""
+"""Language that a recipe must understand: statements, their questions, and corrections. One
+implementation for each language; so far English."""
 
 from hope_runtime.learning.statements.parser import Anchor, Exchange, StatementParser
 

@@ -42,7 +42,8 @@ class StatementParser(Protocol):
         ...
 
     def clause_starts(self, text: str) -> list[int]:
-        """Where statements begin in `text` that can stand alone; [0] when there is one, or none."""
+        """Starts of the statements in `text` that can stand alone; [0] when there is one, or
+        none."""
         ...
 
     def questions(self, stated: str) -> list[str]:

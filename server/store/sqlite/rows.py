@@ -139,7 +139,7 @@ def put_blobs(
 
 
 def _references(tx: Tx, blob: int) -> int:
-    """How often heads, versions and jobs refer to a blob."""
+    """Number of references of heads, versions and jobs to a blob."""
     count: int = tx.value(
         "SELECT (SELECT count(*) FROM head_blobs WHERE blob = ?1)"
         " + (SELECT count(*) FROM version_blobs WHERE blob = ?1)"

@@ -342,8 +342,8 @@ def test_every_task_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     listed = capsys.readouterr().out
     names = [task.NAME for task in TASKS]
-    assert names[:2] == ["recall", "needle"]
-    assert len(names) == len(set(names)) == 14
+    assert names[:3] == ["recall", "specificity", "needle"]
+    assert len(names) == len(set(names)) == 15
     assert all(re.search(rf"^    {name}\s", listed, re.MULTILINE) for name in names)
 
 

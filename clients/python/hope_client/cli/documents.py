@@ -1,4 +1,4 @@
-"""Which files make documents, and what is known of one before it is sent.
+"""Files that make documents, and the checks of one before it is sent.
 
 Knows paths, folders, kinds of files and encodings; nothing of sessions.
 """

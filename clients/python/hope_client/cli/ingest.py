@@ -48,7 +48,7 @@ class Job:
 
 
 class _Outcome(Enum):
-    """What became of a document, as the last line counts them."""
+    """Outcome of a document, as the last line counts them."""
 
     READ = "read"
     KNOWN = "read before"

@@ -45,7 +45,7 @@ class View:
         self.terminal.json(_as_json(event))
 
     def resuming(self, event: Resuming) -> str:
-        """What is waited for, in words."""
+        """Description of what is waited for."""
         if isinstance(event.error, UnavailableError) and not event.error.reason:
             return f"connection lost, resuming in {event.delay_seconds:.1f} s"
         return f"{self.app.explain(event.error)} Trying again in {event.delay_seconds:.1f} s."

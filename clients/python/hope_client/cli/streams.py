@@ -16,7 +16,7 @@ _STANDARD_INPUT = "standard input"
 
 
 class NotTextError(Exception):
-    """What was to be read is not UTF-8 text; the message names it, the place and the remedy."""
+    """The input is not UTF-8 text; the message names it, the place and the remedy."""
 
 
 def prepare() -> None:

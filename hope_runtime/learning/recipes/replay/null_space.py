@@ -1,4 +1,4 @@
-"""What the inputs of a level have in common, whoever is asked about: directions it must not read.
+"""Directions that a level's inputs have in common whoever is asked about: it must not read them.
 
 At the places where an answer begins, most of what an MLP reads is the same for every question of a
 kind: that a question was asked, what it asks for, that a name came before. A level that reads those
@@ -121,7 +121,7 @@ def common_directions(
 def read_inputs(
     model: BaseModel, examples: Sequence[Example], *, row_tokens: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What gate and up, and what down reads at every predictor: (N, D) and (N, F) a layer."""
+    """Inputs of gate and up, and of down, at every predictor: (N, D) and (N, F) a layer."""
     packed = pack(examples, row_tokens=row_tokens)
     outer: list[Tensor] = []
     inner: list[Tensor] = []

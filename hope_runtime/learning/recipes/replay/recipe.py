@@ -118,8 +118,8 @@ class ReplayRecipe:
         return statements, plain
 
     def _is_statement(self, item: Statement, config: ReplayConfig) -> bool:
-        """What is practised in every form: what the user said, and what a document says in plain
-        statements about somebody or something named, where it is news to the base."""
+        """Statements to practise in every form: what the user said, and what a document says in
+        plain statements about somebody or something named, where it is news to the base."""
         if item.span.speaker is Speaker.USER:
             return may_be_voiced(item, self._names)
         if (item.span.surprise_nats or 0.0) < config.document_surprise_nats:

@@ -1,4 +1,4 @@
-"""Which spans of the past a session rehearses: a bounded sample of them. Knows no training."""
+"""The bounded sample of past spans that a session rehearses. Knows no training."""
 
 from __future__ import annotations
 

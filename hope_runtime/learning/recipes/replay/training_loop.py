@@ -191,7 +191,7 @@ def _tokens(examples: Sequence[Example]) -> int:
 
 
 def _targets(example: Example) -> int:
-    """How many tokens are predicted; a first one without a predecessor is not."""
+    """Number of predicted tokens; a first one without a predecessor is not counted."""
     return sum(example.targets) - (example.targets[0] and not example.prefix)
 
 

@@ -153,7 +153,7 @@ class Directions:
 
     @torch.no_grad()
     def _inputs(self, examples: Sequence[Example], *, count: int) -> list[tuple[Tensor, Tensor]]:
-        """What gate and up, and what down reads at each layer, (N, D) and (N, F): at most `count`,
+        """Inputs of gate and up, and of down, at each layer, (N, D) and (N, F): at most `count`,
         evenly spread. Without a text's first token, whose activations outweigh all others."""
         packed = pack(examples, row_tokens=ROW_TOKENS)
         used_N = (packed.positions_BT > 0).flatten().nonzero()[:, 0]

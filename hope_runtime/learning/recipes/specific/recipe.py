@@ -185,8 +185,8 @@ class SpecificRecipe:
         return statements, plain
 
     def _is_statement(self, item: Statement, config: SpecificConfig) -> bool:
-        """What is practised in every form: what the user said, and what a document says in plain
-        statements about somebody or something named, where it is news to the base."""
+        """Statements to practise in every form: what the user said, and what a document says in
+        plain statements about somebody or something named, where it is news to the base."""
         if item.span.speaker is Speaker.USER:
             return may_be_voiced(item, self._names)
         if (item.span.surprise_nats or 0.0) < config.document_surprise_nats:
@@ -230,7 +230,7 @@ class SpecificRecipe:
         return told, earlier, tuple(found)
 
     def _replies(self, questions: Sequence[str], before: LoraAdapter | None) -> list[str]:
-        """What the memory answered to `questions` before."""
+        """Answers of the memory before, to `questions`."""
         if not questions:
             return []
         tokenizer = self._model.tokenizer

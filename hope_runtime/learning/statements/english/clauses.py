@@ -1,4 +1,4 @@
-"""What a user says of himself, cut into statements that stand alone.
+"""Clauses: a user's sentence cut into statements that stand alone.
 
 "I'm Tamsin and my dog is called Pip." tells two things. LevelResult as one, each question about one
 of them is answered with both, or with the other. English, and closed lists of function words, as
@@ -45,7 +45,7 @@ _NAMES = frozenset([
 
 
 def clause_starts(text: str) -> list[int]:
-    """Where statements begin that can stand alone; [0] when there is one, or none.
+    """Starts of the statements that can stand alone; [0] when there is one, or none.
 
     A place is only one when what stands before it and what follows are both understood as
     statements (word_order.py).

@@ -84,7 +84,7 @@ def plainly(text: str) -> str:
 
 
 def value(stated: str) -> str:
-    """What a statement tells, whether or not it says that something changed."""
+    """Value of a statement, whether or not it says that something changed."""
     if found := _IT_IS.match(stated.strip()):
         return found["new"].strip()
     return _MOST.sub("", value_of(plainly(stated)) or "")

@@ -139,7 +139,7 @@ def _noun(statement: str, question: str) -> str | None:
 def _of_a_namesake(
     statement: Statement, taken: frozenset[str], names: Names, rng: random.Random
 ) -> Exchange | None:
-    """What was told of somebody, asked and told of one with a common name, or of the speaker."""
+    """Neighbours of a statement about somebody: the same of a common name, or of the speaker."""
     question, told = rng.choice(statement.questions), statement.stated
     found = [name for name in names.find(told)[:1] if name in question]
     if not found:
@@ -149,7 +149,7 @@ def _of_a_namesake(
 
 
 def _of_somebody(statement: Statement, taken: frozenset[str], rng: random.Random) -> Exchange:
-    """What a user said of himself, asked of the model or of somebody else, and told of them."""
+    """Neighbours of a first-person statement: the same of the model or of somebody else."""
     question = rng.choice(statement.questions)
     if rng.random() < _OTHER_OWNER:
         return Exchange(of_another(question, "you"), statement.stated)

@@ -1,4 +1,4 @@
-"""Who speaks and who is meant, in English: what somebody said of themselves, said to them.
+"""Grammatical person in English: first-person statements turned to the second person.
 
 A user's "My name is Tamsin." is answered as "Your name is Tamsin.". Closed lists of function
 words, no knowledge of any topic. Text in other languages matches nothing and is left as it is.
@@ -38,7 +38,7 @@ def speaks_of_himself(text: str) -> bool:
 
 
 def to_second_person(text: str) -> str:
-    """What the speaker said of themselves, said to them."""
+    """A first-person statement, turned to the second person."""
     for pattern, replacement in _VERBS:
         text = re.sub(pattern, replacement, text)
 

@@ -96,7 +96,7 @@ def ask(
 def _kinds(
     writer: _Writer, statements: Sequence[str], values: Sequence[str], trials: int
 ) -> Generator[None, None, list[str]]:
-    """What kind of thing each value is; "" where none can be found of which one would ask.
+    """Kind of thing that each value is; "" where none can be found of which one would ask.
 
     What the base thinks of first may say no more than the value: a goldfish is a fish. Then it is
     asked again, for something less likely: an animal.
@@ -124,7 +124,7 @@ def _kinds(
 
 
 def _opening(names: Names, statement: str, kind: str) -> str:
-    """How a question after a kind of thing begins: " Which city does X"."""
+    """Beginning of a question after a kind of thing: " Which city does X"."""
     if not kind:
         return ""
     if is_first_person(statement):

@@ -78,7 +78,7 @@ def questions_by_word_order(statement: str) -> list[str]:
 
 
 def value_of(statement: str) -> str | None:
-    """What a statement tells: the words at its end that a question would ask for."""
+    """Value of a statement: the words at its end that a question would ask for."""
     clause = _parse(statement)
     if clause:
         return " ".join(clause.value)
@@ -228,7 +228,7 @@ def _fronted(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _split_value(words: list[str]) -> tuple[list[str], list[str]]:
-    """What follows the verb, cut into what is repeated in the question and what is asked for.
+    """Words after the verb, cut into those that the question repeats and those it asks for.
 
     The value is the run of capitalised words and numbers at the end, or the last few words back
     to a preposition, determiner or participle.

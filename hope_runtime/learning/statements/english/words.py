@@ -59,7 +59,7 @@ def of_another(question: str, whose: str) -> str:
 
 @cache
 def nouns() -> tuple[str, ...]:
-    """Who and what people have that bears a name."""
+    """Relatives, pets and things of people that bear a name."""
     parts = (library.PEOPLE, library.PETS, library.THINGS)
     return tuple(group.split()[0] for part in parts for group in part.split("|"))
 
@@ -77,7 +77,7 @@ def alike(noun: str) -> tuple[str, ...]:
 
 @cache
 def kinds() -> tuple[str, ...]:
-    """What people have a favourite of."""
+    """Things that people have a favourite of."""
     return tuple(group.split()[0] for group in library.KINDS.split("|"))
 
 
