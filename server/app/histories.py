@@ -163,7 +163,7 @@ class _Planning:
     def _first_that_fits(
         self, system: Sequence[Message], messages: Sequence[Message], end: int
     ) -> int:
-        """Where the part of a history begins, up to `end`, that leaves room for a reply."""
+        """Index of the first message of a history, up to `end`, that leaves room for a reply."""
         reply = self.history.sampling.max_tokens or DEFAULT_MAX_TOKENS
         room = self.window_tokens - min(reply, self.window_tokens // 4)
         for message in (*system, *messages[end:]):
@@ -198,8 +198,8 @@ def _with_one_system_message(messages: Sequence[Message]) -> tuple[Message, ...]
 
 
 def _behind(messages: Sequence[Message], *, users: int) -> list[Message]:
-    """What follows the user message of that number, but for its reply and for system prompts: the
-    window holds both, and a date in a prompt is no reason to read everything anew."""
+    """The messages behind the user message of that number, but for its reply and system prompts:
+    the window holds both, and a date in a prompt is no reason to read everything anew."""
     places = [at for at, each in enumerate(messages) if each.role == "user"]
     rest = [each for each in messages[places[users - 1] + 1 :] if each.role != "system"]
     while rest[0].role == "assistant":

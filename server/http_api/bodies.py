@@ -102,7 +102,7 @@ class Body(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def sampling(self) -> Sampling:
-        """How the reply is sampled. Raises InvalidRequestError."""
+        """Sampling of the reply. Raises InvalidRequestError."""
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         given.setdefault("seed", secrets.randbits(63))
@@ -153,7 +153,7 @@ class ChatBody(Body):
         return asked or 0 if self.logprobs else None
 
     def history(self) -> tuple[Message, ...]:
-        """What was said, without empty messages. Raises HttpError for what has no text."""
+        """Messages of the request, without empty ones. Raises HttpError for what has no text."""
         for name in ("tool_choice", "function_call"):
             if getattr(self, name) not in (None, "auto", "none"):
                 raise invalid("this server calls no tools; use 'auto' or 'none'", name)

@@ -84,7 +84,7 @@ ROUTES = (
 
 
 def handler(route: Native, method: Method) -> Callable[[Request, str], Awaitable[Response]]:
-    """What answers a route."""
+    """The handler of a route."""
 
     async def handle(request: Request, user: str) -> Response:
         message = method.request()

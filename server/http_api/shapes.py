@@ -30,7 +30,7 @@ def _json(content: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What an answer says about where it comes from, beside its text."""
+    """Origin of an answer, as it says beside its text."""
 
     model: str
     fingerprint: str
