@@ -34,7 +34,7 @@ class SpecificConfig:
     # How often a text that is only read again is read in all.
     plain_passes: int = 6
     # Forms of earlier statements in a step.
-    earlier_per_step: int = 2
+    earlier_per_step: int = 6
     # Contrasts in a step: so many and one more for each statement, up to the most; and anchors.
     contrasts_per_step: int = 4
     most_contrasts: int = 12
@@ -45,6 +45,9 @@ class SpecificConfig:
     contrast_weight: float = 3.0
     anchor_weight: float = 3.0
     rehearsal_weight: float = 1.0
+    # Of texts that are only read again, and of earlier statements, beside 1 of new statements.
+    text_weight: float = 0.5
+    earlier_weight: float = 1.0
     # A window of the base's own samples every so many steps, in all others one of the texts of
     # other kinds (learning/recipes/specific/directions.py).
     window_every: int = 2

@@ -90,7 +90,11 @@ def train(
         ordinary = windows if step % config.window_every == 0 else foreign
         window = ordinary.draw(1)
         items = [
-            *_weighed([Item(each, 1.0) for each in (*practised, *texts, *old)], 1.0),
+            # Each kind weighs by itself: a long text beside a few statements must not drown them,
+            # nor what is new what was learnt earlier.
+            *_weighed([Item(each, 1.0) for each in practised], 1.0),
+            *_weighed([Item(each, 1.0) for each in texts], config.text_weight),
+            *_weighed([Item(each, 1.0) for each in old], config.earlier_weight),
             *_weighed([Item(each, 1.0, unlikely=True) for each in negatives], NEGATIVE_WEIGHT),
             *_weighed([_item(each) for each in kept], firm * config.contrast_weight),
             *_weighed([_item(each) for each in held], firm * config.anchor_weight),
