@@ -14,7 +14,11 @@ from hope_client import SyncHopeClient
 from real_server import RealServer
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = [
+    example
+    for example in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    if "hope_client" in example
+]
 
 
 def test_both_clients_are_shown() -> None:
