@@ -12,7 +12,7 @@ from hope.v1 import admin_pb2
 from hope.v1 import sessions_pb2 as pb
 from processes import soon
 from serving import Serve, Served, Spawn
-from test_metrics import scrape, value
+from test_metrics import scrape, value_of
 
 from hope_runtime.errors import CorruptStateError
 from hope_runtime.session.guards import GuardConfig
@@ -162,7 +162,7 @@ async def test_what_a_guard_decides_is_shown_and_undone_by_one_call(
         metrics = await scrape(served)
         counts = {"consolidation_rejected": 1, "level_frozen": 1, "level_decayed": 0}
         for guard, count in counts.items():
-            assert value(metrics, "hope_guard_events_total", guard=guard) == count
+            assert value_of(metrics, "hope_guard_events_total", guard=guard) == count
         # One call takes all of it back: the log is learnt again without guards.
         request = pb.MigrateSessionRequest(name=api.name, policy="harmful")
         async for _ in api.sessions.MigrateSession(request):
