@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 
 import grpc
@@ -105,6 +106,8 @@ async def test_chat_at_a_terminal(server, at_terminal):
     await chat.until(b"you> ")
     chat.type(b"/read-only\n")
     await chat.until(b"you (read-only)> ")
+    # The prompt is shown just before the line editor takes over; nobody is faster than that.
+    await asyncio.sleep(1)
     chat.type(b"\x03")
     await chat.until(b"Ctrl-C again")
     await chat.until(b"> ")

@@ -109,7 +109,7 @@ async def test_a_committed_turn_whose_answer_was_lost_is_replayed(direct, proxy)
 
 async def test_an_unlearnt_turn_that_broke_is_run_again(direct, proxy):
     await direct.sessions.create("early", policy="quick")
-    long = hope.Sampling(max_tokens=100)
+    long = hope.Sampling(max_tokens=600)  # so that the cut comes before its end
     async with HopeClient(proxy.target, retry=QUICK) as client:
         events = client.generate("early", FACTS, sampling=long)
         text = ""
