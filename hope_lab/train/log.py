@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from hope_runtime.errors import CorruptModelError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
 
 LOG, PLOT = "log.jsonl", "loss.png"
 
@@ -22,20 +28,25 @@ class Step:
     gradient_norm: float
 
 
-def append(directory: Path, step: Step) -> None:
-    """Adds a line."""
+def append(directory: Path, step: DataclassInstance) -> None:
+    """Add a line: a Step, or another record of plain fields."""
     with (directory / LOG).open("a", encoding="utf-8") as log:
         log.write(json.dumps(asdict(step)) + "\n")
 
 
 def read(directory: Path) -> list[Step]:
-    """All lines. Raises CorruptModelError for one that is none of ours."""
+    """All lines. Raises CorruptModelError for a line that is not a Step."""
+    return read_as(Step, directory)
+
+
+def read_as(kind: type[T], directory: Path) -> list[T]:
+    """All lines of a log whose records are of `kind`. Raises CorruptModelError for any other."""
     path = directory / LOG
     if not path.exists():
         return []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        return [Step(**json.loads(line)) for line in lines]
+        return [kind(**json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError) as error:
         raise CorruptModelError(f"{path} cannot be read: {error!r}") from error
 

@@ -32,7 +32,7 @@ class Parkable(Protocol):
 
 
 class Connected(Protocol):
-    """Whatever holds a connection."""
+    """Holder of a connection."""
 
     @property
     def closed(self) -> bool: ...

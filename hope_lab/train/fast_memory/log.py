@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from hope_lab.train.log import LOG, cut
-from hope_runtime.errors import CorruptModelError
+from hope_lab.train.log import LOG, append, cut, read_as
 
 __all__ = ["LOG", "MemoryStep", "append", "cut", "plot", "read"]
 
@@ -31,22 +29,9 @@ class MemoryStep:
     held_out: dict[str, float] | None = None
 
 
-def append(directory: Path, step: MemoryStep) -> None:
-    """Adds a line."""
-    with (directory / LOG).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(step)) + "\n")
-
-
 def read(directory: Path) -> list[MemoryStep]:
-    """All lines. Raises CorruptModelError for one that is none of ours."""
-    path = directory / LOG
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [MemoryStep(**json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
-        raise CorruptModelError(f"{path} cannot be read: {error!r}") from error
+    """All lines. Raises CorruptModelError for a line that is not a MemoryStep."""
+    return read_as(MemoryStep, directory)
 
 
 def plot(directory: Path) -> Path | None:
