@@ -35,18 +35,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=NUMBER",
         help="constants of the policies' recipes, such as steps=8: what learning may cost",
     )
-    parser.add_argument(
-        "--model",
-        default="default",
-        metavar="SOURCE",
-        help="default, a .gguf file, a directory, or ORG/NAME on the Hugging Face Hub",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="computation type (default auto)",
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--threads",
         type=count(1),
@@ -190,3 +179,19 @@ def _constant(text: str, known: Mapping[str, Any]) -> tuple[str, float]:
     if not 0 <= value < float("inf"):
         raise InvalidRequestError(f"--replay: {name} must not be {number}", field="replay")
     return name, value
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options for the base model and its computation type."""
+    parser.add_argument(
+        "--model",
+        default="default",
+        metavar="SOURCE",
+        help="default, a .gguf file, a directory, or ORG/NAME on the Hugging Face Hub",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="computation type (default auto)",
+    )

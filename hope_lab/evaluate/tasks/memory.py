@@ -22,7 +22,7 @@ import torch
 from hope_lab.evaluate.asking import ask, is_correct
 from hope_lab.evaluate.heldout import heldout_nats
 from hope_lab.evaluate.learnt import NOTHING, Beside, Learnt
-from hope_lab.evaluate.options import add_fast_memory_option, count
+from hope_lab.evaluate.options import add_fast_memory_option, add_model_options, count
 from hope_lab.evaluate.report.progress import progress_bar
 from hope_lab.evaluate.report.report import wilson
 from hope_lab.train.fast_memory.episodes import Key, Question, Split, Story, Storyteller
@@ -74,18 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="questions per number of facts (default 300)",
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
-    parser.add_argument(
-        "--model",
-        default="default",
-        metavar="SOURCE",
-        help="default, a .gguf file, a directory, or ORG/NAME on the Hugging Face Hub",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="computation type (default auto)",
-    )
+    add_model_options(parser)
     parser.add_argument("--threads", type=count(1), default=1, help="compute threads (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--show", action="store_true", help="also list each question and reply")
