@@ -53,7 +53,7 @@ def add_sessions(commands: Commands, shared: Parser) -> None:
     fork.add_argument(
         "--version", type=uint64, metavar="N", help="version to copy (default: the current one)"
     )
-    rollback = add("rollback", "return to an earlier version")
+    rollback = add("rollback", "return to an earlier version", module="versions")
     rollback.add_argument(
         "version",
         nargs="?",
@@ -61,7 +61,7 @@ def add_sessions(commands: Commands, shared: Parser) -> None:
         metavar="VERSION",
         help="version to return to (default: the parent of the current one)",
     )
-    snapshot = add("snapshot", "name the current version so that it is kept")
+    snapshot = add("snapshot", "name the current version so that it is kept", module="versions")
     snapshot.add_argument(
         "snapshot",
         nargs="?",
@@ -69,16 +69,18 @@ def add_sessions(commands: Commands, shared: Parser) -> None:
         metavar="NAME",
         help="name of the snapshot (default: random)",
     )
-    add("snapshots", "list the snapshots of a session")
+    add("snapshots", "list the snapshots of a session", module="versions")
     delete_snapshot = add(
-        "delete-snapshot", "delete a snapshot, so that its version may be collected"
+        "delete-snapshot",
+        "delete a snapshot, so that its version may be collected",
+        module="versions",
     )
     delete_snapshot.add_argument(
         "snapshot", metavar="NAME", help="name of the snapshot, as listed by `snapshots`"
     )
     rename = add("rename", "change the display name")
     rename.add_argument("display_name", metavar="TEXT", help="new display name")
-    reset = add("reset", "reset levels to the base model")
+    reset = add("reset", "reset levels to the base model", module="versions")
     reset.add_argument(
         "levels",
         nargs="*",
@@ -115,11 +117,13 @@ def add_sessions(commands: Commands, shared: Parser) -> None:
         module="transfer",
     )
     import_.add_argument("file", type=Path, metavar="FILE", help="file written by `export`")
-    diff = add("diff", "show how much each level changed between two kept versions")
+    diff = add(
+        "diff", "show how much each level changed between two kept versions", module="versions"
+    )
     diff.add_argument("before", type=uint64, metavar="FROM", help="version")
     diff.add_argument("after", type=uint64, metavar="TO", help="version")
-    add("consolidate", "learn now, without waiting for a boundary")
-    end = add("end-conversation", "end a conversation, so that it is learnt")
+    add("consolidate", "learn now, without waiting for a boundary", module="learning")
+    end = add("end-conversation", "end a conversation, so that it is learnt", module="learning")
     end.add_argument(
         "conversation",
         nargs="?",

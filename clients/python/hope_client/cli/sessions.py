@@ -1,13 +1,9 @@
-"""`hope sessions ...`: one function an action.
+"""`hope sessions ...`: the actions that make, show, copy, rename and delete sessions.
 
-Knows how sessions are shown; `drift` and `learn` are also what the chat uses.
+Its `drift` is also what the chat uses; versions and learning are in the modules of these names.
 """
 
 from __future__ import annotations
-
-import time
-from collections.abc import Coroutine
-from typing import Any, TypeVar
 
 from hope.v1 import sessions_pb2 as pb
 
@@ -16,15 +12,12 @@ from hope_client.cli.terminal import Terminal
 from hope_client.cli.view import (
     LEVEL_HEADERS,
     count,
-    learnt_lines,
     level_rows,
     moment,
     short_name,
     size,
     to_plain,
 )
-
-AnswerT = TypeVar("AnswerT", pb.ConsolidateResponse, pb.EndConversationResponse)
 
 
 def run_list(app: App) -> int:
@@ -146,58 +139,6 @@ def run_fork(app: App) -> int:
     return report(app, session, f"Forked to {session.name} at version {session.memory_version}.")
 
 
-def run_rollback(app: App) -> int:
-    """Returns to an earlier version."""
-    session = app.run(app.client.sessions.rollback(app.args.session, app.args.version))
-    return report(app, session, rolled_back(session))
-
-
-def run_snapshot(app: App) -> int:
-    """Names the present version."""
-    snapshot = app.run(app.client.sessions.snapshot(app.args.session, app.args.snapshot))
-    if app.args.json:
-        app.terminal.json(to_plain(snapshot))
-    else:
-        name = snapshot.name.rpartition("/")[2]
-        app.terminal.print(f"Version {snapshot.version} is kept as snapshot {name}.")
-    return 0
-
-
-def run_delete_snapshot(app: App) -> int:
-    """Takes the name of a version away."""
-    args = app.args
-    app.run(app.client.sessions.delete_snapshot(args.session, args.snapshot))
-    if args.json:
-        app.terminal.json({"deleted": args.snapshot})
-    else:
-        app.terminal.print(f"Deleted snapshot {args.snapshot}.")
-    return 0
-
-
-def run_snapshots(app: App) -> int:
-    """Lists the names of versions."""
-
-    async def collect() -> list[pb.Snapshot]:
-        return [each async for each in app.client.sessions.snapshots(app.args.session)]
-
-    found = app.run(collect())
-    if app.args.json:
-        app.terminal.json({"snapshots": [to_plain(each) for each in found]})
-    elif not found:
-        app.terminal.note(
-            f"No snapshots yet; create one with `hope sessions snapshot {app.args.session} NAME`."
-        )
-    else:
-        app.terminal.table(
-            ("snapshot", "version", "made"),
-            [
-                (each.name.rpartition("/")[2], count(each.version), moment(each.create_time))
-                for each in found
-            ],
-        )
-    return 0
-
-
 def run_rename(app: App) -> int:
     """Changes the display name."""
     args = app.args
@@ -205,69 +146,6 @@ def run_rename(app: App) -> int:
     return report(
         app, session, f'The display name of {session.name} is now "{session.display_name}".'
     )
-
-
-def run_reset(app: App) -> int:
-    """Returns levels to the base model."""
-    args = app.args
-    session = app.run(app.client.sessions.reset(args.session, *args.levels))
-    which = "All levels were" if not args.levels else f"Levels {_listed(args.levels)} were"
-    return report(
-        app,
-        session,
-        f"{which} reset to the base model in version {session.memory_version}; undo with `hope "
-        f"sessions rollback {short_name(session.name)}`.",
-    )
-
-
-def run_diff(app: App) -> int:
-    """Shows how much of each level changed."""
-    args = app.args
-    answer = app.run(app.client.sessions.diff(args.session, args.before, args.after))
-    if args.json:
-        app.terminal.json(to_plain(answer))
-    else:
-        app.terminal.table(
-            ("level", "change"),
-            [(str(each.level), f"{each.relative_norm:.5f}") for each in answer.levels],
-        )
-        for each in answer.taught:
-            source = f"document {each.document}" if each.document else each.conversation
-            sign = "-" if each.taken_back else "+"
-            app.terminal.print(
-                f"{sign} {source}, {count(each.learnable_tokens)} tokens: "
-                f"{' '.join(each.excerpt.split())}{' ...' if each.truncated else ''}"
-            )
-        if answer.next_page_token:
-            app.terminal.note("More changes exist; read all of them with HopeClient.sessions.diff.")
-    return 0
-
-
-def run_consolidate(app: App) -> int:
-    """Learns now what waits for a boundary."""
-    answer = learn(app, app.client.sessions.consolidate(app.args.session), quiet=app.args.json)
-    if app.args.json:
-        app.terminal.json(to_plain(answer))
-    return 0
-
-
-def run_end_conversation(app: App) -> int:
-    """Closes a conversation and, unless told otherwise, waits until it is learnt."""
-    args = app.args
-    work = app.client.sessions.end_conversation(
-        args.session, args.conversation, wait=not args.no_wait
-    )
-    if args.no_wait:
-        answer = app.run(work)
-        if not args.json:
-            app.terminal.print(
-                "The conversation ended; the server is learning it in the background."
-            )
-    else:
-        answer = learn(app, work, quiet=args.json)
-    if args.json:
-        app.terminal.json(to_plain(answer))
-    return 0
 
 
 def drift(terminal: Terminal, session: pb.Session) -> None:
@@ -278,37 +156,6 @@ def drift(terminal: Terminal, session: pb.Session) -> None:
         f"state {size(session.state_bytes)}, version {session.memory_version}, "
         f"memory hash {session.memory_hash or '-'}"
     )
-
-
-def rolled_back(session: pb.Session) -> str:
-    """One sentence that describes a rollback."""
-    return (
-        f"Rolled back to version {session.parent_version}; the session is now at version "
-        f"{session.memory_version}."
-    )
-
-
-def learn(app: App, work: Coroutine[Any, Any, AnswerT], *, quiet: bool = False) -> AnswerT:
-    """Waits for a consolidation and, unless `quiet`, says what it did."""
-    began = time.monotonic()
-
-    async def wait() -> AnswerT:
-        with app.terminal.busy() as busy:
-            if app.terminal.err.isatty():
-                busy.show("learning ...")
-            return await work
-
-    answer = app.run(wait())
-    if not quiet:
-        first, *others = learnt_lines(answer.consolidations, time.monotonic() - began)
-        app.terminal.print(f"learning ... {first}")
-        for line in others:
-            app.terminal.print(line)
-    return answer
-
-
-def _listed(levels: list[int]) -> str:
-    return ", ".join(map(str, levels))
 
 
 def report(app: App, session: pb.Session, line: str) -> int:

@@ -13,7 +13,9 @@ from pathlib import Path
 from hope_client.cli.chat import Chat
 from hope_client.cli.documents import choose
 from hope_client.cli.ingest import Job, run_job
-from hope_client.cli.sessions import drift, learn, rolled_back
+from hope_client.cli.learning import learn
+from hope_client.cli.sessions import drift
+from hope_client.cli.view import rolled_back
 from hope_client.errors import NotFoundError
 
 

@@ -126,3 +126,11 @@ def moment(timestamp: Timestamp) -> str:
     from datetime import UTC
 
     return f"{timestamp.ToDatetime(tzinfo=UTC).astimezone():%Y-%m-%d %H:%M}"
+
+
+def rolled_back(session: sessions_pb2.Session) -> str:
+    """One sentence that describes a rollback."""
+    return (
+        f"Rolled back to version {session.parent_version}; the session is now at version "
+        f"{session.memory_version}."
+    )
