@@ -6,34 +6,24 @@ documented in hope/v1/sessions.proto; turns are in `generate.py` and `ingest.py`
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from typing import TYPE_CHECKING
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from hope.v1 import sessions_pb2 as pb
 from hope.v1.sessions_pb2_grpc import SessionServiceStub
 
-from hope_client.errors import (
-    AbortedError,
-    AlreadyExistsError,
-    HopeClientError,
-    InternalError,
-    InvalidRequestError,
-    NotFoundError,
-)
+from hope_client.errors import AlreadyExistsError, InvalidRequestError, NotFoundError
+from hope_client.jobs import OnJob, run_job
 from hope_client.names import session_name, split_session_name, user_name
+from hope_client.paging import pages
 from hope_client.sources import MAX_CHUNK_BYTES, in_pieces
 from hope_client.transport import RequestT, ResponseT, Transport
 from hope_client.unicode import typed_text_errors
 
 if TYPE_CHECKING:
     import grpc
-
-OnJob = Callable[[pb.Job], None]
-JobRequestT = TypeVar("JobRequestT", pb.ForgetDocumentRequest, pb.MigrateSessionRequest)
-JobResponseT = TypeVar("JobResponseT", pb.ForgetDocumentResponse, pb.MigrateSessionResponse)
 
 
 @typed_text_errors
@@ -100,13 +90,9 @@ class Sessions:
     async def list(self, user: str = "", *, page_size: int = 0) -> AsyncGenerator[pb.Session, None]:
         """Sessions of `user` (default: the client's) by name, page after page on demand."""
         request = pb.ListSessionsRequest(parent=user_name(user or self._user), page_size=page_size)
-        while True:
-            page = await self._transport.call(self._stub.ListSessions, request, repeatable=True)
+        async for page in pages(self._transport, self._stub.ListSessions, request):
             for session in page.sessions:
                 yield session
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def delete(self, session: str, *, etag: str = "") -> None:
         """Erases the session: memory, log, every version."""
@@ -157,13 +143,9 @@ class Sessions:
     ) -> AsyncGenerator[pb.Snapshot, None]:
         """Snapshots of a session by name, page after page on demand."""
         request = pb.ListSnapshotsRequest(parent=self.name(session), page_size=page_size)
-        while True:
-            page = await self._transport.call(self._stub.ListSnapshots, request, repeatable=True)
+        async for page in pages(self._transport, self._stub.ListSnapshots, request):
             for snapshot in page.snapshots:
                 yield snapshot
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def delete_snapshot(self, session: str, name: str) -> None:
         """Takes a snapshot's name away; its version is then kept only while it is recent."""
@@ -200,7 +182,9 @@ class Sessions:
         """The session as if it had never read `document`. Everything else is learnt again, as a
         job of the server that goes on without this client; the same call joins it again."""
         request = pb.ForgetDocumentRequest(name=self.name(session), document=document)
-        return await self._job(self._stub.ForgetDocument, request, on_progress)
+        return await run_job(
+            self._transport, self._stub.ForgetDocument, request, self.get, on_progress
+        )
 
     async def migrate(
         self, session: str, policy: str = "", *, on_progress: OnJob = lambda _: None
@@ -208,7 +192,9 @@ class Sessions:
         """The session as if it had learnt under `policy` from the beginning (default: its own, as
         the server knows it now). A job, like `forget_document`."""
         request = pb.MigrateSessionRequest(name=self.name(session), policy=policy)
-        return await self._job(self._stub.MigrateSession, request, on_progress)
+        return await run_job(
+            self._transport, self._stub.MigrateSession, request, self.get, on_progress
+        )
 
     async def cancel_job(self, session: str) -> pb.Session:
         """Ends what `forget_document` or `migrate` began; the session is as it was before."""
@@ -256,15 +242,9 @@ class Sessions:
     ) -> AsyncGenerator[pb.Consolidation, None]:
         """Consolidations of the session in the order of its log, fetched page by page."""
         request = pb.ListConsolidationsRequest(parent=self.name(session), page_size=page_size)
-        while True:
-            page = await self._transport.call(
-                self._stub.ListConsolidations, request, repeatable=True
-            )
+        async for page in pages(self._transport, self._stub.ListConsolidations, request):
             for each in page.consolidations:
                 yield each
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def delete_user(self, user: str = "") -> int:
         """Erases every session of `user` (default: the client's); how many there were."""
@@ -286,32 +266,6 @@ class Sessions:
             name=self.name(session), conversation=conversation, wait=wait
         )
         return await self._transport.call(self._stub.EndConversation, request, repeatable=True)
-
-    async def _job(
-        self,
-        method: grpc.aio.UnaryStreamMultiCallable[JobRequestT, JobResponseT],
-        request: JobRequestT,
-        on_progress: OnJob,
-    ) -> pb.Session:
-        """Begins or joins a job and watches it to its end, across broken connections."""
-        attempts = self._transport.attempts(repeatable=True)
-        version = (await self.get(request.name)).memory_version
-        seen = False
-        while True:
-            try:
-                if seen and not (now := await self.get(request.name)).HasField("job"):
-                    if now.memory_version > version:
-                        return now  # it ended while nobody watched
-                    raise AbortedError("the job was ended by another call")
-                async for response in self._transport.stream(method, request):
-                    if response.WhichOneof("event") == "session":
-                        return response.session
-                    seen = True
-                    attempts.succeeded()
-                    on_progress(response.job)
-                raise InternalError("the server ended the stream before the job ended")
-            except HopeClientError as error:
-                await asyncio.sleep(attempts.delay_after(error))
 
     async def _delete(
         self, method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT], request: RequestT
