@@ -35,7 +35,7 @@ from hope_runtime.session.codec import STATE_BLOB, decode_memory, encode_memory,
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY, POLICIES
 from server.app.summary import encode_summary
-from server.main import running_server
+from server.running import running_server
 from server.settings import Settings
 from server.store.base import Commit, Head, Record, SessionKey, SessionStore, StoredReply
 from server.store.factory import make_store

@@ -38,7 +38,7 @@ SERVER_MAY_IMPORT = {
     "grpc_api": {"auth", "store", "telemetry", "app"},
     "http_api": {"auth", "store", "telemetry", "app"},
 }
-COMPOSITION = ("main", "settings")
+COMPOSITION = ("main", "running", "gateway", "settings")
 FAMILIES = ("decoder", "fast_memory", "hope")
 MAY_IMPORT_OF_MODELS = {"decoder": set(), "fast_memory": {"decoder"}, "hope": {"decoder"}}
 

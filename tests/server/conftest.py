@@ -17,7 +17,7 @@ from serving import WINDOW, Serve, Served, ServerProcess, Spawn, command, connec
 
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.policy import POLICIES
-from server.main import running_server
+from server.running import running_server
 from server.settings import Settings
 from server.telemetry.tracing import OtelTracer
 

@@ -13,7 +13,7 @@ import processes
 from api import Api
 from grpc import aio
 
-from server.main import RunningServer
+from server.running import RunningServer
 
 WINDOW = 256
 # Loopback calls that fail at once should be tried again at once.

@@ -23,7 +23,7 @@ from serving import Serve, Served
 from small_disk import disk_of, files_up_to, fill
 
 from server.grpc_api.health import STORE_SERVICE
-from server.main import SERVICES
+from server.grpc_api.server import SERVICES
 
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 # Less than a turn asks for, more than the log of a small one takes.

@@ -21,7 +21,7 @@ from hope_runtime.errors import CorruptStateError
 from hope_runtime.session.fold import Boundary
 from hope_runtime.session.memory import SessionMemory
 from server.app.rebuild import Ask, Progress
-from server.main import RunningServer
+from server.running import RunningServer
 from server.store.base import SessionKey, StoreFullError
 
 TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "

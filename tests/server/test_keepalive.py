@@ -11,7 +11,7 @@ from grpc import aio
 from hope.v1 import sessions_pb2, sessions_pb2_grpc
 from serving import Serve, Served
 
-from server.main import MIN_PING_INTERVAL_MS
+from server.grpc_api.server import MIN_PING_INTERVAL_MS
 from server.store.base import SessionKey
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -18,7 +18,8 @@ from processes import soon
 from serving import Serve, Served, Spawn, connect
 
 from hope_runtime.models.decoder.weights import BaseModel
-from server.main import SERVICES, main
+from server.grpc_api.server import SERVICES
+from server.main import main
 from server.settings import Settings
 
 HOPE_SERVICES = {

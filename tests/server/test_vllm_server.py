@@ -23,7 +23,7 @@ from test_metrics import scrape
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.policy import POLICIES
-from server import main
+from server import running
 
 pytestmark = [
     pytest.mark.vllm,
@@ -80,7 +80,7 @@ async def test_a_session_moves_between_engines_with_all_its_memories(
     """Levels and fast memory both: exported after each part of its life, and imported elsewhere."""
     policy = replace(QUICK, name="both", writes_forward=True)
     monkeypatch.setitem(POLICIES, policy.name, policy)
-    monkeypatch.setattr(main, "shipped_branch", small_fast_memory)
+    monkeypatch.setattr(running, "shipped_fast_memory", small_fast_memory)
     options = {"model": small_model, "window_cache_bytes": CACHE}
 
     async def part(api: Api, number: int) -> tuple[str, str]:
