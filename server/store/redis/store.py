@@ -10,16 +10,13 @@ file still holds until the server writes it anew (BGREWRITEAOF).
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from server.store import arguments
 from server.store.base import (
-    MAX_PAGE_SIZE,
     Commit,
-    CorruptStoreError,
     Head,
     Job,
     Lease,
@@ -29,8 +26,6 @@ from server.store.base import (
     SessionStore,
     Snapshot,
     StoredReply,
-    StoreError,
-    StoreVersionError,
     VersionInfo,
 )
 from server.store.leases import LeaseWatch, check_lease_request
@@ -38,14 +33,9 @@ from server.store.redis import check, history, jobs, leases, reading, replies, s
 from server.store.redis.blobs import addressed
 from server.store.redis.connection import Connection
 from server.store.redis.durability import Durability
-from server.store.redis.keys import FORMAT, UserKeys
-from server.store.redis.transaction import Draft, Transactions
-
-_log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
-# Idle sessions are looked for so often, or oftener when they are erased sooner.
-SWEEP_SECONDS = 3600.0
+from server.store.redis.keys import UserKeys
+from server.store.redis.transaction import Transactions, at_once
+from server.store.redis.upkeep import SCHEMA_VERSION, IdleSweeper, check_format
 
 
 class RedisStore(SessionStore):
@@ -67,55 +57,20 @@ class RedisStore(SessionStore):
         self._leases = LeaseWatch(timer)
         self._connection = Connection(url, password, durability or Durability(), clock)
         self._transactions = Transactions(self._connection)
-        self._idle_seconds = idle_seconds
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sweeper = IdleSweeper(self._transactions, idle_seconds)
 
     async def open(self) -> None:
         await self._connection.open()
         try:
-            await self._check_format()
+            await check_format(self._connection)
         except BaseException:
             await self._connection.close()
             raise
-        if self._idle_seconds is not None:
-            self._sweeper = asyncio.create_task(self._sweep(self._idle_seconds))
+        self._sweeper.start()
 
     async def close(self) -> None:
-        sweeper, self._sweeper = self._sweeper, None
-        if sweeper is not None:
-            sweeper.cancel()
-            await asyncio.wait([sweeper])
+        await self._sweeper.stop()
         await self._connection.close()
-
-    async def _check_format(self) -> None:
-        where = self._connection.where
-        found = await self._connection.call("GET", FORMAT)
-        if found is None:
-            await self._connection.call("SET", FORMAT, SCHEMA_VERSION, "NX")
-            found = await self._connection.call("GET", FORMAT)
-        if not found.isdigit():
-            raise CorruptStoreError(
-                f"{where} contains keys of another program under the prefix 'hope:'; use another "
-                "database for the store"
-            )
-        if int(found) > SCHEMA_VERSION:
-            raise StoreVersionError(
-                f"{where} has format {int(found)}, and this program supports formats up to "
-                f"{SCHEMA_VERSION}; use a newer program"
-            )
-
-    async def _sweep(self, idle_seconds: float) -> None:
-        while True:
-            await asyncio.sleep(min(SWEEP_SECONDS, idle_seconds / 4))
-            try:
-                if erased := await self.erase_idle(idle_seconds):
-                    _log.info("deleted %d idle sessions", erased)
-            except StoreError as error:
-                _log.warning("could not delete idle sessions; retrying later: %s", error)
-
-    async def erase_idle(self, idle_seconds: float) -> int:
-        """Erases sessions that nobody changed for so long, holds or works on; returns how many."""
-        return await sessions.erase_idle(self._transactions, idle_seconds)
 
     # Sessions
 
@@ -130,9 +85,9 @@ class RedisStore(SessionStore):
         summary: bytes,
     ) -> Head:
         refs = await addressed(blobs)
-
-        async def operation(draft: Draft) -> Head:
-            return await sessions.create(
+        return await self._transactions.change(
+            key,
+            lambda draft: sessions.create(
                 draft,
                 self._transactions,
                 fingerprint=fingerprint,
@@ -140,10 +95,9 @@ class RedisStore(SessionStore):
                 display_name=display_name,
                 blobs=refs,
                 summary=summary,
-            )
-
-        sent = {refs[name]: blobs[name] for name in blobs}
-        return await self._transactions.change(key, operation, sent=sent)
+            ),
+            sent={refs[name]: blobs[name] for name in blobs},
+        )
 
     async def head(self, key: SessionKey) -> Head:
         return (await self._transactions.read(key)).require().head()
@@ -151,14 +105,11 @@ class RedisStore(SessionStore):
     async def list_sessions(
         self, user: str, *, page_size: int = 50, page_token: str = ""
     ) -> tuple[list[Head], str]:
-        if not 1 <= page_size <= MAX_PAGE_SIZE:
-            raise ValueError(f"page_size is {page_size}; allowed values: 1 to {MAX_PAGE_SIZE}")
+        arguments.check_page_size(page_size)
         return await sessions.list_sessions(self._transactions, user, page_size, page_token)
 
     async def delete(self, key: SessionKey, *, etag: str | None = None) -> None:
-        async def operation(draft: Draft) -> None:
-            sessions.delete(draft, etag)
-
+        operation = at_once(lambda draft: sessions.delete(draft, etag))
         await self._transactions.change(key, operation, when_full=True)
 
     async def delete_user(self, user: str) -> int:
@@ -171,8 +122,7 @@ class RedisStore(SessionStore):
         return int(await self._connection.call("ZCARD", UserKeys(user).names))
 
     async def fingerprints(self, *, limit: int = 10_000) -> dict[str, int]:
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1, not {limit}")
+        arguments.check_limit(limit)
         return await sessions.fingerprints(self._transactions, limit)
 
     async def draw(self, user: str, amount: float, *, capacity: float, per_second: float) -> float:
@@ -184,46 +134,36 @@ class RedisStore(SessionStore):
         self, key: SessionKey, owner: str, ttl_seconds: float, *, ended_owner: str = ""
     ) -> Lease:
         check_lease_request(owner, ttl_seconds)
-
-        async def operation(draft: Draft) -> Lease:
-            return await leases.acquire(
+        return await self._transactions.change(
+            key,
+            lambda draft: leases.acquire(
                 draft,
                 self._transactions,
                 owner,
                 ttl_seconds,
                 watch=self._leases,
                 ended_owner=ended_owner,
-            )
-
-        return await self._transactions.change(key, operation, when_full=True)
+            ),
+            when_full=True,
+        )
 
     async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
         check_lease_request(lease.owner, ttl_seconds)
-
-        async def operation(draft: Draft) -> Lease:
-            return leases.renew(draft, lease, ttl_seconds)
-
+        operation = at_once(lambda draft: leases.renew(draft, lease, ttl_seconds))
         return await self._transactions.change(lease.key, operation, when_full=True)
 
     async def release(self, lease: Lease) -> None:
-        async def operation(draft: Draft) -> None:
-            leases.release(draft, lease)
-
+        operation = at_once(lambda draft: leases.release(draft, lease))
         await self._transactions.change(lease.key, operation, when_full=True)
 
     # Changes
 
     async def commit(self, lease: Lease, commit: Commit) -> Head:
-        refs = await addressed(commit.put_blobs)
-
-        async def operation(draft: Draft) -> Head:
-            return history.commit(draft, lease, commit, refs)
-
-        key = lease.key
+        key, refs = lease.key, await addressed(commit.put_blobs)
         request_id = commit.reply.request_id if commit.reply else None
         return await self._transactions.change(
             key,
-            operation,
+            at_once(lambda draft: history.commit(draft, lease, commit, refs)),
             sent={refs[name]: data for name, data in commit.put_blobs.items()},
             reading=replies.reading(UserKeys(key.user), key.session, request_id),
         )
@@ -238,11 +178,9 @@ class RedisStore(SessionStore):
         record: Record,
         summary: bytes | None = None,
     ) -> Head:
-        if not nonce:
-            raise ValueError("a rollback requires a nonce")
-
-        async def operation(draft: Draft) -> Head:
-            return history.rollback(
+        arguments.check_rollback(nonce)
+        operation = at_once(
+            lambda draft: history.rollback(
                 draft,
                 lease,
                 expected_revision=expected_revision,
@@ -251,7 +189,7 @@ class RedisStore(SessionStore):
                 record=record,
                 summary=summary,
             )
-
+        )
         return await self._transactions.change(lease.key, operation)
 
     # Reading
@@ -264,8 +202,7 @@ class RedisStore(SessionStore):
     async def read_log(
         self, key: SessionKey, *, after_seq: int = 0, limit: int = 1000
     ) -> list[LogRecord]:
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; it must be at least 1")
+        arguments.check_limit(limit)
         return await reading.read_log(self._transactions, key, after_seq, limit)
 
     async def find_reply(self, key: SessionKey, request_id: str) -> StoredReply | None:
@@ -284,45 +221,31 @@ class RedisStore(SessionStore):
         version: int | None = None,
         summary: bytes | None = None,
     ) -> Head:
-        if source.user != target.user:
-            raise ValueError("a fork must belong to the same user as its source")
-
-        async def operation(draft: Draft) -> Head:
-            return await history.fork(draft, self._transactions, source, version, summary)
-
-        return await self._transactions.change(target, operation)
+        arguments.check_fork(source, target)
+        return await self._transactions.change(
+            target, lambda draft: history.fork(draft, self._transactions, source, version, summary)
+        )
 
     async def collect(self, key: SessionKey, keep_recent: int) -> int:
-        if keep_recent < 1:
-            raise ValueError("the current version cannot be collected")
-
-        async def operation(draft: Draft) -> int:
-            return history.collect(draft, keep_recent)
-
+        arguments.check_keep_recent(keep_recent)
+        operation = at_once(lambda draft: history.collect(draft, keep_recent))
         return await self._transactions.change(key, operation, when_full=True)
 
     # Snapshots
 
     async def snapshot(self, key: SessionKey, name: str) -> Snapshot:
-        if not name:
-            raise ValueError("a snapshot requires a name")
-
-        async def operation(draft: Draft) -> Snapshot:
-            return snapshots.snapshot(draft, name)
-
+        arguments.check_snapshot(name)
+        operation = at_once(lambda draft: snapshots.snapshot(draft, name))
         return await self._transactions.change(key, operation)
 
     async def snapshots(
         self, key: SessionKey, *, page_size: int = 50, page_token: str = ""
     ) -> tuple[list[Snapshot], str]:
-        if not 1 <= page_size <= MAX_PAGE_SIZE:
-            raise ValueError(f"page_size is {page_size}; allowed values: 1 to {MAX_PAGE_SIZE}")
+        arguments.check_page_size(page_size)
         return snapshots.snapshots(await self._transactions.read(key), page_size, page_token)
 
     async def delete_snapshot(self, key: SessionKey, name: str) -> None:
-        async def operation(draft: Draft) -> None:
-            snapshots.delete_snapshot(draft, name)
-
+        operation = at_once(lambda draft: snapshots.delete_snapshot(draft, name))
         await self._transactions.change(key, operation, when_full=True)
 
     # Jobs
@@ -336,12 +259,11 @@ class RedisStore(SessionStore):
         put_blobs: Mapping[str, bytes] = MappingProxyType({}),
         drop_blobs: frozenset[str] = frozenset(),
     ) -> Job:
-        if both := drop_blobs & put_blobs.keys():
-            raise ValueError(f"a blob cannot be both put and dropped: {sorted(both)}")
+        arguments.check_put_and_drop(put_blobs, drop_blobs)
         refs = await addressed(put_blobs)
-
-        async def operation(draft: Draft) -> Job:
-            return await jobs.save_job(
+        return await self._transactions.change(
+            lease.key,
+            lambda draft: jobs.save_job(
                 draft,
                 self._connection,
                 lease,
@@ -349,23 +271,19 @@ class RedisStore(SessionStore):
                 progress=progress,
                 put=refs,
                 drop=drop_blobs,
-            )
-
-        sent = {refs[name]: data for name, data in put_blobs.items()}
-        return await self._transactions.change(lease.key, operation, sent=sent)
+            ),
+            sent={refs[name]: data for name, data in put_blobs.items()},
+        )
 
     async def end_job(self, lease: Lease) -> None:
-        async def operation(draft: Draft) -> None:
-            jobs.end_job(draft, lease)
-
+        operation = at_once(lambda draft: jobs.end_job(draft, lease))
         await self._transactions.change(lease.key, operation, when_full=True)
 
     async def read_job(self, key: SessionKey) -> tuple[Job, dict[str, bytes]]:
         return await reading.read_job(self._transactions, key)
 
     async def jobs(self, *, limit: int = 1000) -> list[SessionKey]:
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; it must be at least 1")
+        arguments.check_limit(limit)
         return await jobs.jobs(self._transactions, limit)
 
     # Upkeep

@@ -64,6 +64,15 @@ class Draft:
         return self.record
 
 
+def at_once(operation: Callable[[Draft], _T]) -> Callable[[Draft], Awaitable[_T]]:
+    """The operation that waits for nothing, in the form that `Transactions.change` takes."""
+
+    async def call(draft: Draft) -> _T:
+        return operation(draft)
+
+    return call
+
+
 class Transactions:
     """Reads and changes of sessions over one connection."""
 

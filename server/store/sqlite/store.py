@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from server.store import arguments
 from server.store.base import (
-    MAX_PAGE_SIZE,
     Commit,
     Head,
     Job,
@@ -66,8 +66,7 @@ class SQLiteStore(Database, SessionStore):
     async def list_sessions(
         self, user: str, *, page_size: int = 50, page_token: str = ""
     ) -> tuple[list[Head], str]:
-        if not 1 <= page_size <= MAX_PAGE_SIZE:
-            raise ValueError(f"page_size is {page_size}; allowed values: 1 to {MAX_PAGE_SIZE}")
+        arguments.check_page_size(page_size)
         return await self._read(sessions.list_sessions, user, page_size, page_token)
 
     async def delete(self, key: SessionKey, *, etag: str | None = None) -> None:
@@ -83,8 +82,7 @@ class SQLiteStore(Database, SessionStore):
         return await self._read(sessions.user_sessions, user)
 
     async def fingerprints(self, *, limit: int = 10_000) -> dict[str, int]:
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1, not {limit}")
+        arguments.check_limit(limit)
         return await self._read(sessions.fingerprints, limit)
 
     async def draw(self, user: str, amount: float, *, capacity: float, per_second: float) -> float:
@@ -122,8 +120,7 @@ class SQLiteStore(Database, SessionStore):
         record: Record,
         summary: bytes | None = None,
     ) -> Head:
-        if not nonce:
-            raise ValueError("a rollback requires a nonce")
+        arguments.check_rollback(nonce)
         return await self._write(
             history.rollback,
             lease,
@@ -144,8 +141,7 @@ class SQLiteStore(Database, SessionStore):
     async def read_log(
         self, key: SessionKey, *, after_seq: int = 0, limit: int = 1000
     ) -> list[LogRecord]:
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; it must be at least 1")
+        arguments.check_limit(limit)
         return await self._read(reading.read_log, key, after_seq, limit)
 
     async def find_reply(self, key: SessionKey, request_id: str) -> StoredReply | None:
@@ -164,27 +160,23 @@ class SQLiteStore(Database, SessionStore):
         version: int | None = None,
         summary: bytes | None = None,
     ) -> Head:
-        if source.user != target.user:
-            raise ValueError("a fork must belong to the same user as its source")
+        arguments.check_fork(source, target)
         return await self._write(history.fork, source, target, version, summary)
 
     async def collect(self, key: SessionKey, keep_recent: int) -> int:
-        if keep_recent < 1:
-            raise ValueError("the current version cannot be collected")
+        arguments.check_keep_recent(keep_recent)
         return await self._write(history.collect, key, keep_recent)
 
     # Snapshots
 
     async def snapshot(self, key: SessionKey, name: str) -> Snapshot:
-        if not name:
-            raise ValueError("a snapshot requires a name")
+        arguments.check_snapshot(name)
         return await self._write(snapshots.snapshot, key, name)
 
     async def snapshots(
         self, key: SessionKey, *, page_size: int = 50, page_token: str = ""
     ) -> tuple[list[Snapshot], str]:
-        if not 1 <= page_size <= MAX_PAGE_SIZE:
-            raise ValueError(f"page_size is {page_size}; allowed values: 1 to {MAX_PAGE_SIZE}")
+        arguments.check_page_size(page_size)
         return await self._read(snapshots.snapshots, key, page_size, page_token)
 
     async def delete_snapshot(self, key: SessionKey, name: str) -> None:
@@ -201,8 +193,7 @@ class SQLiteStore(Database, SessionStore):
         put_blobs: Mapping[str, bytes] = MappingProxyType({}),
         drop_blobs: frozenset[str] = frozenset(),
     ) -> Job:
-        if both := drop_blobs & put_blobs.keys():
-            raise ValueError(f"a blob cannot be both put and dropped: {sorted(both)}")
+        arguments.check_put_and_drop(put_blobs, drop_blobs)
         return await self._write(
             jobs.save_job,
             lease,
@@ -219,8 +210,7 @@ class SQLiteStore(Database, SessionStore):
         return await self._read(jobs.read_job, key)
 
     async def jobs(self, *, limit: int = 1000) -> list[SessionKey]:
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; it must be at least 1")
+        arguments.check_limit(limit)
         return await self._read(jobs.jobs, limit)
 
     # Upkeep
