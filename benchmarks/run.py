@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from benchmarks import gateway, serving, session, storage
+from benchmarks import gateway, resuming, serving, session, storage
 from hope_runtime.checkpoints import load_base_model
 
 BENCHMARKS = {
@@ -29,7 +29,7 @@ BENCHMARKS = {
     "metrics.cost": serving.metrics_cost,
     "gateway.overhead": gateway.overhead,
     **{f"store.{kind}": storage.store(kind) for kind in storage.KINDS},
-    **{f"resume.{kind}": storage.resume(kind) for kind in storage.KINDS},
+    **{f"resume.{kind}": resuming.resume(kind) for kind in storage.KINDS},
 }
 
 

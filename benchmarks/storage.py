@@ -1,4 +1,4 @@
-"""Benchmarks of the stores: what it takes to commit a session and to take one up again.
+"""Benchmarks of the stores: time and bytes of committing a session and of loading it again.
 
 A real store each time: SQLite's file, a valkey-server with its append-only file (everysec), and
 SQLite with encryption around it. What was written lies in the machine's own cache when it is read.
@@ -17,12 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grpc import aio
-from hope.v1 import inference_pb2, inference_pb2_grpc
-
 from benchmarks.common import (
-    PAIRS,
-    WINDOW_TOKENS,
     Entry,
     observed_all,
     some_memory,
@@ -35,7 +30,6 @@ from hope_runtime.session.codec import STATE_BLOB, decode_memory, encode_memory,
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY, POLICIES
 from server.app.summary import encode_summary
-from server.running import running_server
 from server.settings import Settings
 from server.store.base import Commit, Head, Record, SessionKey, SessionStore, StoredReply
 from server.store.factory import make_store
@@ -45,10 +39,7 @@ KINDS = ("sqlite", "redis", "encrypted")
 SESSIONS = 200
 TURNS = 500
 USER = "ada"
-CONVERSATION = "reading"
 LEASE_SECONDS = 120
-# A short window flatters nobody: the more there is to read again, the less does loading matter.
-RESUMED_TOKENS = 250
 # About what a turn of some sentences commits beside the state (docs/storage.md).
 LOG_BYTES, REPLY_BYTES = 300, 200
 
@@ -236,67 +227,3 @@ def _marked(memory: SessionMemory, number: int) -> SessionMemory:
         changed.view(-1)[0] = number
         levels.append(replace(level, adapter=LoraAdapter(**tensors | {name: changed})))
     return replace(memory, levels=tuple(levels))
-
-
-def resume(kind: str) -> Callable[[BaseModel], Entry]:
-    """Milliseconds to the first token of a session that only the store holds, against one whose
-    memory is here and whose window has left the cache. Both read a window of 250 tokens again; the
-    difference is lease, load and check."""
-
-    def run(model: BaseModel) -> Entry:
-        with place_of(kind) as place:
-            settings = Settings(
-                port=0, window_tokens=WINDOW_TOKENS, lease_seconds=LEASE_SECONDS, **place
-            )
-            return asyncio.run(_resume(f"resume.{kind}", model, settings))
-
-    return run
-
-
-async def _resume(name: str, model: BaseModel, settings: Settings) -> Entry:
-    memory = observed_all(some_memory(model), text_spans(model, RESUMED_TOKENS), learnable=False)
-    key = SessionKey(USER, "notes")
-    resident, resumed = Times(), Times()
-    async with (
-        running_server(settings, model) as running,
-        aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
-    ):
-        sessions = running.sessions
-        await sessions.store.create(
-            key,
-            fingerprint=model.fingerprint,
-            policy=DEFAULT_POLICY.name,
-            blobs=encode_memory(memory),
-            summary=sessions.summary(memory),
-        )
-        for _ in range(PAIRS + 1):
-            await sessions.residency.evict(0)
-            assert not sessions.residency.resident_count
-            await resumed.of(_first_token(channel, key))
-            sessions.engine.drop((key, CONVERSATION))
-            await resident.of(_first_token(channel, key))
-    for times in (resident, resumed):
-        del times.seconds[0]  # to warm up
-    pairs = zip(resumed.seconds, resident.seconds, strict=True)
-    return {
-        "name": name,
-        "value": resumed.median * 1000,
-        "unit": "ms to the first token",
-        "against": resident.median * 1000,
-        "ratio": statistics.median(a / b for a, b in pairs),
-    }
-
-
-async def _first_token(channel: aio.Channel, key: SessionKey) -> None:
-    """Asks for one token; nothing is kept of it."""
-    request = inference_pb2.GenerateRequest(
-        session=f"users/{key.user}/sessions/{key.session}",
-        conversation=CONVERSATION,
-        messages=[inference_pb2.Message(role=inference_pb2.ROLE_USER, content="And then?")],
-        sampling=inference_pb2.Sampling(max_tokens=1),
-        learn_options=inference_pb2.LearnOptions(learn=False, ephemeral=True),
-    )
-    stub = inference_pb2_grpc.InferenceServiceStub(channel)
-    async for event in stub.Generate(request):
-        last = event
-    assert last.WhichOneof("event") == "result"

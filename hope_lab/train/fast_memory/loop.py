@@ -7,7 +7,7 @@ warm-up and falls to the end, which is a number of steps, or a time: then it dep
 how many steps there are, but the schedule is always finished.
 
 Knows the order of things and the run's files; texts are episodes.py's, features features.py's,
-the loss loss.py's.
+the loss loss.py's, tests held_out.py's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from hope_lab.train.fast_memory import checkpoint, log
 from hope_lab.train.fast_memory.config import MemoryTrainConfig
 from hope_lab.train.fast_memory.episodes import Split, Storyteller
 from hope_lab.train.fast_memory.features import Reader, RoundFeatures, round_texts
+from hope_lab.train.fast_memory.held_out import HeldOut
 from hope_lab.train.fast_memory.log import MemoryStep
 from hope_lab.train.fast_memory.loss import FACTS, Scored, dropout, scored
 from hope_lab.train.fast_memory.pool import Pool
@@ -42,7 +43,6 @@ from hope_runtime.models.fast_memory.weights import (
 )
 
 FAST_MEMORY = "fast_memory.safetensors"
-_HELD_OUT_ROUND = -1
 
 
 def train_fast_memory(
@@ -107,7 +107,7 @@ class _Run:
         self.unchanged = self.reader.unchanged(how.seed, self._file("unchanged"))
         self.rounds: deque[tuple[int, RoundFeatures]] = deque()
         self.pool: Pool | None = None
-        self.tests = {split: self._test_pool(split) for split in (Split.UNSEEN, Split.KNOWN)}
+        self.held_out = HeldOut(model, config, how, self.unchanged, self._file)
 
     @property
     def seconds(self) -> float:
@@ -138,13 +138,6 @@ class _Run:
             fused=True,
         )
 
-    def _test_pool(self, split: Split) -> Pool:
-        teller = Storyteller(self.model.tokenizer, split)
-        reader = Reader(self.model, self.config, teller)
-        told = round_texts(teller, self.how.seed, _HELD_OUT_ROUND, self.how.test_stories)
-        found = reader.stories(told, self._file(split.value))
-        return Pool([found], self.unchanged, self.config.taps)
-
     def _pool(self) -> Pool:
         """The texts of this step; those of older rounds have been dropped."""
         wanted = self.how.rounds(self.step)
@@ -170,7 +163,11 @@ class _Run:
         while self.step == 0 or not self._is_over():
             last, rate = self._one_step()
             done = self._is_over()
-            tested = self.test() if done or self.step % self.how.test_every == 0 else None
+            tested = (
+                self.held_out.test(self._detached())
+                if done or self.step % self.how.test_every == 0
+                else None
+            )
             if tested or self.step % self.how.log_every == 0:
                 line = MemoryStep(
                     self.step,
@@ -228,40 +225,6 @@ class _Run:
         self.optimizer.step()
         self.step += 1
         return found, rate
-
-    @torch.no_grad()
-    def test(self) -> dict[str, float]:
-        """Shares of right values behind the right words, for 8 and 24 facts of relations that
-        training never saw, and for 8 of known ones with names and values that it never saw."""
-        found = {}
-        for name, split, facts, batches, count in (
-            ("8", Split.UNSEEN, 8, 3, 4),
-            ("24", Split.UNSEEN, 24, 2, 2),
-            ("known_8", Split.KNOWN, 8, 3, 4),
-        ):
-            rng = random.Random(f"tests:{name}")
-            pool, weights = self.tests[split], self._detached()
-            rows = [
-                scored(
-                    self.model,
-                    self.config,
-                    weights,
-                    pool,
-                    [pool.episode(rng, facts) for _ in range(count)],
-                    whole_vocabulary=True,
-                )
-                for _ in range(batches)
-            ]
-            asked = sum(one.questions for one in rows)
-            completed = max(1, sum(one.completed for one in rows))
-            found[f"values_{name}"] = sum(one.values * one.questions for one in rows) / asked
-            found[f"answers_{name}"] = sum(one.answers * one.questions for one in rows) / asked
-            found[f"completions_{name}"] = (
-                sum(one.completions * one.completed for one in rows if one.completed) / completed
-            )
-            found[f"kl_{name}"] = sum(one.kl for one in rows) / len(rows)
-            found[f"questions_{name}"] = asked
-        return {name: round(value, 4) for name, value in found.items()}
 
     def _detached(self) -> FastMemoryWeights:
         return FastMemoryWeights.from_named({n: t.detach() for n, t in self.weights.named()})
