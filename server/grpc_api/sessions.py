@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
 from grpc import aio
 from hope.v1 import sessions_pb2 as pb
@@ -12,7 +12,7 @@ from hope.v1 import sessions_pb2_grpc
 
 from hope_runtime.errors import InvalidRequestError
 from server.app import archive, turns, versions
-from server.app.jobs import Jobs
+from server.app.jobs import Jobs, Running
 from server.app.names import conversation_name, session_id, session_key, snapshot_key, user_id
 from server.app.sessions import Sessions
 from server.grpc_api.convert import (
@@ -25,6 +25,7 @@ from server.grpc_api.convert import (
 )
 from server.store.base import MAX_PAGE_SIZE, Head, SessionKey
 
+JobResponseT = TypeVar("JobResponseT", pb.ForgetDocumentResponse, pb.MigrateSessionResponse)
 Context = aio.ServicerContext[Any, Any]
 
 DEFAULT_PAGE_SIZE = 50
@@ -164,9 +165,8 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> AsyncIterator[pb.ForgetDocumentResponse]:
         key = session_key(request.name, field="name")
         running = await self._jobs.forget_document(key, request.document)
-        async for progress in running.watch():
-            yield pb.ForgetDocumentResponse(job=to_job(running.ask, progress))
-        yield pb.ForgetDocumentResponse(session=self._shown(await running.result()))
+        async for response in self._watched(running, pb.ForgetDocumentResponse):
+            yield response
 
     async def ExportSession(  # noqa: N802
         self, request: pb.ExportSessionRequest, context: Context
@@ -190,9 +190,8 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> AsyncIterator[pb.MigrateSessionResponse]:
         key = session_key(request.name, field="name")
         running = await self._jobs.migrate(key, request.policy)
-        async for progress in running.watch():
-            yield pb.MigrateSessionResponse(job=to_job(running.ask, progress))
-        yield pb.MigrateSessionResponse(session=self._shown(await running.result()))
+        async for response in self._watched(running, pb.MigrateSessionResponse):
+            yield response
 
     async def CancelJob(  # noqa: N802
         self, request: pb.CancelJobRequest, context: Context
@@ -236,6 +235,14 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         return pb.EndConversationResponse(
             session=self._shown(head), consolidations=to_consolidations(reports, head.version)
         )
+
+    async def _watched(
+        self, running: Running, kind: type[JobResponseT]
+    ) -> AsyncIterator[JobResponseT]:
+        """A job's progress, and the session at its end."""
+        async for progress in running.watch():
+            yield kind(job=to_job(running.ask, progress))
+        yield kind(session=self._shown(await running.result()))
 
     def _shown(self, head: Head) -> pb.Session:
         running = self._jobs.running(head.key)
