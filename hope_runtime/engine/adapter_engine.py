@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
+from hope_runtime.device import Device
 from hope_runtime.engine import turn as turns
 from hope_runtime.engine.adapter_layout import AdapterLayout
 from hope_runtime.engine.request import Request
+from hope_runtime.errors import ModelError
+from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.learning import Learner
 from hope_runtime.learning.drift import base_norm, relative_change
 from hope_runtime.models.decoder.weights import BaseModel
@@ -22,19 +25,50 @@ from hope_runtime.session.memory import SessionMemory, state_bytes_limit
 from hope_runtime.session.policy import POLICIES, LearningPolicy
 
 
+def windows_within(
+    model: BaseModel, *, window_tokens: int, slot_tokens: int, window_cache_bytes: int
+) -> int:
+    """Number of windows that `window_cache_bytes` hold, where each takes a slot of `slot_tokens`.
+
+    Raises ModelError for a window that the model has no positions for, or that the bytes do not
+    hold once.
+    """
+    if window_tokens > model.config.max_positions:
+        raise ModelError(
+            f"window_tokens is {window_tokens}, but the model supports at most "
+            f"{model.config.max_positions} positions; start with --window-tokens "
+            f"{model.config.max_positions} or less"
+        )
+    slot_bytes = KVCache.bytes_of(model.config, slot_tokens, model.dtype)
+    if window_cache_bytes < slot_bytes:
+        raise ModelError(
+            f"window_cache_bytes is {window_cache_bytes}, but one window of {window_tokens} "
+            f"tokens of this model takes {slot_bytes} bytes"
+        )
+    return window_cache_bytes // slot_bytes
+
+
 class AdapterEngine:
     """A part of SessionEngine: policies, layout, and what follows from memories without computing.
 
-    `fast_memory` is the trained fast memory beside the model, if the engine serves one.
+    `fast_memory` is the trained fast memory beside the model, if the engine serves one. Without a
+    `learner` it makes its own, for `threads` CPU threads.
     """
 
     def __init__(
-        self, model: BaseModel, window_tokens: int, fast_memory: FastMemory | None, learner: Learner
+        self,
+        model: BaseModel,
+        *,
+        window_tokens: int,
+        threads: int | None,
+        fast_memory: FastMemory | None,
+        learner: Learner | None,
     ) -> None:
         self.model = model
         self.window_tokens = window_tokens
         self.fast_memory = fast_memory
-        self.learner = learner
+        self.device = Device.of(model, threads)
+        self.learner = learner or Learner(model, threads, fast_memory)
 
     @property
     def policies(self) -> Mapping[str, LearningPolicy]:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
-from hope_runtime.device import Device
-from hope_runtime.engine.adapter_engine import AdapterEngine
+from hope_runtime.engine.adapter_engine import AdapterEngine, windows_within
 from hope_runtime.engine.base import EngineLoad
 from hope_runtime.engine.generate_request import GenerateRequest
 from hope_runtime.engine.kv_slots import SlotPool
@@ -24,7 +23,6 @@ from hope_runtime.engine.request import Request, always_ready
 from hope_runtime.engine.runner import Runner
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.engine.window_reader import Reader
-from hope_runtime.errors import ModelError
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.models.decoder.weights import BaseModel
@@ -61,25 +59,22 @@ class TorchEngine(AdapterEngine):
         fast_memory: FastMemory | None = None,
         learner: Learner | None = None,
     ) -> None:
-        if window_tokens > model.config.max_positions:
-            raise ModelError(
-                f"window_tokens is {window_tokens}, but the model supports at most "
-                f"{model.config.max_positions} positions; start with --window-tokens "
-                f"{model.config.max_positions} or less"
-            )
-        slot_bytes = KVCache.bytes_of(model.config, window_tokens, model.dtype)
-        if window_cache_bytes < slot_bytes:
-            raise ModelError(
-                f"window_cache_bytes is {window_cache_bytes}, but one window of {window_tokens} "
-                f"tokens of this model takes {slot_bytes} bytes"
-            )
-        super().__init__(
-            model, window_tokens, fast_memory, learner or Learner(model, threads, fast_memory)
+        windows = windows_within(
+            model,
+            window_tokens=window_tokens,
+            slot_tokens=window_tokens,
+            window_cache_bytes=window_cache_bytes,
         )
-        self.device = Device.of(model, threads)
+        super().__init__(
+            model,
+            window_tokens=window_tokens,
+            threads=threads,
+            fast_memory=fast_memory,
+            learner=learner,
+        )
         caches = KVCache.pool(
             model.config,
-            min(MAX_SLOTS, window_cache_bytes // slot_bytes),
+            min(MAX_SLOTS, windows),
             capacity=window_tokens,
             dtype=self.device.dtype,
             device=self.device.place,

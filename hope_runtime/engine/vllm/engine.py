@@ -14,8 +14,7 @@ from collections.abc import Callable, Hashable
 
 import safetensors.torch
 
-from hope_runtime.device import Device
-from hope_runtime.engine.adapter_engine import AdapterEngine
+from hope_runtime.engine.adapter_engine import AdapterEngine, windows_within
 from hope_runtime.engine.base import EngineLoad
 from hope_runtime.engine.learning_thread import GeneratorRequest, LearningThread
 from hope_runtime.engine.reply import OnText
@@ -28,7 +27,6 @@ from hope_runtime.engine.vllm.frontend import Frontend
 from hope_runtime.engine.vllm.messages import Options
 from hope_runtime.engine.vllm.supervisor import Supervisor
 from hope_runtime.errors import ModelError
-from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.learning import Consolidation, Learner
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.weights import FastMemory
@@ -64,22 +62,15 @@ class VLLMEngine(AdapterEngine):
     ) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise ModelError("vLLM is not installed in this environment; run: make setup-vllm")
-        if window_tokens > model.config.max_positions:
-            raise ModelError(
-                f"window_tokens is {window_tokens}, but the model supports at most "
-                f"{model.config.max_positions} positions; start with --window-tokens "
-                f"{model.config.max_positions} or less"
-            )
-        window_bytes = KVCache.bytes_of(model.config, window_tokens + 1, model.dtype)
-        rows = min(rows, window_cache_bytes // window_bytes)
-        if not rows:
-            raise ModelError(
-                f"window_cache_bytes is {window_cache_bytes}, but one window of {window_tokens} "
-                f"tokens of this model takes {window_bytes} bytes"
-            )
+        windows = windows_within(
+            model,
+            window_tokens=window_tokens,
+            slot_tokens=window_tokens + 1,
+            window_cache_bytes=window_cache_bytes,
+        )
+        rows = min(rows, windows)
         if model.device.type != "cpu":
             raise ModelError("vLLM decodes on the CPU here; set device to auto or cpu")
-        self.device = Device.of(model, threads)
         if fast_memory is not None and fast_memory.config.target != model.config.n_layers:
             # Else keys and values would depend on it, and vLLM looks them up without it.
             raise ModelError(
@@ -87,7 +78,11 @@ class VLLMEngine(AdapterEngine):
                 "use --engine torch"
             )
         super().__init__(
-            model, window_tokens, fast_memory, learner or Learner(model, threads, fast_memory)
+            model,
+            window_tokens=window_tokens,
+            threads=threads,
+            fast_memory=fast_memory,
+            learner=learner,
         )
         rank = rank_for(
             max(sum(level.rank for level in policy.levels) for policy in self.policies.values())
