@@ -10,13 +10,11 @@ import torch.nn.functional as nnf
 
 from hope_lab.evaluate.asking import chat_prompt
 from hope_lab.evaluate.learnt import Learnt
-from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.packing import WIDE_ROW_TOKENS, Example, pack
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import LearningPolicy
-
-ROW_TOKENS = 256
 
 
 @torch.no_grad()
@@ -34,7 +32,7 @@ def reply_nats(model: BaseModel, pairs: Sequence[tuple[str, str]], learnt: Learn
                 tuple(model.tokenizer.encode(reply))
             )
         )
-    packed = pack(examples, row_tokens=ROW_TOKENS)
+    packed = pack(examples, row_tokens=WIDE_ROW_TOKENS)
     hidden_BTD = forward(
         model,
         packed.ids_BT.to(model.device),

@@ -16,6 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Tokens of a row that is trained on, and of one that is only read or read along it. Which texts
+# share a row shows in the last bits of what is computed, so memories depend on these numbers.
+ROW_TOKENS = 128
+WIDE_ROW_TOKENS = 256
+# Examples that are read together where nothing is trained.
+BATCH = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -53,6 +60,11 @@ class Pack:
     targets_N: Tensor
     owners_N: Tensor
     tokens: int
+
+
+def in_batches(examples: Sequence[Example]) -> list[Sequence[Example]]:
+    """Consecutive parts of BATCH examples, the last one of what is left."""
+    return [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
 
 
 def pack(examples: Sequence[Example], *, row_tokens: int) -> Pack:

@@ -15,7 +15,7 @@ import torch
 
 from hope_runtime.learning.base_samples import sample_windows
 from hope_runtime.learning.level_trainer import LevelTrainer, finite
-from hope_runtime.learning.packing import Pack, pack
+from hope_runtime.learning.packing import ROW_TOKENS, Pack, pack
 from hope_runtime.learning.reference import Rehearsed, scores
 from hope_runtime.learning.sample_cache import SampleCache
 from hope_runtime.learning.workers import Workers
@@ -25,7 +25,6 @@ from hope_runtime.models.decoder.weights import BaseModel
 PROBES = 8
 # Keeps their seeds apart from those of what is rehearsed.
 SEED_OFFSET = 0x5EED
-ROW_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)

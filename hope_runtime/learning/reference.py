@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,27 @@ LIKELIEST = 32
 _TINY = 1e-6
 
 
+class Divergence(NamedTuple):
+    """KL (N,) in nats, and the shares (N,) of all other tokens in what was compared."""
+
+    nats_N: Tensor
+    base_rest_N: Tensor
+    adapted_rest_N: Tensor
+
+
+def bucketed_divergence(base_NK: Tensor, log_base_NK: Tensor, adapted_NK: Tensor) -> Divergence:
+    """KL(base || adapted) over some tokens and one bucket for all others.
+
+    Takes the base's probabilities of these tokens, their logarithms, and the adapted model's
+    log-probabilities, all (N, K). Differentiable.
+    """
+    base_rest_N = (1 - base_NK.sum(1)).clamp(min=_TINY)
+    adapted_rest_N = (1 - adapted_NK.exp().sum(1)).clamp(min=_TINY)
+    rest_N = base_rest_N * (base_rest_N.log() - adapted_rest_N.log())
+    nats_N = (base_NK * (log_base_NK - adapted_NK)).sum(1) + rest_N
+    return Divergence(nats_N, base_rest_N, adapted_rest_N)
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """The base's log-probabilities (N, K) of its likeliest tokens, and their ids (N, K)."""
@@ -35,10 +57,7 @@ class Reference:
         """KL(base || adapted) in nats, (N,), from the adapted model's scores; differentiable."""
         adapted_NK = logits_NV.log_softmax(-1).gather(1, self.ids_NK)
         base_NK = self.log_probabilities_NK
-        base_rest_N = (1 - base_NK.exp().sum(1)).clamp(min=_TINY)
-        adapted_rest_N = (1 - adapted_NK.exp().sum(1)).clamp(min=_TINY)
-        rest_N = base_rest_N * (base_rest_N.log() - adapted_rest_N.log())
-        return (base_NK.exp() * (base_NK - adapted_NK)).sum(1) + rest_N
+        return bucketed_divergence(base_NK.exp(), base_NK, adapted_NK).nats_N
 
 
 def scores(model: BaseModel, packed: Pack, adapter: LoraAdapter | None = None) -> Tensor:

@@ -7,17 +7,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 from hope_runtime.learning.level_trainer import LevelTrainer
-from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.packing import ROW_TOKENS, Example, in_batches, pack
 from hope_runtime.learning.recipe import Work
 from hope_runtime.learning.statements.english.clauses import clause_starts, standing_alone
 from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 from hope_runtime.tokenizer import Tokenizer
-
-ROW_TOKENS = 128
-# Examples that are read together where nothing is trained.
-BATCH = 16
 
 
 class SpanReader:
@@ -54,7 +50,7 @@ class SpanReader:
     def surprises(self, trainer: LevelTrainer, spans: Sequence[Span]) -> Work[list[float]]:
         """Mean nats per token of each span's text alone, under the trainee as it is."""
         examples = [self._plain(span) for span in spans]
-        batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
+        batches = in_batches(examples)
         packs = [pack(batch, row_tokens=ROW_TOKENS) for batch in batches]
         found = yield from trainer.surprises(packs)
         nats: list[float] = []

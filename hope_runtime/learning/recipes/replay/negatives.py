@@ -18,14 +18,13 @@ from itertools import chain
 
 from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.level_trainer import LevelTrainer
+from hope_runtime.learning.packing import ROW_TOKENS, in_batches
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.reference import Rehearsed, references, up_to_surprise
 from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
 
-ROW_TOKENS = 128
-BATCH = 16
 # Tokens of a reply in which an intrusion would have shown.
 REPLY_TOKENS = 12
 
@@ -44,7 +43,7 @@ class Negatives:
         """`each` contrasts for every statement, about different strangers."""
         written = [self._writer.contrast(item, rng) for item in statements for _ in range(each)]
         examples = [example for example in written if example is not None]
-        batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
+        batches = in_batches(examples)
         read = partial(up_to_surprise, self._model, row_tokens=ROW_TOKENS)
         return [*chain.from_iterable(self._workers.map(read, batches))]
 
@@ -78,6 +77,6 @@ class Negatives:
             for prompt, reply in zip(prompts, replies, strict=True)
             if reply
         ]
-        batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
+        batches = in_batches(examples)
         views = self._workers.map(partial(references, self._model, row_tokens=ROW_TOKENS), batches)
         return [Rehearsed(*pair) for pair in zip(examples, chain.from_iterable(views), strict=True)]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.layers.lora import LoraAdapter
-from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.packing import Example, in_batches, pack
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
@@ -32,7 +32,6 @@ from hope_runtime.optim.rule import InPlace
 MOST_INPUTS = 512
 # Of a matrix's inputs at most this share is taken away.
 LARGEST_SHARE = 1 / 8
-BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def common_directions(
 
     Strongest by the uncentred second moment: what all have in common comes first.
     """
-    batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
+    batches = in_batches(examples)
     read = workers.map(partial(read_inputs, model, row_tokens=row_tokens), batches)
 
     def of_layers(inputs: Iterable[list[Tensor]]) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from hope_runtime.learning.base_samples import BaseSamples
 from hope_runtime.learning.level_trainer import LevelTrainer
-from hope_runtime.learning.packing import Example, share_out
+from hope_runtime.learning.packing import ROW_TOKENS, Example, share_out
 from hope_runtime.learning.recipe import Work
 from hope_runtime.learning.recipes.replay.negatives import Negatives
 from hope_runtime.learning.recipes.replay.null_space import ConfinedSteps, common_directions
@@ -27,7 +27,6 @@ from hope_runtime.optim.adam import Adam
 from hope_runtime.optim.rule import InPlace
 from hope_runtime.session.policy import ReplayConfig
 
-ROW_TOKENS = 128
 # Packs that an optimiser step is cut into, whatever the number of cores: each has its own copy of
 # the shared prefix, so more of them cost more.
 SHARES = 2

@@ -23,15 +23,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.packing import WIDE_ROW_TOKENS, Example, in_batches, pack
 from hope_runtime.learning.recipe import Work
 from hope_runtime.learning.recipes.replay.null_space import CommonDirections, read_inputs, strongest
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
 
-BATCH = 16
-ROW_TOKENS = 256
 # Inputs of each kind of text, about.
 INPUTS_EACH = 600
 # Inputs of a stretch's own contrasts: their number costs as its cube.
@@ -104,8 +102,8 @@ class Directions:
         `examples` are predicted: what the stretch's own contrasts have in common."""
         if not examples or not count:
             return general
-        batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
-        read = partial(read_inputs, self._model, row_tokens=ROW_TOKENS)
+        batches = in_batches(examples)
+        read = partial(read_inputs, self._model, row_tokens=WIDE_ROW_TOKENS)
         parts: list[tuple[list[Tensor], list[Tensor]]] = []
         for at in range(0, len(batches), 2):
             parts += self._workers.map(read, batches[at : at + 2])
@@ -125,7 +123,7 @@ class Directions:
     ) -> Work[CommonDirections]:
         kinds: list[list[tuple[Tensor, Tensor]]] = []
         for kind in texts:
-            batches = [kind[at : at + BATCH] for at in range(0, len(kind), BATCH)]
+            batches = in_batches(kind)
             each = -(-INPUTS_EACH // max(len(batches), 1))
             parts: list[list[tuple[Tensor, Tensor]]] = []
             for at in range(0, len(batches), 2):
@@ -155,7 +153,7 @@ class Directions:
     def _inputs(self, examples: Sequence[Example], *, count: int) -> list[tuple[Tensor, Tensor]]:
         """Inputs of gate and up, and of down, at each layer, (N, D) and (N, F): at most `count`,
         evenly spread. Without a text's first token, whose activations outweigh all others."""
-        packed = pack(examples, row_tokens=ROW_TOKENS)
+        packed = pack(examples, row_tokens=WIDE_ROW_TOKENS)
         used_N = (packed.positions_BT > 0).flatten().nonzero()[:, 0]
         chosen = torch.linspace(0, len(used_N) - 1, min(count, len(used_N))).long()
         used_N = used_N[chosen].to(self._model.device)

@@ -19,7 +19,7 @@ from functools import partial
 from itertools import chain
 
 from hope_runtime.layers.lora import LoraAdapter
-from hope_runtime.learning.packing import Example
+from hope_runtime.learning.packing import BATCH, WIDE_ROW_TOKENS, Example, in_batches
 from hope_runtime.learning.recipe import Resources, Work
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.reference import Rehearsed, references
@@ -27,8 +27,6 @@ from hope_runtime.learning.statements import StatementParser
 from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.statement import Statement
 
-ROW_TOKENS = 256
-BATCH = 16
 # Blocks of the library, of BATCH questions each, that a consolidation draws from, and the tokens of
 # the base's replies to them.
 BLOCKS = 4
@@ -190,8 +188,8 @@ class Holding:
         self, examples: Sequence[Example], before: LoraAdapter | None
     ) -> Work[list[Rehearsed]]:
         """Examples with what a memory (None: the frozen base) predicts in them."""
-        batches = [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
-        read = partial(references, self._model, row_tokens=ROW_TOKENS, adapter=before)
+        batches = in_batches(examples)
+        read = partial(references, self._model, row_tokens=WIDE_ROW_TOKENS, adapter=before)
         found: list[Rehearsed] = []
         for at in range(0, len(batches), 2):
             pair = batches[at : at + 2]

@@ -23,12 +23,10 @@ from torch import Tensor
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.layers.norm import rms_norm
 from hope_runtime.learning.packing import Example
-from hope_runtime.learning.reference import LIKELIEST, Reference
+from hope_runtime.learning.reference import LIKELIEST, Reference, bucketed_divergence
 from hope_runtime.models.decoder.adapters import adapter_strategy
 from hope_runtime.models.decoder.block import Adapter, Attention, decoder_block
 from hope_runtime.models.decoder.weights import BaseModel
-
-_TINY = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +141,12 @@ class _HeadLoss(torch.autograd.Function):
         losses_M = torch.where(batch.unlikely_M, -torch.log1p(-chance_M), losses_M)
         likely_SK, shares_SK = batch.likely_MK[soft_M], batch.shares_MK[soft_M]
         mine_SK = log_MV[soft_M[:, None], likely_SK]
-        rest_S = (1 - shares_SK.sum(1)).clamp(min=_TINY)
-        my_rest_S = (1 - mine_SK.exp().sum(1)).clamp(min=_TINY)
-        losses_M[soft_M] = (shares_SK * (shares_SK.clamp(min=1e-12).log() - mine_SK)).sum(
-            1
-        ) + rest_S * (rest_S.log() - my_rest_S.log())
+        found = bucketed_divergence(shares_SK, shares_SK.clamp(min=1e-12).log(), mine_SK)
+        losses_M[soft_M] = found.nats_N
         if ctx.needs_input_grad[0]:
             gradient_MV = log_MV.exp_()
             gradient_MV[hard_M, batch.targets_M[hard_M]] -= 1
-            gradient_MV[soft_M] *= (1 - rest_S / my_rest_S)[:, None]
+            gradient_MV[soft_M] *= (1 - found.base_rest_N / found.adapted_rest_N)[:, None]
             gradient_MV[soft_M[:, None], likely_SK] = mine_SK.exp() - shares_SK
             factor_M = torch.where(batch.unlikely_M, -chance_M / (1 - chance_M), 1.0)
             gradient_MV *= (batch.weights_M * factor_M)[:, None]
