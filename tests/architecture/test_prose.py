@@ -26,3 +26,47 @@ def test_docstrings_say_what_a_thing_is(package: str) -> None:
                     place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
                     found.append(f"{place}: {text.splitlines()[0]}")
     assert not found, "\n".join(found)
+
+
+# Tables of data, which are read entry by entry.
+DATA = {"server/app/error_codes.py", "hope_lab/evaluate/data/relations.py"}
+MOST_LINES = 300
+
+
+def lines_of(root: Path) -> dict[str, int]:
+    """Number of lines of each source file under `root`, except generated code."""
+    return {
+        str(path.relative_to(root)): len(path.read_text("utf-8").splitlines())
+        for package in PACKAGES
+        for path in sorted((root / package).rglob("*.py"))
+        if not path.stem.endswith(("_pb2", "_pb2_grpc"))
+    }
+
+
+def too_long(lines: dict[str, int]) -> list[str]:
+    """Files that should be split, apart from DATA."""
+    return [
+        f"{name} has {count} lines; split it by responsibility"
+        for name, count in lines.items()
+        if count > MOST_LINES and name not in DATA
+    ]
+
+
+def test_files_are_short_enough_to_read() -> None:
+    assert not too_long(lines_of(ROOT)), "\n".join(too_long(lines_of(ROOT)))
+
+
+def test_only_long_files_are_exempt() -> None:
+    """An exemption goes when its file is short enough, or is gone."""
+    lines = lines_of(ROOT)
+    assert {name for name in DATA if lines.get(name, 0) > MOST_LINES} == DATA
+
+
+def test_a_long_file_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    (folder / "short.py").write_text("x = 1\n" * MOST_LINES)
+    (folder / "long.py").write_text("x = 1\n" * (MOST_LINES + 1))
+    assert too_long(lines_of(tmp_path)) == [
+        "server/long.py has 301 lines; split it by responsibility"
+    ]
