@@ -13,10 +13,10 @@ from api import Api, refusal_of, refused
 from hope.v1 import inference_pb2 as pb
 from processes import soon
 from serving import Served
+from told import TEXT
 
 from server.store.base import SessionKey
 
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 

@@ -14,8 +14,8 @@ from api import Api, refusal_of
 from grpc import aio
 from hope.v1 import sessions_pb2
 from serving import Serve, ServerProcess, Spawn
+from told import TEXT
 
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 BOOK = (
     "Aldmoor lies on the river Tern. Dr. Vale, who keeps bees there, is 61 years old!\n\n"
     "“Naïve?” she said… 日本語。 Nobody answered, and the U.S. mail was late.\nTitle\n"

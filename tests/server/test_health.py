@@ -21,11 +21,11 @@ from hope.v1 import sessions_pb2 as pb
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Serve, Served
 from small_disk import disk_of, files_up_to, fill
+from told import TEXT
 
 from server.grpc_api.health import STORE_SERVICE
 from server.grpc_api.server import SERVICES
 
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 # Less than a turn asks for, more than the log of a small one takes.
 FULL_BYTES = 600_000
 

@@ -16,6 +16,7 @@ from api import Api, refusal_of, refused
 from hope.v1 import admin_pb2, sessions_pb2
 from serving import Serve, Served, Spawn
 from test_durability import say_until_heard
+from told import TEXT
 
 from hope_lab.train.cli import main as train
 from hope_runtime.checkpoints import load_model
@@ -28,7 +29,6 @@ from server.app.session_log import read_log
 from server.main import main as serve_command
 from server.store.base import SessionKey
 
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 BOOK = "Aldmoor lies on the Tern. Dr. Vale, who keeps bees there, is 61! “Naïve?” 日本語。\n" * 4
 SECRET = b"The password is sesame. It opens every door of the house by the river."
 SMALL = ("model.d_model=16", "model.n_heads=2", "model.periods=[16,64]", "model.window=32")

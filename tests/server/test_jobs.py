@@ -16,6 +16,7 @@ from grpc import aio
 from hope.v1 import sessions_pb2 as pb
 from hope_client import HopeClient
 from serving import Serve, Served, Spawn
+from told import TEXT
 
 from hope_runtime.errors import CorruptStateError
 from hope_runtime.session.fold import Boundary
@@ -24,7 +25,6 @@ from server.app.rebuild import Ask, Progress
 from server.running import RunningServer
 from server.store.base import SessionKey, StoreFullError
 
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 KEY = SessionKey("ada", "diary")
 

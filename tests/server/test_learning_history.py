@@ -13,13 +13,13 @@ from hope.v1 import sessions_pb2 as pb
 from processes import soon
 from serving import Serve, Served, Spawn
 from test_metrics import scrape, value_of
+from told import TEXT
 
 from hope_runtime.errors import CorruptStateError
 from hope_runtime.session.guards import GuardConfig
 from hope_runtime.session.policy import POLICIES, LearningPolicy, LevelConfig, ReplayConfig
 from server.grpc_api.convert import noted_consolidation
 
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 # The default recipe, at a price that a test can pay.
 REPLAY = LearningPolicy(
     name="replay",

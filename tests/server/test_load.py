@@ -12,11 +12,11 @@ from grpc import aio
 from grpc_status.rpc_status import from_call
 from hope.v1 import inference_pb2 as pb
 from serving import Serve, Served
+from told import TEXT
 
 STREAMS = 200
 SESSIONS = 40
 ENDLESS = 100_000
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 
 
 async def at_rest(served: Served) -> None:

@@ -14,10 +14,9 @@ from grpc import aio
 from grpc_status.rpc_status import from_call
 from hope.v1 import sessions_pb2 as pb
 from serving import Serve
+from told import TEXT
 
 from server.store.base import SessionKey
-
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 
 
 async def exceeded(call: Awaitable[Any]) -> str:

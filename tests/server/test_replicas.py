@@ -16,13 +16,13 @@ from api import Api, refusal_of, refused
 from grpc import aio
 from hope.v1 import inference_pb2
 from serving import Serve, Spawn
+from told import TEXT
 from valkey_process import StoreProcess, binaries
 
 from server.main import main
 from server.store.errors import StoreUnavailableError
 from server.store.redis import RedisStore
 
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 LEASE_SECONDS = 1.0
 # Turns that are under way for a while.
 LONG = 120

@@ -14,6 +14,7 @@ from grpc import aio
 from hope.v1 import admin_pb2
 from hope.v1 import sessions_pb2 as pb
 from serving import Serve, Served
+from told import TEXT, teach
 
 from hope_runtime.session.fold import replay
 from hope_runtime.session.log import Record
@@ -21,7 +22,6 @@ from hope_runtime.session.memory import SessionMemory
 from server.settings import Settings
 from server.store.base import SessionKey
 
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 
 
@@ -94,8 +94,8 @@ async def test_a_fork_has_the_same_memory_and_goes_its_own_way(api: Api) -> None
 
 
 async def test_a_fork_may_begin_at_an_earlier_version(api: Api) -> None:
-    first = await _teach(api, "one")
-    await _teach(api, "two")
+    first = await teach(api, "one")
+    await teach(api, "two")
     fork = await api.fork("earlier", version=first.memory_version)
     assert fork.memory_hash == first.memory_hash
     for version in (99, 2**63, 2**64 - 1):
@@ -103,15 +103,10 @@ async def test_a_fork_may_begin_at_an_earlier_version(api: Api) -> None:
             await api.fork("nowhere", version=version)
 
 
-async def _teach(api: Api, document: str) -> pb.Session:
-    await api.ingest([TEXT.encode()], document=document)
-    return await api.learnt()
-
-
 async def test_a_rollback_takes_back_what_came_after(api: Api) -> None:
     versions = [await api.get()]
     for number in range(3):
-        versions.append(await _teach(api, f"part {number}"))
+        versions.append(await teach(api, f"part {number}"))
     back = await api.rollback()
     assert back.memory_hash == versions[2].memory_hash
     assert back.memory_version == versions[3].memory_version + 1
@@ -123,15 +118,15 @@ async def test_a_rollback_takes_back_what_came_after(api: Api) -> None:
     start = await api.rollback(version=0)
     assert start.memory_hash == versions[0].memory_hash
     assert start.levels == versions[0].levels
-    again = await _teach(api, "part 0")
+    again = await teach(api, "part 0")
     assert again.memory_hash == versions[1].memory_hash
 
 
 async def test_going_on_after_a_rollback_is_as_if_nothing_had_been(api: Api) -> None:
-    await _teach(api, "kept")
+    await teach(api, "kept")
     await api.fork("never")
     other = api.on("never")
-    await _teach(api, "undone")
+    await teach(api, "undone")
     await api.say("Undone too.")
     await api.rollback()
     for each in (api, other):
@@ -148,7 +143,7 @@ async def test_a_rollback_needs_a_version_that_is_kept(serve: Serve) -> None:
         async with refused(invalid, "INVALID_REQUEST", "version"):
             await api.rollback()  # nothing to go back to
         for number in range(4):
-            last = await _teach(api, f"part {number}")
+            last = await teach(api, f"part {number}")
         for version in (0, 99, 2**64 - 1):
             async with refused(invalid, "INVALID_REQUEST", "version"):
                 await api.rollback(version=version)
@@ -161,7 +156,7 @@ async def test_versions_are_collected_whatever_made_them(serve: Serve) -> None:
         api, store = served.api, served.running.sessions.store
         await api.create()
         for number in range(3):
-            await _teach(api, f"part {number}")
+            await teach(api, f"part {number}")
             await api.reset()
             await api.rollback()
             # The newest two, and the parent, so that one step back is always possible.
@@ -172,7 +167,7 @@ async def test_versions_are_collected_whatever_made_them(serve: Serve) -> None:
 
 
 async def test_a_level_that_is_reset_is_the_base_model_and_a_rollback_undoes_it(api: Api) -> None:
-    taught = await _teach(api, "one")
+    taught = await teach(api, "one")
     assert taught.levels[0].relative_norm > 0
     unchanged = await api.reset(2)  # it never learnt
     assert unchanged.memory_version == taught.memory_version
@@ -186,7 +181,7 @@ async def test_a_level_that_is_reset_is_the_base_model_and_a_rollback_undoes_it(
     mine, base = await api.score(text), await api.score(text, frozen=True)
     assert mine.total_nats == base.total_nats
     # It goes on learning from there, and the resets can be taken back.
-    assert (await _teach(api, "two")).levels[0].relative_norm > 0
+    assert (await teach(api, "two")).levels[0].relative_norm > 0
     back = await api.rollback(version=taught.memory_version)
     assert back.memory_hash == taught.memory_hash
 
@@ -194,9 +189,9 @@ async def test_a_level_that_is_reset_is_the_base_model_and_a_rollback_undoes_it(
 async def test_a_reset_is_part_of_the_log(served: Served) -> None:
     """Whoever folds the log again gets the same memory."""
     await served.api.create()
-    await _teach(served.api, "one")
+    await teach(served.api, "one")
     await served.api.reset()
-    await _teach(served.api, "two")
+    await teach(served.api, "two")
     session = await served.api.learnt()
     sessions = served.running.sessions
     key = SessionKey("ada", "diary")
@@ -259,7 +254,7 @@ async def test_a_policy_that_changed_is_refused_until_its_sessions_are_migrated(
 ) -> None:
     async with serve() as served:
         await served.api.create()
-        await _teach(served.api, "one")
+        await teach(served.api, "one")
     async with serve() as served:
         sessions = served.running.sessions
         quick = sessions.policies["quick"]
@@ -273,11 +268,11 @@ async def test_a_policy_that_changed_is_refused_until_its_sessions_are_migrated(
 async def test_an_exported_session_goes_on_elsewhere(served: Served) -> None:
     api, copy = served.api, served.api.on("copy")
     await api.create()
-    await _teach(api, "one")
+    await teach(api, "one")
     await api.say("Hello, my name is Ada.")
-    await _teach(api, "two")
+    await teach(api, "two")
     await api.rollback()
-    source = await _teach(api, "three")
+    source = await teach(api, "three")
     data = await api.export()
     imported = await copy.import_(data)
     assert imported.memory_hash == source.memory_hash
@@ -293,7 +288,7 @@ async def test_an_exported_session_goes_on_elsewhere(served: Served) -> None:
 async def test_what_is_no_whole_export_makes_nothing(served: Served) -> None:
     api, copy = served.api, served.api.on("copy")
     await api.create()
-    await _teach(api, "one")
+    await teach(api, "one")
     data = await api.export()
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
@@ -310,7 +305,7 @@ async def test_a_whole_export_that_no_server_made_is_refused(served: Served) -> 
     """Anybody can make frames and digests that fit; what is in them is looked at as well."""
     api, copy = served.api, served.api.on("copy")
     await api.create()
-    await _teach(api, "one")
+    await teach(api, "one")
     data = await api.export()
     frames, at = [], 0
     while data[at : at + 1] != b"E":
@@ -346,8 +341,8 @@ async def test_only_levels_that_exist_are_reset(api: Api) -> None:
 
 
 async def test_two_versions_differ_by_what_was_learnt_between_them(api: Api) -> None:
-    first = await _teach(api, "one")
-    second = await _teach(api, "two")
+    first = await teach(api, "one")
+    second = await teach(api, "two")
     versions = (first.memory_version, second.memory_version)
     changed = await api.diff(*versions)
     assert changed[0] > 0
@@ -370,11 +365,11 @@ def _told(answer: pb.DiffVersionsResponse) -> list[tuple[bool, str, str]]:
 
 
 async def test_a_diff_tells_what_lies_between_two_versions(api: Api) -> None:
-    one = await _teach(api, "one")
+    one = await teach(api, "one")
     await api.say("My name is Ada.", conversation="work")
     await api.say("This is not learnt.", conversation="work", learn=False)
     said = (await api.consolidate()).session
-    two = await _teach(api, "two")
+    two = await teach(api, "two")
     answer = await _between(api, one.memory_version, two.memory_version)
     assert _told(answer) == [(False, "", "My name is Ada."), (False, "two", TEXT)]
     turn, document = answer.taught
@@ -388,7 +383,7 @@ async def test_a_diff_tells_what_lies_between_two_versions(api: Api) -> None:
         (True, "two", TEXT)
     ]
     back = await api.rollback(version=one.memory_version)
-    three = await _teach(api, "three")
+    three = await teach(api, "three")
     assert _told(await _between(api, two.memory_version, three.memory_version)) == [
         (True, "", "My name is Ada."),
         (True, "two", TEXT),
@@ -435,7 +430,7 @@ async def test_a_diff_knows_the_surprise_of_what_is_rehearsed(served: Served) ->
 
 
 async def test_a_session_is_renamed_and_its_memory_stays(api: Api) -> None:
-    before = await _teach(api, "one")
+    before = await teach(api, "one")
     after = await api.rename("Diary", etag=before.etag)
     assert (after.display_name, after.memory_hash) == ("Diary", before.memory_hash)
     assert after.memory_version == before.memory_version
@@ -452,14 +447,14 @@ async def test_a_snapshot_keeps_its_version(serve: Serve) -> None:
     async with serve(keep_versions=1) as served:
         api = served.api
         await api.create()
-        first = await _teach(api, "one")
+        first = await teach(api, "one")
         request = pb.CreateSnapshotRequest(parent=NAME, snapshot_id="good")
         snapshot = (await api.sessions.CreateSnapshot(request)).snapshot
         assert (snapshot.name, snapshot.version) == (f"{NAME}/snapshots/good", first.memory_version)
         async with refused(grpc.StatusCode.ALREADY_EXISTS, "SNAPSHOT_EXISTS"):
             await api.sessions.CreateSnapshot(request)
         for number in range(4):
-            await _teach(api, f"part {number}")
+            await teach(api, f"part {number}")
         back = await api.rollback(version=snapshot.version)
         assert back.memory_hash == first.memory_hash
         page = await api.sessions.ListSnapshots(pb.ListSnapshotsRequest(parent=NAME))
@@ -493,7 +488,7 @@ async def test_erasing_a_user_erases_every_session_and_nobody_elses(served: Serv
 
 async def test_an_old_etag_is_refused(api: Api) -> None:
     old = (await api.get()).etag
-    await _teach(api, "one")
+    await teach(api, "one")
     now = await api.get()
     for change in (api.delete(etag=old), api.rollback(etag=old)):
         async with refused(grpc.StatusCode.ABORTED, "STALE_ETAG"):
@@ -564,7 +559,7 @@ async def test_a_server_with_another_window_goes_on(serve: Serve, tokens: int) -
 
 async def test_the_database_is_sound_after_all_this(served: Served, api: Api) -> None:
     for number in range(3):
-        await _teach(api, f"part {number}")
+        await teach(api, f"part {number}")
     await api.fork("copy")
     await api.rollback()
     await api.on("copy").delete()

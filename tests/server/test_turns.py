@@ -9,20 +9,14 @@ import grpc
 import pytest
 from api import Api, refused
 from hope.v1 import inference_pb2 as pb
-from hope.v1 import sessions_pb2
 from serving import WINDOW, Serve, Served, connect
+from told import TEXT, kept
 
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.weights import BaseModel
 from server.store.base import SessionKey
 
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
-
-
-def kept(session: sessions_pb2.Session) -> tuple[object, ...]:
-    """What changes with any commit, and what a memory is."""
-    return session.etag, session.memory_hash, session.log_records, session.memory_version
 
 
 # Generate

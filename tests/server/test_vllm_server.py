@@ -19,6 +19,7 @@ from grpc import aio
 from quick_server import QUICK
 from serving import Serve
 from test_metrics import scrape
+from told import TEXT
 
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.models.decoder.weights import BaseModel
@@ -30,7 +31,6 @@ pytestmark = [
     pytest.mark.skipif(not has_vllm(), reason="see `make test-vllm`"),
 ]
 
-TEXT = "My dog Rolf is nine years old. He likes cheese, rain and long walks by the river Tern. "
 CACHE = 64 << 20
 
 
