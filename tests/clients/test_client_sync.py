@@ -1,4 +1,4 @@
-"""SyncHopeClient: the same as HopeClient, from ordinary code, other threads, and Ctrl-C."""
+"""SyncHopeClient: the same as HopeClient, from ordinary code and other threads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import gc
 import inspect
-import signal
-import sys
 import threading
 import time
 import typing
@@ -15,7 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import hope_client as hope
-import processes
 import pytest
 from hope_client import HopeClient, Sessions, SyncHopeClient, SyncSessions
 from processes import PATIENCE_SECONDS, soon
@@ -246,56 +243,6 @@ def test_what_the_constructor_raises_reaches_the_caller():
     with pytest.raises(AttributeError):
         SyncHopeClient(3)
     assert not [each for each in threading.enumerate() if each.name == "hope-client"]
-
-
-SCRIPT = """
-import sys, time
-from hope_client import SyncHopeClient, TextDelta
-client = SyncHopeClient(sys.argv[1])
-for event in client.generate("diary", "Hi"):
-    if isinstance(event, TextDelta):
-        print(event.text, flush=True)
-"""
-SOURCES = """
-import sys, time
-from hope_client import SyncHopeClient
-def pieces():
-    yield b"a" * 2_000
-    print("waiting", flush=True)
-    time.sleep(60)
-with SyncHopeClient(sys.argv[1]) as client:
-    client.ingest("diary", pieces(), document="d")
-"""
-
-
-async def run(script: str, server: ScriptedServer) -> asyncio.subprocess.Process:
-    return await processes.start(sys.executable, "-c", script, server.target, stdout=-1, stderr=-1)
-
-
-async def test_ctrl_c_cancels_the_turn(server):
-    server.turns.append([delta("first"), Hang()])
-    process = await run(SCRIPT, server)
-    assert await soon(process.stdout.readline()) == b"first\n"
-    process.send_signal(signal.SIGINT)
-    await soon(server.cancelled.wait())
-    _, err = await soon(process.communicate())
-    assert process.returncode == -signal.SIGINT
-    assert err.decode().splitlines()[-1] == "KeyboardInterrupt"
-
-
-async def test_ctrl_c_does_not_wait_for_a_silent_source(server):
-    process = await run(SOURCES, server)
-    assert await soon(process.stdout.readline()) == b"waiting\n"
-    process.send_signal(signal.SIGINT)
-    _, err = await soon(process.communicate())
-    assert process.returncode == -signal.SIGINT, err.decode()
-
-
-async def test_a_client_that_nobody_closed_does_not_hold_up_the_end(server):
-    script = SCRIPT.replace("print(event.text, flush=True)", "break")
-    process = await run(f"{script}\nkept = client.generate('diary', 'Hi')\nnext(kept)", server)
-    assert await soon(process.communicate()) == (b"", b"")
-    assert process.returncode == 0
 
 
 def test_a_client_that_nobody_holds_ends_its_thread(scripted):

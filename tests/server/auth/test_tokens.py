@@ -1,4 +1,4 @@
-"""Which tokens are taken, which are refused, and with which keys a server does not start."""
+"""Which tokens are taken, which are refused, and whom they name."""
 
 from __future__ import annotations
 
@@ -28,12 +28,10 @@ from credentials import (
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from signing_keys import EC, RSA
 
 from server.auth.tokens import TokenVerifier, UnauthenticatedError
 from server.auth.users import is_user_id, subject_of, user_id_of
-from server.crypto.files import KeyFileError
-
-RSA, EC = rsa_key(), ec_key()
 
 
 @pytest.fixture
@@ -250,61 +248,3 @@ def test_no_mutated_token_is_taken(shared: TokenVerifier, data: st.DataObject) -
     except UnauthenticatedError:
         return
     assert user == "ada"
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"short\n", "32"),
-        (b"", "32"),
-        (public_pem(RSA), "PEM"),
-    ],
-)
-def test_a_shared_key_that_cannot_be_used(tmp_path: Path, content: bytes, words: str) -> None:
-    path = tmp_path / "key"
-    path.write_bytes(content)
-    with pytest.raises(KeyFileError, match=words):
-        TokenVerifier.shared(path, audience=AUDIENCE)
-    with pytest.raises(KeyFileError, match="cannot read"):
-        TokenVerifier.shared(tmp_path / "none", audience=AUDIENCE)
-
-
-OCT = {"kty": "oct", "k": base64.urlsafe_b64encode(SHARED_KEY).decode()}
-
-
-@pytest.mark.parametrize(
-    ("entries", "words"),
-    [
-        ([], "no keys"),
-        ([OCT], "neither an RSA nor an EC"),
-        (
-            [OCT | {"kty": 7}, {}, {"kty": "RSA"}, {"kty": "EC", "crv": "P-256"}],
-            "no keys that verify",
-        ),
-        ([jwk(RSA, use="enc"), jwk(EC, alg="ECDH-ES"), OCT], "'ECDH-ES' .*, key '' is neither"),
-        ([jwk(RSA, alg="ES256")], "does not fit its kind"),
-        ([jwk(EC) | {"key_ops": ["encrypt"]}], "signature key"),
-        ([jwk(rsa_key(1024))], "2048"),
-        ([jwk(ec_key(ec.SECP384R1()))], "P-256"),
-        ([jwk(RSA, alg="RS512")], "RS512"),
-        ([jwk(RSA, use="enc")], "signature key"),
-        ([jwk(RSA) | {"d": "AQAB"}], "private"),
-        ([jwk(RSA) | {"n": "!"}], "cannot be decoded"),
-        ([jwk(EC, kid="a"), jwk(RSA, kid="b") | {"d": "AQAB"}], "private"),
-        (["text"], "not a JWKS"),
-        ([jwk(RSA), None], "not a JWKS"),
-    ],
-)
-def test_public_keys_that_cannot_be_used(tmp_path: Path, entries: Any, words: str) -> None:
-    with pytest.raises(KeyFileError, match=words):
-        TokenVerifier.public(jwks_file(tmp_path, *entries), audience=AUDIENCE)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b'{"keys": 7}', b"\xff", b'{"keys": {"a": 1}}']
-)
-def test_a_file_that_is_no_jwks(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "jwks.json"
-    path.write_bytes(content)
-    with pytest.raises(KeyFileError, match="not a JWKS"):
-        TokenVerifier.public(path, audience=AUDIENCE)
