@@ -21,6 +21,7 @@ from benchmarks.storage import LEASE_SECONDS, USER, Times, place_of
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.codec import encode_memory
 from hope_runtime.session.policy import DEFAULT_POLICY
+from server.app.summary import encode_summary
 from server.running import running_server
 from server.settings import Settings
 from server.store.base import SessionKey
@@ -59,7 +60,7 @@ async def _resume(name: str, model: BaseModel, settings: Settings) -> Entry:
             fingerprint=model.fingerprint,
             policy=DEFAULT_POLICY.name,
             blobs=encode_memory(memory),
-            summary=sessions.summary(memory),
+            summary=encode_summary(memory, sessions.engine.change(None, memory)),
         )
         for _ in range(PAIRS + 1):
             await sessions.residency.evict(0)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from valkey_process import StoreProcess, binaries
+
 from benchmarks.common import (
     Entry,
     observed_all,
@@ -33,7 +35,6 @@ from server.app.summary import encode_summary
 from server.settings import Settings
 from server.store.base import Commit, Head, Record, SessionKey, SessionStore, StoredReply
 from server.store.factory import make_store
-from tests.valkey_process import StoreProcess, binaries
 
 KINDS = ("sqlite", "redis", "encrypted")
 SESSIONS = 200
