@@ -42,6 +42,9 @@ class SpanReader:
             return
         decode = self._tokenizer.decode
         starts = starts_of(decode(span.ids))
+        if len(starts) == 1:
+            yield span
+            return
         # A clause begins where a token does, or it is none.
         cuts = [n for n in range(1, len(span.ids)) if len(decode(span.ids[:n])) in starts[1:]]
         for begin, end in pairwise((0, *cuts, len(span.ids))):

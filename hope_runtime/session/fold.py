@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from hope_runtime.session.effective import effective
 from hope_runtime.session.guards import set_frozen
 from hope_runtime.session.levels import Level
 from hope_runtime.session.log import MAX_TAUGHT, Record, RecordKind, extend_digest
@@ -61,8 +62,13 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None)
             memory = _extend_window(memory, record, window_tokens, turns=0)
         case RecordKind.END_CONVERSATION:
             memory = without_window(memory, record.conversation)
-        case RecordKind.CONSOLIDATE | RecordKind.CONSOLIDATION | RecordKind.FORGET:
-            pass  # what is forgotten was left out before the fold began (`effective`)
+        case RecordKind.CONSOLIDATE | RecordKind.CONSOLIDATION:
+            pass
+        case RecordKind.FORGET:
+            # What is forgotten was left out before the fold began (`effective`). Windows may hold
+            # replies that repeat a statement, so none goes on.
+            for name in memory.conversations if record.places else ():
+                memory = without_window(memory, name)
         case RecordKind.RESET:
             memory = _reset(memory, record.levels)
         case RecordKind.FREEZE | RecordKind.UNFREEZE:
@@ -147,47 +153,6 @@ def with_learning(
         flushes=learnt.flushes,
         fast=learnt.fast,
     )
-
-
-def effective(records: Sequence[Record]) -> list[Record]:
-    """The records that count, in order; see `counted`."""
-    return [records[seq - 1] for seq in counted(records)]
-
-
-def counted(records: Sequence[Record]) -> list[int]:
-    """Sequence numbers of the records that count: a rollback takes back what came after the place
-    it names, and what was read of a document that is forgotten later is left out.
-
-    `records[i]` has sequence number i + 1. A version was made when its log had `target_seq`
-    records, so what counted then is what remains: a rollback that came before it too.
-    """
-    # For each sequence number, the last record that counts and the number it came after.
-    last = [0]
-    before = [0]
-    for seq, record in enumerate(records, start=1):
-        before.append(last[-1])
-        last.append(last[record.target_seq] if record.kind is RecordKind.ROLLBACK else seq)
-    kept = []
-    at = last[-1]
-    while at:
-        kept.append(at)
-        at = before[at]
-    return _without_forgotten(records, kept[::-1])
-
-
-def _without_forgotten(records: Sequence[Record], seqs: Sequence[int]) -> list[int]:
-    kept: list[int] = []
-    for seq in seqs:
-        record = records[seq - 1]
-        if record.kind is RecordKind.FORGET:
-            kept = [
-                each
-                for each in kept
-                if records[each - 1].kind is not RecordKind.DOCUMENT
-                or records[each - 1].document != record.document
-            ]
-        kept.append(seq)
-    return kept
 
 
 def replay(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,7 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hope_runtime.errors import CorruptStateError, StateVersionError
 from hope_runtime.session.content import fits
 
-RECORD_FORMAT = 1
+RECORD_FORMAT = 2
+# Format of records that forget no statements, so that older servers read them.
+_FORMAT_BEFORE_PLACES = 1
 # Of one record before compression: more than the ids of the largest message make.
 MAX_RECORD_BYTES = 32 << 20
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -54,7 +56,7 @@ class RecordKind(StrEnum):
     CONSOLIDATION = "consolidation"
     ROLLBACK = "rollback"
     RESET = "reset"
-    # Says that one document does not count any more, whatever it taught.
+    # Says that one document, or some statements, do not count any more, whatever they taught.
     FORGET = "forget"
     # Somebody stops the learning of levels, or lets it go on.
     FREEZE = "freeze"
@@ -76,6 +78,15 @@ class Segment:
     def tokens(self) -> tuple[int, ...]:
         """All token ids in order."""
         return tuple(token for span in self.spans for token in span)
+
+
+class Place(NamedTuple):
+    """Place of a statement: the sequence number of its record, and the range of its tokens among
+    the learnable tokens of that record as it was stored."""
+
+    seq: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +112,16 @@ class Record:
     target_version: int = 0
     target_seq: int = 0
     levels: tuple[int, ...] = ()
+    # Statements that do not count any more.
+    places: tuple[Place, ...] = ()
     # The conversation's window begins anew with this turn.
     fresh: bool = False
     # Of a turn whose client sends the whole history again: see SessionMemory.taught and
     # Conversation.resume.
     taught: tuple[bytes, ...] = ()
     resume: bytes = b""
+    # Seconds since the epoch when it was said or read, for people to read; 0 when it is not known.
+    time: int = 0
     # Figures for people to read; the fold does not look at them.
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -123,7 +138,7 @@ class Record:
     def encode(self) -> bytes:
         """JSON header and zlib-compressed 32-bit token ids; see `decode`."""
         header = {
-            "format": RECORD_FORMAT,
+            "format": RECORD_FORMAT if self.places else _FORMAT_BEFORE_PLACES,
             "kind": self.kind,
             "segments": [
                 [segment.speaker, segment.learnable, [len(span) for span in segment.spans]]
@@ -136,6 +151,8 @@ class Record:
             header["content"] = self.content.hex()
         if self.levels:
             header["levels"] = self.levels
+        if self.places:
+            header["places"] = self.places
         if self.taught:
             header["taught"] = [digest.hex() for digest in self.taught]
         if self.resume:
@@ -185,6 +202,7 @@ class Record:
             tail=bytes.fromhex(header.tail),
             content=content,
             levels=tuple(header.levels),
+            places=tuple(Place(*place) for place in header.places),
             taught=tuple(map(bytes.fromhex, header.taught)),
             resume=bytes.fromhex(header.resume),
             **{name: getattr(header, name) for name in _PLAIN},
@@ -212,6 +230,7 @@ class _Header(BaseModel):
     tail: Hex
     content: Hex = ""
     levels: list[Count] = []
+    places: list[tuple[Count, Count, Count]] = []
     conversation: str = ""
     pinned: Count = 0
     document: str = ""
@@ -220,6 +239,7 @@ class _Header(BaseModel):
     target_version: Count = 0
     target_seq: Count = 0
     fresh: bool = False
+    time: Count = 0
     taught: Annotated[list[Digest], Field(max_length=MAX_TAUGHT)] = []
     resume: Resume = ""
     notes: dict[str, Any] = {}
@@ -234,6 +254,7 @@ _PLAIN = (
     "target_version",
     "target_seq",
     "fresh",
+    "time",
     "notes",
 )
 
@@ -242,7 +263,7 @@ def extend_digest(digest: bytes, record: Record) -> bytes:
     """Running SHA-256 over what the fold reads of a log, independent of how text was cut.
 
     Each span enters on its own, so one document in one record or in two hundred gives the same
-    digest. Byte offsets and notes stay out.
+    digest. Byte offsets, times and notes stay out.
     """
     if record.kind is RecordKind.CONSOLIDATION:
         return digest
@@ -254,7 +275,8 @@ def extend_digest(digest: bytes, record: Record) -> bytes:
             digest = _chain(digest, source, span)
     if record.ended or record.kind not in (RecordKind.TURN, RecordKind.DOCUMENT):
         tag = (record.kind, record.conversation, record.document)
-        digest = _chain(digest, tag, record.levels)
+        places = [number for place in record.places for number in place]
+        digest = _chain(digest, tag, (*record.levels, *places))
     return digest
 
 

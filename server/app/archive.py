@@ -20,8 +20,8 @@ from typing import Any
 
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session.codec import encode_memory
-from hope_runtime.session.fold import effective
-from hope_runtime.session.log import Record, extend_digest
+from hope_runtime.session.effective import effective, redacted
+from hope_runtime.session.log import Record, RecordKind, extend_digest
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete
 from server.app.session_log import log_pages
@@ -61,6 +61,7 @@ async def export(sessions: Sessions, key: SessionKey) -> AsyncIterator[bytes]:
         )
         async for page in log_pages(sessions, key):
             contents.records += [StoredRecord(each.kind, each.payload) for each in page]
+    contents.records = await asyncio.to_thread(_without_forgotten, contents.records)
     # Nothing is read from here on, so the session is free while a slow caller takes the export.
     for frame in _frames(contents):
         for start in range(0, len(frame), CHUNK_BYTES):
@@ -119,6 +120,17 @@ async def _store(
         with contextlib.suppress(Exception):
             await store.delete(key)
         raise
+
+
+def _without_forgotten(stored: list[StoredRecord]) -> list[StoredRecord]:
+    """The records as they leave the server: without the text of statements that were forgotten."""
+    if not any(each.kind == RecordKind.FORGET for each in stored):
+        return stored
+    records = [Record.decode(each.payload) for each in stored]
+    return [
+        each if left is record else StoredRecord(each.kind, left.encode())
+        for each, record, left in zip(stored, records, redacted(records), strict=True)
+    ]
 
 
 def _checked_memory(sessions: Sessions, contents: _Contents) -> SessionMemory:

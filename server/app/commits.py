@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hope_runtime.engine.base import SessionEngine
@@ -80,6 +82,7 @@ class Commits:
 
         `began` is the memory that the turn began with, if the session may have learnt meanwhile.
         """
+        record = replace(record, time=int(time.time()))
 
         async def commit() -> None:
             async with resident.committing:

@@ -19,6 +19,7 @@ from server.app.jobs import JobCancelledError
 from server.app.quotas import QuotaExceededError
 from server.app.residency import JobRunningError
 from server.app.sessions import DrainingError
+from server.app.statements import StatementNotFoundError
 from server.auth.tokens import UnauthenticatedError
 from server.crypto.files import KeyFileError
 from server.crypto.keys import MasterKeyError
@@ -89,6 +90,12 @@ _CODES = (
         code_pb2.NOT_FOUND,
         "The session has no snapshot of this name.",
         "Check the name with ListSnapshots.",
+    ),
+    ErrorCode(
+        "STATEMENT_NOT_FOUND",
+        code_pb2.NOT_FOUND,
+        "The session was not taught this statement, or it was forgotten or taken back.",
+        "Find the ids of statements with ListStatements.",
     ),
     ErrorCode(
         "SESSION_EXISTS",
@@ -282,6 +289,7 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
     (store.StoreLostError, "STORE_LOST"),
     (store.StoreUnavailableError, "STORE_UNAVAILABLE"),
     (QuotaExceededError, "QUOTA_EXCEEDED"),
+    (StatementNotFoundError, "STATEMENT_NOT_FOUND"),
     (JobRunningError, "JOB_RUNNING"),
     (JobCancelledError, "JOB_CANCELLED"),
     (StalledStreamError, "STALLED_STREAM"),

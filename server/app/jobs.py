@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from hope_runtime.errors import HopeError
 from server.app.cancellation import complete
 from server.app.rebuild import Ask, Progress, Rebuild, check_forget, check_migrate
 from server.app.residency import Entry, JobRunningError
 from server.app.sessions import DrainingError, Sessions
+from server.app.statements import check_forget_statements, check_ids
 from server.store.base import (
     Head,
     Lease,
@@ -86,7 +87,7 @@ class Running:
         return self.task.result()
 
     def refusal(self) -> JobRunningError:
-        what = f"without document '{self.ask.document}'" if self.ask.document else "from its log"
+        what = f"without {self.ask.forgets}" if self.ask.forgets else "from its log"
         done = self.progress
         message = (
             f"session {self.key} is being rebuilt {what} ({done.folded_records} of "
@@ -152,11 +153,20 @@ class Jobs:
             lambda head: check_forget(self._sessions, head, document),
         )
 
+    async def forget_statements(self, key: SessionKey, ids: Sequence[str]) -> Running:
+        """Rebuild a session as if it had never been taught some statements."""
+        places = check_ids(ids)
+        return await self._begin(
+            key,
+            lambda job: {(place.seq, place.start) for place in job.statements} == places,
+            lambda head: check_forget_statements(self._sessions, head, places),
+        )
+
     async def migrate(self, key: SessionKey, policy: str) -> Running:
         """Rebuild a session as if it had learnt under `policy` from the beginning."""
         return await self._begin(
             key,
-            lambda job: not job.document and policy in ("", job.policy),
+            lambda job: not job.forgets and policy in ("", job.policy),
             lambda head: check_migrate(self._sessions, head, policy),
         )
 

@@ -1,4 +1,4 @@
-"""Rebuilds: a session's log is folded again, without a document or under another policy.
+"""Rebuilds: a session's log is folded again, without what is forgotten or under another policy.
 
 Every record that counts is read again in order and learnt again at the same boundaries, so the
 result is bit for bit the memory that the session would have had. Interruptions do not change it: an
@@ -24,8 +24,9 @@ from hope_runtime.errors import (
     StateVersionError,
 )
 from hope_runtime.session.codec import changed_blobs, encode_memory
-from hope_runtime.session.fold import due, effective
-from hope_runtime.session.log import Record, RecordKind
+from hope_runtime.session.effective import effective
+from hope_runtime.session.fold import due
+from hope_runtime.session.log import Place, Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import stored_policy
 from server.app.cancellation import complete, result_of
@@ -48,20 +49,43 @@ _Fields = TypeVar("_Fields", "Ask", "Progress")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Request of a job: fold the whole log, or all of it but one document, under a policy. The
-    digest tells whether the policy has changed since the job began."""
+    """Request of a job: fold the whole log, or all of it but one document or some statements, under
+    a policy. The digest tells whether the policy has changed since the job began."""
 
     policy: str
     policy_digest: str
-    # Empty: nothing is left out.
+    # Both empty: nothing is left out.
     document: str = ""
+    statements: tuple[Place, ...] = ()
+
+    @property
+    def forgets(self) -> str:
+        """Description of what is left out; "" when nothing is."""
+        if self.document:
+            return f"document '{self.document}'"
+        count = len(self.statements)
+        return f"{count} statement{'s' if count > 1 else ''}" if count else ""
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        fields = asdict(self)
+        if not self.statements:  # what older servers wrote, and read
+            del fields["statements"]
+        return json.dumps(fields).encode()
 
     @staticmethod
     def decode(data: bytes) -> Ask:
-        return _decoded_fields(Ask, data)
+        ask = _decoded_fields(Ask, data)
+        try:
+            return replace(ask, statements=tuple(Place(*place) for place in ask.statements))
+        except TypeError as error:
+            raise _undecodable(error) from error
+
+    def records(self) -> list[Record]:
+        """Records that the job appends to the log: what says that something was left out."""
+        if not self.forgets:
+            return []
+        record = Record(RecordKind.FORGET, document=self.document, places=self.statements)
+        return [replace(record, time=int(time.time()))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +113,13 @@ def _decoded_fields(kind: type[_Fields], data: bytes) -> _Fields:
     try:
         return kind(**json.loads(data))
     except (ValueError, TypeError) as error:
-        raise CorruptStateError(
-            f"the stored job cannot be decoded ({error}); cancel it and start it again"
-        ) from error
+        raise _undecodable(error) from error
+
+
+def _undecodable(error: Exception) -> CorruptStateError:
+    return CorruptStateError(
+        f"the stored job cannot be decoded ({error}); cancel it and start it again"
+    )
 
 
 async def check_forget(sessions: Sessions, head: Head, document: str) -> Ask:
@@ -153,8 +181,7 @@ class Rebuild:
         sessions = self._sessions
         head = await sessions.store.head(self._lease.key)
         log = await read_log(sessions, self._lease.key)
-        added = [Record(RecordKind.FORGET, document=self._ask.document)]
-        added = added if self._ask.document else []
+        added = self._ask.records()
         records = await asyncio.to_thread(effective, [*log, *added])
         memory = await self._begin(await sessions.store.read_job(self._lease.key), records, log)
         for record in records[self._progress.folded_records :]:

@@ -1,16 +1,16 @@
 """Difference between two versions of a session: the text that only one of them learnt.
 
 Each version is a fold of the records that counted when it was made. A record that counts for one of
-them only was added in between, or taken back by a rollback or a forgotten document.
+them only was added in between, or taken back: by a rollback, or because somebody had it forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hope_runtime.session.fold import counted
-from hope_runtime.session.log import Record, Segment
+from hope_runtime.session.effective import Counted, counted, pieces
+from hope_runtime.session.log import Place, Record, Segment
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.tokenizer import Tokenizer
 
@@ -67,24 +67,29 @@ class Taught:
 
 def between(log: Sequence[Record], before: Version, after: Version) -> list[Taught]:
     """Text that only one of the versions learnt, in the order of the log."""
-    old, new = (set(counted(log[: version.log_seq])) for version in (before, after))
-    gone = _taught(log, before, old - new, taken_back=True)
-    come = _taught(log, after, new - old, taken_back=False)
+    old, new = (counted(log[: version.log_seq]) for version in (before, after))
+    gone = _taught(log, before, old, new, taken_back=True)
+    come = _taught(log, after, new, old, taken_back=False)
     return sorted([*gone, *come], key=lambda each: (each.log_record, each.start))
 
 
 def _taught(
-    log: Sequence[Record], version: Version, chosen: set[int], *, taken_back: bool
-) -> list[Taught]:
-    """Text that `version` learnt from the chosen records."""
-    found = []
+    log: Sequence[Record], version: Version, own: Counted, other: Counted, *, taken_back: bool
+) -> Iterator[Taught]:
+    """Text that `version` learnt and the other one did not."""
     start = 0
-    for seq in counted(log[: version.log_seq]):
-        record = log[seq - 1]
-        for segment in record.segments:
-            if not segment.learnable:
-                continue
-            if seq in chosen:
-                found.append(Taught(seq, record, segment, start, version, taken_back))
-            start += len(segment.tokens)
-    return found
+    for seq, record in own.records.items():
+        if seq not in other.records:
+            at = start
+            for segment in record.segments:
+                if segment.learnable:
+                    yield Taught(seq, record, segment, at, version, taken_back)
+                    at += len(segment.tokens)
+        elif own.forgotten.get(seq) != other.forgotten.get(seq):
+            known = [Place(seq, each.start, each.stop) for each in other.pieces(log, seq)]
+            mine = own.pieces(log, seq)
+            for piece in pieces(log[seq - 1], [*own.forgotten.get(seq, ()), *known]):
+                before = sum(max(0, min(each.stop, piece.start) - each.start) for each in mine)
+                segment = Segment(piece.speaker, (piece.ids,), learnable=True)
+                yield Taught(seq, record, segment, start + before, version, taken_back)
+        start += record.learnable_tokens

@@ -124,6 +124,8 @@ def to_job(ask: Ask, progress: Progress) -> pb.Job:
     )
     if ask.document:
         job.forget_document = ask.document
+    elif ask.statements:
+        job.forget_statements.ids.extend(f"{each.seq}.{each.start}" for each in ask.statements)
     else:
         job.migrate_policy = ask.policy
     return job

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
@@ -23,12 +22,13 @@ from server.grpc_api.convert import (
     to_snapshot,
     to_taught,
 )
-from server.store.base import MAX_PAGE_SIZE, Head, SessionKey
+from server.grpc_api.paging import page_offset, page_size
+from server.grpc_api.statements import forget_statements, list_statements
+from server.store.base import Head, SessionKey
 
 JobResponseT = TypeVar("JobResponseT", pb.ForgetDocumentResponse, pb.MigrateSessionResponse)
 Context = aio.ServicerContext[Any, Any]
 
-DEFAULT_PAGE_SIZE = 50
 MAX_DISPLAY_NAME = 256
 
 
@@ -61,7 +61,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> pb.ListSessionsResponse:
         user = user_id(request.parent, field="parent")
         heads, token = await self._sessions.page(
-            user, page_size=_page_size(request.page_size), page_token=request.page_token
+            user, page_size=page_size(request.page_size), page_token=request.page_token
         )
         return pb.ListSessionsResponse(
             sessions=[self._shown(head) for head in heads], next_page_token=token
@@ -95,7 +95,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.ListSnapshotsRequest, context: Context
     ) -> pb.ListSnapshotsResponse:
         key = session_key(request.parent, field="parent")
-        size, after = _page_size(request.page_size), request.page_token
+        size, after = page_size(request.page_size), request.page_token
         found, token = await versions.snapshots(
             self._sessions, key, page_size=size, page_token=after
         )
@@ -146,7 +146,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.DiffVersionsRequest, context: Context
     ) -> pb.DiffVersionsResponse:
         key = session_key(request.name, field="name")
-        size, start = _page_size(request.page_size), _offset(request.page_token)
+        size, start = page_size(request.page_size), page_offset(request.page_token)
         norms, taught = await versions.changes(
             self._sessions, key, request.from_version, request.to_version
         )
@@ -166,6 +166,17 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         key = session_key(request.name, field="name")
         running = await self._jobs.forget_document(key, request.document)
         async for response in self._watched(running, pb.ForgetDocumentResponse):
+            yield response
+
+    async def ListStatements(  # noqa: N802
+        self, request: pb.ListStatementsRequest, context: Context
+    ) -> pb.ListStatementsResponse:
+        return await list_statements(self._sessions, request)
+
+    async def ForgetStatements(  # noqa: N802
+        self, request: pb.ForgetStatementsRequest, context: Context
+    ) -> AsyncIterator[pb.ForgetStatementsResponse]:
+        async for response in forget_statements(self._jobs, request, self._shown):
             yield response
 
     async def ExportSession(  # noqa: N802
@@ -218,7 +229,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: pb.ListConsolidationsRequest, context: Context
     ) -> pb.ListConsolidationsResponse:
         key = session_key(request.parent, field="parent")
-        size, after = _page_size(request.page_size), _offset(request.page_token)
+        size, after = page_size(request.page_size), page_offset(request.page_token)
         found, last = await versions.consolidations(self._sessions, key, after, size)
         return pb.ListConsolidationsResponse(
             consolidations=[noted_consolidation(each.notes) for each in found],
@@ -258,26 +269,6 @@ async def _chunks(requests: AsyncIterator[pb.ImportSessionRequest]) -> AsyncIter
                 "every message after the first must contain 'chunk'", field="chunk"
             )
         yield request.chunk
-
-
-def _page_size(asked: int) -> int:
-    size = asked or DEFAULT_PAGE_SIZE
-    if size > MAX_PAGE_SIZE:
-        raise InvalidRequestError(
-            f"page_size is {size}; allowed values: 1 to {MAX_PAGE_SIZE}", field="page_size"
-        )
-    return size
-
-
-def _offset(page_token: str) -> int:
-    """Start of a page in a list that only grows: its token is an offset."""
-    if not page_token:
-        return 0
-    if not re.fullmatch("[0-9]{1,9}", page_token):
-        raise InvalidRequestError(
-            "page_token is invalid or belongs to another list method", field="page_token"
-        )
-    return int(page_token)
 
 
 def _check_display_name(name: str, *, field: str) -> None:

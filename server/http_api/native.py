@@ -63,6 +63,8 @@ ROUTES = (
     Native("POST", f"{_ONE}/migrate", "MigrateSession", "name"),
     Native("POST", f"{_ONE}/cancel_job", "CancelJob", "name"),
     Native("GET", f"{_ONE}/consolidations", "ListConsolidations", "parent"),
+    Native("GET", f"{_ONE}/statements", "ListStatements", "parent"),
+    Native("POST", f"{_ONE}/forget", "ForgetStatements", "name"),
     Native(
         "GET",
         f"{_ONE}/diff",

@@ -31,6 +31,8 @@ METHODS = {
         "ListConsolidations",
         "EndConversation",
         "ForgetDocument >",
+        "ListStatements",
+        "ForgetStatements >",
         "DiffVersions",
         "ExportSession >",
         "ImportSession <",

@@ -234,6 +234,25 @@ class Api:
         request = sessions_pb2.MigrateSessionRequest(name=self.name, policy=policy)
         return await _ended(self.sessions.MigrateSession(request), on_progress)
 
+    async def statements(self, query: str = "", **page: Any) -> list[sessions_pb2.Statement]:
+        """Every statement in which the words of `query` occur, page by page."""
+        request = sessions_pb2.ListStatementsRequest(parent=self.name, query=query, **page)
+        found = []
+        while True:
+            answer = await self.sessions.ListStatements(request)
+            found += answer.statements
+            if not answer.next_page_token:
+                return found
+            assert len(answer.statements) == (request.page_size or 50)
+            request.page_token = answer.next_page_token
+
+    async def forget_statements(
+        self, *ids: str, on_progress: Callable[[sessions_pb2.Job], None] = lambda _: None
+    ) -> sessions_pb2.Session:
+        """The session without some statements; sees the job through."""
+        request = sessions_pb2.ForgetStatementsRequest(name=self.name, ids=ids)
+        return await _ended(self.sessions.ForgetStatements(request), on_progress)
+
     async def cancel_job(self) -> sessions_pb2.Session:
         request = sessions_pb2.CancelJobRequest(name=self.name)
         return (await self.sessions.CancelJob(request)).session

@@ -15,6 +15,7 @@ from hope_runtime.errors import CorruptStateError, StateVersionError
 from hope_runtime.session.content import EMPTY
 from hope_runtime.session.log import (
     RECORD_FORMAT,
+    Place,
     Record,
     RecordKind,
     Segment,
@@ -38,6 +39,8 @@ RECORDS = st.builds(
     ended=st.booleans(),
     target_version=COUNTS,
     target_seq=COUNTS,
+    places=st.lists(st.builds(Place, COUNTS, COUNTS, COUNTS), max_size=2).map(tuple),
+    time=COUNTS,
     notes=st.dictionaries(NAMES, st.integers() | st.floats(allow_nan=False), max_size=2),
 )
 TURN = Record(
@@ -128,8 +131,23 @@ def test_a_header_that_makes_no_sense_is_an_error(changes: dict[str, object]) ->
 
 
 def test_a_newer_format_is_refused() -> None:
-    with pytest.raises(StateVersionError, match="format 2"):
+    with pytest.raises(StateVersionError, match="format 3"):
         Record.decode(repacked(TURN, format=RECORD_FORMAT + 1))
+
+
+def test_only_what_forgets_statements_has_the_newer_format() -> None:
+    def version(record: Record) -> int:
+        data = record.encode()
+        body = zlib.decompress(data[4:])
+        head = json.loads(body[: int.from_bytes(data[:4], "little")])
+        return int(head["format"])
+
+    forgets = Record(RecordKind.FORGET, places=(Place(3, 0, 4), Place(5, 2, 9)))
+    assert Record.decode(forgets.encode()) == forgets
+    assert (version(TURN), version(forgets)) == (1, 2)
+    # What is forgotten is part of what the fold read.
+    assert digest(TURN, forgets) != digest(TURN, Record(RecordKind.FORGET))
+    assert digest(replace(TURN, time=7)) == digest(TURN)
 
 
 @given(st.lists(st.booleans(), min_size=5, max_size=5), st.integers(0, 3))

@@ -74,6 +74,28 @@ GUARD_PROBES_CHANGED: Guard.ValueType  # 9
 """Only told: the level does more to the probes than it used to, or less."""
 Global___Guard: _TypeAlias = Guard  # noqa: Y015
 
+class _Speaker:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpeakerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Speaker.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPEAKER_UNSPECIFIED: _Speaker.ValueType  # 0
+    SPEAKER_USER: _Speaker.ValueType  # 1
+    SPEAKER_ASSISTANT: _Speaker.ValueType  # 2
+    SPEAKER_SYSTEM: _Speaker.ValueType  # 3
+    SPEAKER_DOCUMENT: _Speaker.ValueType  # 4
+
+class Speaker(_Speaker, metaclass=_SpeakerEnumTypeWrapper):
+    """Who a text is from."""
+
+SPEAKER_UNSPECIFIED: Speaker.ValueType  # 0
+SPEAKER_USER: Speaker.ValueType  # 1
+SPEAKER_ASSISTANT: Speaker.ValueType  # 2
+SPEAKER_SYSTEM: Speaker.ValueType  # 3
+SPEAKER_DOCUMENT: Speaker.ValueType  # 4
+Global___Speaker: _TypeAlias = Speaker  # noqa: Y015
+
 @_typing.final
 class Session(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -194,6 +216,7 @@ class Job(_message.Message):
 
     FORGET_DOCUMENT_FIELD_NUMBER: _builtins.int
     MIGRATE_POLICY_FIELD_NUMBER: _builtins.int
+    FORGET_STATEMENTS_FIELD_NUMBER: _builtins.int
     FOLDED_RECORDS_FIELD_NUMBER: _builtins.int
     TOTAL_RECORDS_FIELD_NUMBER: _builtins.int
     LEARNT_TOKENS_FIELD_NUMBER: _builtins.int
@@ -213,6 +236,10 @@ class Job(_message.Message):
     consolidations: _builtins.int
     """Consolidations done."""
     @_builtins.property
+    def forget_statements(self) -> Global___StatementIds:
+        """Without these statements."""
+
+    @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Spent on what is done, before and after interruptions."""
 
@@ -221,6 +248,7 @@ class Job(_message.Message):
         *,
         forget_document: _builtins.str = ...,
         migrate_policy: _builtins.str = ...,
+        forget_statements: Global___StatementIds | None = ...,
         folded_records: _builtins.int = ...,
         total_records: _builtins.int = ...,
         learnt_tokens: _builtins.int = ...,
@@ -228,11 +256,11 @@ class Job(_message.Message):
         consolidations: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "forget_document", b"forget_document", "migrate_policy", b"migrate_policy", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "forget_document", b"forget_document", "forget_statements", b"forget_statements", "migrate_policy", b"migrate_policy", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consolidations", b"consolidations", "duration", b"duration", "folded_records", b"folded_records", "forget_document", b"forget_document", "learnt_tokens", b"learnt_tokens", "migrate_policy", b"migrate_policy", "total_records", b"total_records", "total_tokens", b"total_tokens", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consolidations", b"consolidations", "duration", b"duration", "folded_records", b"folded_records", "forget_document", b"forget_document", "forget_statements", b"forget_statements", "learnt_tokens", b"learnt_tokens", "migrate_policy", b"migrate_policy", "total_records", b"total_records", "total_tokens", b"total_tokens", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["forget_document", "migrate_policy"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["forget_document", "migrate_policy", "forget_statements"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
@@ -1240,6 +1268,218 @@ class ForgetDocumentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___ForgetDocumentResponse: _TypeAlias = ForgetDocumentResponse  # noqa: Y015
+
+@_typing.final
+class StatementIds(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatementIds: _TypeAlias = StatementIds  # noqa: Y015
+
+@_typing.final
+class Statement(_message.Message):
+    """A clause of what was said, or a sentence of a document, that the session may learn
+    from.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    LEARNABLE_TOKENS_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
+    MEMORY_VERSION_FIELD_NUMBER: _builtins.int
+    REHEARSED_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_BY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Names the statement within its session, for good: it outlasts restarts, rollbacks,
+    exports and the forgetting of others.
+    """
+    text: _builtins.str
+    """At most 500 characters, and whether there is more."""
+    truncated: _builtins.bool
+    speaker: Global___Speaker.ValueType
+    conversation: _builtins.str
+    """Conversation in which it was said or read."""
+    document: _builtins.str
+    """Document that it is from, and the byte at which it begins there. Empty: it was
+    said.
+    """
+    offset_bytes: _builtins.int
+    learnable_tokens: _builtins.int
+    memory_version: _builtins.int
+    """Version of the memory that first had learnt it. 0: none has, or the log does not
+    say, as that of a session that learnt again.
+    """
+    rehearsed: _builtins.bool
+    """It is in the sample that is practised beside what is new."""
+    superseded_by: _builtins.str
+    """Statement that corrected it, whose value was learnt in the place of its own."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was said or read. Unset for what servers of before stored."""
+
+    @_builtins.property
+    def levels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Levels whose consolidations had it among what they were to practise, fastest first;
+        without those that a guard undid. Slower levels practise a sample of it. Empty: it
+        waits for a boundary.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        truncated: _builtins.bool = ...,
+        speaker: Global___Speaker.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        conversation: _builtins.str = ...,
+        document: _builtins.str = ...,
+        offset_bytes: _builtins.int = ...,
+        learnable_tokens: _builtins.int = ...,
+        levels: _abc.Iterable[_builtins.int] | None = ...,
+        memory_version: _builtins.int = ...,
+        rehearsed: _builtins.bool = ...,
+        superseded_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "create_time", b"create_time", "document", b"document", "id", b"id", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "memory_version", b"memory_version", "offset_bytes", b"offset_bytes", "rehearsed", b"rehearsed", "speaker", b"speaker", "superseded_by", b"superseded_by", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Statement: _TypeAlias = Statement  # noqa: Y015
+
+@_typing.final
+class ListStatementsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """users/{user}/sessions/{session}."""
+    page_size: _builtins.int
+    """1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    query: _builtins.str
+    """Statements in which a word begins with each word of this, in whatever case.
+    Empty: all.
+    """
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        query: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStatementsRequest: _TypeAlias = ListStatementsRequest  # noqa: Y015
+
+@_typing.final
+class ListStatementsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def statements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Statement]: ...
+    def __init__(
+        self,
+        *,
+        statements: _abc.Iterable[Global___Statement] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "statements", b"statements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStatementsResponse: _TypeAlias = ListStatementsResponse  # noqa: Y015
+
+@_typing.final
+class ForgetStatementsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """users/{user}/sessions/{session}."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 1000 ids of ListStatements."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetStatementsRequest: _TypeAlias = ForgetStatementsRequest  # noqa: Y015
+
+@_typing.final
+class ForgetStatementsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """As in ForgetDocumentResponse."""
+
+    @_builtins.property
+    def session(self) -> Global___Session: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "job", b"job", "session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "job", b"job", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["job", "session"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ForgetStatementsResponse: _TypeAlias = ForgetStatementsResponse  # noqa: Y015
 
 @_typing.final
 class CancelJobRequest(_message.Message):

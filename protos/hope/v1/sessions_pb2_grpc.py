@@ -35,8 +35,8 @@ class SessionServiceStub:
     is whoever calls. A session that is not yours is NOT_FOUND, exactly as one that
     does not exist. A mutation that carries a stale `etag` is ABORTED.
 
-    Forgetting a document and moving to another policy learn the session's log
-    again. That takes as long as learning it did, so it is a job: it goes on when
+    Forgetting, of a document or of statements, and moving to another policy learn the
+    session's log again. That takes as long as learning it did, so it is a job: it goes on when
     its caller goes away, and after a restart of the server from where it was saved
     last. Its result is the same, to the last bit, however often it was interrupted.
     Until it has ended the session is as it was before, and whatever would use or
@@ -127,6 +127,16 @@ class SessionServiceStub:
                 request_serializer=hope_dot_v1_dot_sessions__pb2.ForgetDocumentRequest.SerializeToString,
                 response_deserializer=hope_dot_v1_dot_sessions__pb2.ForgetDocumentResponse.FromString,
                 _registered_method=True)
+        self.ListStatements = channel.unary_unary(
+                '/hope.v1.SessionService/ListStatements',
+                request_serializer=hope_dot_v1_dot_sessions__pb2.ListStatementsRequest.SerializeToString,
+                response_deserializer=hope_dot_v1_dot_sessions__pb2.ListStatementsResponse.FromString,
+                _registered_method=True)
+        self.ForgetStatements = channel.unary_stream(
+                '/hope.v1.SessionService/ForgetStatements',
+                request_serializer=hope_dot_v1_dot_sessions__pb2.ForgetStatementsRequest.SerializeToString,
+                response_deserializer=hope_dot_v1_dot_sessions__pb2.ForgetStatementsResponse.FromString,
+                _registered_method=True)
         self.DiffVersions = channel.unary_unary(
                 '/hope.v1.SessionService/DiffVersions',
                 request_serializer=hope_dot_v1_dot_sessions__pb2.DiffVersionsRequest.SerializeToString,
@@ -169,8 +179,8 @@ class SessionServiceServicer:
     is whoever calls. A session that is not yours is NOT_FOUND, exactly as one that
     does not exist. A mutation that carries a stale `etag` is ABORTED.
 
-    Forgetting a document and moving to another policy learn the session's log
-    again. That takes as long as learning it did, so it is a job: it goes on when
+    Forgetting, of a document or of statements, and moving to another policy learn the
+    session's log again. That takes as long as learning it did, so it is a job: it goes on when
     its caller goes away, and after a restart of the server from where it was saved
     last. Its result is the same, to the last bit, however often it was interrupted.
     Until it has ended the session is as it was before, and whatever would use or
@@ -287,6 +297,34 @@ class SessionServiceServicer:
         """Learns the whole log again without one document, as a job. The same call joins
         the job when it runs already. The log still holds what was read, for a
         rollback; only erasing the session erases it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStatements(self, request, context):
+        """What the session was taught, statement by statement: clauses of what was said and
+        sentences of documents that it may learn from, in the order of the log. Text of
+        turns with learn=false or ephemeral=true is none, and what was forgotten or taken
+        back is not listed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetStatements(self, request, context):
+        """Learns the whole log again as if the session had never been told some statements,
+        as a job. The same call joins the job when it runs already; an id that the session
+        does not have is NOT_FOUND (reason STATEMENT_NOT_FOUND), and then nothing is
+        forgotten. What is learnt is what a session that was never told has learnt, on a
+        pretrained base to the last bit; the memory's hash differs, for the log says that
+        something was forgotten. Every window begins anew, and replies and texts that only
+        windows were given since the first of the statements no longer count, for they may
+        repeat it.
+        The log still holds the text, marked, for a rollback to an earlier version, which
+        undoes the forgetting; an export leaves it out, and no later job brings it back.
+        Only erasing the session erases it from the store. A fork is a session of its own
+        and keeps what it knows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -419,6 +457,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     request_deserializer=hope_dot_v1_dot_sessions__pb2.ForgetDocumentRequest.FromString,
                     response_serializer=hope_dot_v1_dot_sessions__pb2.ForgetDocumentResponse.SerializeToString,
             ),
+            'ListStatements': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStatements,
+                    request_deserializer=hope_dot_v1_dot_sessions__pb2.ListStatementsRequest.FromString,
+                    response_serializer=hope_dot_v1_dot_sessions__pb2.ListStatementsResponse.SerializeToString,
+            ),
+            'ForgetStatements': grpc.unary_stream_rpc_method_handler(
+                    servicer.ForgetStatements,
+                    request_deserializer=hope_dot_v1_dot_sessions__pb2.ForgetStatementsRequest.FromString,
+                    response_serializer=hope_dot_v1_dot_sessions__pb2.ForgetStatementsResponse.SerializeToString,
+            ),
             'DiffVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.DiffVersions,
                     request_deserializer=hope_dot_v1_dot_sessions__pb2.DiffVersionsRequest.FromString,
@@ -467,8 +515,8 @@ class SessionService:
     is whoever calls. A session that is not yours is NOT_FOUND, exactly as one that
     does not exist. A mutation that carries a stale `etag` is ABORTED.
 
-    Forgetting a document and moving to another policy learn the session's log
-    again. That takes as long as learning it did, so it is a job: it goes on when
+    Forgetting, of a document or of statements, and moving to another policy learn the
+    session's log again. That takes as long as learning it did, so it is a job: it goes on when
     its caller goes away, and after a restart of the server from where it was saved
     last. Its result is the same, to the last bit, however often it was interrupted.
     Until it has ended the session is as it was before, and whatever would use or
@@ -873,6 +921,60 @@ class SessionService:
             '/hope.v1.SessionService/ForgetDocument',
             hope_dot_v1_dot_sessions__pb2.ForgetDocumentRequest.SerializeToString,
             hope_dot_v1_dot_sessions__pb2.ForgetDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStatements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hope.v1.SessionService/ListStatements',
+            hope_dot_v1_dot_sessions__pb2.ListStatementsRequest.SerializeToString,
+            hope_dot_v1_dot_sessions__pb2.ListStatementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetStatements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hope.v1.SessionService/ForgetStatements',
+            hope_dot_v1_dot_sessions__pb2.ForgetStatementsRequest.SerializeToString,
+            hope_dot_v1_dot_sessions__pb2.ForgetStatementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,8 +36,8 @@ class SessionServiceStub:
     is whoever calls. A session that is not yours is NOT_FOUND, exactly as one that
     does not exist. A mutation that carries a stale `etag` is ABORTED.
 
-    Forgetting a document and moving to another policy learn the session's log
-    again. That takes as long as learning it did, so it is a job: it goes on when
+    Forgetting, of a document or of statements, and moving to another policy learn the
+    session's log again. That takes as long as learning it did, so it is a job: it goes on when
     its caller goes away, and after a restart of the server from where it was saved
     last. Its result is the same, to the last bit, however often it was interrupted.
     Until it has ended the session is as it was before, and whatever would use or
@@ -93,6 +93,26 @@ class SessionServiceStub:
     the job when it runs already. The log still holds what was read, for a
     rollback; only erasing the session erases it.
     """
+    ListStatements: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListStatementsRequest, _sessions_pb2.ListStatementsResponse]
+    """What the session was taught, statement by statement: clauses of what was said and
+    sentences of documents that it may learn from, in the order of the log. Text of
+    turns with learn=false or ephemeral=true is none, and what was forgotten or taken
+    back is not listed.
+    """
+    ForgetStatements: _grpc.UnaryStreamMultiCallable[_sessions_pb2.ForgetStatementsRequest, _sessions_pb2.ForgetStatementsResponse]
+    """Learns the whole log again as if the session had never been told some statements,
+    as a job. The same call joins the job when it runs already; an id that the session
+    does not have is NOT_FOUND (reason STATEMENT_NOT_FOUND), and then nothing is
+    forgotten. What is learnt is what a session that was never told has learnt, on a
+    pretrained base to the last bit; the memory's hash differs, for the log says that
+    something was forgotten. Every window begins anew, and replies and texts that only
+    windows were given since the first of the statements no longer count, for they may
+    repeat it.
+    The log still holds the text, marked, for a rollback to an earlier version, which
+    undoes the forgetting; an export leaves it out, and no later job brings it back.
+    Only erasing the session erases it from the store. A fork is a session of its own
+    and keeps what it knows.
+    """
     DiffVersions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]
     """How much of each level changed between two kept versions, and what only one of
     them was taught.
@@ -129,8 +149,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     is whoever calls. A session that is not yours is NOT_FOUND, exactly as one that
     does not exist. A mutation that carries a stale `etag` is ABORTED.
 
-    Forgetting a document and moving to another policy learn the session's log
-    again. That takes as long as learning it did, so it is a job: it goes on when
+    Forgetting, of a document or of statements, and moving to another policy learn the
+    session's log again. That takes as long as learning it did, so it is a job: it goes on when
     its caller goes away, and after a restart of the server from where it was saved
     last. Its result is the same, to the last bit, however often it was interrupted.
     Until it has ended the session is as it was before, and whatever would use or
@@ -183,6 +203,26 @@ class SessionServiceAsyncStub(SessionServiceStub):
     the job when it runs already. The log still holds what was read, for a
     rollback; only erasing the session erases it.
     """
+    ListStatements: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListStatementsRequest, _sessions_pb2.ListStatementsResponse]  # type: ignore[assignment]
+    """What the session was taught, statement by statement: clauses of what was said and
+    sentences of documents that it may learn from, in the order of the log. Text of
+    turns with learn=false or ephemeral=true is none, and what was forgotten or taken
+    back is not listed.
+    """
+    ForgetStatements: _aio.UnaryStreamMultiCallable[_sessions_pb2.ForgetStatementsRequest, _sessions_pb2.ForgetStatementsResponse]  # type: ignore[assignment]
+    """Learns the whole log again as if the session had never been told some statements,
+    as a job. The same call joins the job when it runs already; an id that the session
+    does not have is NOT_FOUND (reason STATEMENT_NOT_FOUND), and then nothing is
+    forgotten. What is learnt is what a session that was never told has learnt, on a
+    pretrained base to the last bit; the memory's hash differs, for the log says that
+    something was forgotten. Every window begins anew, and replies and texts that only
+    windows were given since the first of the statements no longer count, for they may
+    repeat it.
+    The log still holds the text, marked, for a rollback to an earlier version, which
+    undoes the forgetting; an export leaves it out, and no later job brings it back.
+    Only erasing the session erases it from the store. A fork is a session of its own
+    and keeps what it knows.
+    """
     DiffVersions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DiffVersionsRequest, _sessions_pb2.DiffVersionsResponse]  # type: ignore[assignment]
     """How much of each level changed between two kept versions, and what only one of
     them was taught.
@@ -218,8 +258,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     is whoever calls. A session that is not yours is NOT_FOUND, exactly as one that
     does not exist. A mutation that carries a stale `etag` is ABORTED.
 
-    Forgetting a document and moving to another policy learn the session's log
-    again. That takes as long as learning it did, so it is a job: it goes on when
+    Forgetting, of a document or of statements, and moving to another policy learn the
+    session's log again. That takes as long as learning it did, so it is a job: it goes on when
     its caller goes away, and after a restart of the server from where it was saved
     last. Its result is the same, to the last bit, however often it was interrupted.
     Until it has ended the session is as it was before, and whatever would use or
@@ -359,6 +399,38 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Learns the whole log again without one document, as a job. The same call joins
         the job when it runs already. The log still holds what was read, for a
         rollback; only erasing the session erases it.
+        """
+
+    @_abc_1.abstractmethod
+    def ListStatements(
+        self,
+        request: _sessions_pb2.ListStatementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.ListStatementsResponse, _abc.Awaitable[_sessions_pb2.ListStatementsResponse]]:
+        """What the session was taught, statement by statement: clauses of what was said and
+        sentences of documents that it may learn from, in the order of the log. Text of
+        turns with learn=false or ephemeral=true is none, and what was forgotten or taken
+        back is not listed.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetStatements(
+        self,
+        request: _sessions_pb2.ForgetStatementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sessions_pb2.ForgetStatementsResponse], _abc.AsyncIterator[_sessions_pb2.ForgetStatementsResponse]]:
+        """Learns the whole log again as if the session had never been told some statements,
+        as a job. The same call joins the job when it runs already; an id that the session
+        does not have is NOT_FOUND (reason STATEMENT_NOT_FOUND), and then nothing is
+        forgotten. What is learnt is what a session that was never told has learnt, on a
+        pretrained base to the last bit; the memory's hash differs, for the log says that
+        something was forgotten. Every window begins anew, and replies and texts that only
+        windows were given since the first of the statements no longer count, for they may
+        repeat it.
+        The log still holds the text, marked, for a rollback to an earlier version, which
+        undoes the forgetting; an export leaves it out, and no later job brings it back.
+        Only erasing the session erases it from the store. A fork is a session of its own
+        and keeps what it knows.
         """
 
     @_abc_1.abstractmethod
