@@ -104,6 +104,9 @@ OPTIONS = {
     "--no-learn --keep-open --json",
     "completion": "SHELL",
     "score": "SESSION FILE|- --context --frozen --json",
+    "memory": "",
+    "memory list": "SESSION --query --json",
+    "memory forget": "SESSION ID --json",
     "drift": "SESSION --json",
     "info": "--json",
     "health": "--json",
@@ -131,7 +134,16 @@ OPTIONS = {
 }
 
 
-PRINTS_FOR_PEOPLE_ONLY = {"", "serve", "evaluate", "chat", "completion", "sessions", "train"}
+PRINTS_FOR_PEOPLE_ONLY = {
+    "",
+    "serve",
+    "evaluate",
+    "chat",
+    "completion",
+    "memory",
+    "sessions",
+    "train",
+}
 
 
 def test_whatever_a_program_would_read_is_there_as_json():

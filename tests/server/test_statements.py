@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 from api import Api, refused
-from job_calls import Gate
 from hope.v1 import sessions_pb2 as pb
+from job_calls import Gate
 from serving import Serve, Served, Spawn
 from valkey_process import StoreProcess, binaries
 

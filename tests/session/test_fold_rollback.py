@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from memories import WINDOW, Ledger, caught_up, document, fresh, seen, turn
 
-from hope_runtime.session.fold import due, effective, observe, replay
+from hope_runtime.session.effective import effective
+from hope_runtime.session.fold import due, observe, replay
 from hope_runtime.session.log import Record, RecordKind
 
 END = Record(RecordKind.END_CONVERSATION, "default")

@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     import grpc
 
 OnJob = Callable[[pb.Job], None]
-JobRequestT = TypeVar("JobRequestT", pb.ForgetDocumentRequest, pb.MigrateSessionRequest)
-JobResponseT = TypeVar("JobResponseT", pb.ForgetDocumentResponse, pb.MigrateSessionResponse)
+JobRequestT = TypeVar(
+    "JobRequestT", pb.ForgetDocumentRequest, pb.ForgetStatementsRequest, pb.MigrateSessionRequest
+)
+JobResponseT = TypeVar(
+    "JobResponseT",
+    pb.ForgetDocumentResponse,
+    pb.ForgetStatementsResponse,
+    pb.MigrateSessionResponse,
+)
 
 
 async def run_job(

@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 
 
 RequestT = TypeVar(
-    "RequestT", pb.ListSessionsRequest, pb.ListSnapshotsRequest, pb.ListConsolidationsRequest
+    "RequestT",
+    pb.ListSessionsRequest,
+    pb.ListSnapshotsRequest,
+    pb.ListConsolidationsRequest,
+    pb.ListStatementsRequest,
 )
 PageT = TypeVar(
-    "PageT", pb.ListSessionsResponse, pb.ListSnapshotsResponse, pb.ListConsolidationsResponse
+    "PageT",
+    pb.ListSessionsResponse,
+    pb.ListSnapshotsResponse,
+    pb.ListConsolidationsResponse,
+    pb.ListStatementsResponse,
 )
 
 

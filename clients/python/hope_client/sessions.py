@@ -186,6 +186,27 @@ class Sessions:
             self._transport, self._stub.ForgetDocument, request, self.get, on_progress
         )
 
+    async def statements(
+        self, session: str, query: str = "", *, page_size: int = 0
+    ) -> AsyncGenerator[pb.Statement, None]:
+        """Statements that the session was taught, in the order of its log, fetched page by page;
+        with `query` those in which a word begins with each of its words."""
+        parent = self.name(session)
+        request = pb.ListStatementsRequest(parent=parent, query=query, page_size=page_size)
+        async for page in pages(self._transport, self._stub.ListStatements, request):
+            for each in page.statements:
+                yield each
+
+    async def forget_statements(
+        self, session: str, *ids: str, on_progress: OnJob = lambda _: None
+    ) -> pb.Session:
+        """The session as if it had never been told the statements with these ids. A job, like
+        `forget_document`."""
+        request = pb.ForgetStatementsRequest(name=self.name(session), ids=ids)
+        return await run_job(
+            self._transport, self._stub.ForgetStatements, request, self.get, on_progress
+        )
+
     async def migrate(
         self, session: str, policy: str = "", *, on_progress: OnJob = lambda _: None
     ) -> pb.Session:
@@ -197,7 +218,7 @@ class Sessions:
         )
 
     async def cancel_job(self, session: str) -> pb.Session:
-        """Ends what `forget_document` or `migrate` began; the session is as it was before."""
+        """Ends what a forgetting or `migrate` began; the session is as it was before."""
         request = pb.CancelJobRequest(name=self.name(session))
         return (await self._transport.call(self._stub.CancelJob, request)).session
 

@@ -97,6 +97,8 @@ class SyncSessions(_Face):
     rename = _blocking(Sessions.rename)
     reset = _blocking(Sessions.reset)
     forget_document = _blocking(Sessions.forget_document)
+    statements = _streaming(Sessions.statements)
+    forget_statements = _blocking(Sessions.forget_statements)
     migrate = _blocking(Sessions.migrate)
     cancel_job = _blocking(Sessions.cancel_job)
     export = _streaming(Sessions.export)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from hope.v1 import inference_pb2 as pb
 
 from hope_client.cli.app import INTERRUPTED, App
+from hope_client.cli.memory import asks_to_forget
 from hope_client.cli.streams import read_line
 from hope_client.cli.turns import messages_of, sampling_of, show_reply
 from hope_client.cli.view import count
@@ -59,6 +60,11 @@ class Chat:
             KeyboardInterrupt: it was cancelled.
         """
         args = self.app.args
+        if asks_to_forget(text):
+            self.terminal.note(
+                "(nothing was forgotten: a message cannot take back what was learnt; /forget TEXT "
+                "finds a statement and asks)"
+            )
         events = self.app.client.generate(
             self.session,
             messages_of("" if self.begun else args.system, text),

@@ -64,19 +64,29 @@ def _watch(
     begin: Callable[[Callable[[pb.Job], None]], Coroutine[Any, Any, pb.Session]],
     line: Callable[[pb.Session], str],
 ) -> int:
+    session = watched(app, app.args.session, begin)
+    return INTERRUPTED if session is None else report(app, session, line(session))
+
+
+def watched(
+    app: App,
+    name: str,
+    begin: Callable[[Callable[[pb.Job], None]], Coroutine[Any, Any, pb.Session]],
+) -> pb.Session | None:
+    """The session `name` after its job, whose progress is shown; None when Ctrl-C ended the
+    watching, and not the job."""
     view = _View(app.terminal)
     try:
-        session = app.run(begin(view.show))
+        return app.run(begin(view.show))
     except KeyboardInterrupt:
         view.stop()
         app.terminal.note(
             "The job continues on the server; run the same command to follow it, or `hope "
-            f"sessions cancel-job {app.args.session}` to cancel it."
+            f"sessions cancel-job {name}` to cancel it."
         )
-        return INTERRUPTED
+        return None
     finally:
         view.stop()
-    return report(app, session, line(session))
 
 
 class _View:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from hope_client.cli.commands import Commands, Parser, add_json, positive_seconds
+from hope_client.cli.memory_commands import add_memory
 from hope_client.cli.session_commands import add_sessions
 from hope_client.cli.turn_commands import add_turns
 
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_bare("serve", "run a server (see `hope serve --help`)")
     add_turns(commands)
     add_sessions(commands, shared)
+    add_memory(commands, shared)
     drift = commands.add(
         "drift", "drift:drift", "show how learning changed a session, version by version"
     )

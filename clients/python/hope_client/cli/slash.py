@@ -14,6 +14,7 @@ from hope_client.cli.chat import Chat
 from hope_client.cli.documents import choose
 from hope_client.cli.ingest import Job, run_job
 from hope_client.cli.learning import learn
+from hope_client.cli.memory import forget_in_chat
 from hope_client.cli.sessions import drift
 from hope_client.cli.view import rolled_back
 from hope_client.errors import NotFoundError
@@ -54,6 +55,9 @@ class SlashCommands:
                 "/drift", "show how far the memory is from the base model", self._drift
             ),
             "/ingest": _Command("/ingest FILE", "read a document or a folder", self._ingest),
+            "/forget": _Command(
+                "/forget TEXT", "find statements by their words, and forget them", self._forget
+            ),
             "/help": _Command(
                 "/help", "show this list; start a message with // to send a leading /", self._help
             ),
@@ -133,6 +137,9 @@ class SlashCommands:
         code = run_job(chat.app, Job(session=chat.session, learn=not chat.read_only), items)
         if code and not chat.terminal.interactive:
             raise SystemExit(code)  # a script must learn that a line failed
+
+    def _forget(self, text: str) -> None:
+        forget_in_chat(self._chat, text)
 
     def _help(self, _: str) -> None:
         for command in self._commands.values():
