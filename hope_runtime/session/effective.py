@@ -158,8 +158,13 @@ def _without_statements(
         if seq >= first and item.kind in _SPOKEN:
             left = _segments(records[seq - 1], forgotten.get(seq, ()))
             if item.kind is RecordKind.TURN and not any(each.learnable for each in left):
-                continue
+                if not item.taught:
+                    continue
+                # A client that sends its history again must not teach it again.
+                left = ()
             item = replace(item, segments=left, resume=b"")
+            if not left:
+                item = replace(item, pinned=0, fresh=False)
         found[seq] = item
     return found
 

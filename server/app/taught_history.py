@@ -86,6 +86,14 @@ def history(log: Sequence[Record]) -> History:
         raise CorruptStateError(
             f"the stored figures of a consolidation cannot be decoded: {error}"
         ) from error
+    # A correction that was forgotten corrects nothing.
+    found.superseded = {
+        old: by
+        for old, by in found.superseded.items()
+        if any(
+            by[0] == seq and by[1] in range(each.start, each.stop) for seq, each, _ in found.told
+        )
+    }
     return found
 
 
@@ -131,6 +139,12 @@ def _read(
                 learnt = Learnt(piece.start, piece.stop, int(notes.get("version", 0)))
                 found.learnt.setdefault(seq, []).append(learnt)
             at += 1
+
+
+def _counts(spans: list[Told], place: tuple[int, int]) -> bool:
+    """Whether the token at a place of the log is in one of the spans."""
+    index = bisect_right(spans, place, key=lambda each: (each.seq, each.piece.start)) - 1
+    return index >= 0 and spans[index].seq == place[0] and place[1] < spans[index].piece.stop
 
 
 def _place(spans: list[Told], starts: list[int], position: int) -> tuple[int, int] | None:

@@ -387,3 +387,20 @@ async def test_it_is_the_same_on_a_shared_store(
             assert await again.running.sessions.store.check_integrity() == []
     finally:
         store.kill()
+
+
+async def test_a_correction_is_named_and_without_it_the_first_word_holds(api: Api) -> None:
+    await api.on("cats").create(policy="default")
+    api = api.on("cats")
+    await teach(api, "My cat is called Bruno.", "My cat is now called Max.")
+    first, correction = await api.statements()
+    assert first.superseded_by == correction.id
+    assert (first.rehearsed, correction.rehearsed) == (False, True)
+    session = await api.forget_statements(correction.id)
+    (left,) = await api.statements()
+    assert (left.id, left.superseded_by, left.rehearsed) == (first.id, "", True)
+    # Bit for bit as if nothing had been corrected.
+    never = api.on("never")
+    await never.create(policy="default")
+    await teach(never, "My cat is called Bruno.")
+    assert (await never.get()).levels == session.levels

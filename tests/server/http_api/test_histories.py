@@ -267,3 +267,22 @@ async def test_a_message_may_be_context_over_grpc_too(gateway: Gateway) -> None:
     request.learn_options.learn = False
     *_, last = await api.events(request)
     assert last.result.usage.learnable_tokens == 0
+
+
+async def test_what_was_forgotten_is_not_taught_by_sending_it_again(gateway: Gateway) -> None:
+    chat = Chat(gateway)
+    await chat.say(A)
+    await chat.say(B)
+    (dog,) = [each.id for each in await gateway.api.statements("Rolf dog")]
+    await gateway.api.forget_statements(dog)
+    # The UI goes on with all it has, and has the first message answered again.
+    await chat.say(D)
+    chat.messages = [A]
+    await chat.again()
+    texts = [message["content"] for message in (B, D)]
+    assert [each.text for each in await gateway.api.statements()] == texts
+    assert await learnt(gateway) == await counted(gateway, *texts)
+    # Told in another place, it is told.
+    await chat.say(C)
+    await chat.say(A)
+    assert len(await gateway.api.statements("Rolf dog")) == 1

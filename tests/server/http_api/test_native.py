@@ -177,3 +177,19 @@ async def test_sessions_of_others_do_not_exist(serve_http: ServeHttp, tmp_path: 
             assert (await gateway.client.get(path, headers=ada)).status_code == 200
             assert (await gateway.client.get(path, headers=bob)).status_code == 404
             assert (await gateway.client.get(path)).status_code == 401
+
+
+async def test_statements_are_listed_and_forgotten(gateway: Gateway) -> None:
+    await gateway.chat(user("My dog is called Rolf. He likes cheese."))
+    page = await get(gateway, f"{ONE}/statements?page_size=1")
+    rest = await get(gateway, f"{ONE}/statements?page_token={page['next_page_token']}")
+    found = [*page["statements"], *rest["statements"]]
+    assert [each["text"] for each in found] == ["My dog is called Rolf.", "He likes cheese."]
+    assert (await get(gateway, f"{ONE}/statements?query=cheese"))["statements"] == found[1:]
+    ids = {"ids": [found[0]["id"]]}
+    events = named((await gateway.client.post(f"{ONE}/forget", json=ids)).text)
+    assert [name for name, _ in events][-1] == "session"
+    assert events[0][1]["forget_statements"] == ids
+    again = await gateway.client.post(f"{ONE}/forget", json=ids)
+    assert (again.status_code, again.json()["error"]["code"]) == (404, "statement_not_found")
+    assert (await get(gateway, f"{ONE}/statements"))["statements"][0]["id"] == found[1]["id"]
