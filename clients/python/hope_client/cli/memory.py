@@ -87,7 +87,7 @@ def forget_in_chat(chat: Chat, text: str) -> None:
     ids = [each.id for each in found]
     if not terminal.interactive:
         terminal.note(
-            "Nothing was forgotten, for nobody can be asked here; use `hope memory forget "
+            "Nothing was forgotten: this needs a confirmation at a terminal; use `hope memory forget "
             f"{chat.session} {' '.join(ids)}`."
         )
         return
