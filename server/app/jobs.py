@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from hope_runtime.errors import HopeError
 from server.app.cancellation import complete
-from server.app.rebuild import Ask, Progress, Rebuild, check_forget, check_migrate
+from server.app.job_state import Ask, Progress
+from server.app.rebuild import Rebuild, check_forget, check_migrate
 from server.app.residency import Entry, JobRunningError
 from server.app.sessions import DrainingError, Sessions
 from server.app.statements import check_forget_statements, check_ids

@@ -2,7 +2,8 @@
 
 Every record that counts is read again in order and learnt again at the same boundaries, so the
 result is bit for bit the memory that the session would have had. Interruptions do not change it: an
-interim memory is a memory like any other, and the fold resumes from it.
+interim memory is a memory like any other, and the fold resumes from it. So is a kept version: where
+what is forgotten came after it, the fold begins there.
 
 Knows the fold and its progress. Scheduling, watchers and cancellation are in jobs.py.
 """
@@ -10,30 +11,26 @@ Knows the fold and its progress. Scheduling, watchers and cancellation are in jo
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
+from dataclasses import replace
 
-from hope_runtime.errors import (
-    CorruptStateError,
-    InvalidRequestError,
-    StateVersionError,
-)
+from hope_runtime.errors import InvalidRequestError, StateError, StateVersionError
 from hope_runtime.session.codec import changed_blobs, encode_memory
 from hope_runtime.session.effective import effective
 from hope_runtime.session.fold import due
-from hope_runtime.session.log import Place, Record, RecordKind
+from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import stored_policy
 from server.app.cancellation import complete, result_of
+from server.app.job_state import Ask, Progress
 from server.app.session_log import read_log
 from server.app.sessions import Sessions
 from server.store.base import (
     Commit,
+    CorruptBlobError,
     Head,
     Job,
     Lease,
@@ -43,83 +40,6 @@ from server.store.base import (
 from server.store.base import Record as StoredRecord
 
 _log = logging.getLogger(__name__)
-
-_Fields = TypeVar("_Fields", "Ask", "Progress")
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Request of a job: fold the whole log, or all of it but one document or some statements, under
-    a policy. The digest tells whether the policy has changed since the job began."""
-
-    policy: str
-    policy_digest: str
-    # Both empty: nothing is left out.
-    document: str = ""
-    statements: tuple[Place, ...] = ()
-
-    @property
-    def forgets(self) -> str:
-        """Description of what is left out; "" when nothing is."""
-        if self.document:
-            return f"document '{self.document}'"
-        count = len(self.statements)
-        return f"{count} statement{'s' if count > 1 else ''}" if count else ""
-
-    def encode(self) -> bytes:
-        fields = asdict(self)
-        if not self.statements:  # what older servers wrote, and read
-            del fields["statements"]
-        return json.dumps(fields).encode()
-
-    @staticmethod
-    def decode(data: bytes) -> Ask:
-        ask = _decoded_fields(Ask, data)
-        try:
-            return replace(ask, statements=tuple(Place(*place) for place in ask.statements))
-        except TypeError as error:
-            raise _undecodable(error) from error
-
-    def records(self) -> list[Record]:
-        """Records that the job appends to the log: what says that something was left out."""
-        if not self.forgets:
-            return []
-        record = Record(RecordKind.FORGET, document=self.document, places=self.statements)
-        return [replace(record, time=int(time.time()))]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Progress of a rebuild. `seconds` is the time spent on the part that was kept, on all servers;
-    `log_seq` is the length of the log that is folded."""
-
-    folded_records: int = 0
-    total_records: int = 0
-    learnt_tokens: int = 0
-    total_tokens: int = 0
-    consolidations: int = 0
-    seconds: float = 0.0
-    log_seq: int = 0
-
-    def encode(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
-
-    @staticmethod
-    def decode(data: bytes) -> Progress:
-        return _decoded_fields(Progress, data)
-
-
-def _decoded_fields(kind: type[_Fields], data: bytes) -> _Fields:
-    try:
-        return kind(**json.loads(data))
-    except (ValueError, TypeError) as error:
-        raise _undecodable(error) from error
-
-
-def _undecodable(error: Exception) -> CorruptStateError:
-    return CorruptStateError(
-        f"the stored job cannot be decoded ({error}); cancel it and start it again"
-    )
 
 
 async def check_forget(sessions: Sessions, head: Head, document: str) -> Ask:
@@ -217,21 +137,48 @@ class Rebuild:
                 f"policy '{ask.policy}' changed after the job was started; cancel the job and "
                 "start it again"
             )
-        memory = SessionMemory.fresh(sessions.fingerprint, policy)
+        kept = memory = SessionMemory.fresh(sessions.fingerprint, policy)
         job, blobs = saved
         progress = Progress.decode(job.progress)
         if blobs and progress.log_seq == len(log):
-            memory = await asyncio.to_thread(sessions.decode, blobs)
+            kept = memory = await asyncio.to_thread(sessions.decode, blobs)
         else:
             # Nothing was saved, or the log is not the one it was made from.
             self._stale = frozenset(blobs)
+            memory, observed = await self._untouched(memory, records, log)
             progress = Progress(
+                folded_records=observed,
                 total_records=len(records),
                 total_tokens=sum(record.learnable_tokens for record in records),
                 log_seq=len(log),
             )
-        self._saved, self._progress = memory, progress
+        self._saved, self._progress = kept, progress
         return await self._learnt(memory, folded=0)
+
+    async def _untouched(
+        self, memory: SessionMemory, records: list[Record], log: list[Record]
+    ) -> tuple[SessionMemory, int]:
+        """The latest kept version from before all that is forgotten, and how many of the records it
+        has observed: it is what the fold would come to. Without one `memory`, which is fresh."""
+        sessions, ask = self._sessions, self._ask
+        first = min((place.seq for place in ask.statements), default=0)
+        for version in reversed(await sessions.store.versions(self._lease.key)):
+            if version.log_seq >= first or version.policy != ask.policy:
+                continue
+            before = await asyncio.to_thread(effective, log[: version.log_seq])
+            if before != records[: len(before)]:
+                continue
+            try:
+                blobs = await sessions.store.read_blobs(self._lease.key, version=version.version)
+                found = await asyncio.to_thread(sessions.decode, blobs)
+            except (StateError, CorruptBlobError) as error:
+                _log.warning(
+                    "a kept version cannot be used, so the fold begins before it: %s", error
+                )
+                continue
+            if found.policy.digest() == ask.policy_digest:
+                return found, len(before)
+        return memory, 0
 
     async def _learnt(self, memory: SessionMemory, folded: int) -> SessionMemory:
         """The memory with everything learnt that is due. `folded` is 1 if `memory` has observed a

@@ -18,7 +18,7 @@ from hope_runtime.learning.spans import SpanReader
 from hope_runtime.session.log import Place, Record, RecordKind, Speaker
 from hope_runtime.session.memory import SessionMemory, Span
 from hope_runtime.tokenizer import Tokenizer
-from server.app.rebuild import Ask
+from server.app.job_state import Ask
 from server.app.session_log import read_log
 from server.app.sessions import Sessions
 from server.app.taught_history import History, Told, history

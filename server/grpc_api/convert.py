@@ -13,7 +13,7 @@ from hope_runtime.errors import CorruptStateError
 from hope_runtime.learning import Consolidation
 from hope_runtime.learning.figures import FIGURES, LEVEL_FIGURES, put
 from hope_runtime.tokenizer import Tokenizer
-from server.app.rebuild import Ask, Progress
+from server.app.job_state import Ask, Progress
 from server.app.summary import decode_summary
 from server.app.version_diff import Taught
 from server.store.base import Head, SessionKey, Snapshot

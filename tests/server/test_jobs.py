@@ -16,7 +16,7 @@ from job_calls import UNAVAILABLE, Gate, forgetting, last_of, seen, teach, undis
 from serving import Serve, Served
 
 from hope_runtime.errors import CorruptStateError
-from server.app.rebuild import Ask, Progress
+from server.app.job_state import Ask, Progress
 from server.store.base import SessionKey, StoreFullError
 
 KEY = SessionKey("ada", "diary")

@@ -6,6 +6,10 @@ characters are allowed is the server's to say.
 
 from __future__ import annotations
 
+import uuid
+
+from hope_client.errors import InvalidRequestError
+
 ME = "@me"
 """The caller, on a server that asks for credentials and so knows which user they name."""
 
@@ -33,3 +37,22 @@ def split_session_name(name: str) -> tuple[str, str]:
             raise ValueError(
                 f"{name!r} is not a session name; the form is users/USER/sessions/SESSION"
             )
+
+
+def new_name(session: str, user: str) -> tuple[str, str, bool]:
+    """Parent and last part of the name for a new session, and whether it was picked here.
+
+    Picked here rather than by the server, so that a repeated call cannot make two. Raises
+    InvalidRequestError.
+    """
+    if not session:
+        return user_name(user), picked_id(), True
+    try:
+        return *split_session_name(session_name(session, user)), False
+    except ValueError as error:
+        raise InvalidRequestError(str(error), field="session_id") from None
+
+
+def picked_id() -> str:
+    """Last part of a name, which nothing else has."""
+    return uuid.uuid4().hex

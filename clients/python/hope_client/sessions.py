@@ -6,7 +6,6 @@ documented in hope/v1/sessions.proto; turns are in `generate.py` and `ingest.py`
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from hope.v1.sessions_pb2_grpc import SessionServiceStub
 
 from hope_client.errors import AlreadyExistsError, InvalidRequestError, NotFoundError
 from hope_client.jobs import OnJob, run_job
-from hope_client.names import session_name, split_session_name, user_name
+from hope_client.names import new_name, picked_id, session_name, user_name
 from hope_client.paging import pages
 from hope_client.sources import MAX_CHUNK_BYTES, in_pieces
 from hope_client.transport import RequestT, ResponseT, Transport
@@ -51,7 +50,7 @@ class Sessions:
         self, session: str = "", *, display_name: str = "", policy: str = ""
     ) -> pb.Session:
         """Makes an empty session; without a name one is picked."""
-        parent, session_id, picked = self._new(session)
+        parent, session_id, picked = new_name(session, self._user)
         request = pb.CreateSessionRequest(
             parent=parent, session_id=session_id, display_name=display_name, policy=policy
         )
@@ -104,7 +103,7 @@ class Sessions:
     ) -> pb.Session:
         """A second session with the memory that `session` has, or had at `version`."""
         name = self.name(session)
-        parent, session_id, picked = self._new(new_session)
+        parent, session_id, picked = new_name(new_session, self._user)
         if picked:
             parent = name.rpartition("/sessions/")[0]
         elif not name.startswith(f"{parent}/"):
@@ -125,7 +124,7 @@ class Sessions:
 
     async def snapshot(self, session: str, name: str = "") -> pb.Snapshot:
         """Names the present version, so that it is kept; without a name one is picked."""
-        picked = "" if name else _pick()
+        picked = "" if name else picked_id()
         request = pb.CreateSnapshotRequest(parent=self.name(session), snapshot_id=name or picked)
         try:
             response = await self._transport.call(
@@ -298,19 +297,3 @@ class Sessions:
             # An attempt whose answer was lost may have erased it; either way it is gone.
             if not attempts.failures:
                 raise
-
-    def _new(self, session: str) -> tuple[str, str, bool]:
-        """Parent and last part of the name for a new session, and whether it was picked here.
-
-        Picked here rather than by the server, so that a repeated call cannot make two.
-        """
-        if not session:
-            return user_name(self._user), _pick(), True
-        try:
-            return *split_session_name(self.name(session)), False
-        except ValueError as error:
-            raise InvalidRequestError(str(error), field="session_id") from None
-
-
-def _pick() -> str:
-    return uuid.uuid4().hex

@@ -62,8 +62,8 @@ class Chat:
         args = self.app.args
         if asks_to_forget(text):
             self.terminal.note(
-                "(nothing was forgotten: a message only adds to the memory; use /forget TEXT to find "
-                "a statement and forget it)"
+                "(nothing was forgotten: a message only adds to the memory; use /forget TEXT to "
+                "find a statement and forget it)"
             )
         events = self.app.client.generate(
             self.session,

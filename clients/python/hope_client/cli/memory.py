@@ -87,8 +87,8 @@ def forget_in_chat(chat: Chat, text: str) -> None:
     ids = [each.id for each in found]
     if not terminal.interactive:
         terminal.note(
-            "Nothing was forgotten: this needs a confirmation at a terminal; use `hope memory forget "
-            f"{chat.session} {' '.join(ids)}`."
+            "Nothing was forgotten: this needs a confirmation at a terminal; use `hope memory "
+            f"forget {chat.session} {' '.join(ids)}`."
         )
         return
     terminal.note("Forgetting learns everything else again; a rollback undoes it.")
