@@ -145,6 +145,27 @@ async def test_a_forgotten_document_was_never_read(serve: Serve, model: HopeMode
             await api.forget("secret")
 
 
+async def test_a_forgotten_statement_was_never_told(serve: Serve, model: HopeModel) -> None:
+    async with serve(model) as served:
+        api, other = served.api, served.api.on("innocent")
+        for each in (api, other):
+            await each.create(policy="")
+            await each.ingest([BOOK.encode()], document="book")
+            if each is api:
+                await each.say(SECRET.decode(), conversation="elsewhere")
+            await each.say(TEXT)
+        ids = [each.id for each in await api.statements() if each.conversation == "elsewhere"]
+        assert ids
+        forgotten = await api.forget_statements(*ids)
+        innocent = await other.learnt()
+        assert forgotten.levels == innocent.levels
+        assert forgotten.learnable_tokens == innocent.learnable_tokens
+        assert not forgotten.conversations
+        scores = [(await each.score(SECRET.decode())).total_nats for each in (api, other)]
+        assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+        assert (await api.migrate()).memory_hash == forgotten.memory_hash
+
+
 async def test_a_migration_folds_to_the_same_memory(serve: Serve, model: HopeModel) -> None:
     async with serve(model) as served:
         api = await begin(served)

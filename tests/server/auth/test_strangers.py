@@ -72,6 +72,8 @@ def requests(method: str, user: str, session: str, snapshot: str = "kept") -> li
         ],
         "MigrateSession": [sessions.MigrateSessionRequest(name=name)],
         "ListConsolidations": [sessions.ListConsolidationsRequest(parent=name)],
+        "ListStatements": [sessions.ListStatementsRequest(parent=name)],
+        "ForgetStatements": [sessions.ForgetStatementsRequest(name=name, ids=["1.0"])],
         "CancelJob": [sessions.CancelJobRequest(name=name)],
         "DeleteUser": [sessions.DeleteUserRequest(name=parent)],
     }

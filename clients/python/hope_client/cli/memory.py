@@ -6,6 +6,7 @@ Knows how statements are shown and asked about; a forgetting is a job (`jobs.py`
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from hope.v1 import sessions_pb2 as pb
@@ -19,6 +20,8 @@ from hope_client.cli.view import count, moment, to_plain
 if TYPE_CHECKING:
     from hope_client.cli.chat import Chat
 
+# The server reads the whole log for each page.
+PAGE_SIZE = 1000
 # Statements that a chat shows before it asks; more are too many to look through.
 MOST_SHOWN = 20
 # A request to forget at the beginning of a message, which the model cannot fulfil.
@@ -33,15 +36,18 @@ def run_list(app: App) -> int:
     """Lists what a session was taught."""
     args = app.args
 
+    def statements() -> AsyncGenerator[pb.Statement, None]:
+        return app.client.sessions.statements(args.session, args.query, page_size=PAGE_SIZE)
+
     async def show() -> int:
         shown = 0
-        async for each in app.client.sessions.statements(args.session, args.query):
+        async for each in statements():
             shown += 1
             show_statement(app.terminal, each)
         return shown
 
     async def collect() -> list[pb.Statement]:
-        return [each async for each in app.client.sessions.statements(args.session, args.query)]
+        return [each async for each in statements()]
 
     if args.json:
         app.terminal.json({"statements": [to_plain(each) for each in app.run(collect())]})
