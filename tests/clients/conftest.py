@@ -15,10 +15,9 @@ import processes
 import pytest
 from hope_client import HopeClient
 from hope_client.cli import main
-from real_server import QUICK, RealServer
+from real_server import COMMAND, QUICK, RealServer
 from scripted_server import ScriptedServer, start
 
-COMMAND = (sys.executable, "-c", "import sys; from hope_client.cli import main; sys.exit(main())")
 Start = Callable[..., Coroutine[Any, Any, processes.AtTerminal]]
 PIPES: dict[str, Any] = {
     "stdin": subprocess.PIPE,

@@ -10,6 +10,8 @@ from pathlib import Path
 import processes
 from hope_client import RetryPolicy
 
+# The command `hope`.
+COMMAND = (sys.executable, "-c", "import sys; from hope_client.cli import main; sys.exit(main())")
 QUICK_SERVER = Path(__file__).resolve().parents[1] / "server" / "quick_server.py"
 QUICK = RetryPolicy(attempts=4, initial_seconds=0.01, maximum_seconds=0.05)
 

@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable
 
 import processes
 import pytest
-from conftest import COMMAND
 from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
 from hope_client import HopeClient, NotFoundError, SyncHopeClient
 from hope_client.cli import main
 from hope_client.cli.memory import asks_to_forget
-from real_server import RealServer
+from real_server import COMMAND, RealServer
 
 FACTS = ("My cat is called Bruno.", "My sister is called Clara.", "I live in Leeds.")
 SAMPLING = pb.Sampling(max_tokens=2, temperature=0)
