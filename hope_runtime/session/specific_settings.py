@@ -15,6 +15,9 @@ class SpecificConfig:
     others), at anchors (everyday questions) and at a window of the base's own text.
     """
 
+    # Share of the layers, the lowest, that are left as they are. They would learn no better and do
+    # more harm, and what they make of a text is the same in every step.
+    frozen_share: float = 0.47
     # Steps at most; fewer when every token of every form is known.
     steps: int = 14
     least_steps: int = 6
@@ -24,7 +27,7 @@ class SpecificConfig:
     # says is practised whatever its surprise.)
     document_surprise_nats: float = 5.0
     # Questions that a statement is practised as the answer to, at most.
-    questions: int = 4
+    questions: int = 6
     # Forms in which statements are practised in a step, together at least; of a few statements two
     # each, of many one.
     forms_per_step: int = 3
@@ -74,6 +77,8 @@ class SpecificConfig:
             raise ValueError("counts of steps and of forms are at least 1")
         if not 0 <= self.fast_decay <= 1 or not 0 <= self.near_share <= 1:
             raise ValueError("fast_decay and near_share lie in [0, 1]")
+        if not 0 <= self.frozen_share < 1:
+            raise ValueError("frozen_share lies in [0, 1)")
         if min(self.outer_directions, self.inner_directions, self.own_directions) < 0:
             raise ValueError("directions are at least 0")
 

@@ -14,8 +14,10 @@ from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.learning import Learner
 from hope_runtime.learning.packing import Example, pack
 from hope_runtime.learning.probes import Probed
+from hope_runtime.learning.recipes.specific.batch import Batch, Item
 from hope_runtime.learning.recipes.specific.directions import Directions
-from hope_runtime.learning.recipes.specific.lean import Batch, Item, losses
+from hope_runtime.learning.recipes.specific.lean import losses, views
+from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
 from hope_runtime.learning.reference import references
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward, logits
@@ -208,13 +210,22 @@ def test_own_directions_stand_beside_the_general_ones(chat_model):
     texts = [Example(each, (True,) * 12) for each in ids]
     directions = Directions(chat_model, Workers(1), None)
     general = finished(directions.of([texts], 8, 8))
-    both = finished(directions.with_own(general, texts, 6))
+    config = chat_model.config
+    generator = torch.Generator().manual_seed(0)
+    # Of the last layer alone.
+    inputs = [
+        (
+            torch.randn(40, config.d_model, generator=generator),
+            torch.randn(40, config.d_ff, generator=generator),
+        )
+    ]
+    both = finished(directions.with_own(general, inputs, 6))
     for rows, known in ((both.outer_LKD, general.outer_LKD), (both.inner_LKF, general.inner_LKF)):
         assert torch.equal(rows[:, :8], known)
-        for layer in rows:
-            assert torch.allclose(layer @ layer.mT, torch.eye(14), atol=1e-4)
+        assert torch.allclose(rows[-1] @ rows[-1].mT, torch.eye(14), atol=1e-4)
+        assert not rows[:-1, 8:].any()
     assert finished(directions.with_own(general, [], 6)) is general
-    assert finished(directions.with_own(general, texts, 0)) is general
+    assert finished(directions.with_own(general, inputs, 0)) is general
 
 
 # The lean pass
@@ -240,8 +251,17 @@ def examples(prefix=()):
     return found
 
 
+def run(model, items, adapter, first=0):
+    """The lean pass, whose lower layers see the adapter as it is."""
+    fixed = LoraAdapter(**{name: each.detach() for name, each in adapter.tensors().items()})
+    lower = LowerLayers(model, Workers(1), first, fixed)
+    lower.read([item.example for item in items])
+    return losses(model, Batch(items, "cpu"), adapter, lower)
+
+
+@pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("prefix", [(), (1001, 1002, 1003)])
-def test_the_lean_pass_agrees_with_the_packed_one(chat_model, prefix):
+def test_the_lean_pass_agrees_with_the_packed_one(chat_model, prefix, first):
     chosen = [*examples(prefix), *examples()[:1]]
     adapter, leaves = parameters(chat_model)
     views = references(chat_model, chosen[:2], row_tokens=128)
@@ -249,7 +269,7 @@ def test_the_lean_pass_agrees_with_the_packed_one(chat_model, prefix):
         Item(example, 0.1, views[place] if place < 2 else None)
         for place, example in enumerate(chosen)
     ]
-    total, each = losses(chat_model, Batch(items, "cpu"), adapter)
+    total, each = run(chat_model, items, adapter, first)
     packed = pack(chosen, row_tokens=512)
     hidden = forward(
         chat_model,
@@ -275,13 +295,41 @@ def test_the_lean_pass_agrees_with_the_packed_one(chat_model, prefix):
         for mine, theirs in zip(
             torch.autograd.grad(total, leaves), torch.autograd.grad(expected, leaves), strict=True
         ):
-            assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-6)
+            assert torch.allclose(mine[first:], theirs[first:], rtol=1e-3, atol=1e-6)
+            assert not mine[:first].any()
+
+
+def test_views_of_the_lean_pass_agree_with_the_packed_ones(chat_model):
+    chosen = [*examples((1001, 1002, 1003)), *examples()[:1]]
+    adapter = LoraAdapter(
+        **{name: each.detach() for name, each in parameters(chat_model)[0].tensors().items()}
+    )
+    lower = LowerLayers(chat_model, Workers(1), 1, adapter)
+    lower.read(chosen)
+    batch = Batch([Item(each, 1.0) for each in chosen], "cpu")
+    inputs = []
+    mine = views(chat_model, batch, adapter, lower, lambda *seen: inputs.append(seen))
+    theirs = references(chat_model, chosen, row_tokens=512, adapter=adapter)
+    for one, other in zip(mine, theirs, strict=True):
+        assert torch.allclose(
+            one.log_probabilities_NK, other.log_probabilities_NK, rtol=1e-3, atol=1e-3
+        )
+    assert [layer for layer, _, _ in inputs] == list(range(1, chat_model.config.n_layers))
+
+
+def test_lower_layers_take_no_step(learn):
+    half = replace(POLICY, specific=replace(POLICY.specific, frozen_share=0.5))
+    memory, _ = learn(FACTS[0], policy=half)
+    second = memory.levels[0].adapter.gate_b
+    first = len(second) // 2
+    assert not second[:first].any()
+    assert second[first:].any()
 
 
 def test_a_target_that_is_to_be_unlearnt_costs_what_it_is_likely(chat_model):
     adapter, leaves = parameters(chat_model)
     (example, *_) = examples()
-    total, each = losses(chat_model, Batch([Item(example, 1.0, unlikely=True)], "cpu"), adapter)
+    total, each = run(chat_model, [Item(example, 1.0, unlikely=True)], adapter)
     ids = torch.tensor([example.ids])
     scores = logits(chat_model, forward(chat_model, ids, adapter=adapter))[0].float()
     targets = [place for place, wanted in enumerate(example.targets) if wanted]

@@ -50,6 +50,10 @@ class StatementParser(Protocol):
         """Questions that a statement answers, by its form alone; the likelier ones first."""
         ...
 
+    def specific(self, questions: Sequence[str]) -> list[str]:
+        """Those that tell what they ask for; not "What am I?"."""
+        ...
+
     def value(self, stated: str) -> str:
         """The words that a statement's questions ask for; "" when they cannot be told."""
         ...

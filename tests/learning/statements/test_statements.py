@@ -58,6 +58,9 @@ def test_questions_in_the_statements_own_words_and_in_others(text, questions):
         ("I sold the Mazda and bought a Lancia.", "I have a Lancia.", "Lancia"),
         ("I no longer play hockey, I play judo.", "I play judo.", "judo"),
         ("I have moved to Nantes.", "I live in Nantes.", "Nantes"),
+        ("I no longer work as a cook, I am a baker now.", "I am a baker.", "baker"),
+        ("I used to live in Oslo, but now I live in Ghent.", "I live in Ghent.", "Ghent"),
+        ("I don't play the harp any more, I play the flute.", "I play the flute.", "flute"),
         ("My dog is called Rex.", "My dog is called Rex.", "Rex"),
     ],
 )
@@ -149,3 +152,29 @@ def test_neighbours_hold_no_value_and_ask_nothing_that_was_told(names):
     begun = PARSER.begun(items)
     assert len(begun) > 30
     assert not any(pair.question in own for pair in begun)
+
+
+def test_a_new_job_leaves_other_things_that_one_is(names):
+    new = told("I no longer work as a cook, I am a baker now.", 100)
+    replies = ["You work as a cook."] * 3
+    assert PARSER.supersedes(new, told("I work as a cook."), names, replies)
+    assert not PARSER.supersedes(new, told("I am allergic to walnuts."), names, replies)
+    assert PARSER.specific(["What am I?", "I forgot: what am I?"]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "never"),
+    [
+        ("I am a baker.", "What is my job?", "What am I?"),
+        ("I am 34 years old.", "How old am I?", "What am I?"),
+        ("I have two children.", "How many children do I have?", "What do I have?"),
+        ("My name is Ada.", "What is my name?", "What am I?"),
+        # Nothing better is known.
+        ("I am vegetarian.", "What am I?", "Who am I?"),
+    ],
+)
+def test_questions_tell_what_they_ask_for(text, asked, never):
+    found = PARSER.questions(text)
+    assert asked in found
+    assert never not in found
+    assert [question.startswith("I forgot: ") for question in found].count(True) == 1

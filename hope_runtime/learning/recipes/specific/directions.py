@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hope_runtime.learning.packing import WIDE_ROW_TOKENS, Example, in_batches, pack
 from hope_runtime.learning.recipe import Work
-from hope_runtime.learning.recipes.replay.null_space import CommonDirections, read_inputs, strongest
+from hope_runtime.learning.recipes.replay.null_space import CommonDirections, strongest
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
@@ -96,25 +96,24 @@ class Directions:
         return self._found[key]
 
     def with_own(
-        self, general: CommonDirections, examples: Sequence[Example], count: int
+        self, general: CommonDirections, inputs: Sequence[tuple[Tensor, Tensor]], count: int
     ) -> Work[CommonDirections]:
-        """`general` directions and, beside them, the `count` strongest of what is read where
-        `examples` are predicted: what the stretch's own contrasts have in common."""
-        if not examples or not count:
+        """`general` directions and, beside them, the `count` strongest of `inputs`, (N, D) and
+        (N, F) of each of the last layers: what the stretch's own contrasts have in common. Layers
+        below them get none."""
+        if not inputs or not count:
             return general
-        batches = in_batches(examples)
-        read = partial(read_inputs, self._model, row_tokens=WIDE_ROW_TOKENS)
-        parts: list[tuple[list[Tensor], list[Tensor]]] = []
-        for at in range(0, len(batches), 2):
-            parts += self._workers.map(read, batches[at : at + 2])
-            yield None
         found: list[Tensor] = []
         for which, known_LKX in ((0, general.outer_LKD), (1, general.inner_LKF)):
-            layers = [torch.cat(each) for each in zip(*(p[which] for p in parts), strict=True)]
+            layers = [layer[which] for layer in inputs]
             chosen = torch.linspace(0, len(layers[0]) - 1, min(OWN_INPUTS, len(layers[0]))).long()
             beside = partial(_beside, chosen=chosen, count=count)
-            pairs = list(zip(layers, known_LKX.cpu().unbind(0), strict=True))
-            found.append(torch.stack(self._workers.map(beside, pairs)).to(self._model.device))
+            lower = len(known_LKX) - len(layers)
+            pairs = list(zip(layers, known_LKX[lower:].cpu().unbind(0), strict=True))
+            upper_LKX = torch.stack(self._workers.map(beside, pairs)).to(self._model.device)
+            more = upper_LKX.shape[1] - known_LKX.shape[1]
+            lower_LKX = torch.nn.functional.pad(known_LKX[:lower], (0, 0, 0, more))
+            found.append(torch.cat([lower_LKX, upper_LKX]))
             yield None
         return CommonDirections(*found)
 

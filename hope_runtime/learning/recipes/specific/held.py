@@ -16,13 +16,18 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from operator import itemgetter
 
-from hope_runtime.layers.lora import LoraAdapter
-from hope_runtime.learning.packing import BATCH, WIDE_ROW_TOKENS, Example, in_batches
+import torch
+from torch import Tensor
+
+from hope_runtime.learning.packing import BATCH, Example, in_batches
 from hope_runtime.learning.recipe import Resources, Work
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter
-from hope_runtime.learning.reference import Rehearsed, references
+from hope_runtime.learning.recipes.specific.batch import Batch, Item, share_out
+from hope_runtime.learning.recipes.specific.lean import views
+from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
+from hope_runtime.learning.reference import Reference, Rehearsed
 from hope_runtime.learning.statements import StatementParser
 from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.statement import Statement
@@ -40,6 +45,20 @@ LEAST_CONTRASTS = 20
 CONTRASTS_EACH = 6
 
 
+class _Inputs:
+    """Inputs of the learning layers' MLPs, of one part of what was read after the other."""
+
+    def __init__(self) -> None:
+        self.parts: list[list[tuple[Tensor, Tensor]]] = []
+
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Those of all parts, by layer."""
+        return [
+            (torch.cat([outer for outer, _ in layer]), torch.cat([inner for _, inner in layer]))
+            for layer in zip(*self.parts, strict=True)
+        ]
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """The pools, each example with what the memory predicted in it before."""
@@ -47,6 +66,9 @@ class Held:
     contrasts: list[Rehearsed]
     anchors: list[Rehearsed]
     near: list[Rehearsed]
+    # Inputs of each learning layer's MLPs where contrasts and near questions are predicted, (N, D)
+    # and (N, F): of gate and up, and of down.
+    inputs: list[tuple[Tensor, Tensor]]
 
 
 class Holding:
@@ -64,29 +86,33 @@ class Holding:
         # Questions of all kinds in every block, in an order that is the same everywhere.
         self._order = list(range(len(parser.library)))
         random.Random("library").shuffle(self._order)
-        self._of_base: dict[int, list[Rehearsed]] = {}
+        self._of_base: dict[tuple[int, int], tuple[list[Rehearsed], LowerLayers]] = {}
 
     def write(
         self,
         statements: Sequence[Statement],
         earlier: Sequence[Statement],
-        before: LoraAdapter | None,
+        lower: LowerLayers,
         rng: random.Random,
     ) -> Work[Held]:
-        """The pools for `statements`, beside which `earlier` ones are known; yields on the way."""
+        """The pools for `statements`, beside which `earlier` ones are known; yields on the way.
+
+        The memory before is that of `lower`, which has read all of them when this is done.
+        """
         if not self._model.tokenizer.has_chat_template:
-            return Held([], [], [])
+            return Held([], [], [], [])
         told = [*statements, *earlier]
-        contrasts = yield from self._contrasts(statements, told, before, rng)
-        anchors = yield from self._anchors(statements, before, rng)
+        seen = _Inputs()
+        contrasts = yield from self._contrasts(statements, told, lower, seen, rng)
+        anchors = yield from self._anchors(statements, lower, rng)
         near: list[Rehearsed] = []
         if statements:
             asked = self._parser.near(statements, self._names, rng)
             asked = rng.sample(asked, min(len(asked), NEAR))
             # What is predicted there is compared as a whole; the token itself means nothing.
             prompts = [self._question(text).followed_by(self._writer.end[:1]) for text in asked]
-            near = yield from self.read(prompts, before)
-        return Held(contrasts, anchors, near)
+            near = yield from self.read(prompts, lower, seen)
+        return Held(contrasts, anchors, near, seen.layers())
 
     def texts(self) -> list[list[Example]]:
         """Everyday exchanges as kinds of text in which directions are found: of the speaker and
@@ -116,7 +142,8 @@ class Holding:
         self,
         statements: Sequence[Statement],
         told: Sequence[Statement],
-        before: LoraAdapter | None,
+        lower: LowerLayers,
+        seen: _Inputs,
         rng: random.Random,
     ) -> Work[list[Rehearsed]]:
         """Statements told of others, up to where the value begins, and answers that have begun."""
@@ -138,17 +165,17 @@ class Holding:
         chosen = list(examples)
         if len(chosen) > CONTRASTS:
             chosen = rng.sample(chosen, CONTRASTS)
-        found = yield from self.read(chosen, before)
+        found = yield from self.read(chosen, lower, seen)
         begun = self._begun_answers(statements)
         begun = rng.sample(begun, min(len(begun), BEGUN))
-        found += yield from self.read([self._begun(*pair) for pair in begun], before)
+        found += yield from self.read([self._begun(*pair) for pair in begun], lower, seen)
         return found
 
     def _begun_answers(self, statements: Sequence[Statement]) -> list[tuple[str, str]]:
         return [(pair.question, pair.answer) for pair in self._parser.begun(statements)]
 
     def _anchors(
-        self, statements: Sequence[Statement], before: LoraAdapter | None, rng: random.Random
+        self, statements: Sequence[Statement], lower: LowerLayers, rng: random.Random
     ) -> Work[list[Rehearsed]]:
         """Everyday questions that no statement answers, along the base's own replies."""
         count = -(-len(self._order) // BATCH)
@@ -156,17 +183,19 @@ class Holding:
         found: list[Rehearsed] = []
         for block in rng.sample(range(count), min(BLOCKS, count)):
             places = self._order[block * BATCH : (block + 1) * BATCH]
-            held = yield from self._block(block, places, before)
+            held = yield from self._block(block, places, lower)
             found += [
                 each for place, each in zip(places, held, strict=True) if place not in answered
             ]
         return found
 
     def _block(
-        self, block: int, places: Sequence[int], before: LoraAdapter | None
+        self, block: int, places: Sequence[int], lower: LowerLayers
     ) -> Work[list[Rehearsed]]:
-        if before is None and block in self._of_base:
-            return self._of_base[block]
+        kept = self._of_base.get((block, lower.first)) if lower.before is None else None
+        if kept is not None:
+            lower.take(kept[1])
+            return kept[0]
         prompts = [self._question(self._parser.library[place].question) for place in places]
         replies = self._resources.kept.write(
             [prompt.ids for prompt in prompts],
@@ -179,26 +208,50 @@ class Holding:
             prompt.followed_by(reply if len(reply) == REPLY_TOKENS else (*reply, *self._writer.end))
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
-        held = yield from self.read(examples, before)
-        if before is None:
-            self._of_base[block] = held
+        # Alone, so that what else was read beside them changes no bit.
+        alone = LowerLayers(self._model, self._workers, lower.first, lower.before)
+        held = yield from self.read(examples, alone)
+        if lower.before is None:
+            self._of_base[block, lower.first] = held, alone
+        lower.take(alone)
         return held
 
     def read(
-        self, examples: Sequence[Example], before: LoraAdapter | None
+        self, examples: Sequence[Example], lower: LowerLayers, seen: _Inputs | None = None
     ) -> Work[list[Rehearsed]]:
-        """Examples with what a memory (None: the frozen base) predicts in them."""
-        batches = in_batches(examples)
-        read = partial(references, self._model, row_tokens=WIDE_ROW_TOKENS, adapter=before)
+        """Examples with what the memory of `lower` predicts in them."""
         found: list[Rehearsed] = []
-        for at in range(0, len(batches), 2):
-            pair = batches[at : at + 2]
-            views = chain.from_iterable(self._workers.map(read, pair))
-            found += [
-                Rehearsed(*each) for each in zip(chain.from_iterable(pair), views, strict=True)
+        for batch in in_batches(examples):
+            lower.read(batch)
+            shares = share_out([len(each.ids) for each in batch])
+            read = partial(self._view, lower=lower, seen=seen is not None)
+            parts = self._workers.map(read, [[batch[place] for place in part] for part in shares])
+            views = [
+                (place, view)
+                for part, (of, _) in zip(shares, parts, strict=True)
+                for place, view in zip(part, of, strict=True)
             ]
+            found += [
+                Rehearsed(batch[place], view) for place, view in sorted(views, key=itemgetter(0))
+            ]
+            if seen is not None:
+                seen.parts += [inputs for _, inputs in parts]
             yield None
         return found
+
+    def _view(
+        self, examples: Sequence[Example], *, lower: LowerLayers, seen: bool
+    ) -> tuple[list[Reference], list[tuple[Tensor, Tensor]]]:
+        """Predictions at the examples' targets, and the inputs of the MLPs there."""
+        batch = Batch([Item(each, 1.0) for each in examples], self._model.device)
+        inputs: list[tuple[Tensor, Tensor]] = []
+
+        def take(_: int, x_ND: Tensor, h_NF: Tensor) -> None:
+            outer_MD, inner_MF = (read[batch.predictors_M].float().cpu() for read in (x_ND, h_NF))
+            inputs.append((outer_MD, inner_MF))
+
+        found = views(self._model, batch, lower.before, lower, take if seen else None)
+        return found, inputs
 
     def _question(self, text: str) -> Example:
         return self._writer.question(tuple(self._model.tokenizer.encode(text)))

@@ -19,8 +19,10 @@ from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.recipe import Work
 from hope_runtime.learning.recipes.replay.null_space import CommonDirections, ConfinedSteps
+from hope_runtime.learning.recipes.specific.batch import Batch, Item, share_out
 from hope_runtime.learning.recipes.specific.held import Held
-from hope_runtime.learning.recipes.specific.lean import Batch, Item, losses
+from hope_runtime.learning.recipes.specific.lean import losses
+from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
 from hope_runtime.learning.reference import Rehearsed
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.optim.adam import Adam
@@ -28,8 +30,6 @@ from hope_runtime.optim.rule import InPlace
 from hope_runtime.session.policy import SpecificConfig
 
 _Item = TypeVar("_Item")
-# Parts that a step is cut into, whatever the number of cores.
-PARTS = 2
 BETA1, BETA2 = 0.8, 0.95
 # What unlearning weighs beside learning.
 NEGATIVE_WEIGHT = 0.3
@@ -64,6 +64,7 @@ def train(
     learning_rate: float,
     material: Material,
     directions: CommonDirections,
+    lower: LowerLayers,
     rng: random.Random,
 ) -> Work[None]:
     """Practises until all forms are known or the steps are over; yields the share done."""
@@ -87,8 +88,9 @@ def train(
         kept = contrasts.draw(min(config.contrasts_per_step + count, config.most_contrasts))
         close = near.draw(round(config.near_share * config.anchors_per_step))
         held = [*close, *anchors.draw(config.anchors_per_step - len(close))]
-        ordinary = windows if step % config.window_every == 0 else foreign
-        window = ordinary.draw(1)
+        turn, remainder = divmod(step, config.window_every)
+        ordinary = windows if turn % 2 == 0 else foreign
+        window = ordinary.draw(0 if remainder else 1)
         items = [
             # Each kind weighs by itself: a long text beside a few statements must not drown them,
             # nor what is new what was learnt earlier.
@@ -102,7 +104,7 @@ def train(
         ]
         share = step / max(total - 1, 1)
         rate = learning_rate * (1 - (1 - config.final_rate) * share)
-        worst = _step(model, trainer, optimiser, items, rate, config.second_rate)
+        worst = _step(model, trainer, optimiser, items, rate, config.second_rate, lower)
         trainer.new_tokens += sum(len(each.ids) for each in (*practised, *texts))
         trainer.rehearsed_tokens += sum(len(item.example.ids) for item in items) - sum(
             len(each.ids) for each in (*practised, *texts)
@@ -130,14 +132,16 @@ def _step(
     items: Sequence[Item],
     rate: float,
     second_rate: float,
+    lower: LowerLayers,
 ) -> list[float]:
     """One optimiser step. Returns the nats of each item's worst target before it."""
-    shares = _share_out(items)
+    lower.read([item.example for item in items])
+    shares = share_out([len(item.example.ids) for item in items])
     batches = [Batch([items[place] for place in share], model.device) for share in shares]
     worst = [0.0] * len(items)
 
     def loss(part: int) -> Tensor:
-        total, losses_M = losses(model, batches[part], trainer.combined())
+        total, losses_M = losses(model, batches[part], trainer.combined(), lower)
         batch = batches[part]
         most_E = torch.zeros(batch.examples, device=losses_M.device)
         most_E = most_E.scatter_reduce(0, batch.owners_M, losses_M, "amax", include_self=True)
@@ -150,21 +154,6 @@ def _step(
     )
     optimiser.step(gradients, rate, second_rate)
     return worst
-
-
-def _share_out(items: Sequence[Item]) -> list[list[int]]:
-    """Places of the items of each part, about as many tokens in each, long ones together: a part
-    pads attention to its longest."""
-    order = sorted(range(len(items)), key=lambda place: (-len(items[place].example.ids), place))
-    total = sum(len(item.example.ids) for item in items)
-    shares: list[list[int]] = [[]]
-    filled = 0
-    for place in order:
-        if filled >= total * len(shares) / PARTS and len(shares) < PARTS:
-            shares.append([])
-        shares[-1].append(place)
-        filled += len(items[place].example.ids)
-    return [sorted(share) for share in shares]
 
 
 class _Turns(Generic[_Item]):

@@ -34,6 +34,7 @@ from hope_runtime.learning.recipes.replay.examples import ReplayWriter, may_be_v
 from hope_runtime.learning.recipes.specific import loop
 from hope_runtime.learning.recipes.specific.directions import FOREIGN, Directions
 from hope_runtime.learning.recipes.specific.held import Holding
+from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
 from hope_runtime.learning.reference import Rehearsed
 from hope_runtime.learning.spans import SpanReader, mean_by_tokens
 from hope_runtime.learning.statements import StatementParser
@@ -105,12 +106,13 @@ class SpecificRecipe:
         )
         clock.ends("directions")
         asked = [part for each in told for part in (each.item, *each.also) if part.questions]
-        held = yield from self._holding.write(asked, earlier, stretch.before, rng)
+        first = int(config.frozen_share * self._model.config.n_layers)
+        lower = LowerLayers(self._model, self._workers, first, stretch.before)
+        held = yield from self._holding.write(asked, earlier, lower, rng)
         foreign = yield from self._foreign()
         clock.ends("references")
-        nearest = [each.example for each in (*held.contrasts, *held.near)]
         directions = yield from self._directions.with_own(
-            directions, nearest, config.own_directions
+            directions, held.inputs, config.own_directions
         )
         clock.ends("directions")
         rehearsed = rng.sample(earlier, min(len(earlier), EARLIER))
@@ -124,7 +126,7 @@ class SpecificRecipe:
         )
         rate = stretch.learning_rate
         rate = rate if trainer.is_fresh else rate * config.later_rate
-        yield from loop.train(self._model, trainer, config, rate, material, directions, rng)
+        yield from loop.train(self._model, trainer, config, rate, material, directions, lower, rng)
         clock.ends("steps")
         after = yield from self.surprises(trainer, spans)
         clock.ends("surprise")
@@ -213,7 +215,7 @@ class SpecificRecipe:
             ]
             gone: list[Statement] = []
             if close:
-                replies = self._replies(new.questions, before)
+                replies = self._replies(self._parser.specific(new.questions), before)
                 yield None
                 gone = [
                     old for old in close if self._parser.supersedes(new, old, self._names, replies)
@@ -282,7 +284,8 @@ class SpecificRecipe:
     def _foreign(self) -> Work[list[Rehearsed]]:
         """The same texts with what the base predicts in them, read once."""
         if self._foreign_read is None:
-            self._foreign_read = yield from self._holding.read(self._foreign_texts(), None)
+            base = LowerLayers(self._model, self._workers, 0, None)
+            self._foreign_read = yield from self._holding.read(self._foreign_texts(), base)
         return self._foreign_read
 
 

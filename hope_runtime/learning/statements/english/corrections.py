@@ -36,6 +36,11 @@ _CONTRASTED = (
     (re.compile(r"^I (?:have )?moved (?:house )?to (?P<v>[A-Z][^,.]*?)"
                 r"(?: (?:last|this|in|on|recently|now)\b[^.]*)?(?=[.]|$)"), r"I live in \g<v>"),
 )  # fmt: skip
+# "I no longer work as a cook, I am a baker": what is no longer so, before what is.
+_NO_LONGER = re.compile(
+    r"^I (?:no longer|used to|(?:do not|don['\u2019]t|am not|am no longer) (?=[^,.;]*\bany ?more\b)"
+    r")[^,.;]*[,;] (?:and |but )?(?:now )?(?=I\b)"
+)
 # What says that something changed, and no part of any value.
 _CHANGE = re.compile(
     r"(?:,? (?:and )?(?:not|no longer) [^,.]+(?=[.]?$)|^actually,? |^correction: |^sorry,? |^no,? |"
@@ -77,7 +82,7 @@ def plainly(text: str) -> str:
             break
     if _IT_IS.match(text.strip()):
         return plain
-    plain = _CHANGE.sub(" ", plain)
+    plain = _CHANGE.sub(" ", _NO_LONGER.sub("", plain))
     plain = re.sub(r"\s+", " ", plain).strip()
     plain = re.sub(r" ([.!,])", r"\1", plain)
     return plain[:1].upper() + plain[1:]

@@ -221,8 +221,9 @@ GIVEN = [
 ]
 # Words that do not tell what a question is about.
 GENERIC = frozenset([
-    "tell", "know", "remember", "give", "say", "please",
-    "the", "a", "an", "is", "are", "was", "were", "has", "have", "had", "of", "in", "on",
+    "tell", "know", "remember", "remind", "forgot", "give", "say", "please",
+    "the", "a", "an", "am", "m", "is", "are", "re", "was", "were", "has", "have", "had",
+    "of", "in", "on",
     "at", "to", "for", "by", "with", "and", "or", "from", "as", "be", "been", "it", "its",
     "this", "that", "my", "your", "i", "you", "me", "his", "her", "their", "he", "she",
     "they", "what", "which", "who", "whom", "whose", "where", "when", "why", "how", "does",

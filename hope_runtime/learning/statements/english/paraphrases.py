@@ -20,6 +20,8 @@ _FRAMES = (
      ("Which language am I learning?",)),
     (r"\ballerg(?:ic|y) to ", ("What am I allergic to?",)),
     (r"^I was born in [A-Z]|birthday (?:is )?in [A-Z]", ("When is my birthday?",)),
+    (r"^I(?:'m| am) (?:\d+|[a-z]+ty(?:-[a-z]+)?|[a-z]+teen)(?: years old)?\.?$",
+     ("How old am I?", "What is my age?")),
     (r"^I like .+ best\.?$", ("What do I like best?",)),
 )  # fmt: skip
 _FAVOURITE = re.compile(
@@ -27,8 +29,16 @@ _FAVOURITE = re.compile(
 )
 
 
+_COUNTED = re.compile(
+    r"^I have (?:\d+|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve) "
+    r"(?P<what>[a-z]+)\.?$"
+)
+
+
 def paraphrases(stated: str) -> list[str]:
     """At most two questions in other words; none for what is not understood."""
+    if found := _COUNTED.match(stated):
+        return [f"How many {found['what']} do I have?"]
     if found := _FAVOURITE.match(stated):
         kind = found["a"] or found["b"]
         return [f"What is my favourite {kind}?", f"Which {kind} do I like best?"]

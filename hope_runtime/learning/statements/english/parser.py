@@ -13,7 +13,7 @@ from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.paraphrases import paraphrases
 from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.learning.statements.english.word_order import questions_by_word_order
-from hope_runtime.learning.statements.english.words import anchors
+from hope_runtime.learning.statements.english.words import anchors, keys_of_question
 from hope_runtime.learning.statements.parser import Anchor, Exchange
 
 # "My cat is called V.", "I have a cat named V.", "X has a cat called V.", "X's cat's name is V."
@@ -23,6 +23,8 @@ _NAMED = re.compile(
     r"|(?P<who>I|[A-Z]\w*(?: [A-Z]\w*)*) (?:have|has|had) (?:an?|one) "
     r"(?P<kept>[a-z]+(?: [a-z]+)?)(?: which is| who is)? (?:called|named) )(?P<value>[A-Z])"
 )
+# Questions that tell what they ask for without a key word: for the speaker's name, for an age.
+_CLEAR = re.compile(r"\bmy name\b|\bwho am I\b|\bhow old\b", re.IGNORECASE)
 _WHOM = frozenset([
     "mother", "father", "brother", "sister", "wife", "husband", "son", "daughter", "aunt",
     "uncle", "cousin", "grandmother", "grandfather", "friend", "teacher", "doctor", "nephew",
@@ -50,7 +52,17 @@ class EnglishParser:
             others = paraphrases(plain)
             # In turn: the one is certain to fit, the other is how people ask.
             found = [*by_order[:1], *others, *by_order[1:]]
+            # "What am I?" asks for everything, and would be answered with this alone.
+            found = self.specific(found) or found
+            found += [_reminding(question) for question in found[:1]]
         return list(dict.fromkeys(found))
+
+    def specific(self, questions: Sequence[str]) -> list[str]:
+        return [
+            question
+            for question in questions
+            if keys_of_question(question) or _CLEAR.search(question)
+        ]
 
     def value(self, stated: str) -> str:
         return corrections.value(stated)
@@ -98,4 +110,12 @@ def _naming_questions(stated: str) -> list[str]:
     asked = [f"What is {owner} {noun} called?", f"What is {owner} {noun}'s name?"]
     if noun.split()[-1] in _WHOM:
         asked.append(f"Who is {owner} {noun}?")
-    return [*asked, f"Tell me the name of {owner} {noun}."]
+    asked.append(f"Remind me what {owner} {noun} is called.")
+    return [*asked, f"Tell me the name of {owner} {noun}.", _reminding(asked[1])]
+
+
+def _reminding(question: str) -> str:
+    """The question as one of somebody who knew: what is practised in one tone of voice alone is
+    not known in another."""
+    first, _, rest = question.partition(" ")
+    return f"I forgot: {first.lower() if first != 'I' else first} {rest}"

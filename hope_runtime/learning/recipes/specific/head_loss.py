@@ -1,0 +1,73 @@
+"""The head and the loss of a training pass as one function with a gradient of its own.
+
+Scores over the vocabulary are never kept: at 49,152 tokens they would outweigh everything else.
+
+Shape suffixes: M targets, S those with a reference, K likeliest tokens of a reference, D model
+width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from hope_runtime.learning.reference import bucketed_divergence
+
+
+class Targets(Protocol):
+    """Targets of a batch: their token ids and weights, which of them have a reference (`soft_M`)
+    and which are to be unlearnt, and the references."""
+
+    targets_M: Tensor
+    weights_M: Tensor
+    soft_M: Tensor
+    unlikely_M: Tensor
+    likely_MK: Tensor
+    shares_MK: Tensor
+
+
+class HeadLoss(torch.autograd.Function):
+    """Loss of each target from the final hidden states, (M, D) -> (M,), and the weighted sum.
+
+    The negative log-likelihood of a token, or KL(reference || model) over the reference's
+    likeliest tokens and one bucket for all others (learning/reference.py), or what it costs that a
+    token is likely.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_MD: Tensor, head_VD: Tensor, batch: Targets
+    ) -> tuple[Tensor, Tensor]:
+        log_MV = nnf.linear(hidden_MD, head_VD).float()
+        log_MV -= log_MV.logsumexp(-1, keepdim=True)
+        hard_M = (~batch.soft_M).nonzero()[:, 0]
+        soft_M = batch.soft_M.nonzero()[:, 0]
+        losses_M = log_MV.new_zeros(len(log_MV))
+        losses_M[hard_M] = -log_MV[hard_M, batch.targets_M[hard_M]]
+        # Of what is to be unlearnt: -log(1 - p), and its gradient is that of p with this factor.
+        chance_M = (-losses_M).exp().clamp(max=1 - 1e-4)
+        losses_M = torch.where(batch.unlikely_M, -torch.log1p(-chance_M), losses_M)
+        likely_SK, shares_SK = batch.likely_MK[soft_M], batch.shares_MK[soft_M]
+        mine_SK = log_MV[soft_M[:, None], likely_SK]
+        found = bucketed_divergence(shares_SK, shares_SK.clamp(min=1e-12).log(), mine_SK)
+        losses_M[soft_M] = found.nats_N
+        if ctx.needs_input_grad[0]:
+            # One factor for each row and few places beside it: passes over the scores cost most.
+            factor_M = torch.where(batch.unlikely_M, -chance_M / (1 - chance_M), 1.0)
+            factor_M *= batch.weights_M
+            factor_M[soft_M] *= 1 - found.base_rest_N / found.adapted_rest_N
+            gradient_MV = log_MV.exp_().mul_(factor_M[:, None])
+            gradient_MV[hard_M, batch.targets_M[hard_M]] -= factor_M[hard_M]
+            likely_gradient_SK = (mine_SK.exp() - shares_SK) * batch.weights_M[soft_M, None]
+            gradient_MV[soft_M[:, None], likely_SK] = likely_gradient_SK
+            ctx.save_for_backward(gradient_MV.to(head_VD.dtype) @ head_VD)
+        ctx.mark_non_differentiable(losses_M)
+        return (losses_M * batch.weights_M).sum(), losses_M
+
+    @staticmethod
+    def backward(ctx: Any, total: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        (gradient_MD,) = ctx.saved_tensors
+        return gradient_MD * total.to(gradient_MD.dtype), None, None
