@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("hope_runtime", "hope_lab", "server", "clients/python", "benchmarks")
+PACKAGES = ("hope_runtime", "hope_lab", "server", "clients/python", "benchmarks", "examples")
 RIDDLE = re.compile(r"(What|How|Who|Which|Where)\b")
 
 
