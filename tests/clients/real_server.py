@@ -19,12 +19,15 @@ QUICK = RetryPolicy(attempts=4, initial_seconds=0.01, maximum_seconds=0.05)
 class RealServer:
     """`hope serve` in a process of its own, with the policy `quick` and a small model."""
 
-    def __init__(self, model: Path, directory: Path) -> None:
+    def __init__(self, model: Path, directory: Path, *, http: bool = False) -> None:
         self._arguments = (
             *("--model", str(model), "--database", str(directory / "sessions.db")),
             *("--dtype", "float32", "--window-tokens", "256", "--threads", "1"),
             *("--lease-seconds", "0.5"),
+            *(("--http-port", "0") if http else ()),
         )
+        self._http = http
+        self.url = ""  # of the HTTP port, if there is one
         self._log = directory / "server.log"
         self.port = 0
 
@@ -47,6 +50,8 @@ class RealServer:
             self.kill()
             raise AssertionError(self._log.read_text())
         self.port = int(line.rpartition(":")[2])
+        if self._http:
+            self.url = self._process.stdout.readline().decode().split()[-1].removesuffix("/v1")
 
     @property
     def target(self) -> str:
