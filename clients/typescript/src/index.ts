@@ -17,6 +17,7 @@ export type {
   Usage,
 } from "./generated/hope/v1/inference.js";
 export type { GetServerInfoResponse } from "./generated/hope/v1/admin.js";
+export { Guard, Speaker } from "./generated/hope/v1/sessions.js";
 export type * from "./generated/hope/v1/sessions.js";
 export { RESUME, RETRY } from "./retry.js";
 export type { RetryPolicy } from "./retry.js";

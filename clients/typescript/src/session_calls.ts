@@ -1,5 +1,5 @@
 /**
- * Calls of SessionService that `sessions.ts` is made of: repeated, paged, watched, or erasing.
+ * Calls of SessionService that the methods of `Sessions` are made of: repeated, paged, watched, or erasing.
  */
 
 import { randomUUID } from "node:crypto";
@@ -17,6 +17,11 @@ import { sessionName, splitSessionName, userName } from "./names.js";
 import type { Transport } from "./transport.js";
 
 export type Version = bigint | number;
+
+export interface Listed {
+  /** Items of a page; 0 leaves it to the server. */
+  pageSize?: number;
+}
 
 type Unary<Request, Response> = (request: Request, options: CallOptions) => Promise<Response>;
 

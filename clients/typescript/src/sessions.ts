@@ -1,34 +1,27 @@
 /**
- * Sessions: making, finding, versioning and teaching them.
+ * Sessions: making, finding, versioning and moving them.
  *
- * Knows SessionService. Answers are the messages of the wire, whose fields are documented in
- * hope/v1/sessions.proto; turns are in `generate.ts` and `ingest.ts`.
+ * Knows SessionService; what is about learning is in `session_learning.ts`, turns are in
+ * `generate.ts` and `ingest.ts`. Answers are the messages of the wire, whose fields are documented in
+ * hope/v1/sessions.proto.
  */
 
 import { AlreadyExistsError, InvalidRequestError, NotFoundError } from "./errors.js";
 import type {
-  ConsolidateResponse,
-  Consolidation,
-  DiffVersionsResponse,
   Document,
-  EndConversationResponse,
   ImportSessionRequest,
   Session,
   Snapshot,
 } from "./generated/hope/v1/sessions.js";
-import type { OnJob } from "./jobs.js";
 import { userName } from "./names.js";
-import { ignore, pick, present, SessionCalls, wide } from "./session_calls.js";
-import type { Version } from "./session_calls.js";
+import { ignore, pick, present, wide } from "./session_calls.js";
+import type { Listed, Version } from "./session_calls.js";
+import { SessionLearning } from "./session_learning.js";
 import { inPieces, MAX_CHUNK_BYTES } from "./sources.js";
 
 interface Guarded {
   /** Of the session when it was read; a session that has changed since is left alone. */
   etag?: string;
-}
-interface Listed {
-  /** Items of a page; 0 leaves it to the server. */
-  pageSize?: number;
 }
 
 /**
@@ -40,7 +33,7 @@ interface Listed {
  * picked here. Any other change is repeated only if the server refused to look at it; otherwise its
  * answer may be what was lost, and the session tells whether it was.
  */
-export class Sessions extends SessionCalls {
+export class Sessions extends SessionLearning {
   /** Makes an empty session; without a name one is picked. */
   async create(
     session = "",
@@ -195,33 +188,6 @@ export class Sessions extends SessionCalls {
     return present((await this.call(this.stub.resetLevels, request)).session);
   }
 
-  /**
-   * The session as if it had never read `document`. Everything else is learnt again, as a job of the
-   * server that goes on without this client; the same call joins it again.
-   */
-  async forgetDocument(
-    session: string,
-    document: string,
-    onProgress: OnJob = () => {},
-  ): Promise<Session> {
-    const request = { name: this.name(session), document };
-    return this.job(this.stub.forgetDocument, request, onProgress);
-  }
-
-  /**
-   * The session as if it had learnt under `policy` from the beginning (default: its own, as the
-   * server knows it now). A job, like `forgetDocument`.
-   */
-  async migrate(session: string, policy = "", onProgress: OnJob = () => {}): Promise<Session> {
-    return this.job(this.stub.migrateSession, { name: this.name(session), policy }, onProgress);
-  }
-
-  /** Ends what `forgetDocument` or `migrate` began; the session is as it was before. */
-  async cancelJob(session: string): Promise<Session> {
-    const request = { name: this.name(session) };
-    return present((await this.call(this.stub.cancelJob, request)).session);
-  }
-
   /** The session's present state and log, piece by piece, for `import` elsewhere. */
   async *export(session: string): AsyncGenerator<Uint8Array, void, undefined> {
     const request = { name: this.name(session) };
@@ -246,55 +212,9 @@ export class Sessions extends SessionCalls {
     return present(made.session);
   }
 
-  /** Change of each level between two kept versions, and a page of what only one was taught. */
-  async diff(
-    session: string,
-    before: Version,
-    after: Version,
-    { pageSize = 0, pageToken = "" }: Listed & { pageToken?: string } = {},
-  ): Promise<DiffVersionsResponse> {
-    const request = {
-      name: this.name(session),
-      fromVersion: BigInt(before),
-      toVersion: BigInt(after),
-      pageSize,
-      pageToken,
-    };
-    return this.call(this.stub.diffVersions, request, true);
-  }
-
-  /** Consolidations of the session in the order of its log, fetched page by page. */
-  async *consolidations(
-    session: string,
-    { pageSize = 0 }: Listed = {},
-  ): AsyncGenerator<Consolidation, void, undefined> {
-    const request = { parent: this.name(session), pageSize };
-    for await (const page of this.pages(this.stub.listConsolidations, request)) {
-      yield* page.consolidations;
-    }
-  }
-
   /** Erases every session of `user` (default: the client's), and tells how many there were. */
   async deleteUser(user = ""): Promise<number> {
     const request = { name: userName(user || this.user) };
     return (await this.call(this.stub.deleteUser, request)).sessions;
-  }
-
-  /**
-   * Learns now what waits for a boundary; answers when that is done. An answer that comes after a
-   * broken connection leaves out what was learnt before it.
-   */
-  async consolidate(session: string): Promise<ConsolidateResponse> {
-    return this.call(this.stub.consolidate, { name: this.name(session) }, true);
-  }
-
-  /** Closes a conversation, which is when it is learnt; `wait` for that, or not. */
-  async endConversation(
-    session: string,
-    conversation = "",
-    { wait = true }: { wait?: boolean } = {},
-  ): Promise<EndConversationResponse> {
-    const request = { name: this.name(session), conversation, wait };
-    return this.call(this.stub.endConversation, request, true);
   }
 }

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import string
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ import typescript
 from hope_client import HopeClient, Sampling
 from langchain_openai import ChatOpenAI
 from node_client import NodeClient
-from real_server import RealServer
+from real_server import COMMAND, RealServer
 
 FEW_TOKENS = 6
 OPENAI_NODE = Path(__file__).with_name("openai_client.mjs")
-HOPE = (sys.executable, "-c", "import sys; from hope_client.cli import main; sys.exit(main())")
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -149,7 +147,7 @@ class Everybody:
         options = ["--conversation", "hope"] if teaches else ["--ephemeral"]
         answer = json.loads(
             await output(
-                *(*HOPE, "generate", "one", text, "--json"),
+                *(*COMMAND, "generate", "one", text, "--json"),
                 *(*options, "--max-tokens", str(FEW_TOKENS)),
                 HOPE_SERVER=self._server.target,
             )
@@ -176,7 +174,7 @@ async def test_all_clients_see_the_same_memory(server: RealServer, start_node: A
     node = await start_node(server.target)
     async with HopeClient(server.target) as python:
         await output(
-            *HOPE, "sessions", "create", "one", "--policy", "quick", HOPE_SERVER=server.target
+            *COMMAND, "sessions", "create", "one", "--policy", "quick", HOPE_SERVER=server.target
         )
         everybody = Everybody(server, python, node)
         clients = everybody.all()
@@ -195,7 +193,9 @@ async def test_all_clients_see_the_same_memory(server: RealServer, start_node: A
         assert {name: set(seen) for name, seen in versions.items()} == {
             name: {expected} for name in clients
         }
-        shown = await output(*HOPE, "sessions", "show", "one", "--json", HOPE_SERVER=server.target)
+        shown = await output(
+            *COMMAND, "sessions", "show", "one", "--json", HOPE_SERVER=server.target
+        )
         assert json.loads(shown)["memory_hash"] == taught["memoryHash"]
         # Asking taught nobody anything.
         assert (await python.sessions.get("one")).memory_hash == taught["memoryHash"]

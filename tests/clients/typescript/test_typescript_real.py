@@ -4,6 +4,7 @@ the connection breaks, and the README's example runs."""
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import typescript
 from fault_proxy import fault_proxy
-from hope_client import HopeClient, Sampling, SyncHopeClient
+from hope_client import HopeClient, Sampling, Sessions, SyncHopeClient
 from node_client import NodeClient, in_bytes
 from real_server import RealServer
 
@@ -72,6 +73,11 @@ async def test_it_teaches_what_the_python_client_teaches(
         forgot = await node.call("sessions.forgetDocument", "by-node", "novel")
         assert forgot["documents"] == []
         assert (await node.call("score", "by-node", FACTS))["tokens"] > 0
+        [cat] = await node.call("sessions.statements", "by-node", "cat")
+        assert "Ada" in cat["text"]
+        await node.call("sessions.forgetStatements", "by-node", [cat["id"]])
+        assert await node.call("sessions.statements", "by-node", "cat") == []
+        assert await node.call("sessions.statements", "by-node", "seven")
 
 
 async def test_wherever_the_connection_breaks_everything_is_learnt_once(
@@ -118,6 +124,25 @@ async def test_the_readmes_example(real_server: RealServer, tmp_path: Path) -> N
     with SyncHopeClient(real_server.target, user="reader") as client:
         session = client.sessions.get("diary")
     assert session.memory_version > 0  # the first turn was learnt
+
+
+def test_it_has_the_methods_of_the_python_client(tmp_path: Path) -> None:
+    module = typescript.compiled()
+    code = f"""
+import {{ HopeClient, Sessions }} from "{module}";
+const methods = (kind) =>
+  kind === Object.prototype
+    ? []
+    : [...Object.getOwnPropertyNames(kind), ...methods(Object.getPrototypeOf(kind))];
+console.log(JSON.stringify([HopeClient, Sessions].map((kind) => methods(kind.prototype))));
+"""
+    script = tmp_path / "methods.mjs"
+    script.write_text(code)
+    done = subprocess.run(["node", script], capture_output=True, text=True, check=True)
+    for kind, methods in zip((HopeClient, Sessions), json.loads(done.stdout), strict=True):
+        names = {name.rstrip("_") for name in vars(kind) if name[0] != "_"}
+        camels = {re.sub(r"_(\w)", lambda found: found[1].upper(), name) for name in names}
+        assert camels <= set(methods)
 
 
 @pytest.mark.parametrize("file", ["package.json", "README.md"])

@@ -39,6 +39,16 @@ export enum Guard {
   UNRECOGNIZED = -1,
 }
 
+/** Who a text is from. */
+export enum Speaker {
+  SPEAKER_UNSPECIFIED = 0,
+  SPEAKER_USER = 1,
+  SPEAKER_ASSISTANT = 2,
+  SPEAKER_SYSTEM = 3,
+  SPEAKER_DOCUMENT = 4,
+  UNRECOGNIZED = -1,
+}
+
 export interface Session {
   /** users/{user}/sessions/{session}. */
   name: string;
@@ -106,6 +116,9 @@ export interface Job {
     | //
     /** All of it, under this policy. */
     { $case: "migratePolicy"; value: string }
+    | //
+    /** Without these statements. */
+    { $case: "forgetStatements"; value: StatementIds }
     | undefined;
   /** Records of the log, of those that count. */
   foldedRecords: bigint;
@@ -408,6 +421,89 @@ export interface ForgetDocumentResponse {
     | //
     /** Last message: the job has ended. */
     { $case: "session"; value: Session }
+    | undefined;
+}
+
+export interface StatementIds {
+  ids: string[];
+}
+
+/**
+ * A clause of what was said, or a sentence of a document, that the session may learn
+ * from.
+ */
+export interface Statement {
+  /**
+   * Names the statement within its session, for good: it outlasts restarts, rollbacks,
+   * exports and the forgetting of others.
+   */
+  id: string;
+  /** At most 500 characters, and whether there is more. */
+  text: string;
+  truncated: boolean;
+  speaker: Speaker;
+  /** When it was said or read. Unset for what servers of before stored. */
+  createTime:
+    | Date
+    | undefined;
+  /** Conversation in which it was said or read. */
+  conversation: string;
+  /**
+   * Document that it is from, and the byte at which it begins there. Empty: it was
+   * said.
+   */
+  document: string;
+  offsetBytes: bigint;
+  learnableTokens: bigint;
+  /**
+   * Levels whose consolidations had it among what they were to practise, fastest first;
+   * without those that a guard undid. Slower levels practise a sample of it. Empty: it
+   * waits for a boundary.
+   */
+  levels: number[];
+  /**
+   * Version of the memory that first had learnt it. 0: none has, or the log does not
+   * say, as that of a session that learnt again.
+   */
+  memoryVersion: bigint;
+  /** It is in the sample that is practised beside what is new. */
+  rehearsed: boolean;
+  /** Statement that corrected it, whose value was learnt in the place of its own. */
+  supersededBy: string;
+}
+
+export interface ListStatementsRequest {
+  /** users/{user}/sessions/{session}. */
+  parent: string;
+  /** 1 to 1000; 0 means 50. */
+  pageSize: number;
+  pageToken: string;
+  /**
+   * Statements in which a word begins with each word of this, in whatever case.
+   * Empty: all.
+   */
+  query: string;
+}
+
+export interface ListStatementsResponse {
+  statements: Statement[];
+  /** Empty on the last page. */
+  nextPageToken: string;
+}
+
+export interface ForgetStatementsRequest {
+  /** users/{user}/sessions/{session}. */
+  name: string;
+  /** 1 to 1000 ids of ListStatements. */
+  ids: string[];
+}
+
+export interface ForgetStatementsResponse {
+  event:
+    | //
+    /** As in ForgetDocumentResponse. */
+    { $case: "job"; value: Job }
+    | { $case: "session"; value: Session }
     | undefined;
 }
 
@@ -872,6 +968,9 @@ export const Job: MessageFns<Job> = {
       case "migratePolicy":
         writer.uint32(18).string(message.work.value);
         break;
+      case "forgetStatements":
+        StatementIds.encode(message.work.value, writer.uint32(74).fork()).join();
+        break;
     }
     if (message.foldedRecords !== 0n) {
       if (BigInt.asUintN(64, message.foldedRecords) !== message.foldedRecords) {
@@ -936,6 +1035,14 @@ export const Job: MessageFns<Job> = {
             }
 
             message.work = { $case: "migratePolicy", value: reader.string() };
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.work = { $case: "forgetStatements", value: StatementIds.decode(reader, reader.uint32()) };
             continue;
           }
           case 3: {
@@ -1013,6 +1120,12 @@ export const Job: MessageFns<Job> = {
       case "migratePolicy": {
         if (object.work?.value !== undefined && object.work?.value !== null) {
           message.work = { $case: "migratePolicy", value: object.work.value };
+        }
+        break;
+      }
+      case "forgetStatements": {
+        if (object.work?.value !== undefined && object.work?.value !== null) {
+          message.work = { $case: "forgetStatements", value: StatementIds.fromPartial(object.work.value) };
         }
         break;
       }
@@ -3926,6 +4039,609 @@ export const ForgetDocumentResponse: MessageFns<ForgetDocumentResponse> = {
   },
 };
 
+function createBaseStatementIds(): StatementIds {
+  return { ids: [] };
+}
+
+export const StatementIds: MessageFns<StatementIds> = {
+  encode(message: StatementIds, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.ids) {
+      writer.uint32(10).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StatementIds {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStatementIds();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.ids.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<StatementIds>): StatementIds {
+    return StatementIds.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<StatementIds>): StatementIds {
+    const message = createBaseStatementIds();
+    message.ids = object.ids?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseStatement(): Statement {
+  return {
+    id: "",
+    text: "",
+    truncated: false,
+    speaker: 0,
+    createTime: undefined,
+    conversation: "",
+    document: "",
+    offsetBytes: 0n,
+    learnableTokens: 0n,
+    levels: [],
+    memoryVersion: 0n,
+    rehearsed: false,
+    supersededBy: "",
+  };
+}
+
+export const Statement: MessageFns<Statement> = {
+  encode(message: Statement, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.id !== "") {
+      writer.uint32(10).string(message.id);
+    }
+    if (message.text !== "") {
+      writer.uint32(18).string(message.text);
+    }
+    if (message.truncated !== false) {
+      writer.uint32(24).bool(message.truncated);
+    }
+    if (message.speaker !== 0) {
+      writer.uint32(32).int32(message.speaker);
+    }
+    if (message.createTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.createTime), writer.uint32(42).fork()).join();
+    }
+    if (message.conversation !== "") {
+      writer.uint32(50).string(message.conversation);
+    }
+    if (message.document !== "") {
+      writer.uint32(58).string(message.document);
+    }
+    if (message.offsetBytes !== 0n) {
+      if (BigInt.asUintN(64, message.offsetBytes) !== message.offsetBytes) {
+        throw new globalThis.Error("value provided for field message.offsetBytes of type uint64 too large");
+      }
+      writer.uint32(64).uint64(message.offsetBytes);
+    }
+    if (message.learnableTokens !== 0n) {
+      if (BigInt.asUintN(64, message.learnableTokens) !== message.learnableTokens) {
+        throw new globalThis.Error("value provided for field message.learnableTokens of type uint64 too large");
+      }
+      writer.uint32(72).uint64(message.learnableTokens);
+    }
+    if (message.levels.length !== 0) {
+      writer.uint32(82).fork();
+      for (const v of message.levels) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    if (message.memoryVersion !== 0n) {
+      if (BigInt.asUintN(64, message.memoryVersion) !== message.memoryVersion) {
+        throw new globalThis.Error("value provided for field message.memoryVersion of type uint64 too large");
+      }
+      writer.uint32(88).uint64(message.memoryVersion);
+    }
+    if (message.rehearsed !== false) {
+      writer.uint32(96).bool(message.rehearsed);
+    }
+    if (message.supersededBy !== "") {
+      writer.uint32(106).string(message.supersededBy);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Statement {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStatement();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.id = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.text = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.truncated = reader.bool();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.speaker = reader.int32() as any;
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.createTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.conversation = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.document = reader.string();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.offsetBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.learnableTokens = reader.uint64() as bigint;
+            continue;
+          }
+          case 10: {
+            if (tag === 80) {
+              message.levels.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 82) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.levels.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.memoryVersion = reader.uint64() as bigint;
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.rehearsed = reader.bool();
+            continue;
+          }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.supersededBy = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<Statement>): Statement {
+    return Statement.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Statement>): Statement {
+    const message = createBaseStatement();
+    message.id = object.id ?? "";
+    message.text = object.text ?? "";
+    message.truncated = object.truncated ?? false;
+    message.speaker = object.speaker ?? 0;
+    message.createTime = object.createTime ?? undefined;
+    message.conversation = object.conversation ?? "";
+    message.document = object.document ?? "";
+    message.offsetBytes = (object.offsetBytes !== undefined && object.offsetBytes !== null)
+      ? BigInt(object.offsetBytes)
+      : 0n;
+    message.learnableTokens = (object.learnableTokens !== undefined && object.learnableTokens !== null)
+      ? BigInt(object.learnableTokens)
+      : 0n;
+    message.levels = object.levels?.map((e) => e) || [];
+    message.memoryVersion = (object.memoryVersion !== undefined && object.memoryVersion !== null)
+      ? BigInt(object.memoryVersion)
+      : 0n;
+    message.rehearsed = object.rehearsed ?? false;
+    message.supersededBy = object.supersededBy ?? "";
+    return message;
+  },
+};
+
+function createBaseListStatementsRequest(): ListStatementsRequest {
+  return { parent: "", pageSize: 0, pageToken: "", query: "" };
+}
+
+export const ListStatementsRequest: MessageFns<ListStatementsRequest> = {
+  encode(message: ListStatementsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.parent !== "") {
+      writer.uint32(10).string(message.parent);
+    }
+    if (message.pageSize !== 0) {
+      writer.uint32(16).uint32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(26).string(message.pageToken);
+    }
+    if (message.query !== "") {
+      writer.uint32(34).string(message.query);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListStatementsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListStatementsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.parent = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.pageSize = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.query = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ListStatementsRequest>): ListStatementsRequest {
+    return ListStatementsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListStatementsRequest>): ListStatementsRequest {
+    const message = createBaseListStatementsRequest();
+    message.parent = object.parent ?? "";
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
+    message.query = object.query ?? "";
+    return message;
+  },
+};
+
+function createBaseListStatementsResponse(): ListStatementsResponse {
+  return { statements: [], nextPageToken: "" };
+}
+
+export const ListStatementsResponse: MessageFns<ListStatementsResponse> = {
+  encode(message: ListStatementsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.statements) {
+      Statement.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListStatementsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListStatementsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.statements.push(Statement.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ListStatementsResponse>): ListStatementsResponse {
+    return ListStatementsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListStatementsResponse>): ListStatementsResponse {
+    const message = createBaseListStatementsResponse();
+    message.statements = object.statements?.map((e) => Statement.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseForgetStatementsRequest(): ForgetStatementsRequest {
+  return { name: "", ids: [] };
+}
+
+export const ForgetStatementsRequest: MessageFns<ForgetStatementsRequest> = {
+  encode(message: ForgetStatementsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    for (const v of message.ids) {
+      writer.uint32(18).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ForgetStatementsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseForgetStatementsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.ids.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ForgetStatementsRequest>): ForgetStatementsRequest {
+    return ForgetStatementsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ForgetStatementsRequest>): ForgetStatementsRequest {
+    const message = createBaseForgetStatementsRequest();
+    message.name = object.name ?? "";
+    message.ids = object.ids?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseForgetStatementsResponse(): ForgetStatementsResponse {
+  return { event: undefined };
+}
+
+export const ForgetStatementsResponse: MessageFns<ForgetStatementsResponse> = {
+  encode(message: ForgetStatementsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.event?.$case) {
+      case "job":
+        Job.encode(message.event.value, writer.uint32(10).fork()).join();
+        break;
+      case "session":
+        Session.encode(message.event.value, writer.uint32(18).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ForgetStatementsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseForgetStatementsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.event = { $case: "job", value: Job.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.event = { $case: "session", value: Session.decode(reader, reader.uint32()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ForgetStatementsResponse>): ForgetStatementsResponse {
+    return ForgetStatementsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ForgetStatementsResponse>): ForgetStatementsResponse {
+    const message = createBaseForgetStatementsResponse();
+    switch (object.event?.$case) {
+      case "job": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "job", value: Job.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "session": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "session", value: Session.fromPartial(object.event.value) };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
 function createBaseCancelJobRequest(): CancelJobRequest {
   return { name: "" };
 }
@@ -4967,8 +5683,8 @@ export const DeleteUserResponse: MessageFns<DeleteUserResponse> = {
  * is whoever calls. A session that is not yours is NOT_FOUND, exactly as one that
  * does not exist. A mutation that carries a stale `etag` is ABORTED.
  *
- * Forgetting a document and moving to another policy learn the session's log
- * again. That takes as long as learning it did, so it is a job: it goes on when
+ * Forgetting, of a document or of statements, and moving to another policy learn the
+ * session's log again. That takes as long as learning it did, so it is a job: it goes on when
  * its caller goes away, and after a restart of the server from where it was saved
  * last. Its result is the same, to the last bit, however often it was interrupted.
  * Until it has ended the session is as it was before, and whatever would use or
@@ -5131,6 +5847,42 @@ export const SessionServiceDefinition = {
       requestType: ForgetDocumentRequest as typeof ForgetDocumentRequest,
       requestStream: false,
       responseType: ForgetDocumentResponse as typeof ForgetDocumentResponse,
+      responseStream: true,
+      options: {},
+    },
+    /**
+     * What the session was taught, statement by statement: clauses of what was said and
+     * sentences of documents that it may learn from, in the order of the log. Text of
+     * turns with learn=false or ephemeral=true is none, and what was forgotten or taken
+     * back is not listed.
+     */
+    listStatements: {
+      name: "ListStatements",
+      requestType: ListStatementsRequest as typeof ListStatementsRequest,
+      requestStream: false,
+      responseType: ListStatementsResponse as typeof ListStatementsResponse,
+      responseStream: false,
+      options: {},
+    },
+    /**
+     * Learns the whole log again as if the session had never been told some statements,
+     * as a job. The same call joins the job when it runs already; an id that the session
+     * does not have is NOT_FOUND (reason STATEMENT_NOT_FOUND), and then nothing is
+     * forgotten. What is learnt is what a session that was never told has learnt, on a
+     * pretrained base to the last bit; the memory's hash differs, for the log says that
+     * something was forgotten. Every window begins anew, and replies and texts that only
+     * windows were given since the first of the statements no longer count, for they may
+     * repeat it.
+     * The log still holds the text, marked, for a rollback to an earlier version, which
+     * undoes the forgetting; an export leaves it out, and no later job brings it back.
+     * Only erasing the session erases it from the store. A fork is a session of its own
+     * and keeps what it knows.
+     */
+    forgetStatements: {
+      name: "ForgetStatements",
+      requestType: ForgetStatementsRequest as typeof ForgetStatementsRequest,
+      requestStream: false,
+      responseType: ForgetStatementsResponse as typeof ForgetStatementsResponse,
       responseStream: true,
       options: {},
     },
@@ -5302,6 +6054,34 @@ export interface SessionServiceImplementation<CallContextExt = {}> {
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<ForgetDocumentResponse>>;
   /**
+   * What the session was taught, statement by statement: clauses of what was said and
+   * sentences of documents that it may learn from, in the order of the log. Text of
+   * turns with learn=false or ephemeral=true is none, and what was forgotten or taken
+   * back is not listed.
+   */
+  listStatements(
+    request: ListStatementsRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<ListStatementsResponse>>;
+  /**
+   * Learns the whole log again as if the session had never been told some statements,
+   * as a job. The same call joins the job when it runs already; an id that the session
+   * does not have is NOT_FOUND (reason STATEMENT_NOT_FOUND), and then nothing is
+   * forgotten. What is learnt is what a session that was never told has learnt, on a
+   * pretrained base to the last bit; the memory's hash differs, for the log says that
+   * something was forgotten. Every window begins anew, and replies and texts that only
+   * windows were given since the first of the statements no longer count, for they may
+   * repeat it.
+   * The log still holds the text, marked, for a rollback to an earlier version, which
+   * undoes the forgetting; an export leaves it out, and no later job brings it back.
+   * Only erasing the session erases it from the store. A fork is a session of its own
+   * and keeps what it knows.
+   */
+  forgetStatements(
+    request: ForgetStatementsRequest,
+    context: CallContext & CallContextExt,
+  ): ServerStreamingMethodResult<DeepPartial<ForgetStatementsResponse>>;
+  /**
    * How much of each level changed between two kept versions, and what only one of
    * them was taught.
    */
@@ -5440,6 +6220,34 @@ export interface SessionServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<ForgetDocumentRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<ForgetDocumentResponse>;
+  /**
+   * What the session was taught, statement by statement: clauses of what was said and
+   * sentences of documents that it may learn from, in the order of the log. Text of
+   * turns with learn=false or ephemeral=true is none, and what was forgotten or taken
+   * back is not listed.
+   */
+  listStatements(
+    request: DeepPartial<ListStatementsRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<ListStatementsResponse>;
+  /**
+   * Learns the whole log again as if the session had never been told some statements,
+   * as a job. The same call joins the job when it runs already; an id that the session
+   * does not have is NOT_FOUND (reason STATEMENT_NOT_FOUND), and then nothing is
+   * forgotten. What is learnt is what a session that was never told has learnt, on a
+   * pretrained base to the last bit; the memory's hash differs, for the log says that
+   * something was forgotten. Every window begins anew, and replies and texts that only
+   * windows were given since the first of the statements no longer count, for they may
+   * repeat it.
+   * The log still holds the text, marked, for a rollback to an earlier version, which
+   * undoes the forgetting; an export leaves it out, and no later job brings it back.
+   * Only erasing the session erases it from the store. A fork is a session of its own
+   * and keeps what it knows.
+   */
+  forgetStatements(
+    request: DeepPartial<ForgetStatementsRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): AsyncIterable<ForgetStatementsResponse>;
   /**
    * How much of each level changed between two kept versions, and what only one of
    * them was taught.
