@@ -37,9 +37,11 @@ def lines_of(root: Path) -> dict[str, int]:
     """Number of lines of each source file under `root`, except generated code."""
     return {
         str(path.relative_to(root)): len(path.read_text("utf-8").splitlines())
-        for package in PACKAGES
-        for path in sorted((root / package).rglob("*.py"))
-        if not path.stem.endswith(("_pb2", "_pb2_grpc"))
+        for package in (*PACKAGES, "clients/typescript/src")
+        for path in sorted((root / package).rglob("*.[pt]*"))
+        if path.suffix in (".py", ".ts")
+        and not path.stem.endswith(("_pb2", "_pb2_grpc"))
+        and "generated" not in path.parts
     }
 
 

@@ -142,13 +142,20 @@ class ScriptedServer(
         )
 
 
-async def start(scripted: ScriptedServer, address: str = "127.0.0.1:0") -> grpc.aio.Server:
-    """Serves `scripted` on a free port of the loopback interface."""
+async def start(
+    scripted: ScriptedServer,
+    address: str = "127.0.0.1:0",
+    credentials: grpc.ServerCredentials | None = None,
+) -> grpc.aio.Server:
+    """Serves `scripted` on a free port of the loopback interface, with `credentials` over TLS."""
     server = grpc.aio.server()
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(scripted, server)
     sessions_pb2_grpc.add_SessionServiceServicer_to_server(scripted, server)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(scripted, server)
-    port = server.add_insecure_port(address)
+    if credentials is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, credentials)
     await server.start()
     scripted.target = f"127.0.0.1:{port}"
     return server

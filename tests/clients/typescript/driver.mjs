@@ -1,13 +1,21 @@
 // Runs methods of the TypeScript client as lines of JSON ask for them:
 //   node driver.mjs CLIENT_MODULE TARGET OPTIONS
+// OPTIONS are those of the client; `caFile` stands for credentials that trust the file's authorities.
 // Each line {id, method, args, take} is answered by {id, value} or {id, error}; of a stream, value is
 // the list of what it gave, or of the first `take`.
 
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
-const [, , module, target, options] = process.argv;
+const [, , module, target, line] = process.argv;
 const { HopeClient } = await import(module);
-const client = new HopeClient(target, JSON.parse(options));
+const { caFile, ...options } = JSON.parse(line);
+if (caFile !== undefined) {
+  const { ChannelCredentials } = createRequire(module)("@grpc/grpc-js");
+  options.credentials = ChannelCredentials.createSsl(readFileSync(caFile));
+}
+const client = new HopeClient(target, options);
 
 /** Arguments that JSON has no form for: bytes, a stream of pieces, a signal that is aborted. */
 function revive(_key, value) {

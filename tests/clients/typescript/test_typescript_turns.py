@@ -6,15 +6,27 @@ The rules are those of the Python client (tests/clients/test_client_retries.py),
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
 import hope_client
 import pytest
+import trustme
 from hope.v1 import inference_pb2 as pb
 from node_client import NodeClient, NodeError
 from processes import soon
-from scripted_server import UNAVAILABLE, Commit, Failure, Hang, ScriptedServer, delta, reply, status
+from scripted_server import (
+    UNAVAILABLE,
+    Commit,
+    Failure,
+    Hang,
+    ScriptedServer,
+    delta,
+    reply,
+    start,
+    status,
+)
 
 Code = grpc.StatusCode
 SESSION_LOST = Failure(Code.ABORTED, reason="SESSION_LOST")
@@ -228,6 +240,24 @@ async def test_calls_carry_the_token_and_the_session(server, start_node):
     await client.call("sessions.snapshot", "diary")
     assert [each["authorization"] for each in seen] == ["Bearer a-token"] * 2
     assert [each["hope-session"] for each in seen] == ["users/local/sessions/diary"] * 2
+
+
+async def test_over_tls(server: ScriptedServer, start_node: Any, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    leaf = authority.issue_cert("localhost")
+    key, certificate = leaf.private_key_pem.bytes(), leaf.cert_chain_pems[0].bytes()
+    credentials = grpc.ssl_server_credentials([(key, certificate)])
+    running = await start(server, "localhost:0", credentials)
+    target = server.target.replace("127.0.0.1", "localhost")
+    client = await start_node(target, caFile=str(tmp_path / "ca.pem"), token="a-token")
+    assert (await client.call("say", "diary", "Hi"))["text"] == "You said: Hi"
+    trustme.CA().cert_pem.write_to_path(tmp_path / "another.pem")
+    stranger = await start_node(target, caFile=str(tmp_path / "another.pem"))
+    with pytest.raises(NodeError) as refused:
+        await stranger.call("say", "diary", "Hi")
+    assert refused.value.name == "UnavailableError"
+    await running.stop(None)
 
 
 async def test_a_token_goes_to_another_machine_over_tls_only(start_node):
