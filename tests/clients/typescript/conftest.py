@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typescript
+import typescript_build
 from node_client import QUICK, NodeClient
 from scripted_server import ScriptedServer
 
@@ -17,7 +17,7 @@ StartNode = Callable[..., Awaitable[NodeClient]]
 @pytest.fixture(scope="session")
 def module() -> Path:
     """The compiled client."""
-    return typescript.compiled()
+    return typescript_build.compiled()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import openai
 import processes
 import pytest
-import typescript
+import typescript_build
 from hope_client import HopeClient, Sampling
 from langchain_openai import ChatOpenAI
 from node_client import NodeClient
@@ -101,7 +101,7 @@ class Everybody:
     async def openai_node(self, text: str, teaches: bool) -> list[int]:
         # The second request is the first one again, which teaches nothing.
         request = json.dumps(self._request(text, "openai_node", teaches))
-        command = ("node", OPENAI_NODE, typescript.PACKAGE, self._base, request)
+        command = ("node", OPENAI_NODE, typescript_build.PACKAGE, self._base, request)
         return [hope["memory_version"] for hope in json.loads(await output(*command))]
 
     async def langchain(self, text: str, teaches: bool) -> list[int]:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import typescript
+import typescript_build
 
 GENERATED = Path("src/generated")
 
 
 def test_what_is_generated_is_fresh(tmp_path: Path) -> None:
-    package = typescript.installed()
+    package = typescript_build.installed()
     buf = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["npm", "run", "generate", "--", "--output", str(tmp_path)],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typescript
+import typescript_build
 from fault_proxy import fault_proxy
 from hope_client import HopeClient, Sampling, Sessions, SyncHopeClient
 from node_client import NodeClient, in_bytes
@@ -99,8 +99,8 @@ async def test_wherever_the_connection_breaks_everything_is_learnt_once(
 
 
 async def test_the_readmes_example(real_server: RealServer, tmp_path: Path) -> None:
-    module = typescript.compiled()
-    readme = (typescript.PACKAGE / "README.md").read_text("utf-8")
+    module = typescript_build.compiled()
+    readme = (typescript_build.PACKAGE / "README.md").read_text("utf-8")
     [example] = re.findall(r"```ts\n(.*?)```", readme, re.DOTALL)
     assert len(example.strip().splitlines()) <= 10
     # As a reader has it, but for where the server listens and whose session it is.
@@ -110,8 +110,8 @@ async def test_the_readmes_example(real_server: RealServer, tmp_path: Path) -> N
     modules = tmp_path / "node_modules"
     modules.mkdir()
     (modules / "hope-client").symlink_to(module.parents[1])
-    (modules / "@types").symlink_to(typescript.MODULES / "@types")
-    compiler = typescript.MODULES / ".bin" / "tsc"
+    (modules / "@types").symlink_to(typescript_build.MODULES / "@types")
+    compiler = typescript_build.MODULES / ".bin" / "tsc"
     options = ["--strict", "--target", "es2022", "--module", "nodenext", "--skipLibCheck"]
     with SyncHopeClient(real_server.target, user="reader") as client:
         client.sessions.create("diary", policy="quick")
@@ -127,7 +127,7 @@ async def test_the_readmes_example(real_server: RealServer, tmp_path: Path) -> N
 
 
 def test_it_has_the_methods_of_the_python_client(tmp_path: Path) -> None:
-    module = typescript.compiled()
+    module = typescript_build.compiled()
     code = f"""
 import {{ HopeClient, Sessions }} from "{module}";
 const methods = (kind) =>
@@ -147,5 +147,5 @@ console.log(JSON.stringify([HopeClient, Sessions].map((kind) => methods(kind.pro
 
 @pytest.mark.parametrize("file", ["package.json", "README.md"])
 def test_the_package_says_which_node_it_needs(file: str) -> None:
-    text = (typescript.PACKAGE / file).read_text("utf-8")
-    assert re.search(rf"(>=|Node ){typescript.OLDEST_NODE}\b", text)
+    text = (typescript_build.PACKAGE / file).read_text("utf-8")
+    assert re.search(rf"(>=|Node ){typescript_build.OLDEST_NODE}\b", text)
