@@ -16,6 +16,7 @@ from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
+from server.app import versions
 from server.app.cancellation import result_of
 from server.app.documents import dropped
 from server.app.event_stream import EventStream
@@ -94,25 +95,45 @@ async def generate_planned(
 
 
 async def generate_stateless(
-    sessions: Sessions, turn: GenerateTurn, ended: Callable[[], bool] = _never
+    sessions: Sessions,
+    turn: GenerateTurn,
+    ended: Callable[[], bool] = _never,
+    *,
+    memory: SessionMemory | None = None,
+    version: int = 0,
 ) -> AsyncGenerator[GenerateEvent, None]:
-    """Answer with the base model alone, without a session; nothing is kept. `ended` as above."""
+    """Answer without a session: with the base model alone, or with a `memory` of a kept `version`.
+    Nothing is kept. `ended` as above."""
     sessions.admit()
     stream: EventStream[GenerateEvent] = EventStream(sessions.limits.stalled_stream_seconds)
-    memory = SessionMemory.fresh(sessions.fingerprint, sessions.policy("default"))
+    known = memory or SessionMemory.fresh(sessions.fingerprint, sessions.policy("default"))
     started, row = time.monotonic(), object()
 
     async def work() -> None:
-        stream.put(Began(0))
+        stream.put(Began(version))
         try:
-            outcome = await _decode(sessions, row, memory, turn, stream, ended)
+            outcome = await _decode(sessions, row, known, turn, stream, ended)
         finally:
             sessions.engine.drop(row)
-        stream.put(waited(finished_of(outcome, 0), started))
+        stream.put(waited(finished_of(outcome, version), started))
 
     async with aclosing(_measured(sessions, "", stream.run(work()))) as events:
         async for event in events:
             yield event
+
+
+async def memory_for(
+    sessions: Sessions, key: SessionKey, version: int, turn: GenerateTurn, *, field: str
+) -> SessionMemory:
+    """The memory of a kept version, 0 being the base model, for a turn that leaves nothing behind.
+    Needs no lock, so it waits neither for turns nor for learning.
+
+    Raises InvalidRequestError, naming `field` for a version that is not kept, and what the turn
+    would be refused with.
+    """
+    memory = await versions.memory_at(sessions, key, version, field=field)
+    await asyncio.to_thread(sessions.engine.check, memory, turn)
+    return memory
 
 
 async def _measured(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session.log import Record, RecordKind
+from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete
 from server.app.residency import Resident
 from server.app.session_log import log_pages, read_log
@@ -148,6 +149,23 @@ async def consolidations(
                 found.append(Record.decode(each.payload))
             after_seq = each.seq
     return found, 0
+
+
+async def kept(sessions: Sessions, key: SessionKey) -> list[VersionInfo]:
+    """The versions that a session can go back to, oldest first."""
+    return await sessions.store.versions(key)
+
+
+async def memory_at(
+    sessions: Sessions, key: SessionKey, version: int, *, field: str
+) -> SessionMemory:
+    """The memory as it was when `version` was made; 0 is the base model. Needs no lock: versions
+    never change. Raises InvalidRequestError naming `field` for a version that is not kept."""
+    if version == 0:
+        await sessions.head(key)  # there must be such a session
+        return SessionMemory.fresh(sessions.fingerprint, sessions.policy("default"))
+    await _kept_version(sessions, key, version, field=field)
+    return sessions.decode(await sessions.store.read_blobs(key, version=version))
 
 
 def check_etag(resident: Resident, etag: str | None) -> None:

@@ -11,9 +11,10 @@ from hope.v1 import sessions_pb2 as pb
 
 from hope_runtime.errors import CorruptStateError
 from hope_runtime.learning import Consolidation
-from hope_runtime.learning.figures import FIGURES, LEVEL_FIGURES, put
+from hope_runtime.learning.figures import LEVEL_FIGURES
 from hope_runtime.tokenizer import Tokenizer
 from server.app.job_state import Ask, Progress
+from server.app.session_events import noted_figures
 from server.app.summary import decode_summary
 from server.app.version_diff import Taught
 from server.store.base import Head, SessionKey, Snapshot
@@ -91,11 +92,8 @@ def noted_consolidation(notes: Mapping[str, Any]) -> pb.Consolidation:
     """Message of a consolidation, from its notes in the log. Figures that older servers did not
     note are unset. Raises CorruptStateError for notes that no server wrote: an imported log may
     hold anything."""
+    fields = noted_figures(notes)
     try:
-        fields: dict[str, Any] = {}
-        for figure in FIGURES:
-            if figure.noted and (value := figure.noted_in(notes)) is not None:
-                put(fields, figure.field, value)
         shown = pb.Consolidation(memory_version=notes.get("version", 0), **fields)
         shown.guards.extend(_guard(**event) for event in notes.get("guards", ()))
     except (KeyError, TypeError, ValueError) as error:

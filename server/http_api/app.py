@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -19,12 +20,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.app.sessions import Sessions
 from server.http_api.answer import Answer
+from server.http_api.comparing import Comparing
 from server.http_api.completions import Completions
 from server.http_api.errors import HttpError, http_error
 from server.http_api.files import Files
 from server.http_api.models import Models
 from server.http_api.native import ROUTES, SESSIONS, Method, handler
 from server.http_api.requests import Gate
+from server.http_api.watching import Watching
 from server.store.base import StoreError, StoreLostError
 from server.telemetry.logs import FIELDS, new_number, request_number
 
@@ -53,7 +56,8 @@ def make_app(
     `max_requests` run at a time; more are refused."""
     completions = Completions(sessions, base_model)
     models = Models(sessions, base_model, int(time.time()))
-    files = Files(sessions)
+    files, comparing = Files(sessions), Comparing(sessions)
+    watching = Watching(sessions, instance=secrets.token_hex(8))
 
     def route(path: str, method: str, handler: Handler) -> Route:
         async def endpoint(request: Request) -> Any:
@@ -97,6 +101,11 @@ def make_app(
             route(f"{SESSIONS}/import", "POST", files.import_),
             route(f"{SESSIONS}/{{session}}/export", "GET", files.export),
             route(f"{SESSIONS}/{{session}}/documents", "POST", files.read),
+            route(f"{SESSIONS}/{{session}}/events", "GET", watching.events),
+            route(f"{SESSIONS}/{{session}}/versions", "GET", watching.versions),
+            route(f"{SESSIONS}/{{session}}/freeze", "POST", watching.freeze),
+            route(f"{SESSIONS}/{{session}}/compare", "POST", comparing.compare),
+            route(f"{SESSIONS}/{{session}}/origin", "POST", comparing.origin),
             *(route(each.path, each.verb, handler(each, methods[each.method])) for each in ROUTES),
             Route("/health", health, methods=["GET"]),
         ],

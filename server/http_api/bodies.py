@@ -84,9 +84,10 @@ class Body(BaseModel):
         for name in ("presence_penalty", "frequency_penalty"):
             if getattr(body, name):
                 raise invalid(f"{name} must be 0; use repetition_penalty instead", name)
-        if body.hope and body.hope.at_version is not None:
+        options = body.options
+        if options.at_version is not None and (options.learn or options.at_version < 0):
             raise invalid(
-                "this server answers with the newest version only; fork an older one instead",
+                "at_version must be the number of a kept version, whose answer teaches nothing",
                 "hope.at_version",
             )
         return body

@@ -20,6 +20,7 @@ from server.app.replies import RequestId
 from server.app.sessions import Sessions
 from server.http_api.answer import Answer, Turn
 from server.http_api.bodies import Body, ChatBody, CompletionBody
+from server.http_api.errors import invalid
 from server.http_api.requests import read_json
 from server.http_api.shapes import About, ChatShape, CompletionShape
 from server.http_api.targets import Target, find_target, unknown_model
@@ -59,7 +60,7 @@ class Completions:
             request=_request_id(request, data),
         )
         if key is None or not target.keeps:
-            turn = self._leaving_nothing(key, whole(history))
+            turn = await self._leaving_nothing(key, whole(history), body)
         else:
             turn = self._planned(key, planner(self.sessions, history))
         return self._answer(request, turn, ChatShape(self._about(body, key, target)), body)
@@ -81,7 +82,7 @@ class Completions:
         )
         shape = CompletionShape(self._about(body, key, target), echo=text if body.echo else "")
         if key is None or not target.learn:
-            turn = self._leaving_nothing(key, plain)
+            turn = await self._leaving_nothing(key, plain, body)
         else:
             plan = generation.Plan(plain, request=_request_id(request, data))
             turn = self._planned(key, lambda _: plan)
@@ -103,7 +104,15 @@ class Completions:
                 await self.sessions.create(key, policy=DEFAULT_POLICY, display_name="")
         return key
 
-    def _leaving_nothing(self, key: SessionKey | None, turn: GenerateTurn) -> Turn:
+    async def _leaving_nothing(
+        self, key: SessionKey | None, turn: GenerateTurn, body: Body
+    ) -> Turn:
+        version = body.options.at_version
+        if version is not None:
+            if key is None:
+                raise invalid("at_version needs a session that exists", "hope.at_version")
+            return await self._at_version(key, version, turn)
+
         def begin(ended: Callable[[], bool]) -> AsyncGenerator[GenerateEvent, None]:
             if key is None:
                 return generation.generate_stateless(self.sessions, turn, ended)
@@ -111,6 +120,14 @@ class Completions:
             return generation.generate_planned(self.sessions, key, lambda _: plan, ended)
 
         return begin
+
+    async def _at_version(self, key: SessionKey, version: int, turn: GenerateTurn) -> Turn:
+        memory = await generation.memory_for(
+            self.sessions, key, version, turn, field="hope.at_version"
+        )
+        return lambda ended: generation.generate_stateless(
+            self.sessions, turn, ended, memory=memory, version=version
+        )
 
     def _planned(self, key: SessionKey, plan: generation.Planner) -> Turn:
         return lambda ended: generation.generate_planned(self.sessions, key, plan, ended)

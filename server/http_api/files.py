@@ -7,20 +7,20 @@ POST /v1/sessions/import?session=NAME   the session that such a file holds
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server.app import archive, ingest
-from server.app.events import Ingested, IngestEvent, IngestProgress
+from server.app.events import Ingested, IngestEvent, IngestProgress, Learning
 from server.app.names import MAX_DOCUMENT_NAME, conversation_name, session_key, short_name
 from server.app.sessions import Sessions
 from server.http_api.errors import HttpError, http_error, invalid
+from server.http_api.named_events import WAITING, event_stream, named_event
+from server.http_api.watching import key_of
 
 _CHUNK_BYTES = 64 << 10
 # Of a form, which is kept in a temporary file until it has been read; gRPC has no such limit.
@@ -36,9 +36,7 @@ class Files:
     async def read(self, request: Request, user: str) -> Response:
         """Read a document into a session's memory. The header Hope-Offset resumes one behind its
         committed bytes."""
-        key = session_key(
-            f"users/{user}/sessions/{request.path_params['session']}", field="session"
-        )
+        key = key_of(request, user)
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise HttpError(
                 415,
@@ -54,10 +52,11 @@ class Files:
         if not offset.isdecimal():
             raise invalid("Hope-Offset must be a number of bytes", "hope-offset")
         await file.seek(int(offset))
+        text = _Text(file.size or 0, int(offset))
         events = ingest.ingest(
             self.sessions,
             key,
-            _parts(file),
+            text.parts(file),
             conversation=conversation_name(str(form.get("conversation", ""))),
             document=short_name(
                 str(form.get("document", "")) or file.filename or "",
@@ -69,21 +68,16 @@ class Files:
             learn=request.headers.get("hope-learn", "").lower() != "off",
         )
         first = await anext(events)
-        return StreamingResponse(
-            _events(first, events),
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-            media_type="text/event-stream",
-        )
+        return event_stream(_events(first, events, text))
 
     async def export(self, request: Request, user: str) -> Response:
         """The session as a file."""
-        name = request.path_params["session"]
-        key = session_key(f"users/{user}/sessions/{name}", field="session")
+        key = key_of(request, user)
         chunks = archive.export(self.sessions, key)
         first = await anext(aiter(chunks))
         return StreamingResponse(
             _behind(first, chunks),
-            headers={"content-disposition": f'attachment; filename="{name}.hope"'},
+            headers={"content-disposition": f'attachment; filename="{key.session}.hope"'},
             media_type="application/octet-stream",
         )
 
@@ -120,10 +114,30 @@ def _check_length(request: Request) -> None:
         )
 
 
-async def _parts(file: UploadFile) -> AsyncIterator[bytes | ingest.End]:
-    while chunk := await file.read(_CHUNK_BYTES):
-        yield chunk
-    yield ingest.End()
+class _Text:
+    """A document's text on its way: what has been handed to the session, and read there."""
+
+    def __init__(self, total_bytes: int, offset: int) -> None:
+        self.total_bytes = total_bytes
+        self._begin = offset
+        self._waiting = bytearray()
+
+    async def parts(self, file: UploadFile) -> AsyncIterator[bytes | ingest.End]:
+        """Pieces of the text from where `file` stands, then its end."""
+        while chunk := await file.read(_CHUNK_BYTES):
+            self._waiting += chunk
+            yield chunk
+        yield ingest.End()
+
+    def up_to(self, committed_bytes: int) -> str:
+        """The text up to there that was not asked for before. A character that is cut in two comes
+        with the rest of it."""
+        part = bytes(self._waiting[: max(0, committed_bytes - self._begin)])
+        text = part.decode(errors="ignore")
+        taken = len(text.encode())
+        del self._waiting[:taken]
+        self._begin += taken
+        return text
 
 
 async def _behind(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -132,24 +146,28 @@ async def _behind(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byt
         yield chunk
 
 
-async def _events(first: IngestEvent, events: AsyncIterator[IngestEvent]) -> AsyncIterator[bytes]:
-    yield _event(first)
+async def _events(
+    first: IngestEvent, events: AsyncIterator[IngestEvent], text: _Text
+) -> AsyncIterator[bytes]:
+    yield _event(first, text)
     try:
         async for event in events:
-            yield _event(event)
+            yield _event(event, text)
     except Exception as error:
-        yield _named("error", http_error(error).body)
+        yield named_event("error", http_error(error).body)
 
 
-def _event(event: IngestEvent) -> bytes:
+def _event(event: IngestEvent, text: _Text) -> bytes:
     match event:
         case IngestProgress():
-            return _named("progress", asdict(event))
+            more = {
+                "total_bytes": text.total_bytes,
+                "text": text.up_to(event.committed_bytes),
+            }
+            return named_event("progress", asdict(event) | more)
         case Ingested():
-            return _named("result", asdict(event))
+            return named_event("result", asdict(event))
+        case Learning():
+            return named_event("learning", asdict(event))
         case _:
-            return b": waiting\n\n"
-
-
-def _named(name: str, content: dict[str, Any]) -> bytes:
-    return f"event: {name}\ndata: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
+            return WAITING

@@ -11,19 +11,19 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from server.http_api.errors import http_error, invalid
-from server.http_api.requests import read_json
+from server.http_api.named_events import event_stream, named_event
+from server.http_api.requests import json_object, read_json
 
 SESSIONS = "/v1/sessions"
 _ONE = SESSIONS + "/{session}"
-_EVENT_STREAM = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,7 @@ def handler(route: Native, method: Method) -> Callable[[Request, str], Awaitable
         answers = aiter(method.call(message))
         # What refuses the call does so before the first byte.
         first = await anext(answers)
-        return StreamingResponse(
-            _events(first, answers), headers=_EVENT_STREAM, media_type="text/event-stream"
-        )
+        return event_stream(_events(first, answers))
 
     return handle
 
@@ -110,7 +108,7 @@ async def _fields(route: Native, request: Request, user: str, message: Message) 
     """The fields of a request's message: its body or its query, and the name in its path."""
     fields: dict[str, Any]
     if route.verb in ("POST", "PATCH"):
-        fields = _object(await read_json(request))
+        fields = json_object(await read_json(request))
     else:
         renamed = route.renamed or {}
         fields = {renamed.get(name, name): value for name, value in request.query_params.items()}
@@ -130,18 +128,6 @@ async def _fields(route: Native, request: Request, user: str, message: Message) 
     return fields
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(data)
-        data.decode()
-        json.dumps(found, ensure_ascii=False).encode()  # lone surrogates are no text
-    except (ValueError, RecursionError) as error:
-        raise invalid(f"the body is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise invalid("the body must be a JSON object")
-    return cast(dict[str, Any], found)
-
-
 def _answer(message: Message) -> Response:
     session = getattr(message, "session", None)
     etag = getattr(session, "etag", "")
@@ -158,16 +144,14 @@ async def _events(first: Message, answers: AsyncIterator[Message]) -> AsyncItera
         async for message in answers:
             yield _event(message)
     except Exception as error:
-        data = json.dumps(http_error(error).body, ensure_ascii=False)
-        yield f"event: error\ndata: {data}\n\n".encode()
+        yield named_event("error", http_error(error).body)
 
 
 def _event(message: Message) -> bytes:
     (part,) = message.DESCRIPTOR.oneofs
     name = message.WhichOneof(part.name)
     assert name is not None, "a streamed message has its part"
-    data = json.dumps(_json(getattr(message, name)), ensure_ascii=False)
-    return f"event: {name}\ndata: {data}\n\n".encode()
+    return named_event(name, _json(getattr(message, name)))
 
 
 def _json(message: Message) -> dict[str, Any]:

@@ -7,14 +7,16 @@ anything, and bodies must be JSON, which a page cannot send without asking first
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from starlette.requests import Request
 
 from server.auth.access import Authenticator, Credentials
 from server.auth.caller import set_caller
-from server.http_api.errors import HttpError
+from server.http_api.errors import HttpError, invalid
 
 MAX_BODY_BYTES = 4 << 20
 # A body that is too long is read to its end up to here, so that its sender reads the answer.
@@ -91,3 +93,16 @@ async def read_json(request: Request) -> bytes:
             code="request_too_large",
         )
     return b"".join(parts)
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """The JSON object that a body holds. Raises HttpError."""
+    try:
+        found = json.loads(data)
+        data.decode()
+        json.dumps(found, ensure_ascii=False).encode()  # lone surrogates are no text
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"the body is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise invalid("the body must be a JSON object")
+    return cast(dict[str, Any], found)

@@ -61,7 +61,7 @@ def find_target(
         or _header(headers, "x-turn-type") not in ("", "main")
         or (len(texts) == 1 and texts[0].lstrip().startswith(_TASK_PROMPT))
     )
-    keeps = not (options.ephemeral or side)
+    keeps = not (options.ephemeral or side or options.at_version is not None)
     return Target(
         session=session,
         conversation=_conversation(body, headers, texts) if keeps else SIDE_CONVERSATION,

@@ -95,8 +95,10 @@ async def test_a_document_is_read_and_forgotten(gateway: Gateway) -> None:
     assert kind == "result"
     assert result["committed_bytes"] == len(BOOK)
     assert result["ended"]
-    assert progress
-    assert all(name == "progress" for name, _ in progress)
+    read = [data for name, data in progress if name == "progress"]
+    assert {name for name, _ in progress} <= {"progress", "learning"}
+    assert "".join(each["text"] for each in read) == BOOK.decode()
+    assert {each["total_bytes"] for each in read} == {len(BOOK)}
     session = await gateway.api.learnt()
     assert [each.name for each in session.documents] == ["book.txt"]
     again = await gateway.client.post(
