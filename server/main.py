@@ -53,6 +53,7 @@ async def serve(settings: Settings) -> None:
         print(f"hope-server listens on {host}:{running.port}", flush=True)
         if running.http is not None:
             place = f"{running.http.scheme}://{host}:{running.http.port}"
+            print(f"console: {place}/", flush=True)
             print(f"HTTP (OpenAI-compatible): {place}/v1", flush=True)
         if running.metrics_port is not None:
             print(

@@ -93,11 +93,16 @@ async def follow(
 
 
 def said_in(record: Record, tokenizer: Tokenizer) -> list[Said]:
-    """The texts of a record, without those of the template."""
+    """The texts of a record, without those of the template and the tokens that end replies."""
+
+    def text_of(tokens: tuple[int, ...]) -> str:
+        kept = [token for token in tokens[:_MOST_TOKENS] if token not in tokenizer.eos_ids]
+        return tokenizer.decode(kept)[:MOST_CHARACTERS]
+
     return [
         Said(
             segment.speaker,
-            tokenizer.decode(segment.tokens[:_MOST_TOKENS])[:MOST_CHARACTERS],
+            text_of(segment.tokens),
             segment.learnable,
             len(segment.tokens),
         )

@@ -26,13 +26,16 @@ from server.http_api.errors import HttpError, http_error
 from server.http_api.files import Files
 from server.http_api.models import Models
 from server.http_api.native import ROUTES, SESSIONS, Method, handler
+from server.http_api.pages import page_routes
 from server.http_api.requests import Gate
 from server.http_api.watching import Watching
 from server.store.base import StoreError, StoreLostError
 from server.telemetry.logs import FIELDS, new_number, request_number
 
 _log = logging.getLogger("server.requests")
+CONSOLE = "/"
 _ROUTES = (
+    CONSOLE,
     "/health",
     "/v1/chat/completions",
     "/v1/completions",
@@ -108,6 +111,7 @@ def make_app(
             route(f"{SESSIONS}/{{session}}/origin", "POST", comparing.origin),
             *(route(each.path, each.verb, handler(each, methods[each.method])) for each in ROUTES),
             Route("/health", health, methods=["GET"]),
+            *page_routes(),
         ],
         middleware=middleware,
         exception_handlers={HTTPException: _no_such_route},
@@ -134,6 +138,8 @@ def _place(request: Request) -> str:
         path = "/v1/models/{model}"
     if path.startswith(SESSIONS):
         path = SESSIONS
+    if path.startswith("/console/"):
+        path = CONSOLE
     return f"{request.method} {path if path in _ROUTES else '(none)'}"
 
 

@@ -149,6 +149,7 @@ async def _behind(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byt
 async def _events(
     first: IngestEvent, events: AsyncIterator[IngestEvent], text: _Text
 ) -> AsyncIterator[bytes]:
+    yield named_event("opened", {"total_bytes": text.total_bytes})
     yield _event(first, text)
     try:
         async for event in events:

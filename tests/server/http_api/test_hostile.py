@@ -92,7 +92,10 @@ async def test_what_does_not_matter_is_ignored(gateway: Gateway) -> None:
     [
         ("/v1/embeddings", 404),
         ("/v1/chat/completions/", 404),
-        ("/", 404),
+        ("/console", 404),
+        ("/console/", 404),
+        ("/console/..%2Fapp.py", 404),
+        ("/console/%2e%2e/pages.py", 404),
         ("/v1/models/gpt-4", 404),
         ("/v1/models/hope/nobody", 404),
         ("/v1/models/hope/..%2Fother", 404),

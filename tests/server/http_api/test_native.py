@@ -96,7 +96,8 @@ async def test_a_document_is_read_and_forgotten(gateway: Gateway) -> None:
     assert result["committed_bytes"] == len(BOOK)
     assert result["ended"]
     read = [data for name, data in progress if name == "progress"]
-    assert {name for name, _ in progress} <= {"progress", "learning"}
+    assert {name for name, _ in progress} <= {"opened", "progress", "learning"}
+    assert progress[0] == ("opened", {"total_bytes": len(BOOK)})
     assert "".join(each["text"] for each in read) == BOOK.decode()
     assert {each["total_bytes"] for each in read} == {len(BOOK)}
     session = await gateway.api.learnt()
