@@ -11,6 +11,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY hope_runtime hope_runtime
 COPY hope_lab hope_lab
+COPY hope_documents hope_documents
 COPY server server
 COPY protos protos
 COPY clients clients

@@ -1,19 +1,23 @@
 """Native routes that carry bytes: documents to read, and sessions as files.
 
-POST /v1/sessions/{session}/documents   a form with a file of UTF-8 text; answers with events
+POST /v1/sessions/{session}/documents   a form with a file of text, HTML, PDF or Word; events
 GET  /v1/sessions/{session}/export      the session as one file
 POST /v1/sessions/import?session=NAME   the session that such a file holds
 """
 
 from __future__ import annotations
 
+import asyncio
+import io
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+import hope_documents
 from server.app import archive, ingest
 from server.app.events import Ingested, IngestEvent, IngestProgress, Learning
 from server.app.names import MAX_DOCUMENT_NAME, conversation_name, session_key, short_name
@@ -48,6 +52,7 @@ class Files:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise invalid("the form must have a part 'file'", "file")
+        file = await _as_text(file)
         offset = request.headers.get("hope-offset", "0")
         if not offset.isdecimal():
             raise invalid("Hope-Offset must be a number of bytes", "hope-offset")
@@ -112,6 +117,35 @@ def _check_length(request: Request) -> None:
             "or with `hope ingest`",
             code="request_too_large",
         )
+
+
+async def _as_text(file: UploadFile) -> UploadFile:
+    """The file, or its text where it is a PDF or the like. Raises HttpError."""
+    name = file.filename or ""
+    suffix = Path(name).suffix.lower()
+    head = await file.read(hope_documents.HEAD_BYTES)
+    await file.seek(0)
+    other, remedy = hope_documents.foreign(head, suffix)
+    if other:
+        raise HttpError(
+            415,
+            f"the file is {other}, which this server does not read; {remedy}",
+            param="file",
+            code="unsupported_media_type",
+        )
+    if (kind := hope_documents.kind_of(head, suffix)) is hope_documents.Kind.TEXT:
+        return file
+    data = await file.read()
+    try:
+        text = await asyncio.to_thread(hope_documents.text_of, data, kind)
+    except hope_documents.MissingReaderError as error:
+        raise HttpError(501, str(error), "server_error", "file", "reader_missing") from None
+    except hope_documents.LargeDocumentError as error:
+        raise HttpError(413, str(error), param="file", code="request_too_large") from None
+    except hope_documents.DocumentError as error:
+        raise HttpError(422, str(error), param="file", code="document_unreadable") from None
+    encoded = text.encode()
+    return UploadFile(io.BytesIO(encoded), size=len(encoded), filename=name)
 
 
 class _Text:

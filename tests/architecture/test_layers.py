@@ -1,7 +1,8 @@
 """Dependencies point one way, between packages and within them.
 
-clients -> protos <- server -> hope_runtime <- hope_lab. Seen twice: by the imports in the files,
-which name the line that breaks the rule, and from outside, by what a fresh interpreter has loaded.
+clients -> protos <- server -> hope_runtime <- hope_lab; hope_documents lies below clients and
+server. Seen twice: by the imports in the files, which name the line that breaks the rule, and from
+outside, by what a fresh interpreter has loaded.
 """
 
 from __future__ import annotations
@@ -126,6 +127,10 @@ def test_every_package_has_its_place() -> None:
         ("server/crypto", ("torch", "hope_runtime", "grpc")),
         ("server/store", ("torch", "numpy", "hope_runtime", "grpc")),
         ("clients/python", ("server", "hope_runtime", "hope_lab", "torch")),
+        (
+            "hope_documents",
+            ("server", "hope_runtime", "hope_lab", "hope_client", "hope.v1", "grpc", "torch"),
+        ),
     ],
 )
 def test_a_folder_names_nothing_foreign(folder: str, forbidden: tuple[str, ...]) -> None:
@@ -199,6 +204,10 @@ def loaded_by(*packages: str) -> set[str]:
         ),
         ("hope_client", {"server", "hope_runtime", "hope_lab", "torch"}),
         ("server.store", {"torch", "numpy", "hope_runtime", "grpc", "hope"}),
+        (
+            "hope_documents",
+            {"server", "hope_runtime", "hope_client", "grpc", "torch", "pypdf", "trafilatura"},
+        ),
         ("hope.v1", {"server", "hope_runtime", "hope_client", "torch"}),
     ],
 )

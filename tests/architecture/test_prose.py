@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("hope_runtime", "hope_lab", "server", "clients/python", "benchmarks", "examples")
+PACKAGES = (
+    "hope_runtime",
+    "hope_lab",
+    "hope_documents",
+    "server",
+    "clients/python",
+    "benchmarks",
+    "examples",
+)
 RIDDLE = re.compile(r"(What|How|Who|Which|Where)\b")
 
 

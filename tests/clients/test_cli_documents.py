@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import documents
 import grpc
 import pytest
 from documents_to_read import ADA, IDA, REX, words
@@ -45,7 +46,7 @@ async def test_a_folder(server, hope, folder):
     lines = out.splitlines()
     assert lines[0].startswith("[1/5] Read a/notes.txt: 22 B")
     assert lines[-1] == "5 documents: 4 read, 1 skipped."
-    assert "paper.pdf: byte 0 begins a PDF" in err
+    assert "paper.pdf: the PDF cannot be read" in err
     code, out, _ = await hope(*words(folder))
     assert code == 0
     assert out.splitlines()[-1] == "5 documents: 4 read before, 1 skipped."
@@ -139,12 +140,12 @@ NOT_TEXT = {
     "late.txt": (b"a" * 99_999 + b"\xe9", "byte 99,999 (counted from 0) is not UTF-8 text"),
     "marked.txt": (b"\xef\xbb\xbfabc\xff", "byte 6 (counted from 0) is not UTF-8 text"),
     "cut.txt": ("Gr\u00fc".encode()[:-1], "byte 2 (counted from 0) is not UTF-8 text"),
-    "paper.pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "byte 0 begins a PDF, not text"),
-    "letter.docx": (b"PK\x03\x04\x14\x00\x06\x00", "byte 0 begins a Word document"),
+    "paper.pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "the PDF cannot be read"),
+    "letter.docx": (b"PK\x03\x04\x14\x00\x06\x00", "the Word document cannot be read"),
     "book.epub": (b"PK\x03\x04\x14\x00\x06\x00", "byte 0 begins an EPUB book"),
     "files.zip": (b"PK\x03\x04\x14\x00\x06\x00", "byte 0 begins a ZIP archive"),
     "letter.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\x00", "byte 0 begins an old Office document"),
-    "page.html": (b"\n<!DOCTYPE html><p>Hi", "byte 0 begins an HTML page, not text"),
+    "page.html": (b"\n<!DOCTYPE html>", "the HTML page holds no text"),
     "book.txt.gz": (b"\x1f\x8b\x08\x00", "byte 0 begins gzip-compressed data"),
     "cat.png": (b"\x89PNG\r\n\x1a\n", "byte 0 begins a PNG image"),
     "empty.txt": (b"", "the document is empty"),
@@ -164,9 +165,12 @@ async def test_what_is_no_text_is_named(server, hope, tmp_path, name):
     assert not server.documents
 
 
-@pytest.mark.parametrize("name", ["utf16.txt", "latin.txt", "late.txt", "cut.txt", "paper.pdf"])
+@pytest.mark.parametrize(
+    "name", ["utf16.txt", "latin.txt", "late.txt", "cut.txt", "cat.png", "a.pdf"]
+)
 async def test_what_is_no_text_in_a_pipe(server, spawn, name):
-    data, says = NOT_TEXT[name]
+    pdf = (documents.pdf(["x"]), "byte 0 begins a PDF, not text; pass the name of its file")
+    data, says = pdf if name == "a.pdf" else NOT_TEXT[name]
     process = await spawn(*words("-", more=["--document", "d"]))
     _, err = await soon(process.communicate(data))
     assert process.returncode == 1
@@ -185,7 +189,27 @@ async def test_a_pipe_may_have_a_byte_order_mark(server, spawn):
     assert bytes(server.documents["d"]).decode() == "Grüße " * 400 + "ü"
 
 
-async def test_html_is_read_when_that_is_meant(server, hope, tmp_path):
+async def test_documents_that_are_not_text_are_read(server, hope, tmp_path):
+    """Their text, by the code that reads uploads."""
+    for name, data in {
+        "a.pdf": documents.pdf(["Aldmoor lies on", "the Tern."]),
+        "b.docx": documents.word("Dr. Vale keeps bees."),
+        "c.html": documents.html("Tobias Wren is the mayor of the town. " * 5),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    code, out, err = await hope(*words(tmp_path))
+    assert code == 0, err
+    read = {name: bytes(data).decode() for name, data in server.documents.items()}
+    assert read["a.pdf"] == "Aldmoor lies on the Tern.\n"
+    assert read["b.docx"] == "Dr. Vale keeps bees.\n"
+    assert "Tobias Wren is the mayor" in read["c.html"]
+    assert "Contact" not in read["c.html"]
+    # The same file is the same document.
+    code, out, _ = await hope(*words(tmp_path))
+    assert out.splitlines()[-1] == "3 documents: 3 read before."
+
+
+async def test_html_is_read_with_its_markup_when_that_is_meant(server, hope, tmp_path):
     path = tmp_path / "page.html"
     path.write_bytes(b"<html><p>Hi</p></html>")
     assert (await hope(*words(path, more=["--as-text"])))[0] == 0

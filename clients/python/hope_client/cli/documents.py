@@ -20,38 +20,11 @@ from typing import BinaryIO, Self
 
 from hope_client import content
 from hope_client.cli.streams import NotTextError, not_utf8
+from hope_documents import HEAD_BYTES, DocumentError, Kind, foreign, kind_of, text_of
 
-_HEAD_BYTES = 1024
 _LEAST_HEAD_BYTES = 16  # enough to tell every kind
 _PIECE_BYTES = 64 * 1024
 
-_PANDOC = "save its text first, for example with `pandoc -t plain`"
-_UNPACK = "unpack it first"
-_AS_TEXT = "read what is in it some other way first"
-_KINDS: tuple[tuple[bytes, str, str], ...] = (
-    (b"%PDF-", "a PDF", "save its text first, for example with `pdftotext`"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", _PANDOC),
-    (b"{\\rtf", "an RTF document", _PANDOC),
-    (b"\x1f\x8b", "gzip-compressed data", _UNPACK),
-    (b"BZh", "bzip2-compressed data", _UNPACK),
-    (b"\xfd7zXZ\x00", "xz-compressed data", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "zstd-compressed data", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
-    (b"\x89PNG\r\n", "a PNG image", _AS_TEXT),
-    (b"\xff\xd8\xff", "a JPEG image", _AS_TEXT),
-    (b"GIF8", "a GIF image", _AS_TEXT),
-    (b"\x7fELF", "a program", _AS_TEXT),
-    (b"SQLite format 3\x00", "an SQLite database", _AS_TEXT),
-    (b"GGUF", "a GGUF model", _AS_TEXT),
-)
-_HTML = "an HTML page"
-_ZIPPED = {
-    ".docx": "a Word document",
-    ".odt": "an OpenDocument text",
-    ".epub": "an EPUB book",
-    ".xlsx": "an Excel workbook",
-    ".pptx": "a PowerPoint presentation",
-}
 # In this order: that of UTF-32 begins like that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -189,8 +162,10 @@ class Text:
         return content.digest(state)
 
     def _check(self, file: BinaryIO) -> None:
-        begin = file.tell()
-        check = _Check(self.name, as_text=self._as_text)
+        text = self._text_of(file)
+        as_text = self._as_text or text is not file  # what was read from a page may show markup
+        file, begin = text, text.tell()
+        check = _Check(self.name, as_text=as_text)
         first = check.begin(file.read(_PIECE_BYTES))
         mark = check.offset
         check.feed(first)
@@ -199,6 +174,23 @@ class Text:
         check.feed(b"", final=True)
         file.seek(begin + mark)
         self.file, self._begin, self.total = file, begin + mark, check.offset - mark
+
+    def _text_of(self, file: BinaryIO) -> BinaryIO:
+        """The file, or its text where it is a PDF or the like."""
+        begin = file.tell()
+        head = file.read(HEAD_BYTES)
+        file.seek(begin)
+        kind = kind_of(head, Path(self.name).suffix.lower())
+        if kind is Kind.TEXT or (kind is Kind.HTML and self._as_text):
+            return file
+        try:
+            text = text_of(file.read(), kind)
+        except DocumentError as error:
+            raise NotTextError(f"{self.name}: {error}") from None
+        found = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        found.write(text.encode())
+        found.seek(0)
+        return found
 
     async def _checked(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         check = _Check(self.name, as_text=self._as_text)
@@ -240,10 +232,14 @@ class _Check:
                     f"{self._name}: byte 0 begins {encoding} text; "
                     f"convert it with `iconv -f {encoding} -t UTF-8`"
                 )
-        kind, remedy = _kind(head[:_HEAD_BYTES], Path(self._name).suffix.lower())
-        if kind and not (self._as_text and kind == _HTML):
-            raise NotTextError(f"{self._name}: byte 0 begins {kind}, not text; {remedy}")
-        if (zero := head[:_HEAD_BYTES].find(0)) >= 0:
+        start, suffix = head[:HEAD_BYTES], Path(self._name).suffix.lower()
+        name, remedy = foreign(start, suffix)
+        kind = kind_of(start, suffix)
+        if not name and kind is not Kind.TEXT and not (self._as_text and kind is Kind.HTML):
+            name, remedy = f"a {kind}", "pass the name of its file instead of piping it"
+        if name:
+            raise NotTextError(f"{self._name}: byte 0 begins {name}, not text; {remedy}")
+        if (zero := start.find(0)) >= 0:
             raise NotTextError(
                 f"{self._name}: byte {zero} is zero, so this is not UTF-8 text; if it is UTF-16, "
                 "convert it with `iconv -f UTF-16LE -t UTF-8`"
@@ -265,16 +261,3 @@ class _Check:
             at = self.offset - waiting + error.start
             raise NotTextError(not_utf8(self._name, at)) from None
         self.offset += len(piece)
-
-
-def _kind(head: bytes, suffix: str) -> tuple[str, str]:
-    if head.startswith(b"PK\x03\x04"):
-        named = _ZIPPED.get(suffix)
-        return (named, _PANDOC) if named else ("a ZIP archive", _UNPACK)
-    for magic, kind, remedy in _KINDS:
-        if head.startswith(magic):
-            return kind, remedy
-    start = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        return _HTML, f"{_PANDOC}, or pass --as-text to read its markup as well"
-    return "", ""
