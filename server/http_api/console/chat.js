@@ -14,7 +14,6 @@ const EXAMPLES = [
   ["I work as a bookbinder.", "What do I work as?"],
   ["My sister is called Clara.", "What is my sister called?"],
 ];
-const MOST_TOKENS = 256;
 
 let conversation = null;
 let turns = []; // {seq, user, reply, learn, tokens, nats, version}; seq is null until it is durable
@@ -131,7 +130,8 @@ function taken(record, paints = true) {
 
 async function submit() {
   const text = composer.value.trim();
-  if (!text || stopping || !conversation) return;
+  if (!text || stopping) return;
+  if (!conversation) open(fresh()); // sent before the session was read
   const before = turns.flatMap((turn) => [{ role: "user", content: turn.user }, { role: "assistant", content: turn.reply }]);
   const turn = { seq: null, user: text, reply: "", learn: learns, tokens: null, nats: null, version: null, busy: true };
   turns.push(turn);
@@ -145,7 +145,7 @@ async function submit() {
     const response = await request("POST", "/v1/chat/completions", {
       signal,
       json: {
-        model: `hope/${state.id}`, stream: true, max_tokens: MOST_TOKENS,
+        model: `hope/${state.id}`, stream: true,
         messages: [...before.filter((message) => message.content), { role: "user", content: text }],
         hope: { conversation, learn: learns },
       },

@@ -9,7 +9,7 @@ import { openVersion } from "./time.js";
 /** Find where the memory has `text` from, which it said after `context`. */
 export async function showOrigin(text, context) {
   const body = h("div", { class: "origin" }, h("p", { class: "thinking", role: "status" }, "Reading it under every version …"));
-  const dialog = openDialog("When did it learn this?", [h("blockquote", {}, text), body], { wide: true });
+  const dialog = openDialog("When did it learn this?", [h("blockquote", { tabindex: 0 }, text), body], { wide: true });
   try {
     const found = await call("POST", pathOf(state.id, "/origin"), { text, context });
     body.replaceChildren(...shown(found, dialog));

@@ -80,7 +80,7 @@ async function paintDetail() {
   if (selected !== version) return;
   const texts = found.taught.filter((each) => !each.taken_back);
   taught.replaceChildren(
-    h("h4", {}, texts.length ? "What it was told since version " + parent : "It was told nothing new: a slower level caught up."),
+    h("h4", {}, texts.length ? "What it was told since version " + parent : "Nothing new was said: it learnt more of what came before."),
     h("ul", {}, texts.map((each) => h("li", {},
       h("p", {}, each.excerpt + (each.truncated ? "…" : "")),
       h("p", { class: "figures" }, [each.document || "said by you", `${count(Number(each.learnable_tokens))} tokens`,
