@@ -23,7 +23,8 @@ _Result = TypeVar("_Result")
 class GeneratorRequest(Request[_Result]):
     """A request whose progress is a generator: it yields its chunks and receives their outputs.
 
-    Consolidations are such requests, whose chunks are None, and so are turns that vLLM decodes.
+    Consolidations are such requests, which yield the share that is done instead of chunks, or None,
+    and so are turns that vLLM decodes.
     """
 
     def __init__(self, work: Generator[Any, Any, _Result], ready: Ready = always_ready) -> None:
@@ -35,9 +36,14 @@ class GeneratorRequest(Request[_Result]):
 
     def _advance(self, output: Any) -> None:
         try:
-            self.chunk = self._work.send(output)
+            found = self._work.send(output)
         except StopIteration as end:
             self._finish(end.value)
+            return
+        if isinstance(found, float):
+            self.progress, self.chunk = found, None
+        else:
+            self.chunk = found
 
     def _release(self, *, kept: bool) -> None:
         self._work.close()

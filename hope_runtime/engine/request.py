@@ -78,6 +78,8 @@ class Request(Generic[_Result]):
         self.cancelled = False
         # The tokens it needs next; None until its text is encoded, and after its end.
         self.chunk: Chunk | None = None
+        # Share of the work that is done, 0 to 1, where its kind tells. Any thread may read it.
+        self.progress: float | None = None
         self._encoding: Iterator[None] = iter(())
         self._outcome: _Result | None = None
         self._error: Exception | None = None

@@ -15,9 +15,10 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from hope_runtime.engine.base import SessionEngine
+from hope_runtime.engine.request import Request
 from hope_runtime.learning import Consolidation
 from hope_runtime.session.codec import changed_blobs
 from hope_runtime.session.fold import due, with_learning
@@ -45,6 +46,9 @@ from server.telemetry.tracing import Tracer
 _log = logging.getLogger(__name__)
 
 COMMIT_ATTEMPTS = 5
+# Between two looks at how far a consolidation is; people look on.
+PROGRESS_SECONDS = 0.2
+_Result = TypeVar("_Result")
 
 
 class Commits:
@@ -177,8 +181,8 @@ class Commits:
                 if resident.progress != (progress := Learning(boundary.level)):
                     resident.advance(progress)
                 with self._tracer.span("learn", level=boundary.level):
-                    ticket = self._engine.consolidate(memory, boundary)
-                    memory, report = await result_of(ticket)
+                    request = self._engine.consolidate(memory, boundary)
+                    memory, report = await self._watched(resident, boundary.level, request)
                 reports.append(report)
             async with resident.committing:
                 if resident.memory is not before:
@@ -196,6 +200,20 @@ class Commits:
             raise
         finally:
             resident.learning = resident.progress = None
+
+    async def _watched(self, resident: Resident, level: int, request: Request[_Result]) -> _Result:
+        """Wait for a consolidation, and tell how far it is."""
+        waiting = asyncio.ensure_future(result_of(request))
+        try:
+            while not (await asyncio.wait([waiting], timeout=PROGRESS_SECONDS))[0]:
+                now = Learning(level, request.progress)
+                if resident.progress != now:
+                    resident.advance(now)
+            return waiting.result()
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+                await asyncio.wait([waiting])  # its row is free then
 
     async def _commit(
         self,

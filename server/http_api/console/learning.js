@@ -99,7 +99,10 @@ function paintStatus() {
   const tick = () => {
     if (state.learning) {
       const seconds = Math.round((Date.now() - state.learning.since) / 1000);
-      status.replaceChildren(h("span", { class: "pulse", "aria-hidden": "true" }), `${speedOf(state.learning.level)} level learns`, h("span", { class: "figures", "aria-hidden": "true" }, ` ${seconds} s`));
+      const { fraction } = state.learning;
+      status.replaceChildren(
+        h("span", { class: "pulse", "aria-hidden": "true" }), `${speedOf(state.learning.level)} level learns`,
+        h("span", { class: "figures", "aria-hidden": "true" }, ` ${fraction === null ? "" : `${percent(fraction)} · `}${seconds} s`));
       return;
     }
     const waiting = state.session?.pending ?? 0;

@@ -66,6 +66,19 @@ async def test_turns_and_learning_are_told(gateway: Gateway) -> None:
     assert numbers == sorted(set(numbers))
 
 
+async def test_learning_says_how_far_it_is(serve_http: ServeHttp) -> None:
+    async with serve_http() as gateway:
+        await gateway.api.create(policy="default")
+        await gateway.chat(user("My dog is called Rolf."))
+        learning = asyncio.create_task(gateway.client.post(f"{ONE}/consolidate", json={}))
+        told = await asyncio.wait_for(until(gateway, "consolidation"), 120)
+        await learning
+    shares = [data["fraction"] for name, _, data in told if name == "learning"]
+    known = [share for share in shares if share is not None]
+    assert known == sorted(known)
+    assert any(0 < share < 1 for share in known)
+
+
 async def test_a_watcher_goes_on_where_it_was(gateway: Gateway) -> None:
     await gateway.chat(user("One."))
     first = await until(gateway, "turn")
