@@ -20,7 +20,7 @@ HTTP_PORT ?= 8080
 # Engine of the demonstration: torch, or vllm, which has an environment of its own.
 ENGINE ?= torch
 
-.PHONY: setup setup-vllm demo test test-vllm test-all lint protos protos-typescript release-protos serve bench bench-vllm bench-native clean
+.PHONY: setup setup-vllm demo test test-vllm test-all lint protos protos-typescript images release-protos serve bench bench-vllm bench-native clean
 setup: $(VENV)/.ready
 
 # torch first: any other order may bring in the CUDA build. The model's and
@@ -80,6 +80,10 @@ protos: setup
 protos-typescript: setup
 	cd $(TYPESCRIPT) && npm ci --ignore-scripts --no-audit --no-fund
 	cd $(TYPESCRIPT) && PATH="$(abspath $(BIN)):$$PATH" npm run generate
+
+# Pictures of the console, with the real model in Chromium; minutes.
+images: setup
+	HOPE_IMAGES=docs/images $(BIN)/python -m pytest -m heavy tests/server/http_api/test_console_model.py
 
 # With a release: from then on `make lint` refuses what would break its clients.
 release-protos: setup

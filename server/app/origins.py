@@ -112,7 +112,8 @@ def _likeliest(sessions: Sessions, taught: Sequence[Taught], text: str) -> tuple
                 passage = Passage(sentence, each.record.document, each.record.conversation)
                 ranked.append((shared, passage))
     ranked.sort(key=lambda pair: -pair[0])
-    return tuple(passage for _, passage in ranked[:MOST_PASSAGES])
+    # Less than half of what the best one shares says little.
+    return tuple(passage for shared, passage in ranked[:MOST_PASSAGES] if 2 * shared > ranked[0][0])
 
 
 def _words(text: str) -> set[str]:

@@ -152,13 +152,13 @@ async function submit() {
     });
     await read(response, turn);
   } catch (error) {
-    if (error.name !== "AbortError") {
-      failed(error);
-      if (!turn.reply && mine === turns) {
-        turns.splice(turns.indexOf(turn), 1);
-        composer.value ||= text;
-      }
-    } else if (!turn.reply) turns.splice(turns.indexOf(turn), 1);
+    failed(error);
+    // Nothing happened if nothing came: the message goes back to its writer.
+    if (!turn.reply && mine === turns) {
+      turns.splice(turns.indexOf(turn), 1);
+      composer.value ||= text;
+      grow();
+    }
   } finally {
     turn.busy = false;
     stopping = null;

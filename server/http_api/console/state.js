@@ -43,7 +43,10 @@ export function choose(id) {
   tell("chosen");
   if (!id) return;
   watching = new AbortController();
-  watch(id, watching.signal).catch(failed);
+  watch(id, watching.signal).catch((error) => {
+    failed(error);
+    if (error.status === 404) location.hash = "#/"; // deleted, or never there
+  });
 }
 
 /** Read the session again: its figures, and its versions. */

@@ -6,7 +6,9 @@ import { compareWith } from "./compare.js";
 import { guardText, speedOf } from "./learning.js";
 import { loadSessions, on, refresh, state } from "./state.js";
 
-let box, rail, detail, selected = null;
+let box, rail, detail;
+let chosen = null; // a version that somebody chose; otherwise the newest is shown
+let selected = null;
 
 export function showTime() {
   box = byId("view-time");
@@ -16,20 +18,20 @@ export function showTime() {
     h("header", { class: "view-head" }, h("h2", {}, "Time machine"),
       h("p", {}, "Every time it learns, a version is kept. Look at what each was taught, ask it, or go back to it.")),
     h("div", { class: "time-grid" }, rail, detail));
-  on("chosen", () => { selected = null; rail.replaceChildren(); detail.replaceChildren(); });
+  on("chosen", () => { chosen = selected = null; rail.replaceChildren(); detail.replaceChildren(); });
   on("session", paint);
 }
 
 /** Show a version. */
 export function openVersion(version) {
-  selected = version;
+  chosen = version;
   location.hash = `#/${encodeURIComponent(state.id)}/time`;
   paint();
 }
 
 function paint() {
   const versions = [...state.versions].reverse();
-  if (versions.length && !versions.some((each) => each.version === selected)) selected = versions[0].version;
+  selected = versions.some((each) => each.version === chosen) ? chosen : versions[0]?.version;
   rail.replaceChildren(...versions.map((info) => {
     const learnt = consolidationsOf(info.version);
     const guards = learnt.flatMap((each) => each.guards ?? []);
@@ -37,7 +39,7 @@ function paint() {
     return h("li", { class: `stop ${present ? "present" : ""}` },
       h("button", {
         type: "button", class: "stop-button", "aria-pressed": String(info.version === selected),
-        on: { click: () => { selected = info.version; paint(); } },
+        on: { click: () => { chosen = info.version; paint(); } },
       },
       h("span", { class: "stop-name" }, info.version === 0 ? "The base model" : `Version ${info.version}`,
         present ? h("span", { class: "badge good" }, "now") : null,
@@ -95,7 +97,7 @@ async function rollback(version) {
   try {
     await call("POST", pathOf(state.id, "/rollback"), { version });
     await refresh();
-    selected = state.session.version;
+    chosen = null;
     paint();
     notice(`Rolled back to ${version ? `version ${version}` : "the base model"}.`, {
       action: "Undo", seconds: 20,

@@ -34,13 +34,16 @@ class Console:
     async def view(self, name: str) -> None:
         await self.page.get_by_role("link", name=name, exact=True).click()
 
-    async def say(self, text: str) -> str:
-        """Send a message; returns the reply when it is complete."""
+    async def say(self, text: str, *, stops: bool = False) -> str:
+        """Send a message; returns the reply when it is complete, or cut after its first words."""
         before = await self.page.locator(".turn").count()
         await self.page.get_by_label("Message").fill(text)
         await self.button("Send").click()
         turn = self.page.locator(".turn").nth(before)
-        await turn.locator(".turn-foot").wait_for(timeout=120_000)
+        if stops:
+            await turn.locator(".reply-text:not(:has(.thinking))").wait_for(timeout=300_000)
+            await self.button("Stop the reply").click()
+        await turn.locator(".turn-foot").wait_for(timeout=300_000)
         reply: str = await turn.locator(".reply-text").inner_text()
         return reply
 
