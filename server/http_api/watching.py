@@ -183,7 +183,9 @@ def _shown(record: Record, tokenizer: Tokenizer) -> dict[str, Any]:
         case RecordKind.ROLLBACK:
             return {"version": record.target_version}
         case RecordKind.FORGET:
-            return {"document": record.document}
+            # Of statements, the records that held them.
+            places = sorted({place.seq for place in record.places})
+            return {"document": record.document, "log_records": places}
         case RecordKind.END_CONVERSATION:
             return {"conversation": record.conversation}
         case _:

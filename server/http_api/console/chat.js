@@ -29,7 +29,10 @@ export function showChat() {
     if (!conversation) resume();
     else if (!turns.length) paint();
   });
-  on("record", (record) => record.kind === "turn" && record.conversation === conversation && taken(record));
+  on("record", (record) => {
+    if (record.kind === "turn" && record.conversation === conversation) taken(record);
+    if (record.kind === "forget" && conversation) open(conversation);
+  });
   on("learning", paintStatus);
 }
 

@@ -104,12 +104,17 @@ export async function save(session) {
 /** Learn everything again without a document; `progress` gets the share that is done. */
 export async function forget(session, document_, progress = () => {}) {
   const response = await request("DELETE", pathOf(session, `/documents/${document_.split("/").map(encodeURIComponent).join("/")}`));
+  await followJob(response, progress);
+  notice(`Forgot ${document_}.`);
+}
+
+/** Wait for the end of a job; `progress` gets the share that is done. */
+export async function followJob(response, progress) {
   for await (const { event, data } of eventsOf(response)) {
     const content = data ? JSON.parse(data) : {};
     if (event === "error") throw new Error(content.error.message);
     if (event === "job") progress(Number(content.folded_records) / Math.max(1, Number(content.total_records)));
   }
-  notice(`Forgot ${document_}.`);
 }
 
 export const remove = (session) => call("DELETE", pathOf(session));

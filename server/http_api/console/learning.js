@@ -197,7 +197,7 @@ function shown(record) {
     case "consolidation": return consolidation(record);
     case "rollback": return entry("plain", "clock", `Rolled back to version ${record.version}`, "");
     case "reset": return entry("plain", "clock", "Levels were reset", "");
-    case "forget": return entry("plain", "trash", `Forgot ${record.document}`, "");
+    case "forget": return entry("plain", "trash", `Forgot ${record.document || "what it was told"}`, "");
     case "freeze": return entry("plain", "stop", "Learning was switched off", "");
     case "unfreeze": return entry("plain", "spark", "Learning was switched on", "");
     default: return null;

@@ -2,9 +2,10 @@
 
 import { call } from "./api.js";
 import { button, byId, failed, h, icon, notice, openDialog } from "./dom.js";
-import { choose, loadSessions, on, state } from "./state.js";
+import { choose, loadSessions, on, state, tell } from "./state.js";
 import { showSide } from "./side.js";
 import { focusComposer, newConversation, showChat, stopReply } from "./chat.js";
+import { showKnown } from "./known.js";
 import { showLearning } from "./learning.js";
 import { showCompare } from "./compare.js";
 import { showTime } from "./time.js";
@@ -12,6 +13,7 @@ import { takeFiles } from "./documents.js";
 
 const VIEWS = [
   ["chat", "Chat", "chat"],
+  ["known", "Taught", "list"],
   ["compare", "Compare", "columns"],
   ["time", "Time machine", "clock"],
   ["learning", "Learning", "spark"],
@@ -74,14 +76,15 @@ function route() {
   closeSide();
   app.dataset.view = known;
   app.classList.toggle("no-memory", !id);
-  for (const name of ["chat", "compare", "time"]) byId(`view-${name}`).hidden = name !== (known === "learning" ? "chat" : known);
+  for (const name of ["chat", "known", "compare", "time"]) byId(`view-${name}`).hidden = name !== (known === "learning" ? "chat" : known);
   choose(id || null);
   paintTop();
+  tell("view");
 }
 
 const KEYS = [
   ["?", "This list"], ["/", "Write a message"], ["Esc", "Stop a reply"],
-  ["Alt + N", "New conversation"], ["Alt + M", "Memories"], ["Alt + 1 … 4", "Chat, Compare, Time machine, Learning"],
+  ["Alt + N", "New conversation"], ["Alt + M", "Memories"], ["Alt + 1 … 5", "Chat, Taught, Compare, Time machine, Learning"],
   ["Enter, Shift + Enter", "Send, new line"],
 ];
 
@@ -95,7 +98,7 @@ function pressed(event) {
   if (event.key === "Escape") {
     closeSide();
     stopReply();
-  } else if (event.altKey && /^Digit[1-4]$/.test(event.code) && state.id) {
+  } else if (event.altKey && /^Digit[1-5]$/.test(event.code) && state.id) {
     event.preventDefault();
     location.hash = hrefOf(VIEWS[Number(event.code[5]) - 1][0]);
   } else if (event.altKey && event.code === "KeyN" && state.id) {
@@ -132,6 +135,7 @@ async function start() {
   showTop();
   showSide(showKeys);
   showChat();
+  showKnown();
   showCompare();
   showTime();
   showLearning();

@@ -14,9 +14,9 @@ export const state = {
 };
 
 const bus = new EventTarget();
-/** Call `listener` whenever `name` happens: sessions, chosen, session, record, learning, intact. */
+/** Call `listener` whenever `name` happens: view, sessions, chosen, session, record, learning, intact. */
 export const on = (name, listener) => bus.addEventListener(name, (event) => listener(event.detail));
-const tell = (name, detail) => bus.dispatchEvent(new CustomEvent(name, { detail }));
+export const tell = (name, detail) => bus.dispatchEvent(new CustomEvent(name, { detail }));
 
 const RETRY_MS = [500, 1000, 2000, 4000];
 let watching = null;
@@ -105,6 +105,8 @@ async function take(id, event, data, number) {
   } else if (event === "error") notice(data.error.message, { kind: "bad" });
   else {
     const record = { kind: event, seq: Number(number), ...data };
+    // What was forgotten is not shown either.
+    if (event === "forget") state.records = state.records.filter((each) => !record.log_records.includes(each.seq));
     state.records.push(record);
     tell("record", record);
   }

@@ -136,6 +136,27 @@ async def test_a_memory_travels_as_a_file(
     assert twin["memory_hash"] == before.memory_hash
 
 
+async def test_what_it_was_taught_is_forgotten(console: Console, gateway: Gateway) -> None:
+    untaught = (await gateway.api.get()).levels
+    await console.say("My dog is called Rolf.")
+    await console.say("My cat is called Bruno.")
+    await learnt(gateway)
+    await console.view("Taught")
+    await console.see(".statements li", "My dog is called Rolf.")
+    await console.page.get_by_label("Search what it was taught").fill("cat")
+    await console.page.locator(".statements li", has_text="Rolf").wait_for(state="detached")
+    await console.button("Forget: My cat is called Bruno.").click()
+    await console.button("Forget it").click()
+    await console.see(".toast", "Forgotten.")
+    await console.page.get_by_label("Search what it was taught").fill("")
+    await console.see(".statements li", "My dog is called Rolf.")
+    assert await console.page.locator(".statements li", has_text="Bruno").count() == 0
+    await console.view("Chat")
+    await console.see(".said", "My dog is called Rolf.")
+    assert await console.page.locator(".said", has_text="Bruno").count() == 0
+    assert (await gateway.api.get()).levels != untaught
+
+
 async def test_learning_is_switched(console: Console, gateway: Gateway) -> None:
     await console.page.get_by_role("switch", name="Learn from this").click()
     await console.say("This is between us.")
@@ -192,7 +213,7 @@ async def test_the_keyboard_is_enough(console: Console) -> None:
     await keys.type("Hello")
     await keys.press("Enter")
     await console.see(".turn-foot")
-    for number, selector in ((2, "#view-compare"), (3, "#view-time"), (1, "#view-chat")):
+    for number, selector in ((3, "#view-compare"), (4, "#view-time"), (1, "#view-chat")):
         await keys.press(f"Alt+Digit{number}")
         await console.see(selector)
     await keys.press("Alt+KeyN")
@@ -221,6 +242,9 @@ async def test_axe_finds_nothing_serious(gateway: Gateway, theme: str) -> None:
         await console.button("Without memory?").click()
         await console.see(".column .figures", "sure of a word")
         assert not await console.audit()
+        await console.view("Taught")
+        await console.see(".statements li")
+        assert not await console.audit()
         await console.view("Time machine")
         await console.page.locator(".stop-button", has_text="Version 1").click()
         await console.see(".taught li")
@@ -232,7 +256,7 @@ async def test_a_phone_is_wide_enough(gateway: Gateway) -> None:
         await console.open()
         await console.say(DOG)
         await learnt(gateway)
-        for view in ("Chat", "Compare", "Time machine", "Learning"):
+        for view in ("Chat", "Taught", "Compare", "Time machine", "Learning"):
             await console.view(view)
             wide = await console.page.evaluate("document.documentElement.scrollWidth")
             assert wide <= NARROW["width"], view
