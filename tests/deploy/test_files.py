@@ -89,7 +89,7 @@ def test_the_gateway_is_published_where_envoy_and_the_replicas_have_it() -> None
         for port in (str(Settings().port), each["environment"]["HOPE_HTTP_PORT"])
     }
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
-    assert set(re.findall(r'\*\.whl\)\[([a-z,]+)\]"', dockerfile)) == {"redis,http"}
+    assert set(re.findall(r'\*\.whl\)\[([a-z,]+)\]"', dockerfile)) == {"redis,http,documents"}
 
 
 def test_secrets_are_made_once_and_fit_the_server(tmp_path: Path) -> None:
