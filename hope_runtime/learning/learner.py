@@ -247,6 +247,9 @@ class Learner:
                 None if before is None else before.to(self._model.dtype),
             ),
         )
+        if not trainer.tokens:
+            # Nothing was practised, so nothing changed and no faster level makes room.
+            return _Outcome(untouched, practised, events=tuple(events))
         adapter = trainer.stored()
         if policy.guards is not None:
             adapter, shrunk = within(adapter, level.adapter, policy.guards, self._base_norm)

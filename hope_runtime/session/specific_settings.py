@@ -23,9 +23,19 @@ class SpecificConfig:
     least_steps: int = 6
     # Longest span, in tokens, that is practised as a statement and not only read again.
     statement_tokens: int = 40
-    # A document's sentences of less surprise, nats per token, are only read again. (What a user
-    # says is practised whatever its surprise.)
+    # The same of one whose value nobody can guess: a number, a code, a UUID has many tokens.
+    odd_statement_tokens: int = 72
+    # Least surprise, nats per token, at which a document's sentence is practised as a statement.
+    # (What a user says is practised whatever its surprise.)
     document_surprise_nats: float = 5.0
+    # The same of one whose value nobody can guess; its other words are often ordinary.
+    odd_surprise_nats: float = 2.5
+    # Statements of documents that a consolidation practises at most: those that surprise most.
+    document_statements: int = 16
+    # Least surprise, nats per token, at which any other text is read again, and how many tokens of
+    # such texts a consolidation reads again at most. All the rest costs nothing but reading.
+    text_surprise_nats: float = 6.0
+    text_tokens: int = 128
     # Questions that a statement is practised as the answer to, at most.
     questions: int = 6
     # Forms in which statements are practised in a step, together at least; of a few statements two
@@ -35,7 +45,7 @@ class SpecificConfig:
     # also from each other.
     few_statements: int = 8
     # How often a text that is only read again is read in all.
-    plain_passes: int = 6
+    plain_passes: int = 4
     # Forms of earlier statements in a step.
     earlier_per_step: int = 6
     # Contrasts in a step: so many and one more for each statement, up to the most; and anchors.

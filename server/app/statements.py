@@ -40,7 +40,8 @@ class Statement:
 
     `offset_bytes` is where it begins in its document. `levels` are those that practised it, and
     `version` is the first version of the memory that had learnt it, 0 when the log does not say.
-    `rehearsed` says that it is in the practice buffer; `superseded_by` is the id of the statement
+    `rehearsed` says that it is in the practice buffer, `surprise_nats` what it cost when it was
+    learnt, 0 where that is not kept; `superseded_by` is the id of the statement
     that took its place, "" when none did.
     """
 
@@ -52,6 +53,7 @@ class Statement:
     levels: tuple[int, ...]
     version: int
     rehearsed: bool
+    surprise_nats: float
     superseded_by: str
 
     @property
@@ -66,10 +68,18 @@ class Statement:
 
 
 async def page(
-    sessions: Sessions, key: SessionKey, *, query: str, page_size: int, page_token: str
+    sessions: Sessions,
+    key: SessionKey,
+    *,
+    query: str,
+    page_size: int,
+    page_token: str,
+    document: str = "",
+    rehearsed_only: bool = False,
 ) -> tuple[list[Statement], str]:
     """A page of the statements in which every word of `query` occurs, in the order of the log, and
-    the token of the next one, "" behind the last. Needs no lock: what is read never changes.
+    the token of the next one, "" behind the last; of one document if it is named. Needs no lock:
+    what is read never changes.
 
     Raises NotFoundError, InvalidRequestError, and errors of a state that cannot be used.
     """
@@ -83,7 +93,9 @@ async def page(
     def collect() -> tuple[list[Statement], str]:
         found: list[Statement] = []
         reading = _Reading(log, memory, sessions.tokenizer)
-        for statement in reading.statements(_matcher(query), after):
+        for statement in reading.statements(_matcher(query), after, document):
+            if rehearsed_only and not statement.rehearsed:
+                continue
             if len(found) == page_size:
                 return found, found[-1].id
             found.append(statement)
@@ -170,7 +182,7 @@ class _Reading:
         self._tokenizer = tokenizer
         self._spans = SpanReader(tokenizer)
         self._history: History = history(log)
-        self._rehearsed = [(span.start, span.end) for span in memory.buffer]
+        self._rehearsed = memory.buffer
 
     def places(self, records: set[int]) -> Iterator[Place]:
         """Places of the statements in some records."""
@@ -179,13 +191,15 @@ class _Reading:
                 yield from (place for place, _, _ in self._clauses(each))
 
     def statements(
-        self, matches: Callable[[str], bool], after: tuple[int, int]
+        self, matches: Callable[[str], bool], after: tuple[int, int], document: str = ""
     ) -> Iterator[Statement]:
-        """Statements behind a place whose text `matches`."""
+        """Statements behind a place whose text `matches`, of one document if it is named."""
         offsets = _Offsets(self._log, self._history.counted.records, self._tokenizer)
         for each in self._history.told:
             offset = offsets.of(each)
             if (each.seq, each.piece.stop) <= after:
+                continue
+            if document and self._log[each.seq - 1].document != document:
                 continue
             if not matches(self._tokenizer.decode(each.piece.ids)):
                 continue  # then none of its clauses does
@@ -206,6 +220,7 @@ class _Reading:
         self, each: Told, place: Place, position: int, text: str, offset_bytes: int
     ) -> Statement:
         end = position + place.stop - place.start
+        rehearsed = [span for span in self._rehearsed if span.start < end and position < span.end]
         by = self._history.superseded.get((place.seq, place.start))
         return Statement(
             place=place,
@@ -220,7 +235,8 @@ class _Reading:
                 if each.end <= level.learnt_through and not self._undone(index, each.end)
             ),
             version=self._history.version(place.seq, place.start),
-            rehearsed=any(start < end and position < stop for start, stop in self._rehearsed),
+            rehearsed=bool(rehearsed),
+            surprise_nats=max((span.surprise_nats or 0.0 for span in rehearsed), default=0.0),
             superseded_by=f"{by[0]}.{by[1]}" if by else "",
         )
 

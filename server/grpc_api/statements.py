@@ -31,6 +31,8 @@ async def list_statements(
         sessions,
         session_key(request.parent, field="parent"),
         query=request.query,
+        document=request.document,
+        rehearsed_only=request.rehearsed_only,
         page_size=page_size(request.page_size),
         page_token=request.page_token,
     )
@@ -65,6 +67,7 @@ def _to_statement(statement: statements.Statement) -> pb.Statement:
         levels=statement.levels,
         memory_version=statement.version,
         rehearsed=statement.rehearsed,
+        surprise_nats=statement.surprise_nats,
         superseded_by=statement.superseded_by,
     )
     if record.time:

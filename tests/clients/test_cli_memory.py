@@ -95,6 +95,24 @@ async def test_a_document_is_named_with_the_place(real_server, hope_real, tmp_pa
     assert "document mill.txt, byte 28," in out
 
 
+async def test_a_document_that_was_read_tells_what_was_practised(real_server, hope_real, tmp_path):
+    async with HopeClient(real_server.target) as client:
+        await client.sessions.create("learns", policy="default")
+    file = tmp_path / "boats.txt"
+    file.write_text("Nobody saw it happen. Ines has a boat called Falke. ")
+    code, out, err = await hope_real("ingest", str(file), "--session", "learns")
+    assert code == 0, err
+    _, heading, shown = out.splitlines()
+    assert heading == "Practised 1 statement of it, most surprising first:"
+    assert shown.endswith(" nats, byte 21: Ines has a boat called Falke.")
+    code, out, _ = await hope_real(
+        "memory", "list", "learns", "--document", "boats.txt", "--rehearsed"
+    )
+    assert code == 0
+    assert "Nobody" not in out
+    assert "Ines has a boat called Falke." in out
+
+
 async def test_a_chat_asks_before_it_forgets(real_server):
     ids = await teach(real_server.target, "asked", *FACTS)
     environment = {**os.environ, "HOPE_SERVER": real_server.target, "TERM": "dumb"}

@@ -146,3 +146,20 @@ async def test_a_correction_is_named_and_without_it_the_first_word_holds(api: Ap
     await never.create(policy="default")
     await teach(never, "My cat is called Bruno.")
     assert (await never.get()).levels == session.levels
+
+
+async def test_of_a_document_what_was_practised_is_told_from_what_was_read(api: Api) -> None:
+    await api.on("reads").create(policy="default")
+    api = api.on("reads")
+    await api.ingest([BOOK.encode()], document="mill")
+    await api.ingest([b"Ines has a boat called Seefalke. "], document="boats")
+    assert len(await api.statements()) == 4
+    whole = await api.statements(document="mill", page_size=2)
+    assert [each.document for each in whole] == ["mill"] * 3
+    assert await api.statements(document="nothing") == []
+    practised = await api.statements(document="mill", rehearsed_only=True)
+    assert practised == [each for each in whole if each.rehearsed]
+    assert [each.text for each in practised] == ["The river Tern runs past the mill."]
+    assert all(each.surprise_nats > 0 for each in practised)
+    # Nobody is named in it.
+    assert (whole[-1].rehearsed, whole[-1].surprise_nats) == (False, 0)

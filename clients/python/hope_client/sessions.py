@@ -7,22 +7,19 @@ documented in hope/v1/sessions.proto; turns are in `generate.py` and `ingest.py`
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from typing import TYPE_CHECKING
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from hope.v1 import sessions_pb2 as pb
 from hope.v1.sessions_pb2_grpc import SessionServiceStub
 
+from hope_client.erasing import erase
 from hope_client.errors import AlreadyExistsError, InvalidRequestError, NotFoundError
 from hope_client.jobs import OnJob, run_job
 from hope_client.names import new_name, picked_id, session_name, user_name
 from hope_client.paging import pages
 from hope_client.sources import MAX_CHUNK_BYTES, in_pieces
-from hope_client.transport import RequestT, ResponseT, Transport
+from hope_client.transport import Transport
 from hope_client.unicode import typed_text_errors
-
-if TYPE_CHECKING:
-    import grpc
 
 
 @typed_text_errors
@@ -96,7 +93,7 @@ class Sessions:
     async def delete(self, session: str, *, etag: str = "") -> None:
         """Erases the session: memory, log, every version."""
         request = pb.DeleteSessionRequest(name=self.name(session), etag=etag)
-        await self._delete(self._stub.DeleteSession, request)
+        await erase(self._transport, self._stub.DeleteSession, request)
 
     async def fork(
         self, session: str, new_session: str = "", *, version: int | None = None
@@ -149,7 +146,7 @@ class Sessions:
     async def delete_snapshot(self, session: str, name: str) -> None:
         """Takes a snapshot's name away; its version is then kept only while it is recent."""
         request = pb.DeleteSnapshotRequest(name=f"{self.name(session)}/snapshots/{name}")
-        await self._delete(self._stub.DeleteSnapshot, request)
+        await erase(self._transport, self._stub.DeleteSnapshot, request)
 
     async def rollback(
         self, session: str, version: int | None = None, *, etag: str = ""
@@ -186,12 +183,24 @@ class Sessions:
         )
 
     async def statements(
-        self, session: str, query: str = "", *, page_size: int = 0
+        self,
+        session: str,
+        query: str = "",
+        *,
+        document: str = "",
+        rehearsed_only: bool = False,
+        page_size: int = 0,
     ) -> AsyncGenerator[pb.Statement, None]:
         """Statements that the session was taught, in the order of its log, fetched page by page;
-        with `query` those in which a word begins with each of its words."""
-        parent = self.name(session)
-        request = pb.ListStatementsRequest(parent=parent, query=query, page_size=page_size)
+        with `query` those in which a word begins with each of its words, with `document` those of
+        one document, with `rehearsed_only` those that were practised and not merely read."""
+        request = pb.ListStatementsRequest(
+            parent=self.name(session),
+            query=query,
+            document=document,
+            rehearsed_only=rehearsed_only,
+            page_size=page_size,
+        )
         async for page in pages(self._transport, self._stub.ListStatements, request):
             for each in page.statements:
                 yield each
@@ -286,14 +295,3 @@ class Sessions:
             name=self.name(session), conversation=conversation, wait=wait
         )
         return await self._transport.call(self._stub.EndConversation, request, repeatable=True)
-
-    async def _delete(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT], request: RequestT
-    ) -> None:
-        attempts = self._transport.attempts(repeatable=True)
-        try:
-            await self._transport.call(method, request, attempts=attempts)
-        except NotFoundError:
-            # An attempt whose answer was lost may have erased it; either way it is gone.
-            if not attempts.failures:
-                raise

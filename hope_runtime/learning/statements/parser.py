@@ -58,6 +58,10 @@ class StatementParser(Protocol):
         """The words that a statement's questions ask for; "" when they cannot be told."""
         ...
 
+    def is_odd(self, stated: str) -> bool:
+        """Whether the value of a statement is one that nobody can guess: a number, a code."""
+        ...
+
     def answered_by_words(self, statement: Statement) -> list[int]:
         """Places in `library` that the statement may answer, as far as words and topics tell."""
         ...

@@ -1310,6 +1310,7 @@ class Statement(_message.Message):
     MEMORY_VERSION_FIELD_NUMBER: _builtins.int
     REHEARSED_FIELD_NUMBER: _builtins.int
     SUPERSEDED_BY_FIELD_NUMBER: _builtins.int
+    SURPRISE_NATS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Names the statement within its session, for good: it outlasts restarts, rollbacks,
     exports and the forgetting of others.
@@ -1334,6 +1335,8 @@ class Statement(_message.Message):
     """It is in the sample that is practised beside what is new."""
     superseded_by: _builtins.str
     """Statement that corrected it, whose value was learnt in the place of its own."""
+    surprise_nats: _builtins.float
+    """Mean surprise when it was learnt, nats per token. 0: it is not rehearsed."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was said or read. Unset for what servers of before stored."""
@@ -1361,10 +1364,11 @@ class Statement(_message.Message):
         memory_version: _builtins.int = ...,
         rehearsed: _builtins.bool = ...,
         superseded_by: _builtins.str = ...,
+        surprise_nats: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "create_time", b"create_time", "document", b"document", "id", b"id", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "memory_version", b"memory_version", "offset_bytes", b"offset_bytes", "rehearsed", b"rehearsed", "speaker", b"speaker", "superseded_by", b"superseded_by", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "create_time", b"create_time", "document", b"document", "id", b"id", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "memory_version", b"memory_version", "offset_bytes", b"offset_bytes", "rehearsed", b"rehearsed", "speaker", b"speaker", "superseded_by", b"superseded_by", "surprise_nats", b"surprise_nats", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1378,6 +1382,8 @@ class ListStatementsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    REHEARSED_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """users/{user}/sessions/{session}."""
     page_size: _builtins.int
@@ -1387,6 +1393,10 @@ class ListStatementsRequest(_message.Message):
     """Statements in which a word begins with each word of this, in whatever case.
     Empty: all.
     """
+    document: _builtins.str
+    """Only statements of this document. Empty: all."""
+    rehearsed_only: _builtins.bool
+    """Only those that are rehearsed: what was practised and not merely read."""
     def __init__(
         self,
         *,
@@ -1394,10 +1404,12 @@ class ListStatementsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         query: _builtins.str = ...,
+        document: _builtins.str = ...,
+        rehearsed_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "query", b"query", "rehearsed_only", b"rehearsed_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

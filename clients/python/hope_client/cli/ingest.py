@@ -23,6 +23,7 @@ from hope.v1 import sessions_pb2
 
 from hope_client.cli.app import FAILED, INTERRUPTED, App
 from hope_client.cli.documents import Item, Text, choose
+from hope_client.cli.memory import show_most_surprising
 from hope_client.cli.progress import view_of
 from hope_client.cli.streams import NotTextError
 from hope_client.cli.view import count, duration, size, to_plain
@@ -226,6 +227,8 @@ async def _read(app: App, job: Job, item: Item, text: Text, committed: int, lead
                     view.stop()
                     line = _summary(item.document, event, time.monotonic() - began)
                     app.terminal.print(lead + line)
+    if job.learn and not job.json:
+        await show_most_surprising(app, job.session, item.document)
 
 
 async def _stdin_pieces() -> AsyncIterator[bytes]:

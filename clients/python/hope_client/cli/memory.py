@@ -16,6 +16,7 @@ from hope_client.cli.jobs import watched
 from hope_client.cli.sessions import report
 from hope_client.cli.terminal import Terminal
 from hope_client.cli.view import count, moment, to_plain
+from hope_client.errors import UnimplementedError
 
 if TYPE_CHECKING:
     from hope_client.cli.chat import Chat
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 PAGE_SIZE = 1000
 # Statements that a chat shows before it asks; more are too many to look through.
 MOST_SHOWN = 20
+# Statements of a document that are shown when it was read.
+MOST_SURPRISING = 10
 # A request to forget at the beginning of a message, which the model cannot fulfil.
 _ASKS_TO_FORGET = re.compile(
     r"(?:please[, ]+)?(?:(?:can|could|would|will) you )?(?:please )?(?:forget|unlearn) "
@@ -37,7 +40,13 @@ def run_list(app: App) -> int:
     args = app.args
 
     def statements() -> AsyncGenerator[pb.Statement, None]:
-        return app.client.sessions.statements(args.session, args.query, page_size=PAGE_SIZE)
+        return app.client.sessions.statements(
+            args.session,
+            args.query,
+            document=args.document,
+            rehearsed_only=args.rehearsed,
+            page_size=PAGE_SIZE,
+        )
 
     async def show() -> int:
         shown = 0
@@ -53,7 +62,9 @@ def run_list(app: App) -> int:
         app.terminal.json({"statements": [to_plain(each) for each in app.run(collect())]})
     elif not app.run(show()):
         app.terminal.note(
-            "No statement matches." if args.query else "The session was not taught anything yet."
+            "No statement matches."
+            if args.query or args.document or args.rehearsed
+            else "The session was not taught anything yet."
         )
     return 0
 
@@ -110,6 +121,26 @@ def forget_in_chat(chat: Chat, text: str) -> None:
         terminal.print(_done(len(set(chosen)), session))
 
 
+async def show_most_surprising(app: App, session: str, document: str) -> None:
+    """Prints what was practised of a document: its most surprising statements."""
+    listed = app.client.sessions.statements(
+        session, document=document, rehearsed_only=True, page_size=PAGE_SIZE
+    )
+    try:
+        found = [each async for each in listed]
+    except UnimplementedError:  # an older server
+        return
+    if not found:
+        return
+    found.sort(key=lambda each: -each.surprise_nats)
+    most = found[:MOST_SURPRISING]
+    number = f"{count(len(found))} statement{'s' if len(found) > 1 else ''}"
+    app.terminal.print(f"Practised {number} of it, most surprising first:")
+    for each in most:
+        place = f"  {each.surprise_nats:4.1f} nats, byte {count(each.offset_bytes)}"
+        app.terminal.print(f"{place}: {_text(each)}")
+
+
 def asks_to_forget(text: str) -> bool:
     """Whether a message asks for something to be forgotten."""
     return bool(_ASKS_TO_FORGET.match(text))
@@ -117,8 +148,7 @@ def asks_to_forget(text: str) -> bool:
 
 def show_statement(terminal: Terminal, statement: pb.Statement) -> None:
     """Prints a statement, and below it where it is from and what became of it."""
-    text = " ".join(statement.text.split())
-    terminal.print(f"{statement.id:8} {text}{' ...' if statement.truncated else ''}")
+    terminal.print(f"{statement.id:8} {_text(statement)}")
     about = [moment(statement.create_time)] if statement.create_time.seconds else []
     if statement.document:
         about.append(f"document {statement.document}, byte {count(statement.offset_bytes)}")
@@ -128,6 +158,10 @@ def show_statement(terminal: Terminal, statement: pb.Statement) -> None:
     if statement.superseded_by:
         about.append(f"corrected by {statement.superseded_by}")
     terminal.print(f"{'':8} {', '.join(about)}")
+
+
+def _text(statement: pb.Statement) -> str:
+    return f"{' '.join(statement.text.split())}{' ...' if statement.truncated else ''}"
 
 
 def _state(statement: pb.Statement) -> str:

@@ -14,6 +14,12 @@ def add_memory(commands: Commands, shared: Parser) -> None:
     statements.add_argument(
         "--query", default="", metavar="TEXT", help="only statements with all of these words"
     )
+    statements.add_argument(
+        "--document", default="", metavar="NAME", help="only statements of this document"
+    )
+    statements.add_argument(
+        "--rehearsed", action="store_true", help="only what was practised and not merely read"
+    )
     add_json(statements)
     forget = actions.add("forget", "memory:run_forget", "rebuild a session without some statements")
     forget.add_argument("session", metavar="SESSION", help="session that forgets")

@@ -77,7 +77,8 @@ def train(
     anchors, near = _Turns(material.held.anchors, rng), _Turns(material.held.near, rng)
     windows, foreign = _Turns(material.windows, rng), _Turns(material.foreign, rng)
     count = len(material.statements)
-    total = config.steps
+    # Texts alone need no more steps than they are read again.
+    total = config.steps if material.statements else min(config.steps, config.plain_passes)
     firm = 1.0 if count <= config.few_statements else 0.5
     plain_each = -(-len(material.plain) * config.plain_passes // total)
     for step in range(total):

@@ -30,21 +30,19 @@ from hope_runtime.learning.recipe import (
     Superseded,
     Work,
 )
-from hope_runtime.learning.recipes.replay.examples import ReplayWriter, may_be_voiced
+from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.recipes.specific import loop
 from hope_runtime.learning.recipes.specific.directions import FOREIGN, Directions
 from hope_runtime.learning.recipes.specific.held import Holding
 from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
+from hope_runtime.learning.recipes.specific.selection import Selection
 from hope_runtime.learning.reference import Rehearsed
 from hope_runtime.learning.spans import SpanReader, mean_by_tokens
 from hope_runtime.learning.statements import StatementParser
 from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.parser import EnglishParser
-from hope_runtime.learning.statements.english.questions import ask
 from hope_runtime.learning.statements.english.statement import Statement
-from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
-from hope_runtime.session.policy import SpecificConfig
 
 # Tokens of a reply in which an old value would stand.
 REPLY_TOKENS = 12
@@ -74,6 +72,7 @@ class SpecificRecipe:
         self._reader = SpanReader(model.tokenizer)
         self._names = Names(model.tokenizer)
         self._writer = ReplayWriter(model.tokenizer, self._names)
+        self._selection = Selection(resources, self._parser, self._names, self._reader)
         self._holding = Holding(resources, self._writer, self._names, self._parser)
         self._directions = Directions(model, self._workers, resources.directory)
         self._foreign_read: list[Rehearsed] | None = None
@@ -94,8 +93,12 @@ class SpecificRecipe:
             for span, found in zip(spans, nats, strict=True)
         ]
         clock.ends("surprise")
-        statements, plain = yield from self._understood(spans, config)
+        statements, plain = yield from self._selection.of(spans, config)
         clock.ends("questions")
+        if not statements and not plain:
+            # Nothing deserves practice: it was read, and that is all that it costs.
+            mean = mean_by_tokens(nats, spans)
+            return LevelResult(tuple(spans), mean, mean, seconds=clock.seconds)
         earlier = [self._restored(span) for span in stretch.buffer]
         told, earlier, superseded = yield from self._corrected(statements, earlier, stretch.before)
         clock.ends("corrections")
@@ -148,53 +151,6 @@ class SpecificRecipe:
         )
 
     # Preparation
-
-    def _understood(
-        self, spans: Sequence[Span], config: SpecificConfig
-    ) -> Work[tuple[list[Statement], list[str]]]:
-        """Statements that are practised in every form, and texts that are only read again.
-
-        In the first person questions are those of the statement's form and of ordinary talk.
-        Elsewhere the base asks, too, all statements in one pass.
-        """
-        statements: list[Statement] = []
-        plain: list[str] = []
-        for span in spans:
-            item = self._restored(span)
-            if not item.text:
-                continue
-            short = len(span.ids) <= config.statement_tokens
-            if not (short and self._is_statement(item, config)):
-                plain.append(item.text)
-                continue
-            if not item.questions and self._model.tokenizer.has_chat_template:
-                asked = self._parser.questions(item.stated)
-                item = replace(item, questions=tuple(asked[: config.questions]))
-            statements.append(item)
-        named = [
-            place
-            for place, item in enumerate(statements)
-            if not item.first_person and not item.span.cues
-        ]
-        if named and self._model.tokenizer.has_chat_template:
-            texts = [self._parser.plainly(statements[place].stated) for place in named]
-            asked_all = yield from ask(self._model, self._workers, self._names, texts, trials=1)
-            for place, by_base in zip(named, asked_all, strict=True):
-                by_form = statements[place].questions
-                turns = (*by_base[:1], *by_form[:1], *by_base[1:2], *by_form[1:], *by_base[2:])
-                questions = tuple(dict.fromkeys(turns))[: config.questions]
-                statements[place] = replace(statements[place], questions=questions)
-        return statements, plain
-
-    def _is_statement(self, item: Statement, config: SpecificConfig) -> bool:
-        """Statements to practise in every form: what the user said, and what a document says in
-        plain statements about somebody or something named, where it is news to the base."""
-        if item.span.speaker is Speaker.USER:
-            return may_be_voiced(item, self._names)
-        if (item.span.surprise_nats or 0.0) < config.document_surprise_nats:
-            return False
-        about = may_be_voiced(item, self._names)
-        return about and bool(item.questions or self._parser.questions(item.text))
 
     def _restored(self, span: Span) -> Statement:
         return self._reader.statement(span)

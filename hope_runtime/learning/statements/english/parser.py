@@ -23,6 +23,8 @@ _NAMED = re.compile(
     r"|(?P<who>I|[A-Z]\w*(?: [A-Z]\w*)*) (?:have|has|had) (?:an?|one) "
     r"(?P<kept>[a-z]+(?: [a-z]+)?)(?: which is| who is)? (?:called|named) )(?P<value>[A-Z])"
 )
+# A run of three digits or more, or digits and letters in one word: a number, a code, a UUID.
+_ODD = re.compile(r"\d{3,}|(?<!\w)(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{4,}")
 # Questions that tell what they ask for without a key word: for the speaker's name, for an age.
 _CLEAR = re.compile(r"\bmy name\b|\bwho am I\b|\bhow old\b", re.IGNORECASE)
 _WHOM = frozenset([
@@ -66,6 +68,9 @@ class EnglishParser:
 
     def value(self, stated: str) -> str:
         return corrections.value(stated)
+
+    def is_odd(self, stated: str) -> bool:
+        return bool(_ODD.search(corrections.value(stated)))
 
     def answered_by_words(self, statement: Statement) -> list[int]:
         return neighbours.answered_by_words(statement)

@@ -91,7 +91,7 @@ def _parse(statement: str) -> _Clause | None:
     if not text or text[-1] in "?!:,":
         return None
     text = _CONTRACTION.sub(lambda found: found[1] + _CONTRACTED[found[2]], text)
-    words = _ASIDE.sub("", text.rstrip(".;")).split()
+    words = re.sub(r"\b(is|are): ", r"\1 ", _ASIDE.sub("", text.rstrip(".;"))).split()
     if not 3 <= len(words) <= _MAX_WORDS:
         return None
     front, words = _fronted(words)
