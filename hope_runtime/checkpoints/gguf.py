@@ -1,8 +1,8 @@
 """GGUF files: header and quantised tensors -> configuration, weights and tokenizer.
 
 Leaves the container and its quantised tensors to gguf_file.py, the tokenizer in it to
-gguf_tokenizer.py, the meaning of metadata and of the tensors' names to the families
-(models/registry.py), and storing the result to converted_cache.py.
+gguf_tokenizer.py, the meaning of metadata and of the tensors' names to models/,
+and storing the result to converted_cache.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from hope_runtime.checkpoints.gguf_file import GGUFFile
 from hope_runtime.checkpoints.gguf_tokenizer import tokenizer_from_metadata
 from hope_runtime.errors import CorruptModelError, UnsupportedModelError
 from hope_runtime.layers.config import ModelConfig
+from hope_runtime.models.decoder.config_gguf import config_from_gguf
 from hope_runtime.models.decoder.family import Progress
+from hope_runtime.models.decoder.read_weights import weights_from_gguf
 from hope_runtime.models.decoder.weights import BaseWeights
 from hope_runtime.models.registry import family_of_gguf
 from hope_runtime.tokenizer import Tokenizer
@@ -34,9 +36,9 @@ def read_gguf(path: Path, progress: Progress) -> tuple[ModelConfig, BaseWeights,
     _check_whole(path, file.metadata)
     family = family_of_gguf(path, file.metadata.get("general.architecture"))
     source = _Source(file)
-    config = family.config_from_gguf(file.metadata, source)
+    config = config_from_gguf(family, file.metadata, source)
     tokenizer = tokenizer_from_metadata(path, file.metadata)
-    return config, family.weights_from_gguf(config, source, progress), tokenizer
+    return config, weights_from_gguf(family, config, source, progress), tokenizer
 
 
 def _check_whole(path: Path, metadata: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Directories in Hugging Face's layout -> configuration, weights and tokenizer.
 
 Reads safetensors, whole or sharded; needs no transformers. Leaves the meaning of config.json and of
-the tensors' names to the families (models/registry.py), the tokenizer to huggingface_tokenizer.py,
+the tensors' names to models/, the tokenizer to huggingface_tokenizer.py,
 fetching from the hub to __init__.py and storing to converted_cache.py.
 """
 
@@ -23,7 +23,9 @@ from hope_runtime.errors import (
     UnsupportedModelError,
 )
 from hope_runtime.layers.config import ModelConfig
+from hope_runtime.models.decoder.config_json import config_from_json
 from hope_runtime.models.decoder.family import Progress
+from hope_runtime.models.decoder.read_weights import weights_from_safetensors
 from hope_runtime.models.decoder.weights import BaseWeights
 from hope_runtime.models.registry import family_of_model_type
 from hope_runtime.tokenizer import Tokenizer
@@ -43,9 +45,9 @@ def read_huggingface(path: Path, progress: Progress) -> tuple[ModelConfig, BaseW
     family = family_of_model_type(path, raw.get("model_type"))
     with ExitStack() as stack:
         source = _Source(path, stack)
-        config = family.config_from_json(raw, source)
+        config = config_from_json(family, raw, source)
         tokenizer = read_tokenizer(path, raw)
-        return config, family.weights_from_safetensors(config, source, progress), tokenizer
+        return config, weights_from_safetensors(family, config, source, progress), tokenizer
 
 
 class _Source:

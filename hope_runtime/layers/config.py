@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+QkNorm = Literal["none", "head", "full"]
+NormPlaces = Literal["before", "after", "both"]
+Activation = Literal["silu", "gelu_tanh"]
 Projection = Literal["k", "v", "q", "eta", "alpha"]
 Rule = Literal["delta", "paper_literal", "gd", "hebbian"]
 
@@ -45,8 +48,9 @@ class ModelConfig:
     """Shape of a decoder-only Transformer, the frozen model that sessions share.
 
     Sizes are in elements; `rope_theta` is the base of the rotary frequencies. A GGUF file states
-    the Llama 3 scaling as its result, one divisor per frequency: `rope_factors`, head_dim / 2 of
-    them. At most one of `rope_scaling` and `rope_factors` is set.
+    the Llama 3 scaling as its result, one divisor per frequency: `rope_factors`, one for each
+    rotary pair; other kinds of scaling are stored as such divisors too. At most one of
+    `rope_scaling` and `rope_factors` is set.
     """
 
     vocab_size: int
@@ -63,6 +67,34 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     attention_bias: bool = False
     rope_factors: tuple[float, ...] | None = None
+    # What other families than Llama have. The defaults are Llama's and enter no fingerprint.
+    # Biases of queries, keys and values only; `attention_bias` has the output's too.
+    qkv_bias: bool = False
+    # RMS norm of queries and keys before rotation: of each head, or of all heads together.
+    qk_norm: QkNorm = "none"
+    # Where norms stand: before attention and MLP, on their outputs, or both.
+    norms: NormPlaces = "before"
+    activation: Activation = "silu"
+    # Factor of the attention scores; None is 1 / sqrt(head_dim).
+    attention_scale: float | None = None
+    embedding_scale: float = 1.0
+    # Factor of what attention and MLP add to the residual stream.
+    residual_scale: float = 1.0
+    logits_divisor: float = 1.0
+    # Scores s become cap * tanh(s / cap); 0 leaves them.
+    attention_softcap: float = 0.0
+    logits_softcap: float = 0.0
+    # Widths of each head that positions rotate, spread as RotaryTable says; None is all.
+    rotary_dim: int | None = None
+    # Factor of rotated queries and keys.
+    rotary_gain: float = 1.0
+    # Layers that see only the last `sliding_window` tokens, their own included, by index; and the
+    # base of their rotary frequencies where it is another one, which are not scaled then.
+    sliding_window: int = 0
+    sliding_layers: tuple[int, ...] = ()
+    sliding_theta: float | None = None
+    # Layers without positions, by index.
+    unrotated_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = (
@@ -80,8 +112,42 @@ class ModelConfig:
         if self.rope_factors is not None:
             if self.rope_scaling is not None:
                 raise ValueError("rope_scaling and rope_factors are mutually exclusive")
-            if len(self.rope_factors) * 2 != self.head_dim or min(self.rope_factors) <= 0:
-                raise ValueError("rope_factors must be head_dim / 2 positive numbers")
+            if len(self.rope_factors) * 2 != self.rotated or min(self.rope_factors) <= 0:
+                raise ValueError("rope_factors must be one positive number for each rotary pair")
+        self._check_variants()
+
+    def _check_variants(self) -> None:
+        """Raise ValueError for fields of other families than Llama that make no sense."""
+        if self.rotated % 2 or not 0 < self.rotated <= self.head_dim:
+            raise ValueError("rotary_dim must be even and at most head_dim")
+        for name in ("embedding_scale", "residual_scale", "logits_divisor", "rotary_gain"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and above 0")
+        if self.attention_scale is not None and not 0 < self.attention_scale < math.inf:
+            raise ValueError("attention_scale must be finite and above 0")
+        if self.sliding_theta is not None and not 0 < self.sliding_theta < math.inf:
+            raise ValueError("sliding_theta must be finite and above 0")
+        if min(self.attention_softcap, self.logits_softcap) < 0:
+            raise ValueError("a soft cap must not be negative")
+        if bool(self.sliding_layers) != (self.sliding_window > 0):
+            raise ValueError("sliding_layers and sliding_window require each other")
+        for name in ("sliding_layers", "unrotated_layers"):
+            layers = getattr(self, name)
+            if list(layers) != sorted(set(layers)) or not set(layers) <= set(range(self.n_layers)):
+                raise ValueError(f"{name} must be ascending indices of layers")
+        for name, kind in (("qk_norm", QkNorm), ("norms", NormPlaces), ("activation", Activation)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}")
+
+    @property
+    def rotated(self) -> int:
+        """Widths of each head that positions rotate."""
+        return self.head_dim if self.rotary_dim is None else self.rotary_dim
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the block is Llama's: no field of the other families is set."""
+        return not self.later_fields()
 
     def to_fields(self) -> dict[str, Any]:
         """The configuration as plain values, as it is stored and hashed into a fingerprint.
@@ -109,8 +175,9 @@ class ModelConfig:
         values = dict(stored)
         if values.get("rope_scaling") is not None:
             values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
-        if values.get("rope_factors") is not None:
-            values["rope_factors"] = tuple(values["rope_factors"])
+        for name in ("rope_factors", "sliding_layers", "unrotated_layers"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
         return cls(**values)
 
     @property

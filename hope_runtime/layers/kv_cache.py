@@ -15,13 +15,15 @@ class KVCache:
     """Keys and values of the tokens in a window, preallocated for all layers.
 
     `k` and `v` are (L, B, G, capacity, K); the first `length` positions are filled, the same
-    number in every row. Keys are stored after rotation. Not differentiable: fill it under
-    torch.inference_mode or torch.no_grad, and stay with the one in which it was made.
+    number in every row. Keys are stored after rotation. `positions`, int64 (B, capacity), are those
+    of the keys where they are not their places, for attention that slides. Not differentiable:
+    fill it under torch.inference_mode or torch.no_grad, and stay with the one in which it was made.
     """
 
-    __slots__ = ("k", "k_layers", "length", "v", "v_layers")
+    __slots__ = ("k", "k_layers", "length", "positions", "v", "v_layers")
     k: Tensor
     v: Tensor
+    positions: Tensor | None
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class KVCache:
         # Views made once: indexing a layer is a measurable part of decoding a small model.
         self.k_layers = self.k.unbind(0)
         self.v_layers = self.v.unbind(0)
+        self.positions = None
         self.length = 0
 
     @property
@@ -80,6 +83,20 @@ class KVCache:
         """Bytes of a cache of one row."""
         values = 2 * config.n_layers * config.n_kv_heads * config.head_dim * capacity
         return values * torch.empty(0, dtype=dtype).element_size()
+
+    def place(self, positions_BT: Tensor | None, T: int) -> Tensor:
+        """Note the positions of the next T tokens, None for their places; gives those of all keys
+        up to them, (B or 1, length + T)."""
+        stop = self.length + T
+        if positions_BT is None and self.positions is None:
+            return torch.arange(stop, device=self.k.device)[None]
+        places = torch.arange(self.capacity, device=self.k.device)
+        if self.positions is None:
+            self.positions = places.repeat(self.rows, 1)
+        self.positions[:, self.length : stop] = (
+            places[self.length : stop] if positions_BT is None else positions_BT
+        )
+        return self.positions[:, :stop]
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` positions."""

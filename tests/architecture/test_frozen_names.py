@@ -80,12 +80,12 @@ def test_a_field_that_a_model_does_not_use_enters_no_fingerprint() -> None:
 
     @dataclass(frozen=True)
     class Wider(ModelConfig):
-        qk_norm: str = "none"
+        from_next_year: str = "none"
 
     wider = Wider(**config.to_fields())
     assert wider.to_fields() == config.to_fields()
-    normed = replace(wider, qk_norm="head")
-    assert normed.to_fields() == config.to_fields() | {"qk_norm": "head"}
+    normed = replace(wider, from_next_year="head")
+    assert normed.to_fields() == config.to_fields() | {"from_next_year": "head"}
     shapes = decoder.expected_shapes(config)
     weights = decoder.from_named(
         config, {name: torch.zeros(shape) for name, shape in shapes.items()}

@@ -161,7 +161,7 @@ def misshape(spec: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda s: setattr(s, "architecture", "qwen2"), UnsupportedModelError, "only llama"),
+        (lambda s: setattr(s, "architecture", "rwkv"), UnsupportedModelError, "only llama"),
         (put("llama.expert_count", 8), UnsupportedModelError, "mixture of experts"),
         (put("llama.rope.scaling.type", "linear"), UnsupportedModelError, "linear"),
         # Scaling without a type is linear to llama.cpp, and so is its older name.

@@ -138,7 +138,7 @@ def cut_weights(path: Path) -> None:
         (set_config("hidden_act", "gelu"), UnsupportedModelError, "'gelu'"),
         (set_config("mlp_bias", True), UnsupportedModelError, "biases"),
         (set_config("quantization_config", {"bits": 4}), UnsupportedModelError, "quantised"),
-        (set_config("rope_parameters", {"rope_type": "yarn"}), UnsupportedModelError, "'yarn'"),
+        (set_config("rope_parameters", {"rope_type": "ntk"}), UnsupportedModelError, "'ntk'"),
         (set_config("rope_parameters", {"rope_type": "llama3"}), CorruptModelError, "factor"),
         (set_config("intermediate_size", 47), CorruptModelError, r"has shape \(48, 32\)"),
         (

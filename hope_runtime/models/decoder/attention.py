@@ -6,18 +6,21 @@ G key/value heads, K head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from hope_runtime.errors import WindowOverflowError
-from hope_runtime.layers.attention import mix_heads, rotate, turn_heads
+from hope_runtime.layers.attention import RotaryTable, mix_heads, rotate, turn_heads
 from hope_runtime.layers.config import ModelConfig
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.models.decoder.weights import BaseModel
+
+_Factors = TypeVar("_Factors")
 
 
 class WindowAttention:
@@ -41,21 +44,27 @@ class WindowAttention:
         positions_BT: Tensor | None,
         mask_BTS: Tensor | None,
     ) -> None:
-        self._config = model.config
+        self._config = config = model.config
         self._cache = cache
         self._start = start = 0 if cache is None else cache.length
         if cache is not None:
             _check_capacity(cache, T)
-        rotary = model.rotary
-        self._cos, self._sin = (
-            rotary.run(start, T) if positions_BT is None else rotary.at(positions_BT)
+        self._turns = _of_layers(
+            model.rotaries,
+            lambda table: table.run(start, T) if positions_BT is None else table.at(positions_BT),
         )
-        self._bias = _score_bias(mask_BTS, start, T, model.dtype, model.device)
-        self._causal = self._bias is None and T > 1
+        bias = _score_bias(mask_BTS, start, T, model.dtype, model.device)
+        self._biases = [bias] * config.n_layers
+        if config.sliding_window:
+            places_BS = _positions(cache, positions_BT, T, model.device)
+            if places_BS.shape[1] > config.sliding_window:
+                near = _near_bias(bias, places_BS, T, config.sliding_window, model.dtype)
+                for layer in config.sliding_layers:
+                    self._biases[layer] = near
 
     def mix(self, layer: int, qkv_BTX: Tensor) -> Tensor:
         """Attention of one layer, (B, T, (H+2G)*K) -> (B, T, H*K)."""
-        q_BHTK, k_BGSK, v_BGSK = turn_heads(self._config, qkv_BTX, self._cos, self._sin)
+        q_BHTK, k_BGSK, v_BGSK = turn_heads(self._config, qkv_BTX, *self._turns[layer])
         if self._cache is not None:
             start, stop = self._start, self._start + qkv_BTX.shape[1]
             k_all, v_all = self._cache.k_layers[layer], self._cache.v_layers[layer]
@@ -63,7 +72,16 @@ class WindowAttention:
             v_all[:, :, start:stop] = v_BGSK
             if start:
                 k_BGSK, v_BGSK = k_all[:, :, :stop], v_all[:, :, :stop]
-        return mix_heads(q_BHTK, k_BGSK, v_BGSK, causal=self._causal, bias=self._bias)
+        bias = self._biases[layer]
+        return mix_heads(
+            q_BHTK,
+            k_BGSK,
+            v_BGSK,
+            causal=bias is None and qkv_BTX.shape[1] > 1,
+            bias=bias,
+            scale=self._config.attention_scale,
+            softcap=self._config.attention_softcap,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +116,22 @@ class RowAttention:
         positions_N = torch.cat(
             [torch.arange(row.cache.length, row.cache.length + len(row.ids)) for row in rows]
         ).to(model.device)
-        self._cos_N1K, self._sin_N1K = (part[0] for part in model.rotary.at(positions_N[None]))
-        self._biases = [
+        self._turns = _of_layers(
+            model.rotaries, lambda table: [part[0] for part in table.at(positions_N[None])]
+        )
+        biases = [
             _causal_bias(row.cache.length, len(row.ids), model.dtype, model.device) for row in rows
         ]
+        self._biases = [biases] * model.config.n_layers
+        if width := model.config.sliding_window:
+            near = list(biases)
+            for index, row in enumerate(rows):
+                T = len(row.ids)
+                if row.cache.length + T > width:
+                    places_1S = row.cache.place(None, T)
+                    near[index] = _near_bias(biases[index], places_1S, T, width, model.dtype)
+            for layer in model.config.sliding_layers:
+                self._biases[layer] = near
         self._views = [_CacheViews(row.cache, len(row.ids)) for row in rows]
 
     def mix(self, layer: int, qkv_NX: Tensor) -> Tensor:
@@ -109,19 +139,24 @@ class RowAttention:
         H, G, K = self._config.n_heads, self._config.n_kv_heads, self._config.head_dim
         # Fused attention kernels need contiguous heads.
         heads_NXK = qkv_NX.contiguous().view(-1, H + 2 * G, K)
-        turned = rotate(heads_NXK[:, : H + G], self._cos_N1K, self._sin_N1K)
+        turned = rotate(heads_NXK[:, : H + G], *self._turns[layer])
         q_rows = torch.split(turned[:, :H], self._lengths)
         k_rows = torch.split(turned[:, H:], self._lengths)
         v_rows = torch.split(heads_NXK[:, H + G :], self._lengths)
+        scale, softcap = self._config.attention_scale, self._config.attention_softcap
         mixed = []
         for q_THK, k_TGK, v_TGK, views, bias in zip(
-            q_rows, k_rows, v_rows, self._views, self._biases, strict=True
+            q_rows, k_rows, v_rows, self._views, self._biases[layer], strict=True
         ):
             views.new_k[layer].copy_(k_TGK.transpose(0, 1))
             views.new_v[layer].copy_(v_TGK.transpose(0, 1))
             q_1HTK = q_THK.transpose(0, 1)[None]
             keys, values = views.all_k[layer], views.all_v[layer]
-            mixed.append(mix_heads(q_1HTK, keys, values, causal=False, bias=bias))
+            mixed.append(
+                mix_heads(
+                    q_1HTK, keys, values, causal=False, bias=bias, scale=scale, softcap=softcap
+                )
+            )
         return torch.cat(mixed, dim=1)[0]
 
 
@@ -139,6 +174,36 @@ class _CacheViews:
         self.new_v = cache.v[:, 0, :, start:stop].unbind(0)
         self.all_k = cache.k[:, :, :, :stop].unbind(0)  # (1, G, S, K) each
         self.all_v = cache.v[:, :, :, :stop].unbind(0)
+
+
+def _of_layers(
+    tables: Sequence[RotaryTable], factors: Callable[[RotaryTable], _Factors]
+) -> list[_Factors]:
+    """The rotary factors of every layer, taken once from each table."""
+    made = {id(table): factors(table) for table in {id(each): each for each in tables}.values()}
+    return [made[id(table)] for table in tables]
+
+
+def _positions(
+    cache: KVCache | None, positions_BT: Tensor | None, T: int, device: torch.device
+) -> Tensor:
+    """Positions of all keys of a window, cached and new, (B or 1, S)."""
+    if cache is not None:
+        return cache.place(positions_BT, T)
+    return torch.arange(T, device=device)[None] if positions_BT is None else positions_BT
+
+
+def _near_bias(
+    bias: Tensor | None, places_BS: Tensor, T: int, width: int, dtype: torch.dtype
+) -> Tensor:
+    """Addend of the scores of T new tokens, (B or 1, 1, T, S), where each sees at most the last
+    `width` positions, its own included, of what `bias` lets it see; None is the causal rule."""
+    S = places_BS.shape[1]
+    near_BTS = places_BS[:, S - T :, None] - places_BS[:, None] < width
+    if bias is None:
+        near_BTS = near_BTS.tril(S - T)
+    near = _as_bias(near_BTS.unsqueeze(1), dtype)
+    return near if bias is None else near + bias
 
 
 def _check_capacity(cache: KVCache, T: int) -> None:

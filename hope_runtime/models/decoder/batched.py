@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hope_runtime.models.decoder.adapters import AdapterStack, RowAdapters
 from hope_runtime.models.decoder.attention import RowAttention, RowInput
-from hope_runtime.models.decoder.forward import FastMemory, run_blocks
+from hope_runtime.models.decoder.forward import FastMemory, finished_logits, run_blocks
 from hope_runtime.models.decoder.weights import BaseModel
 
 __all__ = ["FEW_TOKENS", "AdapterStack", "RowInput", "forward_rows", "logits_of_rows"]
@@ -66,7 +66,7 @@ def forward_rows(
 @torch.no_grad()
 def logits_of_rows(model: BaseModel, hidden_BD: Tensor) -> Tensor:
     """Logits of the next token of several rows, (B, D) -> (B, V)."""
-    return _product(hidden_BD, model.weights.lm_head)
+    return finished_logits(model.config, _product(hidden_BD, model.weights.lm_head))
 
 
 def _product(x_ND: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

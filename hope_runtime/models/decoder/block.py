@@ -1,4 +1,4 @@
-"""The decoder block: pre-norm attention, then a gated MLP with private low-rank adapters.
+"""The decoder block: attention, then a gated MLP with private low-rank adapters.
 
 Written once for training, for serving one text and for serving a batch. The caller supplies an
 attention strategy (attention.py) and an adapter strategy (adapters.py); everything else follows
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
@@ -60,17 +61,46 @@ def decoder_block(
     product: Product = nnf.linear,
     on_mlp: OnMlp | None = None,
 ) -> Tensor:
-    """One layer, (X, D) -> (X, D): x + attention(norm x), then x + mlp(norm x).
+    """One layer, (X, D) -> (X, D): x + attention(norm x), then x + mlp(norm x), with norms where
+    ModelConfig.norms says.
 
     Differentiable wherever the strategies are.
     """
-    normed = rms_norm(x, weights.attn_norm, config.norm_eps)
-    mixed = attention.mix(layer, product(normed, weights.qkv, weights.qkv_bias))
-    x = x + product(mixed, weights.out, weights.out_bias)
-    normed = rms_norm(x, weights.mlp_norm, config.norm_eps)
+    normed = _normed(x, weights.attn_norm, config)
+    qkv = product(normed, weights.qkv, weights.qkv_bias)
+    if weights.q_norm is not None and weights.k_norm is not None:
+        qkv = _heads_normed(qkv, weights.q_norm, weights.k_norm, config)
+    mixed = attention.mix(layer, qkv)
+    mixed = product(mixed, weights.out, weights.out_bias)
+    x = _added(x, mixed, weights.attn_post_norm, config)
+    normed = _normed(x, weights.mlp_norm, config)
     gate, up = product(normed, weights.gate_up, None).chunk(2, dim=-1)
     gate, up = adapter.gate_up(layer, normed, gate, up)
-    h = nnf.silu(gate) * up
+    h = (nnf.silu(gate) if config.activation == "silu" else nnf.gelu(gate, approximate="tanh")) * up
     if on_mlp is not None:
         on_mlp(layer, normed, h)
-    return x + adapter.down(layer, h, product(h, weights.down, None))
+    out = adapter.down(layer, h, product(h, weights.down, None))
+    return _added(x, out, weights.mlp_post_norm, config)
+
+
+def _normed(x: Tensor, weight: Tensor | None, config: ModelConfig) -> Tensor:
+    """x normed, or x itself without a weight."""
+    return x if weight is None else rms_norm(x, weight, config.norm_eps)
+
+
+def _added(x: Tensor, part: Tensor, post_norm: Tensor | None, config: ModelConfig) -> Tensor:
+    """The residual stream `x` with what attention or the MLP adds."""
+    part = _normed(part, post_norm, config)
+    return x + part if config.residual_scale == 1.0 else x + part * config.residual_scale
+
+
+def _heads_normed(qkv: Tensor, q_norm: Tensor, k_norm: Tensor, config: ModelConfig) -> Tensor:
+    """Fused projections, (X, (H+2G)*K), with queries and keys normed, each head by itself or all
+    together as the weights' width says."""
+    HK, GK = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    q, k, v = qkv.split_with_sizes((HK, GK, GK), dim=-1)
+    q, k = (
+        rms_norm(part.unflatten(-1, (-1, len(weight))), weight, config.norm_eps).flatten(-2)
+        for part, weight in ((q, q_norm), (k, k_norm))
+    )
+    return torch.cat((q, k, v), dim=-1)

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from hope_runtime.layers.attention import soft_capped
+from hope_runtime.layers.config import ModelConfig
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import AdapterTensors
 from hope_runtime.layers.norm import rms_norm
@@ -87,7 +89,7 @@ def run_blocks(
 ) -> Tensor:
     """Embedding, every block and the final norm: ids (B, T) or (N,) -> (B, T, D) or (N, D)."""
     config, weights = model.config, model.weights
-    x = nnf.embedding(ids, weights.embedding)
+    x = embed(model, ids)
     for index, layer in enumerate(weights.layers):
         if fast_memory is not None:
             x = fast_memory.at(index, x)
@@ -106,10 +108,25 @@ def run_blocks(
     return rms_norm(x, weights.final_norm, config.norm_eps)
 
 
+def embed(model: BaseModel, ids: Tensor) -> Tensor:
+    """The input of the first block, (X,) -> (X, D)."""
+    x = nnf.embedding(ids, model.weights.embedding)
+    scale = model.config.embedding_scale
+    return x if scale == 1.0 else x * scale
+
+
 def logits(model: BaseModel, hidden_BTD: Tensor) -> Tensor:
     """Logits of the next token, (B, T, D) -> (B, T, V), in the dtype of the weights.
 
     Pass only the positions whose logits are needed: this product is a fifth of a small model's
     work.
     """
-    return nnf.linear(hidden_BTD, model.weights.lm_head)
+    return finished_logits(model.config, nnf.linear(hidden_BTD, model.weights.lm_head))
+
+
+def finished_logits(config: ModelConfig, products: Tensor) -> Tensor:
+    """Logits from the products of hidden states with the head: divided and capped as the
+    configuration says."""
+    if config.logits_divisor != 1.0:
+        products = products / config.logits_divisor
+    return soft_capped(products, config.logits_softcap)

@@ -27,22 +27,31 @@ if TYPE_CHECKING:
     from hope_runtime.tokenizer import Tokenizer
 
 
+_SLIDING = ("sliding_window", "sliding_layers")
+
+
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
     """One block. Query, key and value are fused by rows in this order, and so are gate and up.
 
-    attn_norm (D,), qkv ((H+2G)*K, D), out (D, H*K), mlp_norm (D,), gate_up (2F, D), down (D, F);
-    qkv_bias ((H+2G)*K,) and out_bias (D,) where ModelConfig.attention_bias says so.
+    attn_norm (D,), qkv ((H+2G)*K, D), out (D, H*K), mlp_norm (D,), gate_up (2F, D), down (D, F).
+    The others are there where ModelConfig says so: qkv_bias ((H+2G)*K,), out_bias (D,), q_norm and
+    k_norm (K,) of each head or (H*K,) and (G*K,) of all, attn_post_norm and mlp_post_norm (D,) on
+    what attention and MLP add. A model that has only those lacks attn_norm and mlp_norm.
     """
 
-    attn_norm: Tensor
+    attn_norm: Tensor | None
     qkv: Tensor
     out: Tensor
-    mlp_norm: Tensor
+    mlp_norm: Tensor | None
     gate_up: Tensor
     down: Tensor
     qkv_bias: Tensor | None = None
     out_bias: Tensor | None = None
+    q_norm: Tensor | None = None
+    k_norm: Tensor | None = None
+    attn_post_norm: Tensor | None = None
+    mlp_post_norm: Tensor | None = None
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> LayerWeights:
         """The same weights elsewhere or in another precision; shares what need not change."""
@@ -113,8 +122,18 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "gate_up": (2 * F, D),
         "down": (D, F),
     }
+    if config.attention_bias or config.qkv_bias:
+        layer["qkv_bias"] = (QKV,)
     if config.attention_bias:
-        layer |= {"qkv_bias": (QKV,), "out_bias": (D,)}
+        layer["out_bias"] = (D,)
+    if config.qk_norm == "head":
+        layer |= {"q_norm": (config.head_dim,), "k_norm": (config.head_dim,)}
+    elif config.qk_norm == "full":
+        layer |= {"q_norm": (HK,), "k_norm": (config.n_kv_heads * config.head_dim,)}
+    if config.norms != "before":
+        layer |= {"attn_post_norm": (D,), "mlp_post_norm": (D,)}
+    if config.norms == "after":
+        del layer["attn_norm"], layer["mlp_norm"]
     shapes: dict[str, tuple[int, ...]] = {"embedding": (config.vocab_size, D)}
     for index in range(config.n_layers):
         shapes |= {f"layers.{index}.{name}": shape for name, shape in layer.items()}
@@ -141,7 +160,8 @@ def fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokeniz
     its weights, its vocabulary and how text is cut into tokens.
 
     The chat template, the tokens that end a text and the number of positions are no part of it, so
-    that a model whose template was corrected keeps its memories. Taken once, when a checkpoint is
+    that a model whose template was corrected keeps its memories. Nor is the width of sliding
+    attention, which was a bound on positions once. Taken once, when a checkpoint is
     converted, over the tensors as stored: the precision that a server computes in is no part of a
     model's identity.
     """
@@ -168,7 +188,7 @@ def fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokeniz
         "rope_factors": config.rope_factors,
         "tied": config.tie_embeddings,
         "attention_bias": config.attention_bias,
-        **config.later_fields(),
+        **{k: v for k, v in config.later_fields().items() if k not in _SLIDING},
     }
     head = f"hope base model 2\n{json.dumps(computed, sort_keys=True)}"
     return _digest(head, weights, tokenizer.tokenisation_json())
@@ -177,7 +197,10 @@ def fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokeniz
 def first_fingerprint_of(config: ModelConfig, weights: BaseWeights, tokenizer: Tokenizer) -> str:
     """The fingerprint under which sessions were stored before the chat template was left out of it:
     over the whole configuration and the whole tokenizer."""
-    head = json.dumps(config.to_fields(), sort_keys=True)
+    fields = config.to_fields()
+    # Then a sliding window was served as a bound on positions.
+    fields["max_positions"] = min(fields["max_positions"], fields.get("sliding_window", 1 << 62))
+    head = json.dumps({k: v for k, v in fields.items() if k not in _SLIDING}, sort_keys=True)
     return _digest(head, weights, tokenizer.legacy_json())
 
 
@@ -221,9 +244,19 @@ class BaseModel:
         return self.weights.device
 
     @cached_property
-    def rotary(self) -> RotaryTable:
-        """Rotary factors of all positions, in the dtype and on the device of the weights."""
-        return RotaryTable.build(self.config, self.dtype, self.device)
+    def rotaries(self) -> tuple[RotaryTable, ...]:
+        """Rotary factors of all positions for each layer, in the dtype and on the device of the
+        weights; layers that turn alike share a table."""
+        config, here = self.config, (self.dtype, self.device)
+        usual = sliding = RotaryTable.build(config, *here)
+        if config.sliding_theta is not None:
+            sliding = RotaryTable.build(config, *here, theta=config.sliding_theta)
+        tables = [usual] * config.n_layers
+        for layer in config.sliding_layers:
+            tables[layer] = sliding
+        for layer in config.unrotated_layers:
+            tables[layer] = RotaryTable.still(config, *here)
+        return tuple(tables)
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> BaseModel:
         """The same model, by fingerprint too, in another precision or place."""

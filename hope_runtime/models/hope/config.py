@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from hope_runtime.layers.config import ModelConfig, RopeScaling, TitansConfig
+from hope_runtime.layers.config import ModelConfig, TitansConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +95,13 @@ class HopeConfig:
 
     def to_fields(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        return asdict(self) | {"backbone": self.backbone.to_fields()}
 
     @staticmethod
     def from_fields(fields: dict[str, Any]) -> HopeConfig:
         """The inverse of `to_fields`, after JSON too. Raises ValueError, TypeError or KeyError."""
         values = dict(fields)
-        backbone = dict(values["backbone"])
-        if backbone.get("rope_scaling") is not None:
-            backbone["rope_scaling"] = RopeScaling(**backbone["rope_scaling"])
-        if backbone.get("rope_factors") is not None:
-            backbone["rope_factors"] = tuple(backbone["rope_factors"])
-        values["backbone"] = ModelConfig(**backbone)
+        values["backbone"] = ModelConfig.from_fields(values["backbone"])
         values["levels"] = tuple(HopeLevel(**level) for level in values["levels"])
         if values.get("fast") is not None:
             fast = dict(values["fast"])

@@ -9,23 +9,20 @@ prefix, D model width, H query heads, G key/value heads, W head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
+from hope_runtime.layers.attention import rotate, soft_capped
+from hope_runtime.layers.config import ModelConfig
 from hope_runtime.learning.recipes.specific.batch import Batch
+from hope_runtime.models.decoder.attention import WindowAttention
 from hope_runtime.models.decoder.block import Adapter, Attention, OnMlp, decoder_block
 from hope_runtime.models.decoder.weights import BaseModel
 
 # Keys and values, (P, G, W) each, by layer.
 Kept: TypeAlias = dict[int, tuple[Tensor, Tensor]]
-
-
-def embedded(model: BaseModel, ids: Sequence[int]) -> Tensor:
-    return nnf.embedding(torch.tensor(ids, device=model.device), model.weights.embedding)
 
 
 def run_blocks(
@@ -55,13 +52,24 @@ class BlockAttention:
 
     def __init__(self, model: BaseModel, batch: Batch, prefix: Kept | None) -> None:
         self._model, self._batch, self._prefix = model, batch, prefix
-        bias_ETS = torch.zeros(batch.mask_ETS.shape, dtype=model.dtype, device=model.device)
-        self._bias_ETS = bias_ETS.masked_fill_(~batch.mask_ETS, float("-inf"))[:, None, None]
+        self._biases = [self._bias(batch.mask_ETS)] * model.config.n_layers
+        width, P = model.config.sliding_window, len(batch.prefix)
+        if width and P + batch.longest > width:
+            places_S = torch.arange(P + batch.longest, device=model.device)
+            near_TS = places_S[P:, None] - places_S[None] < width
+            near = self._bias(batch.mask_ETS & near_TS)
+            for layer in model.config.sliding_layers:
+                self._biases[layer] = near
+
+    def _bias(self, mask_ETS: Tensor) -> Tensor:
+        bias_ETS = torch.zeros(mask_ETS.shape, dtype=self._model.dtype, device=self._model.device)
+        return bias_ETS.masked_fill_(~mask_ETS, float("-inf"))[:, None, None]
 
     def mix(self, layer: int, qkv: Tensor) -> Tensor:
-        q_NHW, k_NGW, v_NGW = _heads(self._model, qkv, self._batch.positions_N)
+        q_NHW, k_NGW, v_NGW = _heads(self._model, layer, qkv, self._batch.positions_N)
         prefix = None if self._prefix is None else self._prefix[layer]
-        return _attend(self._batch, q_NHW, k_NGW, v_NGW, prefix, self._bias_ETS)
+        config, bias_ETS = self._model.config, self._biases[layer]
+        return _attend(config, self._batch, q_NHW, k_NGW, v_NGW, prefix, bias_ETS)
 
 
 class _PrefixAttention:
@@ -69,37 +77,31 @@ class _PrefixAttention:
 
     def __init__(self, model: BaseModel, length: int) -> None:
         self._model = model
+        self._whole = WindowAttention(model, length, cache=None, positions_BT=None, mask_BTS=None)
         self._positions_P = torch.arange(length, device=model.device)
         self.kept: Kept = {}
 
     def mix(self, layer: int, qkv: Tensor) -> Tensor:
-        q, k, v = _heads(self._model, qkv, self._positions_P)
+        _, k, v = _heads(self._model, layer, qkv, self._positions_P)
         self.kept[layer] = (k, v)
-        mixed = nnf.scaled_dot_product_attention(
-            q.transpose(0, 1)[None],
-            k.transpose(0, 1)[None],
-            v.transpose(0, 1)[None],
-            is_causal=True,
-            enable_gqa=True,
-        )
-        mixed_PX: Tensor = mixed[0].transpose(0, 1).reshape(len(self._positions_P), -1)
-        return mixed_PX
+        return self._whole.mix(layer, qkv[None])[0]
 
 
-def _heads(model: BaseModel, qkv: Tensor, positions_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _heads(
+    model: BaseModel, layer: int, qkv: Tensor, positions_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys turned by their positions, and values: (N, H, W), (N, G, W), (N, G, W)."""
     config = model.config
     heads, shared = config.n_heads, config.n_kv_heads
     qkv = qkv.view(-1, heads + 2 * shared, config.head_dim)
-    raw = qkv[:, : heads + shared]
-    cos_NW, sin_NW = model.rotary.cos_PK[positions_N], model.rotary.sin_PK[positions_N]
-    turned = torch.addcmul(
-        raw * cos_NW[:, None], raw.roll(config.head_dim // 2, dims=-1), sin_NW[:, None]
-    )
+    table = model.rotaries[layer]
+    cos_NW, sin_NW = table.cos_PK[positions_N], table.sin_PK[positions_N]
+    turned = rotate(qkv[:, : heads + shared], cos_NW[:, None], sin_NW[:, None])
     return turned[:, :heads], turned[:, heads:], qkv[:, heads + shared :]
 
 
 def _attend(
+    config: ModelConfig,
     batch: Batch,
     q_NHW: Tensor,
     k_NGW: Tensor,
@@ -125,7 +127,9 @@ def _attend(
             for before, own in zip(prefix, (k_EGSW, v_EGSW), strict=True)
         )
     S, each = k_EGSW.shape[2], heads // shared
-    scores = (q_EHTW.reshape(E, shared, each * T, width) @ k_EGSW.mT) * width**-0.5
+    scale = width**-0.5 if config.attention_scale is None else config.attention_scale
+    scores = (q_EHTW.reshape(E, shared, each * T, width) @ k_EGSW.mT) * scale
+    scores = soft_capped(scores, config.attention_softcap)
     shares = (scores.view(E, shared, each, T, S) + bias_ETS).softmax(-1)
     mixed = shares.view(E, shared, each * T, S) @ v_EGSW
     mixed = mixed.view(E, heads, T, width).transpose(1, 2).reshape(E * T, heads * width)

@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.learning.reference import bucketed_divergence
+from hope_runtime.models.decoder.forward import logits
+from hope_runtime.models.decoder.weights import BaseModel
 
 
 class Targets(Protocol):
@@ -39,9 +40,14 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_MD: Tensor, head_VD: Tensor, batch: Targets
+        ctx: Any, hidden_MD: Tensor, model: BaseModel, batch: Targets
     ) -> tuple[Tensor, Tensor]:
-        log_MV = nnf.linear(hidden_MD, head_VD).float()
+        config, head_VD = model.config, model.weights.lm_head
+        log_MV = logits(model, hidden_MD).float()
+        slope_MV = None
+        if config.logits_softcap and ctx.needs_input_grad[0]:
+            # Of the cap: the derivative of c tanh(z / c) is 1 - tanh(z / c)^2.
+            slope_MV = 1 - (log_MV / config.logits_softcap).square()
         log_MV -= log_MV.logsumexp(-1, keepdim=True)
         hard_M = (~batch.soft_M).nonzero()[:, 0]
         soft_M = batch.soft_M.nonzero()[:, 0]
@@ -63,6 +69,10 @@ class HeadLoss(torch.autograd.Function):
             gradient_MV[hard_M, batch.targets_M[hard_M]] -= factor_M[hard_M]
             likely_gradient_SK = (mine_SK.exp() - shares_SK) * batch.weights_M[soft_M, None]
             gradient_MV[soft_M[:, None], likely_SK] = likely_gradient_SK
+            if slope_MV is not None:
+                gradient_MV *= slope_MV
+            if config.logits_divisor != 1.0:
+                gradient_MV /= config.logits_divisor
             ctx.save_for_backward(gradient_MV.to(head_VD.dtype) @ head_VD)
         ctx.mark_non_differentiable(losses_M)
         return (losses_M * batch.weights_M).sum(), losses_M

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.layers.lora import LoraAdapter
@@ -25,6 +24,7 @@ from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
 from hope_runtime.learning.reference import LIKELIEST, Reference
 from hope_runtime.models.decoder.adapters import adapter_strategy
 from hope_runtime.models.decoder.block import OnMlp
+from hope_runtime.models.decoder.forward import logits
 from hope_runtime.models.decoder.weights import BaseModel
 
 
@@ -35,8 +35,8 @@ def losses(
     target's, (M,), which is not. `adapter` is in the model's dtype; None is the frozen base.
     `lower` has read the batch's examples."""
     hidden_ND = _hidden(model, batch, adapter, lower)
-    apply: Callable[[Tensor, Tensor, Batch], tuple[Tensor, Tensor]] = HeadLoss.apply
-    return apply(hidden_ND[batch.predictors_M], model.weights.lm_head, batch)
+    apply: Callable[[Tensor, BaseModel, Batch], tuple[Tensor, Tensor]] = HeadLoss.apply
+    return apply(hidden_ND[batch.predictors_M], model, batch)
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def views(
     """Predictions of a memory at the targets of each example of a batch. `on_mlp` sees the inputs
     of the upper layers' MLPs, (N, D) and (N, F)."""
     hidden_ND = _hidden(model, batch, adapter, lower, on_mlp)[batch.predictors_M]
-    scores_MV = nnf.linear(hidden_ND, model.weights.lm_head).float()
+    scores_MV = logits(model, hidden_ND).float()
     log_MK, ids_MK = scores_MV.log_softmax(-1).topk(LIKELIEST, dim=-1)
     owned = [batch.owners_M == example for example in range(batch.examples)]
     return [Reference(log_MK[mine_M], ids_MK[mine_M]) for mine_M in owned]

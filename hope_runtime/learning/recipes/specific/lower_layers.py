@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.layers.lora import LoraAdapter
@@ -14,12 +13,12 @@ from hope_runtime.learning.recipes.specific.batch import Batch, Item, share_out
 from hope_runtime.learning.recipes.specific.blocks import (
     BlockAttention,
     Kept,
-    embedded,
     read_prefix,
     run_blocks,
 )
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.adapters import adapter_strategy
+from hope_runtime.models.decoder.forward import embed
 from hope_runtime.models.decoder.weights import BaseModel
 
 
@@ -44,7 +43,7 @@ class LowerLayers:
         missing = {_key(each): each for each in examples if _key(each) not in self._texts}
         for prefix in dict.fromkeys(prefix for prefix, _ in missing):
             if prefix and prefix not in self._prefixes:
-                embedded_PD = embedded(self._model, prefix)
+                embedded_PD = embed(self._model, torch.tensor(prefix, device=self._model.device))
                 layers = range(self.first)
                 found = read_prefix(self._model, embedded_PD, self._strategy, layers)
                 self._prefixes[prefix] = found
@@ -72,7 +71,7 @@ class LowerLayers:
     def _read(self, examples: Sequence[Example]) -> Sequence[Tensor]:
         batch = Batch([Item(each, 1.0) for each in examples], self._model.device)
         prefix = self._prefixes[batch.prefix][1] if batch.prefix else None
-        x_ND = nnf.embedding(batch.ids_N, self._model.weights.embedding)
+        x_ND = embed(self._model, batch.ids_N)
         attention = BlockAttention(self._model, batch, prefix)
         x_ND = run_blocks(self._model, x_ND, attention, self._strategy, range(self.first))
         return torch.split(x_ND, [len(each.ids) for each in examples])

@@ -1,21 +1,21 @@
-"""Checks of what a GGUF file says of a Llama.
+"""Checks of what a GGUF file says of its architecture.
 
-A key that changes what a model computes is read by llama.py, or refused here by its name; nothing
-that a file asks for is passed over in silence.
+A key that changes what a model computes is read by config_gguf.py, or refused here by its name;
+nothing that a file asks for is passed over in silence.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hope_runtime.errors import UnsupportedModelError
 
-# Read by llama.py, or of no consequence to what is computed.
+# Read by config_gguf.py, or of no consequence to what is computed.
 _READ = frozenset(
     {
         "block_count",
@@ -93,12 +93,13 @@ _NEUTRAL: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def check_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
+def check_metadata(path: Path, metadata: Mapping[str, Any], reads: Collection[str] = ()) -> None:
     """Raise UnsupportedModelError for the first key of the architecture's whose meaning is not
-    computed, by its name."""
+    computed, by its name. `reads` are names that are read for its family beside those of all."""
+    architecture = metadata["general.architecture"]
     for key, value in metadata.items():
-        name = key.removeprefix("llama.")
-        if name == key or name in _READ or name in _OF_NO_CONSEQUENCE:
+        name = key.removeprefix(f"{architecture}.")
+        if name == key or name in _READ or name in _OF_NO_CONSEQUENCE or name in reads:
             continue
         meaning, is_neutral = _NEUTRAL.get(name, ("something", lambda value: False))
         if name == "attention.scale":
@@ -113,10 +114,11 @@ def check_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _head_width(metadata: Mapping[str, Any]) -> Any:
-    width = metadata.get("llama.attention.key_length")
+    of = metadata["general.architecture"]
+    width = metadata.get(f"{of}.attention.key_length")
     if width is None:
         try:
-            width = metadata["llama.embedding_length"] // metadata["llama.attention.head_count"]
+            width = metadata[f"{of}.embedding_length"] // metadata[f"{of}.attention.head_count"]
         except (KeyError, TypeError, ZeroDivisionError):
             return None  # said where they are read
     return width

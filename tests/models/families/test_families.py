@@ -1,0 +1,226 @@
+"""Families of models against `transformers`: logits, gradients and greedy replies, however the
+tokens come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+from variants import VARIANTS, VOCAB, Variant, saved
+
+from hope_runtime.checkpoints import load_base_model
+from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.lora import LoraAdapter, initial
+from hope_runtime.learning.packing import Example, pack
+from hope_runtime.learning.recipes.specific.lean import Batch, Item, losses
+from hope_runtime.learning.reference import scores
+from hope_runtime.models.decoder.batched import (
+    AdapterStack,
+    RowInput,
+    forward_rows,
+    logits_of_rows,
+)
+from hope_runtime.models.decoder.forward import forward, logits
+from hope_runtime.models.decoder.weights import BaseModel
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+IDS = torch.randint(3, 259, (2, 24), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+def pair(
+    request: pytest.FixtureRequest,
+    tiny_tokenizer_json: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Any, BaseModel]:
+    """A model of transformers', and ours from its directory."""
+    variant: Variant = request.param
+    reference = variant.make()
+    directory = saved(reference, tmp_path_factory.mktemp("family"), tiny_tokenizer_json)
+    cache = tmp_path_factory.mktemp("cache")
+    return reference, load_base_model(directory, dtype="float32", cache_dir=cache)
+
+
+def adapter_of(model: BaseModel, rank: int = 3) -> LoraAdapter:
+    generator = torch.Generator().manual_seed(1)
+    tensors = initial(model.config, rank, seed=0).tensors()
+    return LoraAdapter(
+        **{
+            name: part
+            if name.endswith("_a")
+            else torch.randn(part.shape, generator=generator) * 0.1
+            for name, part in tensors.items()
+        }
+    )
+
+
+def mlps(reference: Any) -> list[dict[str, Tensor]]:
+    """The matrices of each layer's MLP: views into the reference's parameters."""
+    return [split(layer.mlp, lambda parameter: parameter.data) for layer in reference.model.layers]
+
+
+def split(mlp: Any, of: Callable[[Any], Tensor]) -> dict[str, Tensor]:
+    """Gate, up and down of an MLP, which Phi has partly fused."""
+    if hasattr(mlp, "gate_up_proj"):
+        gate, up = of(mlp.gate_up_proj.weight).chunk(2)
+    else:
+        gate, up = of(mlp.gate_proj.weight), of(mlp.up_proj.weight)
+    return {"gate": gate, "up": up, "down": of(mlp.down_proj.weight)}
+
+
+def adapted_reference(
+    reference: Any, adapter: LoraAdapter, ids: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of transformers' model with the adapter in its weights, and the adapter's gradients by
+    the chain rule from those of the weights."""
+    whole = mlps(reference)
+    kept = [{name: matrix.clone() for name, matrix in layer.items()} for layer in whole]
+    try:
+        for index, layer in enumerate(whole):
+            for name, matrix in layer.items():
+                a, b = (getattr(adapter, f"{name}_{part}")[index] for part in "ab")
+                matrix += b @ a
+        parameters = list(reference.parameters())
+        for parameter in parameters:
+            parameter.grad = None
+        loss = reference(ids, labels=ids).loss
+        loss.backward()
+        gradients: dict[str, list[Tensor]] = {name: [] for name in adapter.tensors()}
+        for index, layer in enumerate(reference.model.layers):
+            for name, gradient in split(layer.mlp, lambda parameter: parameter.grad).items():
+                a, b = (getattr(adapter, f"{name}_{part}")[index] for part in "ab")
+                gradients[f"{name}_a"].append(b.T @ gradient)
+                gradients[f"{name}_b"].append(gradient @ a.T)
+        return loss.detach(), {name: torch.stack(parts) for name, parts in gradients.items()}
+    finally:
+        for mine, theirs in zip(whole, kept, strict=True):
+            for name, matrix in mine.items():
+                matrix.copy_(theirs[name])
+
+
+def cross_entropy(logits_BTV: Tensor, ids: Tensor) -> Tensor:
+    return nnf.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+def assert_gradient(found: Tensor | None, expected: Tensor) -> None:
+    largest = float(expected.abs().max())
+    assert found is not None
+    assert largest > 1e-5
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * largest)
+
+
+def learning(adapter: LoraAdapter) -> LoraAdapter:
+    return LoraAdapter(
+        **{name: part.clone().requires_grad_() for name, part in adapter.tensors().items()}
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cuts", [[24], [1] * 24, [9, 1, 1, 13]], ids=str)
+def test_logits_whole_and_in_pieces(pair: tuple[Any, BaseModel], cuts: list[int]) -> None:
+    reference, model = pair
+    cache = KVCache(model.config, capacity=32, rows=2)
+    hidden = [forward(model, part, cache=cache) for part in IDS.split(cuts, dim=1)]
+    found = logits(model, torch.cat(hidden, 1))
+    torch.testing.assert_close(found, reference(IDS).logits, **CLOSE)
+
+
+def test_loss_and_gradients_of_an_adapter(pair: tuple[Any, BaseModel]) -> None:
+    reference, model = pair
+    adapter = learning(adapter_of(model))
+    loss = cross_entropy(logits(model, forward(model, IDS, adapter=adapter)), IDS)
+    loss.backward()
+    expected_loss, expected = adapted_reference(reference, adapter_of(model), IDS)
+    torch.testing.assert_close(loss.detach(), expected_loss, **CLOSE)
+    for name, part in adapter.tensors().items():
+        assert_gradient(part.grad, expected[name])
+
+
+def test_packed_and_lean_passes_learn_as_texts_alone(pair: tuple[Any, BaseModel]) -> None:
+    """Both training passes, with a shared prefix that sliding attention leaves behind."""
+    _, model = pair
+    prefix = tuple(IDS[0, :9].tolist())
+    tails = [tuple(IDS[0, 9:].tolist()), tuple(IDS[1, 9:17].tolist())]
+    examples = [Example(tail, (True,) * len(tail), prefix) for tail in tails]
+    adapter = adapter_of(model)
+    with torch.no_grad():
+        found = scores(model, packed := pack(examples, row_tokens=64), adapter)
+        for owner, tail in enumerate(tails):
+            whole = torch.tensor([[*prefix, *tail]])
+            alone = logits(model, forward(model, whole, adapter=adapter))[0]
+            mine = found[packed.owners_N == owner]
+            torch.testing.assert_close(mine, alone[-1 - len(mine) : -1], **CLOSE)
+    packed_adapter, lean_adapter = learning(adapter), learning(adapter)
+    count = len(packed.targets_N)
+    nnf.cross_entropy(scores(model, packed, packed_adapter), packed.targets_N).backward()
+    # The lean pass reads the prefix without gradient, so its first target is none.
+    batch = Batch([Item(example, weight=1 / count) for example in examples], "cpu")
+    total, each = losses(model, batch, lean_adapter)
+    total.backward()
+    for owner in range(len(tails)):
+        mine = found[packed.owners_N == owner]
+        targets = packed.targets_N[packed.owners_N == owner]
+        nats = nnf.cross_entropy(mine, targets, reduction="none")
+        theirs = each[batch.owners_M == owner]
+        torch.testing.assert_close(theirs, nats[-len(theirs) :], **CLOSE)
+    assert all(part.grad is not None for part in packed_adapter.tensors().values())
+
+
+def test_the_lean_pass_has_the_gradients_of_transformers(pair: tuple[Any, BaseModel]) -> None:
+    reference, model = pair
+    adapter = learning(adapter_of(model))
+    examples = [Example(tuple(row.tolist()), (True,) * len(row)) for row in IDS]
+    count = sum(len(example.ids) - 1 for example in examples)
+    batch = Batch([Item(example, weight=1 / count) for example in examples], "cpu")
+    loss, _ = losses(model, batch, adapter)
+    loss.backward()
+    expected_loss, expected = adapted_reference(reference, adapter_of(model), IDS)
+    torch.testing.assert_close(loss.detach(), expected_loss, **CLOSE)
+    for name, part in adapter.tensors().items():
+        assert_gradient(part.grad, expected[name])
+
+
+@torch.no_grad()
+def test_rows_of_a_batch_compute_what_they_would_alone(pair: tuple[Any, BaseModel]) -> None:
+    reference, model = pair
+    adapters = [None, adapter_of(model), None]
+    rows, texts = [], []
+    for (before, new), adapter, text in zip(
+        [(20, 1), (3, 1), (11, 13)], adapters, (IDS[0], IDS[1], IDS[0]), strict=True
+    ):
+        ids = text[: before + new]
+        cache = KVCache(model.config, capacity=32)
+        forward(model, ids[None, :before], cache=cache, adapter=adapter)
+        rows.append(RowInput(tuple(ids[before:].tolist()), cache, adapter))
+        texts.append(ids)
+    stack = AdapterStack(model, [row.adapter for row in rows[:2]])
+    hidden = forward_rows(model, rows, stack)
+    last = logits_of_rows(model, torch.stack([part[-1] for part in hidden]))
+    for row, ids, found in zip(rows, texts, last, strict=True):
+        alone = logits(model, forward(model, ids[None], adapter=row.adapter))[0, -1]
+        torch.testing.assert_close(found, alone, **CLOSE)
+        if row.adapter is None:
+            torch.testing.assert_close(found, reference(ids[None]).logits[0, -1], **CLOSE)
+
+
+@torch.no_grad()
+def test_greedy_tokens_are_those_of_transformers(pair: tuple[Any, BaseModel]) -> None:
+    reference, model = pair
+    cache = KVCache(model.config, capacity=128)
+    ids, found = IDS[:1, :10], []
+    theirs = reference.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=64,
+        do_sample=False,
+        eos_token_id=VOCAB,
+        pad_token_id=0,
+    )
+    for _ in range(64):
+        ids = logits(model, forward(model, ids, cache=cache)[:, -1:]).argmax(-1)
+        found.append(int(ids))
+    assert found == theirs[0, 10:].tolist()
