@@ -82,7 +82,7 @@ class RotaryTable:
         cos_PK, sin_PK = rotary_factors(torch.outer(positions, frequencies))
         if config.rotary_gain != 1.0 and theta is None:
             for table_PK in (cos_PK, sin_PK):
-                table_PK.unflatten(1, (2, -1))[..., :moving] *= config.rotary_gain
+                table_PK.view(len(positions), 2, -1)[..., :moving] *= config.rotary_gain
         return cls(
             cos_PK=cos_PK.to(device=device, dtype=dtype),
             sin_PK=sin_PK.to(device=device, dtype=dtype),

@@ -100,7 +100,7 @@ def _heads_normed(qkv: Tensor, q_norm: Tensor, k_norm: Tensor, config: ModelConf
     HK, GK = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     q, k, v = qkv.split_with_sizes((HK, GK, GK), dim=-1)
     q, k = (
-        rms_norm(part.unflatten(-1, (-1, len(weight))), weight, config.norm_eps).flatten(-2)
+        rms_norm(part.view(*part.shape[:-1], -1, len(weight)), weight, config.norm_eps).flatten(-2)
         for part, weight in ((q, q_norm), (k, k_norm))
     )
     return torch.cat((q, k, v), dim=-1)

@@ -122,7 +122,7 @@ def _read(
 
         def qkv(kind: str, *rest: int, take: Callable[..., Tensor] = take) -> Tensor:
             if family.fused:
-                parts = take("qkv", HK + 2 * GK, *rest, kind=kind).split((HK, GK, GK))
+                parts = take("qkv", HK + 2 * GK, *rest, kind=kind).split_with_sizes((HK, GK, GK))
             else:
                 sizes = (("q", HK), ("k", GK), ("v", GK))
                 parts = tuple(take(name, size, *rest, kind=kind) for name, size in sizes)
@@ -176,6 +176,8 @@ def _spread(rows: Tensor, K: int, rotated: int) -> Tensor:
     if rotated == K:
         return rows
     rest, half = rows.shape[1:], rotated // 2
-    first, second, still = rows.reshape(-1, K, *rest).split((half, half, K - rotated), dim=1)
+    first, second, still = rows.reshape(-1, K, *rest).split_with_sizes(
+        (half, half, K - rotated), dim=1
+    )
     one, other = still.chunk(2, dim=1)
     return torch.cat((first, one, second, other), dim=1).reshape(-1, *rest)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from hope_runtime.errors import UnsupportedModelError
 from hope_runtime.layers.cms import LevelWeights
 from hope_runtime.models.decoder.weights import BaseModel
@@ -35,6 +37,11 @@ def stack_levels(
             f"layer_level has {len(layer_level)} entries, but the model has {config.n_layers} "
             "layers"
         )
+    if not config.is_plain:
+        raise UnsupportedModelError(
+            f"levels can be stacked on Llama's block only, but {base.name or 'the model'} has "
+            f"{', '.join(config.later_fields())}"
+        )
     native = HopeConfig(
         config,
         levels=tuple(HopeLevel(period, config.d_ff, rate) for period, rate in levels),
@@ -45,13 +52,18 @@ def stack_levels(
     blocks = tuple(
         BlockWeights(
             attention=AttentionWeights(
-                layer.attn_norm, layer.qkv, layer.out, layer.qkv_bias, layer.out_bias
+                _there(layer.attn_norm), layer.qkv, layer.out, layer.qkv_bias, layer.out_bias
             ),
             fast=None,
-            levels=(LevelWeights(layer.mlp_norm, layer.gate_up, layer.down),),
+            levels=(LevelWeights(_there(layer.mlp_norm), layer.gate_up, layer.down),),
             mix=None,
         )
         for layer in weights.layers
     )
     head = None if weights.lm_head is weights.embedding else weights.lm_head
     return native, HopeWeights(weights.embedding, blocks, weights.final_norm, head)
+
+
+def _there(norm: Tensor | None) -> Tensor:
+    assert norm is not None
+    return norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Variant:
 
         torch.manual_seed(seed)
         name = "Gemma3Text" if self.kind == "Gemma3" else self.kind
-        config = getattr(transformers, f"{name}Config")(**SIZES | self.overrides)
+        config = getattr(transformers, f"{name}Config")(**copy.deepcopy(SIZES | self.overrides))
         model = AutoModelForCausalLM.from_config(config).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -82,6 +83,11 @@ LONGROPE = {
     "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0],
     "original_max_position_embeddings": 128,
 }
+LONG = {
+    "hidden_size": 64,
+    "rope_parameters": LONGROPE,
+    "original_max_position_embeddings": 128,
+}
 VARIANTS = [
     Variant("Qwen2", {"tie_word_embeddings": True}),
     Variant("Qwen2", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
@@ -107,7 +113,7 @@ VARIANTS = [
     Variant("Gemma3", GEMMA | {"sliding_window_pattern": 2}),
     Variant("Gemma3", GEMMA | {"rope_parameters": SCALED, "tie_word_embeddings": False}),
     Variant("Phi3", {"sliding_window": WINDOW}),
-    Variant("Phi3", {"hidden_size": 64, "rope_parameters": LONGROPE, "num_key_value_heads": 4}),
+    Variant("Phi3", LONG | {"num_key_value_heads": 4}),
     Variant("Olmo2", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     Variant("Olmo2", {"num_key_value_heads": 4, "attention_bias": True}),
     Variant("Olmo3", {"sliding_window": WINDOW, "layer_types": LAYERS, "rope_parameters": YARN}),
