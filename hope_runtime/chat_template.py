@@ -27,6 +27,10 @@ PLAIN_TEMPLATE = (
 )
 
 
+# The date in replays: what is learnt must not depend on the day.
+_SOME_DAY = datetime.datetime(2025, 1, 1)
+
+
 class ChatTemplate:
     """A compiled template. Raises CorruptModelError for source that is not Jinja."""
 
@@ -37,8 +41,11 @@ class ChatTemplate:
             # Python's own compiler refuses some of what Jinja's parser lets through.
             raise CorruptModelError(f"the chat template cannot be read: {error}") from error
 
-    def render(self, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
-        """The text of a conversation.
+    def render(
+        self, messages: Sequence[Mapping[str, str]], *, timeless: bool = False, **variables: Any
+    ) -> str:
+        """The text of a conversation, with models that can think told not to. With `timeless` a
+        template that tells the date tells one that is always the same.
 
         Raises InvalidRequestError (field `messages`) when the template refuses the messages, and
         for whatever else its code runs into.
@@ -48,6 +55,9 @@ class ChatTemplate:
                 messages=[dict(message) for message in messages],
                 tools=None,
                 documents=None,
+                # What a model thought would be part of no replay, and fills windows.
+                enable_thinking=False,
+                strftime_now=_SOME_DAY.strftime if timeless else _strftime_now,
                 **variables,
             )
         except Exception as error:  # it is code that somebody else wrote
@@ -79,7 +89,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
     environment.filters["tojson"] = _tojson
     return environment
 

@@ -5,6 +5,7 @@ Knows where spaces belong that SentencePiece tokenizers attach to words. Knows n
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,7 +57,12 @@ def cut_out_contents(
 ) -> tuple[list[Piece], bool]:
     """Text that a template adds for new messages, in pieces, and whether a text begins with them,
     which it does not behind a reply without an end token.  `render` applies the template and `ends`
-    are the names of end tokens. See `Tokenizer.turn_pieces` for `first` and the errors."""
+    are the names of end tokens. See `Tokenizer.turn_pieces` for `first` and the errors.
+
+    Where the template refuses the messages, neighbours of one role are joined by an empty line, and
+    then system messages to the user's message behind them. Each stays a piece of its own, under its
+    own index, so what the system said is never taken for the user's.
+    """
     # The template runs on stand-ins, so no content can be taken for template text or be
     # changed by it. White space around them, of a kind that no template writes itself, tells
     # whether the template strips what it is given.
@@ -66,16 +72,57 @@ def cut_out_contents(
         {**message, "content": f"{_MARGIN}{mark}{_MARGIN}"}
         for message, mark in zip(messages, marks, strict=True)
     ]
-    begins = True
-    if first:
-        text = render(stand_ins)
-    else:
-        reply = f"HOPE{nonce}REPLY"
+    reply = f"HOPE{nonce}REPLY"
+
+    def cut(said: Sequence[Message]) -> tuple[list[Piece], bool]:
+        if first:
+            return _cut(render(said), messages, marks), True
         history: list[Message] = [
             {"role": "user", "content": "-"},
             {"role": "assistant", "content": reply},
         ]
-        text, begins = _after_reply(render([*history, *stand_ins]), reply, ends)
+        text, begins = _after_reply(render([*history, *said]), reply, ends)
+        return _cut(text, messages, marks), begins
+
+    try:
+        return cut(stand_ins)
+    except InvalidRequestError as refusal:
+        # Templates without a system role, or for roles that take turns, say the same otherwise.
+        joined = _roles_joined(stand_ins)
+        for said in (joined, _roles_joined(_system_in_user(stand_ins))):
+            if said != stand_ins:
+                with contextlib.suppress(InvalidRequestError):
+                    return cut(said)
+        raise refusal
+
+
+def _roles_joined(messages: Sequence[Message]) -> list[Message]:
+    """Neighbouring messages of one role as one."""
+    found: list[Message] = []
+    for message in messages:
+        if found and found[-1]["role"] == message["role"]:
+            found[-1] = _joined(found[-1], message)
+        else:
+            found.append(message)
+    return found
+
+
+def _system_in_user(messages: Sequence[Message]) -> list[Message]:
+    """System messages as the beginning of the user's message behind them."""
+    found: list[Message] = []
+    for message in messages:
+        if found and found[-1]["role"] == "system" and message["role"] in ("system", "user"):
+            message = {**_joined(found.pop(), message), "role": message["role"]}
+        found.append(message)
+    return found
+
+
+def _joined(one: Message, other: Message) -> Message:
+    return {**other, "content": f"{one['content']}\n\n{other['content']}"}
+
+
+def _cut(text: str, messages: Sequence[Message], marks: Sequence[str]) -> list[Piece]:
+    """A rendered text, cut at the marks that stand for the messages' contents."""
     pieces: list[Piece] = []
     for index, (message, mark) in enumerate(zip(messages, marks, strict=True)):
         before, found, text = text.partition(mark)
@@ -92,7 +139,7 @@ def cut_out_contents(
         before, text = before.removesuffix(_MARGIN), text.removeprefix(_MARGIN)
         pieces += [Piece(before, False, index), Piece(content, True, index)]
     pieces.append(Piece(text, False, len(messages)))
-    return _not_empty(pieces), begins
+    return _not_empty(pieces)
 
 
 def with_openings(

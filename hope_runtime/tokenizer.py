@@ -182,8 +182,15 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return self._compiled is not None
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The text of a whole conversation, as the template writes it.
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        *,
+        timeless: bool = False,
+    ) -> str:
+        """The text of a whole conversation, as the template writes it. `timeless` texts do not
+        depend on the date.
 
         Raises InvalidRequestError (field `messages`) when the template refuses the messages or
         there is no template.
@@ -192,6 +199,7 @@ class Tokenizer:
             raise InvalidRequestError("this model has no chat template", field="messages")
         return self._compiled.render(
             messages,
+            timeless=timeless,
             add_generation_prompt=add_generation_prompt,
             bos_token=self._bos_token or "",
             eos_token=self._eos_tokens[0] if self._eos_tokens else "",
@@ -203,6 +211,7 @@ class Tokenizer:
         *,
         first: bool,
         add_generation_prompt: bool = True,
+        timeless: bool = False,
     ) -> list[Piece]:
         """Text that the template adds for new messages, cut into its own text and their contents.
 
@@ -214,7 +223,7 @@ class Tokenizer:
         leaves a message out: what somebody said must not vanish.
         """
         pieces, begins = cut_out_contents(
-            lambda said: self.render(said, add_generation_prompt),
+            lambda said: self.render(said, add_generation_prompt, timeless=timeless),
             messages,
             first=first,
             ends=self._eos_tokens,
@@ -225,9 +234,9 @@ class Tokenizer:
         return with_leading_spaces(pieces)
 
     def fields(self, role: str) -> Fields:
-        """Place of the content of `role`, "user" or "assistant", stands in the first exchange of a
-        conversation. Raises as `turn_pieces` does."""
-        return fields_of(role, partial(self.turn_pieces, first=True))
+        """Place of the content of `role`, "user" or "assistant", in the first exchange of a
+        conversation, on any day. Raises as `turn_pieces` does."""
+        return fields_of(role, partial(self.turn_pieces, first=True, timeless=True))
 
     def _parts(self, text: str) -> Iterator[tuple[str, bool]]:
         """A template's text cut around the control tokens in it, and whether each part is one."""

@@ -215,7 +215,12 @@ def chat_problems(tokenizer: Tokenizer) -> list[str]:
 def _end_of_system_prompt(
     tokenizer: Tokenizer, pinned: int, ids: tuple[int, ...], segments: Sequence[Segment]
 ) -> int:
-    """Tokens up to and including the last end-of-turn token so far."""
+    """Tokens up to and including the last end-of-turn token so far; where a template does not end a
+    system prompt by one, those up to what follows it."""
     before = sum(len(segment.tokens) for segment in segments)
     ends = [index for index, token in enumerate(ids) if token in tokenizer.eos_ids]
-    return before + ends[-1] + 1 if ends else pinned
+    if ends:
+        return before + ends[-1] + 1
+    if any(segment.speaker is Speaker.SYSTEM for segment in segments):
+        return before + len(ids)
+    return pinned

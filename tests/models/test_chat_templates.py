@@ -129,8 +129,11 @@ def test_what_a_template_cannot_do_is_found_at_start() -> None:
     refusing = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no!') }}{% endif %}" + whole
     )
-    (problem,) = chat_problems(tokenizer(refusing))
-    assert problem.endswith("no!; turns with a system prompt are refused")
+    # Then the system prompt stands in the user's message.
+    assert chat_problems(tokenizer(refusing)) == []
+    deaf = refusing.replace("m.content", "m.content.split('\n\n')[-1]")
+    (problem,) = chat_problems(tokenizer(deaf))
+    assert problem.endswith("turns with a system prompt are refused")
     one_turn = "{{ messages[-1].content }}"
     (problem,) = chat_problems(tokenizer(one_turn))
     assert "every turn but a conversation's first is refused" in problem

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,24 @@ from hope_runtime.models.decoder.weights import BaseModel
 
 # Raised when what is written changes.
 VERSION = 1
+
+# Architectures by name: the fields beyond Llama's that their blocks have, and those among them that
+# config.json states, by its keys.
+_ARCHITECTURES: tuple[tuple[str, frozenset[str], Mapping[str, str]], ...] = (
+    ("Llama", frozenset(), {}),
+    ("Qwen2", frozenset({"qkv_bias"}), {}),
+    ("Qwen3", frozenset({"qk_norm"}), {}),
+    (
+        "Granite",
+        frozenset({"attention_scale", "embedding_scale", "residual_scale", "logits_divisor"}),
+        {
+            "attention_multiplier": "attention_scale",
+            "embedding_multiplier": "embedding_scale",
+            "residual_multiplier": "residual_scale",
+            "logits_scaling": "logits_divisor",
+        },
+    ),
+)
 
 
 def exported(model: BaseModel, cache_dir: str | Path | None = None) -> Path:
@@ -70,6 +88,7 @@ def _config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
             "vLLM cannot use the rotary frequencies of a GGUF file; use --engine torch, or load "
             "the model from its Hugging Face directory"
         )
+    layout = _layout(config)
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if (scaling := config.rope_scaling) is not None:
         rope |= {
@@ -80,8 +99,7 @@ def _config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
             "original_max_position_embeddings": scaling.original_max_positions,
         }
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        **layout,
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
         "intermediate_size": config.d_ff,
@@ -103,12 +121,32 @@ def _config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
+def _layout(config: ModelConfig) -> dict[str, Any]:
+    """The architecture whose block this is, with the keys that only it has.
+
+    Raises UnsupportedModelError for a block that none of these is.
+    """
+    own = set(config.later_fields())
+    for name, fields, keys in _ARCHITECTURES:
+        if own <= fields and (config.qk_norm == "head") == (name == "Qwen3"):
+            found = {key: getattr(config, field) for key, field in keys.items()}
+            if name == "Granite" and found["attention_multiplier"] is None:
+                found["attention_multiplier"] = config.head_dim**-0.5
+            return {"architectures": [f"{name}ForCausalLM"], "model_type": name.lower(), **found}
+    raise UnsupportedModelError(
+        "the vLLM engine serves Llama, Qwen2, Qwen3 and Granite models only, and this one has "
+        f"{', '.join(sorted(own))}; use --engine torch"
+    )
+
+
 def _named(model: BaseModel) -> Iterator[tuple[str, Tensor]]:
     config, weights = model.config, model.weights
     queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     yield "model.embed_tokens.weight", weights.embedding
     for index, layer in enumerate(weights.layers):
         at = f"model.layers.{index}"
+        assert layer.attn_norm is not None
+        assert layer.mlp_norm is not None
         yield f"{at}.input_layernorm.weight", layer.attn_norm
         yield f"{at}.post_attention_layernorm.weight", layer.mlp_norm
         projections = ("q_proj", "k_proj", "v_proj")
@@ -117,10 +155,14 @@ def _named(model: BaseModel) -> Iterator[tuple[str, Tensor]]:
         ):
             yield f"{at}.self_attn.{name}.weight", part
         yield f"{at}.self_attn.o_proj.weight", layer.out
-        if layer.qkv_bias is not None and layer.out_bias is not None:
+        for name, norm in (("q_norm", layer.q_norm), ("k_norm", layer.k_norm)):
+            if norm is not None:
+                yield f"{at}.self_attn.{name}.weight", norm
+        if layer.qkv_bias is not None:
             biases = layer.qkv_bias.split_with_sizes((queries, keys, keys))
             for name, part in zip(projections, biases, strict=True):
                 yield f"{at}.self_attn.{name}.bias", part
+        if layer.out_bias is not None:
             yield f"{at}.self_attn.o_proj.bias", layer.out_bias
         gate, up = layer.gate_up.chunk(2)
         yield f"{at}.mlp.gate_proj.weight", gate

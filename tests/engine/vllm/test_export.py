@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from family_variants import Variant, saved
 
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.engine.vllm.export import exported
@@ -48,6 +49,41 @@ def test_a_model_that_was_written_is_the_one_that_was_read(
     assert exported(model, tmp_path) == directory
     assert (directory / "model.safetensors").stat().st_mtime_ns == written, "written once"
     assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("Qwen2", {"tie_word_embeddings": True}),
+        ("Qwen3", {"head_dim": 24, "attention_bias": True}),
+        ("Granite", {"embedding_multiplier": 12.0, "logits_scaling": 2.0}),
+        ("Granite", {"attention_multiplier": 0.2, "residual_multiplier": 0.6}),
+    ],
+)
+@torch.no_grad()
+def test_other_families_are_written_in_their_own_layout(
+    tiny_tokenizer_json: str, tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    reference = Variant(kind, options).make()
+    source = saved(reference, tmp_path / "model", tiny_tokenizer_json)
+    directory = exported(load_base_model(source, dtype="float32", cache_dir=tmp_path), tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    assert type(again) is type(reference)
+    ids = torch.arange(100)[None] % 260
+    assert torch.equal(again(ids).logits, reference(ids).logits)
+
+
+def test_a_block_that_vllm_is_not_given_is_refused(
+    tiny_tokenizer_json: str, tmp_path: Path
+) -> None:
+    for kind, named in (("Gemma3", "activation, .* norms"), ("Olmo2", "norms, qk_norm")):
+        source = saved(Variant(kind).make(), tmp_path / kind, tiny_tokenizer_json)
+        model = load_base_model(source, dtype="float32", cache_dir=tmp_path)
+        sentence = rf"Llama, Qwen2, Qwen3 and Granite models only, .* {named}.*--engine torch"
+        with pytest.raises(UnsupportedModelError, match=sentence):
+            exported(model, tmp_path)
 
 
 def test_precisions_do_not_share_a_directory(tiny_llama: Any, tmp_path: Path) -> None:

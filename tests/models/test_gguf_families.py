@@ -11,8 +11,8 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from family_variants import GEMMA, LONG, SCALED, WINDOW, Variant
 from gguf_files import GGUFSpec, interleaved, metadata_of
-from variants import GEMMA, LONG, SCALED, WINDOW, Variant
 
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.errors import UnsupportedModelError

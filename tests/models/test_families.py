@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as nnf
+from family_variants import VARIANTS, VOCAB, Variant, saved
 from torch import Tensor
-from variants import VARIANTS, VOCAB, Variant, saved
 
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.layers.kv_cache import KVCache
