@@ -23,7 +23,7 @@ _GEMMA_TRAITS = {"norms": "both", "activation": "gelu_tanh"}
 FAMILIES: tuple[Family, ...] = (
     Family(
         name="llama",
-        title="Llama 2, 3; SmolLM2; Mistral as GGUF",
+        title="Llama 2 and 3, SmolLM2",
         model_types=("llama",),
         gguf_architectures=("llama",),
         gguf_neighbours=True,
@@ -48,7 +48,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="mistral",
-        title="Mistral, Ministral",
+        title="Mistral, Ministral 8B",
         model_types=("mistral", "ministral"),
         json_defaults={"sliding_window": 4096},
         full_attention_every=0,

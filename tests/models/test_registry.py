@@ -31,3 +31,15 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
         family_of_model_type(PATH, "rwkv")
     with pytest.raises(UnsupportedModelError, match=r"'rwkv'; only llama, .* and olmo2 are"):
         family_of_gguf(PATH, "rwkv")
+
+
+def test_the_readme_lists_every_family_and_what_others_are_told() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for family in FAMILIES:
+        (row,) = [line for line in readme.splitlines() if line.startswith(f"| {family.title} |")]
+        assert all(f"`{name}`" in row for name in family.model_types)
+        assert all(f"`{name}`" in row for name in family.gguf_architectures)
+    for find, name in ((family_of_model_type, "gpt2"), (family_of_gguf, "rwkv")):
+        with pytest.raises(UnsupportedModelError) as refused:
+            find(Path("models/other"), name)
+        assert str(refused.value) in readme

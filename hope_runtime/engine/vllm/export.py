@@ -30,6 +30,11 @@ VERSION = 1
 # config.json states, by its keys.
 _ARCHITECTURES: tuple[tuple[str, frozenset[str], Mapping[str, str]], ...] = (
     ("Llama", frozenset(), {}),
+    (
+        "Mistral",
+        frozenset({"sliding_window", "sliding_layers"}),
+        {"sliding_window": "sliding_window"},
+    ),
     ("Qwen2", frozenset({"qkv_bias"}), {}),
     ("Qwen3", frozenset({"qk_norm"}), {}),
     (
@@ -127,14 +132,18 @@ def _layout(config: ModelConfig) -> dict[str, Any]:
     Raises UnsupportedModelError for a block that none of these is.
     """
     own = set(config.later_fields())
+    all_slide = len(config.sliding_layers) in (0, config.n_layers)
     for name, fields, keys in _ARCHITECTURES:
-        if own <= fields and (config.qk_norm == "head") == (name == "Qwen3"):
+        # Qwen3 norms each head; others would norm all of them together.
+        heads_normed = "qk_norm" not in fields or config.qk_norm == "head"
+        if own <= fields and heads_normed and all_slide:
             found = {key: getattr(config, field) for key, field in keys.items()}
-            if name == "Granite" and found["attention_multiplier"] is None:
+            if name == "Granite" and config.attention_scale is None:
                 found["attention_multiplier"] = config.head_dim**-0.5
             return {"architectures": [f"{name}ForCausalLM"], "model_type": name.lower(), **found}
     raise UnsupportedModelError(
-        "the vLLM engine serves Llama, Qwen2, Qwen3 and Granite models only, and this one has "
+        "the vLLM engine serves Llama, Mistral, Qwen2, Qwen3 and Granite models only, and this one "
+        "has "
         f"{', '.join(sorted(own))}; use --engine torch"
     )
 
