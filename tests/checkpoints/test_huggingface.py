@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,37 +194,3 @@ def test_a_folder_of_gguf_files_names_them(tmp_path: Path) -> None:
         ModelNotFoundError, match=r"does not contain config.json; .*: a\.gguf, b\.gguf"
     ):
         load_base_model(tmp_path, cache_dir=tmp_path / "cache")
-
-
-def test_a_hub_name_without_network_or_library(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import huggingface_hub
-
-    def offline(*args: object, **kwargs: object) -> str:
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(ModelNotFoundError, match=r"org/name is neither .* \(ConnectionError\)"):
-        load_base_model("org/name", cache_dir=tmp_path)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ModelNotFoundError, match="pip install huggingface_hub"):
-        load_base_model("org/name", cache_dir=tmp_path)
-
-
-def test_a_hub_name_is_looked_up_locally_first(
-    tiny_llama: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import huggingface_hub
-
-    reference, directory = tiny_llama()
-    asked: list[bool] = []
-
-    def local(name: str, *, local_files_only: bool = False, **kwargs: object) -> str:
-        asked.append(local_files_only)
-        return str(directory)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", local)
-    model = load_base_model("org/name", dtype="float32", cache_dir=tmp_path)
-    assert asked == [True]
-    assert model.config.vocab_size == reference.config.vocab_size
