@@ -149,10 +149,7 @@ class Tokenizer:
         ids: list[int] = []
         pieces = self.turn_pieces(messages, first=True, add_generation_prompt=add_generation_prompt)
         for piece in pieces:
-            if piece.is_content:
-                ids += self.encode(piece.text)
-            else:
-                ids += self.encode_template(piece.text)
+            ids += (self.encode if piece.is_content else self.encode_template)(piece.text)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -189,8 +186,7 @@ class Tokenizer:
         *,
         timeless: bool = False,
     ) -> str:
-        """The text of a whole conversation, as the template writes it. `timeless` texts do not
-        depend on the date.
+        """A whole conversation as the template writes it; a `timeless` one on no certain date.
 
         Raises InvalidRequestError (field `messages`) when the template refuses the messages or
         there is no template.
@@ -234,8 +230,8 @@ class Tokenizer:
         return with_leading_spaces(pieces)
 
     def fields(self, role: str) -> Fields:
-        """Place of the content of `role`, "user" or "assistant", in the first exchange of a
-        conversation, on any day. Raises as `turn_pieces` does."""
+        """Place of the content of `role` in a conversation's first exchange, whatever the day; see
+        conversation.fields_of. Raises as `turn_pieces` does."""
         return fields_of(role, partial(self.turn_pieces, first=True, timeless=True))
 
     def _parts(self, text: str) -> Iterator[tuple[str, bool]]:

@@ -106,7 +106,7 @@ def name_of_snapshot(path: Path) -> str | None:
 
 
 def _in_directory(name: HubName, directory: Path) -> Path | None:
-    """What is wanted of a snapshot, or None where it is not in it."""
+    """The directory or file that is wanted of a snapshot, or None where it is not in it."""
     if name.file is None:
         return directory if (directory / "config.json").is_file() else None
     files = [file.relative_to(directory).as_posix() for file in directory.rglob("*.gguf")]
@@ -159,7 +159,7 @@ def _check_room(
 
 
 def _known(error: Exception) -> str | None:
-    """What a hub's refusal asks for, or None for another error."""
+    """The end of a sentence for a refusal of the hub, or None for another error."""
     # By name: the library has moved its classes between versions.
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:
