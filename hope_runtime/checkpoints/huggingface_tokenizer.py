@@ -14,6 +14,7 @@ from hope_runtime.checkpoints.files import read_json, refuse_pointer
 from hope_runtime.checkpoints.gguf_tokenizer import END_TOKENS
 from hope_runtime.errors import CorruptModelError, TokenizerMissingError
 from hope_runtime.tokenizer import Tokenizer
+from hope_runtime.tokenizer_backend import SPACE
 
 # Keys of tokenizer_config.json and special_tokens_map.json under which tokens are named.
 _SPECIAL_TOKENS = tuple(
@@ -38,6 +39,8 @@ def read_tokenizer(path: Path, config: dict[str, Any]) -> Tokenizer:
 
 def _read(path: Path, text: str, config: dict[str, Any]) -> Tokenizer:
     described = json.loads(text)
+    if config.get("model_type") not in ("llama", "mistral"):  # whose fingerprints have them
+        described, text = _with_words_of_space(described, text)
     added_tokens = described.get("added_tokens") or ()
     added = {token["id"]: token["content"] for token in added_tokens if token.get("special")}
     model_vocabulary = described.get("model", {}).get("vocab", {})
@@ -70,6 +73,30 @@ def _read(path: Path, text: str, config: dict[str, Any]) -> Tokenizer:
             token["content"] for token in added_tokens
         ),
     )
+
+
+def _with_words_of_space(described: dict[str, Any], text: str) -> tuple[dict[str, Any], str]:
+    """The tokenizer with its runs of white space as words, where merges spell them.
+
+    Gemma's are added tokens, which nobody could write; but they mean nothing special.
+    """
+    spelled = {"".join(_pair(merge)) for merge in described.get("model", {}).get("merges") or ()}
+
+    def is_word(token: dict[str, Any]) -> bool:
+        content = token["content"]
+        is_space = not content.replace(SPACE, " ").strip()
+        return is_space and not token.get("special") and content in spelled
+
+    tokens = described.get("added_tokens") or ()
+    kept = [token for token in tokens if not is_word(token)]
+    if len(kept) == len(tokens):
+        return described, text
+    described = {**described, "added_tokens": kept}
+    return described, json.dumps(described, ensure_ascii=False)
+
+
+def _pair(merge: str | list[str]) -> list[str]:
+    return merge.split(" ", 1) if isinstance(merge, str) else merge
 
 
 def _declared_tokens(path: Path, settings: dict[str, Any]) -> set[str]:

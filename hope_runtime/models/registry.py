@@ -102,6 +102,10 @@ FAMILIES: tuple[Family, ...] = (
         traits={**_GEMMA_TRAITS, "qk_norm": "head"},
         json_defaults={
             **_GEMMA_JSON,
+            "vocab_size": 262_208,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 131_072,
             "rope_theta": 1_000_000.0,
             "rope_local_base_freq": 10_000.0,
         },

@@ -3,13 +3,16 @@ tokens come."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as nnf
-from family_variants import VARIANTS, VOCAB, Variant, saved
+from family_variants import GEMMA, VARIANTS, VOCAB, Variant, saved
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hope_runtime.checkpoints import load_base_model
@@ -224,3 +227,25 @@ def test_greedy_tokens_are_those_of_transformers(pair: tuple[Any, BaseModel]) ->
         ids = logits(model, forward(model, ids, cache=cache)[:, -1:]).argmax(-1)
         found.append(int(ids))
     assert found == theirs[0, 10:].tolist()
+
+
+@pytest.mark.parametrize("stem", ["language_model.model.", "model.language_model."])
+@torch.no_grad()
+def test_the_text_model_of_one_that_sees(
+    stem: str, tiny_tokenizer_json: str, tmp_path: Path
+) -> None:
+    """Gemma 3 from 4B on: its configuration is nested and leaves out what is usual."""
+    usual = {"num_attention_heads": 8, "num_key_value_heads": 4, "query_pre_attn_scalar": 256}
+    reference = Variant("Gemma3", GEMMA | usual).make()
+    directory = saved(reference, tmp_path / "model", tiny_tokenizer_json)
+    raw = json.loads((directory / "config.json").read_text())
+    text = {key: value for key, value in raw.items() if key not in {*usual, "rope_parameters"}}
+    (directory / "config.json").write_text(
+        json.dumps({"model_type": "gemma3", "text_config": text, "vision_config": {}})
+    )
+    tensors = load_file(directory / "model.safetensors")
+    renamed = {name.replace("model.", stem, 1): part for name, part in tensors.items()}
+    save_file(renamed, directory / "model.safetensors")
+    model = load_base_model(directory, dtype="float32", cache_dir=tmp_path / "cache")
+    found = logits(model, forward(model, IDS))
+    torch.testing.assert_close(found, reference(IDS).logits, **CLOSE)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import family_templates as templates
 import pytest
-from small_tokenizers import byte_level
+from small_tokenizers import bpe, byte_level
 from tokenizers import AddedToken
 
+from hope_runtime.checkpoints.huggingface_tokenizer import read_tokenizer
 from hope_runtime.engine.prompt import Message, chat_problems, turn_record
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning.recipes.replay.examples import _chat_form
@@ -125,3 +129,30 @@ def test_a_template_that_refuses_for_another_reason_is_still_heard() -> None:
     )
     with pytest.raises(InvalidRequestError, match="never"):
         record_of(made, [SYSTEM, USER, MORE])
+
+
+def test_runs_of_white_space_are_words_in_both_kinds_of_files(tmp_path: Path) -> None:
+    """Gemma's tokenizer.json has them as added tokens, which no text of a user's spells."""
+    described = json.loads(bpe("never").to_str())
+    vocabulary, merges = described["model"]["vocab"], described["model"]["merges"]
+    for run in ("▁▁", "▁▁▁"):
+        vocabulary.setdefault(run, len(vocabulary))
+        merges.insert(0, ["▁" * (len(run) - 1), "▁"])
+    index = vocabulary["▁▁▁"]
+    described["added_tokens"].append(
+        {
+            "id": index,
+            "content": "▁▁▁",
+            "special": False,
+            "normalized": False,
+            "lstrip": False,
+            "rstrip": False,
+            "single_word": False,
+        }
+    )
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    gemma = read_tokenizer(tmp_path, {"model_type": "gemma3_text"})
+    assert index in gemma.encode("a   b")
+    assert gemma.decode(gemma.encode("a   b")) == "a   b"
+    # Llama's stay what they were, and so do fingerprints.
+    assert index not in read_tokenizer(tmp_path, {"model_type": "llama"}).encode("a   b")
