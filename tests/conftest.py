@@ -211,6 +211,20 @@ def chat_model_dir(base_model: BaseModel, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
+def make_chat_model(
+    base_model: BaseModel, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., BaseModel]:
+    """A factory of models like `chat_model`; keyword arguments are fields of ModelConfig."""
+
+    def make(**fields: Any) -> BaseModel:
+        place = tmp_path_factory.mktemp("model") / "made"
+        random_chat_model(base_model, place, **CHAT_HEADS | fields)
+        return load_base_model(place, dtype="float32")
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def byte_chat_model_dir(
     base_model: BaseModel, tiny_tokenizer_json: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
