@@ -19,8 +19,11 @@ from hope_runtime.checkpoints import load_base_model
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.learning.packing import Example, pack
-from hope_runtime.learning.recipes.specific.lean import Batch, Item, losses
+from hope_runtime.learning.recipes.specific.batch import Batch, Item
+from hope_runtime.learning.recipes.specific.lean import losses
+from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
 from hope_runtime.learning.reference import scores
+from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.batched import (
     AdapterStack,
     RowInput,
@@ -109,6 +112,22 @@ def cross_entropy(logits_BTV: Tensor, ids: Tensor) -> Tensor:
     return nnf.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
 
+def lean(
+    model: BaseModel,
+    examples: list[Example],
+    adapter: LoraAdapter,
+    *,
+    weight: float,
+    first: int = 0,
+) -> tuple[Tensor, Tensor, Batch]:
+    """The lean pass over examples, from layer `first` on: the loss, that of each target, and the
+    batch."""
+    lower = LowerLayers(model, Workers(1), first, adapter_of(model))
+    lower.read(examples)
+    batch = Batch([Item(example, weight=weight) for example in examples], "cpu")
+    return (*losses(model, batch, adapter, lower), batch)
+
+
 def assert_gradient(found: Tensor | None, expected: Tensor) -> None:
     largest = float(expected.abs().max())
     assert found is not None
@@ -161,8 +180,7 @@ def test_packed_and_lean_passes_learn_as_texts_alone(pair: tuple[Any, BaseModel]
     count = len(packed.targets_N)
     nnf.cross_entropy(scores(model, packed, packed_adapter), packed.targets_N).backward()
     # The lean pass reads the prefix without gradient, so its first target is none.
-    batch = Batch([Item(example, weight=1 / count) for example in examples], "cpu")
-    total, each = losses(model, batch, lean_adapter)
+    total, each, batch = lean(model, examples, lean_adapter, weight=1 / count)
     total.backward()
     for owner in range(len(tails)):
         mine = found[packed.owners_N == owner]
@@ -173,18 +191,22 @@ def test_packed_and_lean_passes_learn_as_texts_alone(pair: tuple[Any, BaseModel]
     assert all(part.grad is not None for part in packed_adapter.tensors().values())
 
 
-def test_the_lean_pass_has_the_gradients_of_transformers(pair: tuple[Any, BaseModel]) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_lean_pass_has_the_gradients_of_transformers(
+    pair: tuple[Any, BaseModel], first: int
+) -> None:
+    """Also where it begins above a layer that is left as it is."""
     reference, model = pair
     adapter = learning(adapter_of(model))
     examples = [Example(tuple(row.tolist()), (True,) * len(row)) for row in IDS]
     count = sum(len(example.ids) - 1 for example in examples)
-    batch = Batch([Item(example, weight=1 / count) for example in examples], "cpu")
-    loss, _ = losses(model, batch, adapter)
+    loss, _, _ = lean(model, examples, adapter, weight=1 / count, first=first)
     loss.backward()
     expected_loss, expected = adapted_reference(reference, adapter_of(model), IDS)
     torch.testing.assert_close(loss.detach(), expected_loss, **CLOSE)
     for name, part in adapter.tensors().items():
-        assert_gradient(part.grad, expected[name])
+        assert part.grad is not None
+        assert_gradient(part.grad[first:], expected[name][first:])
 
 
 @torch.no_grad()
