@@ -97,6 +97,22 @@ def test_a_field_that_a_model_does_not_use_enters_no_fingerprint() -> None:
         assert of_config == of_wider != of_normed
 
 
+def test_a_sliding_width_was_a_bound_on_positions_once() -> None:
+    """Fails when a Mistral that was served before loses its memories."""
+    before = ModelConfig(
+        vocab_size=8, d_model=4, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=2, d_ff=8,
+        norm_eps=1e-5, rope_theta=1e4, max_positions=8, tie_embeddings=True,
+    )  # fmt: skip
+    slides = replace(before, max_positions=16, sliding_window=8, sliding_layers=(0,))
+    shapes = decoder.expected_shapes(before)
+    weights = decoder.from_named(
+        before, {name: torch.zeros(shape) for name, shape in shapes.items()}
+    )
+    for fingerprint in (decoder.fingerprint_of, decoder.first_fingerprint_of):
+        one, other = (fingerprint(each, weights, byte_tokenizer()) for each in (before, slides))
+        assert one == other
+
+
 def test_configurations_of_hope_models_as_they_are_stored() -> None:
     presets = {
         name: preset(name, vocab_size=32, d_model=16, n_layers=2, n_heads=2) for name in PRESETS
