@@ -218,8 +218,7 @@ class Learner:
         policy, index, untouched = memory.policy, boundary.level, memory
         untaught = memory.levels[index]
         recipe = self._recipe(policy.recipe)
-        if index:
-            # What the faster level knows moves here, so it makes room.
+        if index:  # what the faster level knows moves here, so it makes room
             memory = _decayed(memory, index - 1, policy.fast_decay)
         level = memory.levels[index]
         trainer = LevelTrainer(self._model, memory, index, self._workers)
@@ -247,8 +246,7 @@ class Learner:
                 None if before is None else before.to(self._model.dtype),
             ),
         )
-        if not trainer.tokens:
-            # Nothing was practised, so nothing changed and no faster level makes room.
+        if not trainer.tokens:  # no faster level makes room for nothing
             return _Outcome(untouched, practised, events=tuple(events))
         adapter = trainer.stored()
         if policy.guards is not None:

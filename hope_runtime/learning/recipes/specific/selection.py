@@ -102,7 +102,7 @@ class Selection:
 
 
 def _dearest(statements: list[Statement], most: int) -> list[Statement]:
-    """What users said, and `most` statements of documents: those that surprise most, in order."""
+    """All statements of users, and the `most` of documents that surprise most, in order."""
     told = [item for item in statements if item.span.speaker is not Speaker.USER]
     told.sort(key=lambda item: (-(item.span.surprise_nats or 0.0), item.span.start))
     left_out = {item.span.start for item in told[most:]}
