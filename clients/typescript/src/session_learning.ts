@@ -16,6 +16,12 @@ import type { OnJob } from "./jobs.js";
 import { present, SessionCalls } from "./session_calls.js";
 import type { Listed, Version } from "./session_calls.js";
 
+/** What statements are listed. */
+export interface Narrowed {
+  document?: string;
+  rehearsedOnly?: boolean;
+}
+
 /** The methods of `Sessions` about what is learnt. */
 export abstract class SessionLearning extends SessionCalls {
   /**
@@ -49,14 +55,15 @@ export abstract class SessionLearning extends SessionCalls {
 
   /**
    * Statements that the session was taught, in the order of its log, fetched page by page; with
-   * `query` those in which a word begins with each of its words.
+   * `query` those in which a word begins with each of its words, with `document` those of one
+   * document, with `rehearsedOnly` those that were practised and not merely read.
    */
   async *statements(
     session: string,
     query = "",
-    { pageSize = 0 }: Listed = {},
+    { document = "", rehearsedOnly = false, pageSize = 0 }: Listed & Narrowed = {},
   ): AsyncGenerator<Statement, void, undefined> {
-    const request = { parent: this.name(session), query, pageSize };
+    const request = { parent: this.name(session), query, document, rehearsedOnly, pageSize };
     for await (const page of this.pages(this.stub.listStatements, request)) {
       yield* page.statements;
     }

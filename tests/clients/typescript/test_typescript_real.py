@@ -75,6 +75,8 @@ async def test_it_teaches_what_the_python_client_teaches(
         assert (await node.call("score", "by-node", FACTS))["tokens"] > 0
         [cat] = await node.call("sessions.statements", "by-node", "cat")
         assert "Ada" in cat["text"]
+        none = {"document": "novel", "rehearsedOnly": True}
+        assert await node.call("sessions.statements", "by-node", "cat", none) == []
         await node.call("sessions.forgetStatements", "by-node", [cat["id"]])
         assert await node.call("sessions.statements", "by-node", "cat") == []
         assert await node.call("sessions.statements", "by-node", "seven")

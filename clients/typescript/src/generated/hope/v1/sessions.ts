@@ -470,6 +470,8 @@ export interface Statement {
   rehearsed: boolean;
   /** Statement that corrected it, whose value was learnt in the place of its own. */
   supersededBy: string;
+  /** Mean surprise when it was learnt, nats per token. 0: it is not rehearsed. */
+  surpriseNats: number;
 }
 
 export interface ListStatementsRequest {
@@ -483,6 +485,10 @@ export interface ListStatementsRequest {
    * Empty: all.
    */
   query: string;
+  /** Only statements of this document. Empty: all. */
+  document: string;
+  /** Only those that are rehearsed: what was practised and not merely read. */
+  rehearsedOnly: boolean;
 }
 
 export interface ListStatementsResponse {
@@ -4109,6 +4115,7 @@ function createBaseStatement(): Statement {
     memoryVersion: 0n,
     rehearsed: false,
     supersededBy: "",
+    surpriseNats: 0,
   };
 }
 
@@ -4165,6 +4172,9 @@ export const Statement: MessageFns<Statement> = {
     }
     if (message.supersededBy !== "") {
       writer.uint32(106).string(message.supersededBy);
+    }
+    if (message.surpriseNats !== 0) {
+      writer.uint32(117).float(message.surpriseNats);
     }
     return writer;
   },
@@ -4296,6 +4306,14 @@ export const Statement: MessageFns<Statement> = {
             message.supersededBy = reader.string();
             continue;
           }
+          case 14: {
+            if (tag !== 117) {
+              break;
+            }
+
+            message.surpriseNats = reader.float();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4332,12 +4350,13 @@ export const Statement: MessageFns<Statement> = {
       : 0n;
     message.rehearsed = object.rehearsed ?? false;
     message.supersededBy = object.supersededBy ?? "";
+    message.surpriseNats = object.surpriseNats ?? 0;
     return message;
   },
 };
 
 function createBaseListStatementsRequest(): ListStatementsRequest {
-  return { parent: "", pageSize: 0, pageToken: "", query: "" };
+  return { parent: "", pageSize: 0, pageToken: "", query: "", document: "", rehearsedOnly: false };
 }
 
 export const ListStatementsRequest: MessageFns<ListStatementsRequest> = {
@@ -4353,6 +4372,12 @@ export const ListStatementsRequest: MessageFns<ListStatementsRequest> = {
     }
     if (message.query !== "") {
       writer.uint32(34).string(message.query);
+    }
+    if (message.document !== "") {
+      writer.uint32(42).string(message.document);
+    }
+    if (message.rehearsedOnly !== false) {
+      writer.uint32(48).bool(message.rehearsedOnly);
     }
     return writer;
   },
@@ -4402,6 +4427,22 @@ export const ListStatementsRequest: MessageFns<ListStatementsRequest> = {
             message.query = reader.string();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.document = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.rehearsedOnly = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4423,6 +4464,8 @@ export const ListStatementsRequest: MessageFns<ListStatementsRequest> = {
     message.pageSize = object.pageSize ?? 0;
     message.pageToken = object.pageToken ?? "";
     message.query = object.query ?? "";
+    message.document = object.document ?? "";
+    message.rehearsedOnly = object.rehearsedOnly ?? false;
     return message;
   },
 };
