@@ -21,6 +21,9 @@ class SpecificConfig:
     # Steps at most; fewer when every token of every form is known.
     steps: int = 14
     least_steps: int = 6
+    # So many more for each further statement, up to the most.
+    steps_each: int = 2
+    most_steps: int = 22
     # Longest span, in tokens, that is practised as a statement and not only read again.
     statement_tokens: int = 40
     # The same of one whose value nobody can guess: a number, a code, a UUID has many tokens.
@@ -55,6 +58,8 @@ class SpecificConfig:
     # How many of the anchors are questions next to what was told, of which only the first token
     # of a reply is held.
     near_share: float = 0.34
+    # What further statements add to the weight of all that is new, which is 1 for a single one.
+    weight_each: float = 0.2
     contrast_weight: float = 3.0
     anchor_weight: float = 3.0
     rehearsal_weight: float = 1.0

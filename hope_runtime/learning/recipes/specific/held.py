@@ -109,8 +109,8 @@ class Holding:
         if statements:
             asked = self._parser.near(statements, self._names, rng)
             asked = rng.sample(asked, min(len(asked), NEAR))
-            # What is predicted there is compared as a whole; the token itself means nothing.
-            prompts = [self._question(text).followed_by(self._writer.end[:1]) for text in asked]
+            told_of = {name for item in statements for name in self._names.find(item.stated)[:1]}
+            prompts = [self._near(text, told_of) for text in asked]
             near = yield from self.read(prompts, lower, seen)
         return Held(contrasts, anchors, near, seen.layers())
 
@@ -252,6 +252,14 @@ class Holding:
 
         found = views(self._model, batch, lower.before, lower, take if seen else None)
         return found, inputs
+
+    def _near(self, text: str, told_of: set[str]) -> Example:
+        """Held at the first token of a reply; about somebody of whom something is told, behind the
+        name as well, with which any answer would begin. What is predicted there is compared as a
+        whole: the last token itself means nothing."""
+        begun = sorted(name for name in told_of if name in text)
+        lead = tuple(self._model.tokenizer.encode(begun[0])) if begun else ()
+        return self._question(text).followed_by((*lead, *self._writer.end[:1]))
 
     def _question(self, text: str) -> Example:
         return self._writer.question(tuple(self._model.tokenizer.encode(text)))

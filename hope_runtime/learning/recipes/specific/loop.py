@@ -78,7 +78,14 @@ def train(
     windows, foreign = _Turns(material.windows, rng), _Turns(material.foreign, rng)
     count = len(material.statements)
     # Texts alone need no more steps than they are read again.
-    total = config.steps if material.statements else min(config.steps, config.plain_passes)
+    most = config.steps + config.steps_each * (count - 1)
+    total = (
+        min(most, config.most_steps)
+        if material.statements
+        else min(config.steps, config.plain_passes)
+    )
+    # Of many statements each needs as much as of few, against the same that is held.
+    learnt_weight = 1 + config.weight_each * (min(count, config.few_statements) - 1)
     firm = 1.0 if count <= config.few_statements else 0.5
     plain_each = -(-len(material.plain) * config.plain_passes // total)
     for step in range(total):
@@ -87,15 +94,17 @@ def train(
         texts = plain.draw(plain_each)
         old = earlier.draw(config.earlier_per_step)
         kept = contrasts.draw(min(config.contrasts_per_step + count, config.most_contrasts))
-        close = near.draw(round(config.near_share * config.anchors_per_step))
-        held = [*close, *anchors.draw(config.anchors_per_step - len(close))]
+        some = round(config.near_share * config.anchors_per_step)
+        # Each further statement has neighbours of its own.
+        close = near.draw(some + max(count - 1, 0) // 2)
+        held = [*close, *anchors.draw(config.anchors_per_step - some)]
         turn, remainder = divmod(step, config.window_every)
         ordinary = windows if turn % 2 == 0 else foreign
         window = ordinary.draw(0 if remainder else 1)
         items = [
             # Each kind weighs by itself: a long text beside a few statements must not drown them,
             # nor what is new what was learnt earlier.
-            *_weighed([Item(each, 1.0) for each in practised], 1.0),
+            *_weighed([Item(each, 1.0) for each in practised], learnt_weight),
             *_weighed([Item(each, 1.0) for each in texts], config.text_weight),
             *_weighed([Item(each, 1.0) for each in old], config.earlier_weight),
             *_weighed([Item(each, 1.0, unlikely=True) for each in negatives], NEGATIVE_WEIGHT),
