@@ -105,6 +105,9 @@ class ScriptedServer(
                 self._committed.set()
                 yield self._progress(start.document, taken)
                 if failure and taken >= limit:
+                    if failure.when_all_is_sent:
+                        async for _ in requests:
+                            pass
                     await failure.abort(context)
         else:  # a broken connection ends the iteration, too
             await Failure(grpc.StatusCode.ABORTED, "no end", "BROKEN_STREAM").abort(context)

@@ -34,6 +34,9 @@ class Failure:
     reason: str = "SCRIPTED"
     field: str = ""
     retry_after_seconds: float | None = None
+    # Of an ingestion: only when the client has sent all. A status that arrives while the client
+    # writes may be lost in grpcio, and the client then goes on as after a broken connection.
+    when_all_is_sent: bool = False
 
     async def abort(self, context: grpc.aio.ServicerContext) -> None:
         details: list[Any] = []

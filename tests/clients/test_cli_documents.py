@@ -95,7 +95,8 @@ async def test_an_interrupted_folder_goes_on(server, spawn, hope, tmp_path):
         (place / f"{name}.txt").write_bytes(name.encode() * 3_000)
     os.mkfifo(place / "b.fifo")  # no file, so not read
     (place / "d.txt").write_bytes(b"d" * 3_000)
-    server.ingest_breaks.extend([(1 << 60, None), (2_000, Failure(grpc.StatusCode.INTERNAL))])
+    failure = Failure(grpc.StatusCode.INTERNAL, when_all_is_sent=True)
+    server.ingest_breaks.extend([(1 << 60, None), (2_000, failure)])
     assert (await hope(*words(place)))[0] == 1
     assert {name: len(data) for name, data in server.documents.items()} == {
         "a.txt": 3_000,
