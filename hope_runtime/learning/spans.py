@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import ROW_TOKENS, Example, in_batches, pack
+from hope_runtime.learning.prompt_prefixes import before_text
 from hope_runtime.learning.recipe import Work
 from hope_runtime.learning.statements.english.clauses import clause_starts, standing_alone
 from hope_runtime.learning.statements.english.statement import Statement
@@ -64,8 +65,9 @@ class SpanReader:
         return nats
 
     def _plain(self, span: Span) -> Example:
+        begin = before_text(self._tokenizer)
         ids = tuple(self._tokenizer.encode(self.statement(span).text))
-        return Example(ids, (True,) * len(ids))
+        return Example((*begin, *ids), (False,) * len(begin) + (True,) * len(ids))
 
 
 def mean_by_tokens(values: Sequence[float], spans: Sequence[Span]) -> float:

@@ -25,6 +25,7 @@ from hope_runtime.session.fold import due, observe
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory, Span
 from hope_runtime.session.policy import LearningPolicy, LevelConfig, ReplayConfig
+from hope_runtime.tokenizer import Tokenizer
 
 POLICY = LearningPolicy(
     name="small",
@@ -172,6 +173,21 @@ def test_a_fact_is_practised_alone_and_in_the_assistants_voice(chat_model):
             add_generation_prompt=False,
         ).rstrip()
     )
+
+
+def test_a_text_alone_begins_as_the_model_expects(chat_model, tiny_tokenizer_json):
+    asks_for_it = Tokenizer(
+        tiny_tokenizer_json,
+        eos_tokens=["<|im_end|>"],
+        bos_token="<|endoftext|>",
+        add_bos=True,
+    )
+    example = ReplayWriter(asks_for_it, Names(asks_for_it)).plain("hello")
+    assert example.ids[0] == asks_for_it.bos_id
+    assert example.targets == (False, *(True for _ in example.ids[1:]))
+    tokenizer = chat_model.tokenizer
+    plain = ReplayWriter(tokenizer, Names(tokenizer)).plain("hello")
+    assert plain.ids == tuple(tokenizer.encode("hello"))
 
 
 def test_a_contrast_is_about_somebody_else_and_stops_where_the_value_begins(chat_model):

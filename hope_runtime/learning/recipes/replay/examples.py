@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hope_runtime.learning.packing import Example
+from hope_runtime.learning.prompt_prefixes import before_text
 from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.persons import (
     speaks_of_himself,
@@ -109,9 +110,10 @@ class ReplayWriter:
         return self.question(tuple(encode(asked))).followed_by(whole[: len(before) + 1])
 
     def plain(self, text: str) -> Example:
-        """The text alone; every token is predicted but the first."""
+        """The text alone; every token is predicted but the first of all."""
+        begin = before_text(self._tokenizer)
         ids = tuple(self._tokenizer.encode(self._tokenizer.opening(text)))
-        return Example(ids, (True,) * len(ids))
+        return Example((*begin, *ids), (False,) * len(begin) + (True,) * len(ids))
 
     def _said(self, text: str) -> Example:
         """The assistant says it of its own accord."""
