@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from itertools import product
 
@@ -13,6 +14,7 @@ from hope_lab.evaluate.data.specificity_sets import conflict_set, specificity_se
 from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.parser import EnglishParser
 from hope_runtime.learning.statements.english.statement import Statement
+from hope_runtime.learning.statements.english.words import of_another
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 
@@ -178,3 +180,28 @@ def test_questions_tell_what_they_ask_for(text, asked, never):
     assert asked in found
     assert never not in found
     assert [question.startswith("I forgot: ") for question in found].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "whose", "asked"),
+    [
+        ("Where do I live?", "Anna", "Where does Anna live?"),
+        ("Where do I live?", "my wife", "Where does my wife live?"),
+        ("What is my favourite colour?", "my niece", "What is my niece's favourite colour?"),
+        ("What am I allergic to?", "you", "What are you allergic to?"),
+        ("I forgot: what is my job?", "Oscar", "I forgot: what is Oscar's job?"),
+    ],
+)
+def test_a_question_about_another(question, whose, asked):
+    assert of_another(question, whose) == asked
+
+
+def test_what_is_held_apart_is_said_of_the_model_of_others_and_of_ones_own_people(names):
+    fact = told("My favourite colour is teal.")
+    rng = random.Random(3)
+    pairs = [PARSER.swapped(fact, [fact], names, rng) for _ in range(60)]
+    answers = {pair.answer for pair in pairs}
+    assert any(re.fullmatch(r"Your \w+'s favourite colour is teal\.", each) for each in answers)
+    assert any(re.fullmatch(r"[A-Z]\w+'s favourite colour is teal\.", each) for each in answers)
+    assert "My favourite colour is teal." in answers
+    assert all(pair.question not in fact.questions for pair in pairs)

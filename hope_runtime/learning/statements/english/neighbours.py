@@ -82,7 +82,7 @@ def near(statements: Sequence[Statement], names: Names, rng: random.Random) -> l
     for item in statements:
         if item.first_person:
             for question in item.questions:
-                for whose in ("you", _somebody(taken, rng)):
+                for whose in ("you", _somebody(taken, rng), _own(taken, rng)):
                     found[of_another(question, whose)] = None
         else:
             for name in names.find(item.stated)[:1]:
@@ -149,18 +149,28 @@ def _of_a_namesake(
 
 
 def _of_somebody(statement: Statement, taken: frozenset[str], rng: random.Random) -> Exchange:
-    """Neighbours of a first-person statement: the same of the model or of somebody else."""
+    """Neighbours of a first-person statement: the same of the model, of somebody named, or of
+    one of the speaker's own people and animals."""
     question = rng.choice(statement.questions)
-    if rng.random() < _OTHER_OWNER:
+    turn = rng.randrange(3)
+    if turn == 0:
         return Exchange(of_another(question, "you"), statement.stated)
-    whose = _somebody(taken, rng)
+    whose = _somebody(taken, rng) if turn == 1 else _own(taken, rng)
     told = statement.stated
     for pattern, verb in (("(?:['\u2019]m| am)", "is"), ("(?:['\u2019]ve| have)", "has"),
                           (" was", "was")):  # fmt: skip
-        told = re.sub(rf"\bI{pattern}\b", f"{whose} {verb}", told)
-    told = re.sub(r"\bI ([a-z]+)\b", lambda found: f"{whose} {_third(found[1])}", told)
-    told = re.sub(r"\b[Mm]y\b", f"{whose}'s", told)
-    return Exchange(of_another(question, whose), told)
+        told = re.sub(rf"\bI{pattern}\b", f"\0 {verb}", told)
+    told = re.sub(r"\bI ([a-z]+)\b", lambda found: f"\0 {_third(found[1])}", told)
+    told = re.sub(r"\b[Mm]y\b", "\0's", told).replace("\0", whose)
+    if turn == 2:
+        told = to_second_person(told)
+    return Exchange(of_another(question, whose), told[:1].upper() + told[1:])
+
+
+def _own(taken: frozenset[str], rng: random.Random) -> str:
+    """One of the speaker's people or animals that none of the statements is about."""
+    free = [noun for noun in alike("sister") if noun not in taken]
+    return f"my {rng.choice(free or ['sister'])}"
 
 
 def _somebody(taken: frozenset[str], rng: random.Random) -> str:

@@ -10,6 +10,7 @@ from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.learning.statements.english.word_order import value_of
 from hope_runtime.learning.statements.parser import Anchor
 
+_LEAD = re.compile(r"I forgot: ")
 _WORD = re.compile(r"[^\W_]+")
 # The key of questions for the user's own name.
 OWN_NAME = "my name"
@@ -43,18 +44,23 @@ def topics(keys: frozenset[str]) -> frozenset[str]:
 
 
 def of_another(question: str, whose: str) -> str:
-    """A question of the first person, asked about `whose`: a name, or "you"."""
+    """A question of the first person, asked about `whose`: a name, "my" and a noun, or "you". Who
+    asks, as in "I forgot: ...", stays."""
+    begun = _LEAD.match(question)
+    lead = begun[0] if begun else ""
+    question = question[len(lead) :]
     swaps: tuple[tuple[str, str], ...]
     if whose == "you":
         swaps = (("am I", "are you"), ("was I", "were you"), ("I", "you"), ("my", "your"))
     else:
         swaps = (
-            ("do I", f"does {whose}"), ("am I", f"is {whose}"), ("Am I", f"Is {whose}"),
-            ("have I", f"has {whose}"), ("I", whose), ("my", f"{whose}'s"),
+            ("do I", "does \0"), ("am I", "is \0"), ("Am I", "Is \0"),
+            ("have I", "has \0"), ("I", "\0"), ("my", "\0's"),
         )  # fmt: skip
     for old, new in swaps:
         question = re.sub(rf"\b{old}\b", new, question)
-    return question
+    # At the end, so that "my" in it is not swapped.
+    return lead + question.replace("\0", whose)
 
 
 @cache
