@@ -53,8 +53,8 @@ async def serve(settings: Settings) -> None:
         print(f"hope-server listens on {host}:{running.port}", flush=True)
         if running.http is not None:
             place = f"{running.http.scheme}://{host}:{running.http.port}"
-            print(f"console: {place}/", flush=True)
             print(f"HTTP (OpenAI-compatible): {place}/v1", flush=True)
+            print(f"console: {place}/", flush=True)
         if running.metrics_port is not None:
             print(
                 f"metrics: http://{settings.metrics_host}:{running.metrics_port}/metrics",

@@ -126,10 +126,13 @@ def test_a_template_that_refuses_or_drops_is_an_error(tiny_tokenizer_json: str) 
     assert caught.value.field == "messages"
     dropping = with_template(
         tiny_tokenizer_json,
-        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
     )
-    with pytest.raises(InvalidRequestError, match="drops messages of role 'system'"):
-        dropping.turn_pieces([SYSTEM, USER], first=True)
+    with pytest.raises(InvalidRequestError, match="drops messages of role 'assistant'"):
+        dropping.turn_pieces([USER, REPLY], first=True)
+    # What a system prompt says then stands in the user's turn.
+    pieces = dropping.turn_pieces([SYSTEM, USER], first=True)
+    assert SYSTEM["content"] in "".join(piece.text for piece in pieces)
     none = with_template(tiny_tokenizer_json, None)
     assert not none.has_chat_template
     with pytest.raises(InvalidRequestError, match="no chat template"):

@@ -28,6 +28,10 @@ class ScriptedSessions(ScriptedState, sessions_pb2_grpc.SessionServiceServicer):
         await self._enter("GetSession", request, context)
         return sessions_pb2.GetSessionResponse(session=await self._find(request.name, context))
 
+    async def ListStatements(self, request: Any, context: Any) -> Any:
+        await self._enter("ListStatements", request, context)
+        return sessions_pb2.ListStatementsResponse()
+
     async def ListSessions(self, request: Any, context: Any) -> Any:
         await self._enter("ListSessions", request, context)
         names = sorted(name for name in self.sessions if name.startswith(f"{request.parent}/"))

@@ -105,7 +105,7 @@ OPTIONS = {
     "completion": "SHELL",
     "score": "SESSION FILE|- --context --frozen --json",
     "memory": "",
-    "memory list": "SESSION --query --json",
+    "memory list": "SESSION --query --document --rehearsed --json",
     "memory forget": "SESSION ID --json",
     "drift": "SESSION --json",
     "info": "--json",

@@ -242,7 +242,7 @@ MUTANTS = [
         READING,
         "segment = segment.with_tokens(ids, learnable, lengths_B)",
         "pass",
-        TEST_STREAM,
+        "tests/models/hope/test_stream_limits.py",
     ),
     Mutant(
         27,

@@ -18,7 +18,9 @@ def add_memory(commands: Commands, shared: Parser) -> None:
         "--document", default="", metavar="NAME", help="only statements of this document"
     )
     statements.add_argument(
-        "--rehearsed", action="store_true", help="only what was practised and not merely read"
+        "--rehearsed",
+        action="store_true",
+        help="only statements that were practised, not merely read",
     )
     add_json(statements)
     forget = actions.add("forget", "memory:run_forget", "rebuild a session without some statements")
