@@ -44,6 +44,8 @@ class History:
     `body` is what the client sent; a repetition of the conversation's last one is answered from the
     store if `retried` says that the client repeats it. Replies of requests that `may_retry` are
     stored. `request` is the id that a client gave itself.
+
+    With `after`, the number of an earlier turn, the messages are only those that follow on it.
     """
 
     conversation: str
@@ -54,6 +56,12 @@ class History:
     may_retry: bool = False
     retried: bool = False
     request: RequestId | None = None
+    after: bytes | None = None
+
+
+class NotNewestError(Exception):
+    """A turn cannot follow on another one that is not the conversation's newest, since only the
+    window behind the newest one is kept."""
 
 
 def planner(sessions: Sessions, history: History) -> Planner:
@@ -64,6 +72,12 @@ def planner(sessions: Sessions, history: History) -> Planner:
         return len(tokenizer.encode(text))
 
     return _Planning(history, engine.check, engine.window_tokens, count_tokens).plan
+
+
+def turn_number(turn: GenerateTurn) -> bytes:
+    """The number of a planned turn, under which another one can follow on it. A repetition that
+    gets the stored reply has the number of the first."""
+    return turn.resume[_ID]
 
 
 def whole(history: History) -> GenerateTurn:
@@ -86,19 +100,30 @@ class _Planning:
     count_tokens: Callable[[str], int]
 
     def plan(self, memory: SessionMemory) -> Plan:
+        """The turn, and the id under which its reply is stored. Raises NotNewestError."""
         history = self.history
         known = memory.conversations.get(history.conversation)
         resume = known.resume if known else b""
         body = _digest(_PART_BYTES, history.body)
         request = history.request
-        if request is None and history.retried and resume[_BODY] == body:
+        if request is not None:
+            # A repetition under the same id has the same number.
+            number = _digest(_PART_BYTES, request.id)
+            repeated = resume[_BODY] == body and resume[_ID] == number
+        else:
+            repeated = history.retried and resume[_BODY] == body
             # Its reply is stored, if it was committed; else it is answered under the same id.
-            request = _request_id(resume[_ID], history.body)
-        number = secrets.token_bytes(_PART_BYTES)
-        if request is None and history.may_retry:
-            request = _request_id(number, history.body)
-        marked, taught = self._marked(memory)
-        chains = _chains(marked)
+            number = resume[_ID] if repeated else secrets.token_bytes(_PART_BYTES)
+            if repeated or history.may_retry:
+                request = _request_id(number, history.body)
+        if history.after is not None and not repeated and history.after != resume[_ID]:
+            raise NotNewestError
+        # What was said before the messages of this request.
+        before = b"" if history.after is None else resume[_CHAIN]
+        marked, taught = self._marked(
+            memory, before, learn=history.learn and not (repeated and history.after is not None)
+        )
+        chains = _chains(marked, before)
         turn = GenerateTurn(
             history.conversation,
             marked,
@@ -107,26 +132,34 @@ class _Planning:
             taught=taught,
             resume=chains[-1] + body + number,
         )
+        if history.after is not None:
+            return Plan(replace(turn, messages=merged(_spoken(marked))), request=request)
         return Plan(self._placed(memory, turn, chains, resume[_CHAIN]), request=request)
 
-    def _marked(self, memory: SessionMemory) -> tuple[tuple[Message, ...], tuple[bytes, ...]]:
-        """The messages, each with whether it teaches, and digests of those that do."""
+    def _marked(
+        self, memory: SessionMemory, chain: bytes, *, learn: bool
+    ) -> tuple[tuple[Message, ...], tuple[bytes, ...]]:
+        """The messages, each with whether it teaches, and digests of those that do. `chain` is the
+        digest of what users said before them."""
         history = self.history
         messages = history.messages
         replies = [at for at, each in enumerate(messages) if each.role == "assistant"]
         tail = replies[-1] + 1 if replies else 0
         known = set(memory.taught)
-        marked, taught, before = [], [], ""
+        marked, taught = [], []
+        before: str | bytes = chain
         for at, message in enumerate(messages):
-            learn = False
+            teaches = False
             if message.role == "user":
                 digest = _digest(8, history.conversation, before, message.content)
-                learn = history.learn and at >= tail and digest not in known
-                before = message.content
-            if learn:
+                # The digest of a message that followed on a turn, whose text was not sent again.
+                followed = _digest(8, history.conversation, chain, message.content)
+                teaches = learn and at >= tail and known.isdisjoint((digest, followed))
+                before, chain = message.content, _chained(chain, message.content)
+            if teaches:
                 known.add(digest)
                 taught.append(digest)
-            marked.append(replace(message, learn=learn))
+            marked.append(replace(message, learn=teaches))
         return tuple(marked), tuple(taught)
 
     def _placed(
@@ -201,20 +234,30 @@ def _behind(messages: Sequence[Message], *, users: int) -> list[Message]:
     """The messages behind the user message of that number, but for its reply and system prompts:
     the window holds both, and a date in a prompt is no reason to read everything anew."""
     places = [at for at, each in enumerate(messages) if each.role == "user"]
-    rest = [each for each in messages[places[users - 1] + 1 :] if each.role != "system"]
+    return _spoken(messages[places[users - 1] + 1 :])
+
+
+def _spoken(messages: Sequence[Message]) -> list[Message]:
+    """The messages that a window reads which holds those before them."""
+    rest = [each for each in messages if each.role != "system"]
     while rest[0].role == "assistant":
         del rest[0]
     return rest
 
 
-def _chains(messages: Sequence[Message]) -> list[bytes]:
-    """Digests of the texts of users: of the first, of the first two, and so on."""
+def _chains(messages: Sequence[Message], before: bytes) -> list[bytes]:
+    """Digests of the texts of users behind those of the digest `before`: with the first, with the
+    first two, and so on."""
     chains: list[bytes] = []
     for message in messages:
         if message.role == "user":
-            before = chains[-1] if chains else b""
-            chains.append(_digest(_PART_BYTES, before, message.content))
+            before = _chained(before, message.content)
+            chains.append(before)
     return chains
+
+
+def _chained(before: bytes, text: str) -> bytes:
+    return _digest(_PART_BYTES, before, text)
 
 
 def _request_id(number: bytes, body: bytes) -> RequestId:

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.app.events import Began, Finished, GenerateEvent, Learning, TextDelta
 from server.http_api.errors import http_error
-from server.http_api.shapes import Shape, data_event
+from server.http_api.shapes import Shape
 
 PATIENCE_SECONDS = 2.0
 COMMENT_SECONDS = 5.0
@@ -146,7 +146,7 @@ class Answer:
         if self._gone:
             return
         if self._begun:
-            await _body(send, data_event(refusal.body), more=False)
+            await _body(send, self.shape.failed(refusal), more=False)
             return
         refusal.headers = self.headers | refusal.headers
         await refusal.response()(scope, receive, send)

@@ -28,6 +28,7 @@ from server.http_api.models import Models
 from server.http_api.native import ROUTES, SESSIONS, Method, handler
 from server.http_api.pages import page_routes
 from server.http_api.requests import Gate
+from server.http_api.responses import Responses
 from server.http_api.watching import Watching
 from server.store.base import StoreError, StoreLostError
 from server.telemetry.logs import FIELDS, new_number, request_number
@@ -39,10 +40,14 @@ _ROUTES = (
     "/health",
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/responses",
+    "/v1/responses/{response}",
     "/v1/models",
     "/v1/models/{model}",
     SESSIONS,
 )
+# Ends of the paths whose requests are counted as replies.
+_REPLIES = ("/completions", "/v1/responses")
 Handler = Callable[[Request, str], Awaitable[Response | Answer]]
 
 
@@ -58,6 +63,7 @@ def make_app(
     """The gateway as an ASGI application. `methods` of the API answer its native routes.
     `max_requests` run at a time; more are refused."""
     completions = Completions(sessions, base_model)
+    responses = Responses(sessions, base_model)
     models = Models(sessions, base_model, int(time.time()))
     files, comparing = Files(sessions), Comparing(sessions)
     watching = Watching(sessions, instance=secrets.token_hex(8))
@@ -99,6 +105,9 @@ def make_app(
         routes=[
             route("/v1/chat/completions", "POST", completions.chat),
             route("/v1/completions", "POST", completions.text),
+            route("/v1/responses", "POST", responses.create),
+            route("/v1/responses/{response}", "GET", responses.not_kept),
+            route("/v1/responses/{response}", "DELETE", responses.not_kept),
             route("/v1/models", "GET", models.all),
             route("/v1/models/{model:path}", "GET", models.one),
             route(f"{SESSIONS}/import", "POST", files.import_),
@@ -136,6 +145,8 @@ def _place(request: Request) -> str:
     path = request.url.path
     if path.startswith("/v1/models/"):
         path = "/v1/models/{model}"
+    if path.startswith("/v1/responses/"):
+        path = "/v1/responses/{response}"
     if path.startswith(SESSIONS):
         path = SESSIONS
     if path.startswith("/console/"):
@@ -198,7 +209,7 @@ class Surrounding:
         await self._app(request.scope, receive, send)
 
     def _count(self, request: Request, status: int) -> None:
-        if request.method == "POST" and request.url.path.endswith("/completions"):
+        if request.method == "POST" and request.url.path.endswith(_REPLIES):
             outcome = "cancelled" if not status else "ok" if status < 400 else "refused"
             outcome = "failed" if status == 500 else outcome
             self._sessions.metrics.requests.labels("generate", outcome).inc()

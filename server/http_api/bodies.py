@@ -7,7 +7,7 @@ be honoured is refused.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -162,22 +162,7 @@ class ChatBody(Body):
             raise invalid("this server answers with plain text only", "response_format")
         if any(each != "text" for each in self.modalities or ()):
             raise invalid("this server answers with plain text only", "modalities")
-        messages = []
-        for at, message in enumerate(self.messages):
-            place = f"messages[{at}]"
-            if message.role not in _ROLES:
-                raise invalid(
-                    f"the role of {place} is {message.role[:40]!r}; "
-                    "use system, developer, user or assistant",
-                    f"{place}.role",
-                )
-            text = _text(message.content, f"{place}.content")
-            if text.strip():
-                messages.append(Message(_ROLES[message.role], text))
-        said = [message for message in messages if message.role != "system"]
-        if not said or said[-1].role != "user":
-            raise invalid("the last message with a text must be the user's", "messages")
-        return tuple(messages)
+        return history_of(self.messages, "messages")
 
 
 class CompletionBody(Body):
@@ -206,6 +191,27 @@ class CompletionBody(Body):
                 "echo with logprobs is not offered; Score measures how likely a text is", "echo"
             )
         return prompts[0]
+
+
+def history_of(bodies: Sequence[MessageBody], field: str) -> tuple[Message, ...]:
+    """The messages of a request's `field`, without empty ones. Raises HttpError for what has no
+    text."""
+    messages = []
+    for at, message in enumerate(bodies):
+        place = f"{field}[{at}]"
+        if message.role not in _ROLES:
+            raise invalid(
+                f"the role of {place} is {message.role[:40]!r}; "
+                "use system, developer, user or assistant",
+                f"{place}.role",
+            )
+        text = _text(message.content, f"{place}.content")
+        if text.strip():
+            messages.append(Message(_ROLES[message.role], text))
+    said = [message for message in messages if message.role != "system"]
+    if not said or said[-1].role != "user":
+        raise invalid("the last message with a text must be the user's", field)
+    return tuple(messages)
 
 
 def _text(content: Any, place: str) -> str:

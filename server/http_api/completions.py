@@ -11,6 +11,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 
 from hope_runtime.engine.prompt import Message
+from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateTurn
 from server.app import generation
 from server.app.events import GenerateEvent
@@ -22,7 +23,7 @@ from server.http_api.answer import Answer, Turn
 from server.http_api.bodies import Body, ChatBody, CompletionBody
 from server.http_api.errors import invalid
 from server.http_api.requests import read_json
-from server.http_api.shapes import About, ChatShape, CompletionShape
+from server.http_api.shapes import About, ChatShape, CompletionShape, Shape
 from server.http_api.targets import Target, find_target, unknown_model
 from server.store.base import AlreadyExistsError, NotFoundError, SessionKey
 
@@ -48,17 +49,7 @@ class Completions:
         said = [message.content for message in messages if message.role == "user"]
         target = find_target(body, request.headers, self.base_model, said, learn=True)
         key = await self._session(target, user, body)
-        retries = request.headers.get(_RETRY_COUNT)
-        history = History(
-            conversation=target.conversation,
-            messages=messages,
-            sampling=sampling,
-            learn=target.learn,
-            body=data,
-            may_retry=retries is not None,
-            retried=retries not in (None, "0"),
-            request=_request_id(request, data),
-        )
+        history = history_in(request, data, target, messages, sampling)
         if key is None or not target.keeps:
             turn = await self._leaving_nothing(key, whole(history), body)
         else:
@@ -142,9 +133,7 @@ class Completions:
             usage_in_stream=body.wants_usage,
         )
 
-    def _answer(
-        self, request: Request, turn: Turn, shape: ChatShape | CompletionShape, body: Body
-    ) -> Answer:
+    def _answer(self, request: Request, turn: Turn, shape: Shape, body: Body) -> Answer:
         headers = {}
         if shape.about.session is not None:
             headers["hope-session"] = shape.about.session.rpartition("/")[2]
@@ -152,6 +141,27 @@ class Completions:
             # Names of conversations may hold anything.
             headers["hope-conversation"] = quote(shape.about.conversation, safe=_PLAIN)
         return Answer(turn, shape, headers, bool(body.stream))
+
+
+def history_in(
+    request: Request,
+    data: bytes,
+    target: Target,
+    messages: tuple[Message, ...],
+    sampling: Sampling,
+) -> History:
+    """The messages of a request with the body `data`, and what its headers say of retries."""
+    retries = request.headers.get(_RETRY_COUNT)
+    return History(
+        conversation=target.conversation,
+        messages=messages,
+        sampling=sampling,
+        learn=target.learn,
+        body=data,
+        may_retry=retries is not None,
+        retried=retries not in (None, "0"),
+        request=_request_id(request, data),
+    )
 
 
 def _request_id(request: Request, data: bytes) -> RequestId | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from hope_runtime.engine.reply import FinishReason
 from server.app.events import Finished, TextDelta, TokenLogprob, TokenLogprobs, Usage
+from server.http_api.errors import HttpError
 
 DONE = b"data: [DONE]\n\n"
 
@@ -73,6 +74,10 @@ class Shape:
         if self.about.usage_in_stream:
             found += data_event(self._chunk([], usage=usage_of(finished.usage)))
         return found + DONE
+
+    def failed(self, refusal: HttpError) -> bytes:
+        """The end of a stream whose turn has failed."""
+        return data_event(refusal.body)
 
     def _chunk_choice(
         self, delta: TextDelta | None, *, reason: str | None = None

@@ -17,6 +17,7 @@ from server.http_api import answer
 from server.store.base import SessionKey
 
 KEY = SessionKey("local", "diary")
+RESPONSES = "/v1/responses"
 HELLO = user("Hello, my dog is called Rolf.")
 
 
@@ -27,10 +28,12 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def asking(gateway: Gateway) -> AsyncIterator[AsyncIterator[str]]:
+async def asking(gateway: Gateway, path: str) -> AsyncIterator[AsyncIterator[str]]:
     """The parts of a stream that has begun, while the session is held by somebody else."""
     body = gateway.body(HELLO, stream=True)
-    async with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
+    if path == RESPONSES:
+        body["input"] = body.pop("messages")
+    async with gateway.client.stream("POST", path, json=body) as response:
         assert response.status_code == 200
         yield response.aiter_text()
 
@@ -75,7 +78,7 @@ async def test_an_error_after_the_start_is_an_event(gateway: Gateway) -> None:
 
 @asynccontextmanager
 async def asking_while_held(
-    gateway: Gateway,
+    gateway: Gateway, path: str = "/v1/chat/completions"
 ) -> AsyncIterator[tuple[AsyncIterator[str], asyncio.Event]]:
     """A stream that waits for a session which is held until the event is set."""
     sessions, release, held = gateway.served.running.sessions, asyncio.Event(), asyncio.Event()
@@ -88,11 +91,41 @@ async def asking_while_held(
     holding = asyncio.create_task(hold())
     await held.wait()
     try:
-        async with asking(gateway) as parts:
+        async with asking(gateway, path) as parts:
             yield parts, release
     finally:
         release.set()
         await holding
+
+
+async def test_a_response_begins_with_its_turn(gateway: Gateway) -> None:
+    """Its first event has the id, which depends on what the session holds."""
+    async with asyncio.timeout(30), asking_while_held(gateway, RESPONSES) as (parts, release):
+        seen = await until(parts, ": waiting\n\n: waiting\n\n")
+        assert "event:" not in seen
+        release.set()
+        seen = "".join([part async for part in parts])
+    names = [line for line in seen.splitlines() if line.startswith("event:")]
+    assert names[0] == "event: response.created"
+    assert names.count(names[0]) == 1
+    assert names[-1] in ("event: response.completed", "event: response.incomplete")
+
+
+async def test_a_response_that_fails_says_so(gateway: Gateway) -> None:
+    sessions = gateway.served.running.sessions
+    async with asyncio.timeout(30), asking_while_held(gateway, RESPONSES) as (parts, release):
+        await until(parts, ": waiting")
+        sessions.draining = True
+        release.set()
+        rest = "".join([part async for part in parts])
+    *_, last, nothing = rest.split("\n\n")
+    assert nothing == ""
+    name, data = last.split("\n")
+    assert name == "event: response.failed"
+    response = json.loads(data.removeprefix("data: "))["response"]
+    assert response["status"] == "failed"
+    assert response["error"]["code"] == "draining"
+    assert response["output"] == []
 
 
 async def test_who_leaves_before_the_first_text_leaves_no_trace(gateway: Gateway) -> None:
