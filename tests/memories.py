@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from hope_runtime.session.fold import Boundary, due, observe, stretch
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory, Span
 from hope_runtime.session.policy import LearningPolicy, LevelConfig
 
-T = TypeVar("T")
 WINDOW = 64
 
 POLICY = LearningPolicy(
@@ -98,12 +96,3 @@ def caught_up(memory: SessionMemory, learner: Ledger) -> SessionMemory:
     while (boundary := due(memory)) is not None:
         memory = learner.consolidate_now(memory, boundary)
     return memory
-
-
-def finish(work: Generator[None, None, T]) -> T:
-    """Runs a piece of the engine's work to its end."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value

@@ -18,7 +18,6 @@ from typing import TypeVar
 from torch import Tensor
 
 from hope_runtime.engine.hope_reading import HopeForwardChunk, HopeOutput, HopeReading
-from hope_runtime.engine.prompt import at_once
 from hope_runtime.engine.reply import OnText, Reply, ReplyBuilder
 from hope_runtime.engine.request import Ready, Request, Status, always_ready
 from hope_runtime.engine.turn import (
@@ -36,6 +35,7 @@ from hope_runtime.models.hope.state import HopeState, fresh_state
 from hope_runtime.session.fold import continued, observe
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory
+from hope_runtime.steps import at_once
 
 _Result = TypeVar("_Result")
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from hope_runtime.errors import InvalidRequestError, WindowOverflowError
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.spans import iter_spans
+from hope_runtime.steps import at_once
 from hope_runtime.tokenizer import Tokenizer
-
-_Result = TypeVar("_Result")
 
 # Tokens of a text that are encoded before other requests go on.
 STEP_TOKENS = 1024
@@ -172,16 +170,6 @@ def encode_in_steps(tokenizer: Tokenizer, text: str, spans: list[tuple[int, ...]
         if tokens - told >= STEP_TOKENS:
             told = tokens
             yield tokens
-
-
-def at_once(steps: Generator[None, None, _Result]) -> _Result:
-    """Run steps to their end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: _Result = end.value
-            return result
 
 
 def turn_end(tokenizer: Tokenizer) -> tuple[int, ...]:

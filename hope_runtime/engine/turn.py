@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 from hope_runtime.engine.prompt import (
     Message,
-    at_once,
     check_messages,
     encode_in_steps,
     text_record_in_steps,
@@ -24,6 +23,7 @@ from hope_runtime.session.fold import observe
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import Conversation, SessionMemory
 from hope_runtime.session.window import Window
+from hope_runtime.steps import at_once
 from hope_runtime.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 256

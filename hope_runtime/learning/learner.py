@@ -34,6 +34,7 @@ from hope_runtime.session.guards import Event, Guard, GuardState
 from hope_runtime.session.levels import Level
 from hope_runtime.session.memory import SessionMemory, Span
 from hope_runtime.session.policy import LearningPolicy
+from hope_runtime.steps import at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,13 +275,7 @@ class Learner:
 
     def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory:
         """The memory after `boundary`, in one go."""
-        work = self.consolidate(memory, boundary)
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                result: tuple[SessionMemory, Consolidation] = end.value
-                return result[0]
+        return at_once(self.consolidate(memory, boundary))[0]
 
 
 def _seed(policy: LearningPolicy, boundary: Boundary) -> int:

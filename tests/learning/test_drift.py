@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from memories import POLICY, WINDOW, document, finish
+from memories import POLICY, WINDOW, document
 from torch import Tensor
 
 from hope_runtime.errors import DivergedStateError
@@ -25,6 +25,7 @@ from hope_runtime.session.fold import Boundary, observe
 from hope_runtime.session.levels import Level
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import LearningPolicy, LevelConfig
+from hope_runtime.steps import at_once
 
 IDS = tuple(range(300, 340))
 BOUNDARY = Boundary(0, len(IDS))
@@ -91,7 +92,7 @@ def test_norms_are_those_of_the_dense_change(chat_model: BaseModel) -> None:
 
 
 def test_a_consolidation_reports_its_drift_and_the_log_can_hold_it(chat_model: BaseModel) -> None:
-    after, report = finish(Learner(chat_model).consolidate(read(chat_model), BOUNDARY))
+    after, report = at_once(Learner(chat_model).consolidate(read(chat_model), BOUNDARY))
     adapter = after.levels[0].adapter
     assert report.drift is not None
     assert adapter is not None
@@ -108,8 +109,8 @@ def test_a_consolidation_reports_its_drift_and_the_log_can_hold_it(chat_model: B
 def test_probes_see_no_damage_where_nothing_was_changed_and_some_where_much_was(
     chat_model: BaseModel,
 ) -> None:
-    _, still = finish(Learner(chat_model).consolidate(read(chat_model, at_rate(0.0)), BOUNDARY))
-    _, moved = finish(Learner(chat_model).consolidate(read(chat_model, at_rate(0.5)), BOUNDARY))
+    _, still = at_once(Learner(chat_model).consolidate(read(chat_model, at_rate(0.0)), BOUNDARY))
+    _, moved = at_once(Learner(chat_model).consolidate(read(chat_model, at_rate(0.5)), BOUNDARY))
     assert still.probed is not None
     assert moved.probed is not None
     assert still.probed.change_nats == pytest.approx(0.0, abs=1e-4)
@@ -129,7 +130,7 @@ def test_probes_change_no_memory(chat_model: BaseModel, monkeypatch: pytest.Monk
         yield
 
     monkeypatch.setattr(learner, "write_probes", write)
-    unmeasured, report = finish(Learner(chat_model).consolidate(memory, BOUNDARY))
+    unmeasured, report = at_once(Learner(chat_model).consolidate(memory, BOUNDARY))
     assert report.probed is None
     assert measured.hash() == unmeasured.hash()
 
@@ -137,7 +138,7 @@ def test_probes_change_no_memory(chat_model: BaseModel, monkeypatch: pytest.Monk
 def test_probes_are_the_same_for_everybody(chat_model: BaseModel) -> None:
     workers = Workers(1)
     kept = SampleCache(chat_model, workers)
-    first, second = (finish(write_probes(chat_model, workers, kept, 0)) for _ in range(2))
+    first, second = (at_once(write_probes(chat_model, workers, kept, 0)) for _ in range(2))
     assert 0 < len(first.windows) <= PROBES
     assert [each.example for each in first.windows] == [each.example for each in second.windows]
     assert first.frozen_nats == second.frozen_nats

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from memories import POLICY, WINDOW, document, finish, spans_of
+from memories import POLICY, WINDOW, document, spans_of
 
 from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.learning import Learner
@@ -22,6 +22,7 @@ from hope_runtime.session.policy import (
     LevelConfig,
     ReplayConfig,
 )
+from hope_runtime.steps import at_once
 
 MATRICES = ("gate", "up", "down")
 
@@ -103,7 +104,7 @@ def test_a_rate_of_zero_leaves_the_base_model_bit_for_bit(chat_model: BaseModel)
 def test_learning_lowers_the_surprise_it_reports(chat_model: BaseModel) -> None:
     ids = tuple(range(300, 360))
     memory = read(chat_model, one_level(3e-3), ids)
-    after, report = finish(Learner(chat_model).consolidate(memory, Boundary(0, len(ids))))
+    after, report = at_once(Learner(chat_model).consolidate(memory, Boundary(0, len(ids))))
     assert report.surprise_after_nats < report.surprise_before_nats
     assert (report.level, report.position, report.spans, report.tokens) == (0, 60, 1, 60)
     assert report.trained_tokens >= 60

@@ -20,6 +20,7 @@ from hope_runtime.session.policy import (
     LevelConfig,
     SpecificConfig,
 )
+from hope_runtime.steps import at_once
 
 POLICY = LearningPolicy(
     name="small",
@@ -57,19 +58,11 @@ def learn(chat_model, kept):
             ):
                 memory = observe(memory, record, window_tokens=256)
             while (boundary := due(memory)) is not None:
-                memory, report = finished(learner.consolidate(memory, boundary))
+                memory, report = at_once(learner.consolidate(memory, boundary))
                 reports.append(report)
         return memory, reports
 
     return go
-
-
-def finished(work):
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
 
 
 def texts(model, memory):
@@ -171,7 +164,7 @@ def test_documents_without_statements_are_read_again(chat_model, kept):
     memory = observe(memory, Record(RecordKind.END_CONVERSATION, "a"), window_tokens=256)
     learner = Learner(chat_model, 1, kept=kept)
     while (boundary := due(memory)) is not None:
-        memory, report = finished(learner.consolidate(memory, boundary))
+        memory, report = at_once(learner.consolidate(memory, boundary))
     assert memory.buffer == ()
     assert report.surprise_after_nats < report.surprise_before_nats
 
@@ -193,7 +186,7 @@ def test_what_deserves_no_practice_costs_only_reading(chat_model, kept):
     memory = observe(memory, Record(RecordKind.TURN, "a", (segment,)), window_tokens=256)
     memory = observe(memory, Record(RecordKind.END_CONVERSATION, "a"), window_tokens=256)
     before = memory.levels_digest()
-    memory, report = finished(Learner(chat_model, 1, kept=kept).consolidate(memory, due(memory)))
+    memory, report = at_once(Learner(chat_model, 1, kept=kept).consolidate(memory, due(memory)))
     assert report.trained_tokens == 0
     assert report.surprise_after_nats == report.surprise_before_nats > 0
     assert memory.levels[0].adapter is None

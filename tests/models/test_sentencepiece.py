@@ -11,12 +11,13 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hope_runtime.engine.prompt import Message, at_once, encode_spans, turn_record
+from hope_runtime.engine.prompt import Message, encode_spans, turn_record
 from hope_runtime.engine.turn import GenerateTurn, prompt_in_steps
 from hope_runtime.session.fold import observe
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY
 from hope_runtime.session.spans import SpanReader, split_spans
+from hope_runtime.steps import at_once
 from hope_runtime.tokenizer import Tokenizer
 
 LLAMA2 = (

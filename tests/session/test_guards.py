@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from memories import WINDOW, document, finish
+from memories import WINDOW, document
 
 from hope_runtime.engine.adapter_layout import AdapterLayout
 from hope_runtime.errors import DivergedStateError
@@ -27,6 +27,7 @@ from hope_runtime.session.policy import (
     LearningPolicy,
     LevelConfig,
 )
+from hope_runtime.steps import at_once
 
 WIDE = GuardConfig(
     surprise_nats=1e6, update_ratio=1e6, relative_norm=1e6, probe_rise=1e6, freeze_after=2
@@ -56,7 +57,7 @@ def learn(
     for record in records:
         memory = observe(memory, record, window_tokens=WINDOW)
         while (boundary := due(memory)) is not None:
-            memory, report = finish(learner.consolidate(memory, boundary))
+            memory, report = at_once(learner.consolidate(memory, boundary))
             reports.append(report)
     return memory, reports
 

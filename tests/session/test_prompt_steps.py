@@ -12,7 +12,6 @@ from memories import fresh
 from hope_runtime.engine.prompt import (
     STEP_TOKENS,
     Message,
-    at_once,
     encode_spans,
     turn_record,
     turn_record_in_steps,
@@ -23,6 +22,7 @@ from hope_runtime.engine.turn import GenerateTurn, place, score_tokens
 from hope_runtime.errors import InvalidRequestError, WindowOverflowError
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.spans import MAX_SPAN_CHARS
+from hope_runtime.steps import at_once
 from hope_runtime.tokenizer import Tokenizer, byte_tokenizer
 
 SENTENCE = "The quick brown fox jumps over the lazy dog. "

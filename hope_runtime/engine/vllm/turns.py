@@ -13,7 +13,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from hope_runtime.engine.prompt import at_once
 from hope_runtime.engine.reply import OnText, ReplyBuilder
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import (
@@ -32,6 +31,7 @@ from hope_runtime.session.fold import observe
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.window import Window
+from hope_runtime.steps import at_once
 from hope_runtime.tokenizer import Tokenizer
 
 _Result = TypeVar("_Result")

@@ -16,6 +16,7 @@ from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
 from hope_runtime.learning.reference import references
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.forward import forward, logits
+from hope_runtime.steps import at_once
 
 
 def parameters(model):
@@ -27,14 +28,6 @@ def parameters(model):
         for name, tensor in initial(model.config, 4, seed=1).tensors().items()
     }
     return LoraAdapter(**tensors), list(tensors.values())
-
-
-def finished(work):
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
 
 
 def examples(prefix=()):
@@ -133,7 +126,7 @@ def test_directions_are_orthonormal_and_the_strongest(chat_model):
     rng = random.Random(0)
     ids = [tuple(rng.randrange(1000, 2000) for _ in range(12)) for _ in range(20)]
     examples = [Example(each, (True,) * 12) for each in ids]
-    found = finished(Directions(chat_model, Workers(1), None).of([examples], 8, 8))
+    found = at_once(Directions(chat_model, Workers(1), None).of([examples], 8, 8))
     for rows in (found.outer_LKD, found.inner_LKF):
         for layer in rows:
             assert torch.allclose(layer @ layer.mT, torch.eye(8), atol=1e-4)
@@ -144,7 +137,7 @@ def test_own_directions_stand_beside_the_general_ones(chat_model):
     ids = [tuple(rng.randrange(1000, 2000) for _ in range(12)) for _ in range(20)]
     texts = [Example(each, (True,) * 12) for each in ids]
     directions = Directions(chat_model, Workers(1), None)
-    general = finished(directions.of([texts], 8, 8))
+    general = at_once(directions.of([texts], 8, 8))
     config = chat_model.config
     generator = torch.Generator().manual_seed(0)
     # Of the last layer alone.
@@ -154,10 +147,10 @@ def test_own_directions_stand_beside_the_general_ones(chat_model):
             torch.randn(40, config.d_ff, generator=generator),
         )
     ]
-    both = finished(directions.with_own(general, inputs, 6))
+    both = at_once(directions.with_own(general, inputs, 6))
     for rows, known in ((both.outer_LKD, general.outer_LKD), (both.inner_LKF, general.inner_LKF)):
         assert torch.equal(rows[:, :8], known)
         assert torch.allclose(rows[-1] @ rows[-1].mT, torch.eye(14), atol=1e-4)
         assert not rows[:-1, 8:].any()
-    assert finished(directions.with_own(general, [], 6)) is general
-    assert finished(directions.with_own(general, inputs, 0)) is general
+    assert at_once(directions.with_own(general, [], 6)) is general
+    assert at_once(directions.with_own(general, inputs, 0)) is general

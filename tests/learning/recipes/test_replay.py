@@ -42,14 +42,6 @@ FACTS = (
 )
 
 
-def finished(work):
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
-
-
 def told(model, text, *, policy=POLICY):
     """A memory that has observed `text` as a user's turn and then the end of the conversation."""
     memory = SessionMemory.fresh(model.fingerprint, policy)

@@ -13,14 +13,7 @@ from hope_runtime.session.memory import Span
 from hope_runtime.session.policy import (
     SpecificConfig,
 )
-
-
-def finished(work):
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
+from hope_runtime.steps import at_once
 
 
 def test_a_document_pays_for_names_and_values_alone(chat_model):
@@ -35,7 +28,7 @@ def test_a_document_pays_for_names_and_values_alone(chat_model):
             Span(tuple(model.tokenizer.encode(text)), Speaker.DOCUMENT, 1000 * place, nats)
             for place, text in enumerate(texts)
         ]
-        statements, plain = finished(choose.of(spans, config))
+        statements, plain = at_once(choose.of(spans, config))
         return [item.text for item in statements], plain
 
     odd = "The pass key is 83921."
