@@ -224,13 +224,14 @@ class Learner:
         level = memory.levels[index]
         trainer = LevelTrainer(self._model, memory, index, self._workers)
         events: list[Event] = []
+        nats: list[float] | None = None
         if policy.guards is not None:
             nats = yield from recipe.surprises(trainer, spans)
             limit = policy.guards.surprise_nats
             if max(nats) > limit:
                 events.append(Event(Guard.SKIPPED, max(nats), limit))
                 kept = zip(spans, nats, strict=True)
-                spans = tuple(span for span, surprise in kept if surprise <= limit)
+                spans, nats = tuple(span for span, surprise in kept if surprise <= limit), None
                 if not spans:
                     return _Outcome(untouched, NOTHING_PRACTISED, events=tuple(events))
         taught = {span.start for span in spans}
@@ -245,6 +246,7 @@ class Learner:
                 level.config.learning_rate,
                 _seed(policy, boundary),
                 None if before is None else before.to(self._model.dtype),
+                nats,
             ),
         )
         if not trainer.tokens:  # no faster level makes room for nothing

@@ -34,7 +34,7 @@ class Stretch:
 
     `spans` are to be learnt, `buffer` are those of the session's rehearsal buffer that are not
     among them. `before` are all levels' terms as they were, in the model's dtype; None for the
-    frozen base.
+    frozen base. `nats` are what `surprises` gave for these spans, where it was asked already.
     """
 
     spans: Sequence[Span]
@@ -43,6 +43,7 @@ class Stretch:
     learning_rate: float
     seed: int
     before: LoraAdapter | None = None
+    nats: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

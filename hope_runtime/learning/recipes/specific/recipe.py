@@ -83,11 +83,11 @@ class SpecificRecipe:
     def train(self, trainer: LevelTrainer, stretch: Stretch) -> Work[LevelResult]:
         clock = PhaseClock()
         config, rng = stretch.policy.specific, random.Random(stretch.seed)
-        samples = yield from self._resources.samples(stretch.policy.seed)
-        clock.ends("samples")
         starts = self._parser.clause_starts
         spans = [part for span in stretch.spans for part in self._reader.clauses(span, starts)]
-        nats = yield from self.surprises(trainer, spans)
+        nats = stretch.nats if spans == list(stretch.spans) else None
+        if nats is None:
+            nats = yield from self.surprises(trainer, spans)
         spans = [
             replace(span, surprise_nats=found) if span.surprise_nats is None else span
             for span, found in zip(spans, nats, strict=True)
@@ -99,6 +99,8 @@ class SpecificRecipe:
             # Nothing deserves practice: it was read, and that is all that it costs.
             mean = mean_by_tokens(nats, spans)
             return LevelResult(tuple(spans), mean, mean, seconds=clock.seconds)
+        samples = yield from self._resources.samples(stretch.policy.seed)
+        clock.ends("samples")
         earlier = [self._restored(span) for span in stretch.buffer]
         told, earlier, superseded = yield from self._corrected(statements, earlier, stretch.before)
         clock.ends("corrections")
