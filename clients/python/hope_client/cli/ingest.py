@@ -89,6 +89,8 @@ def run_job(app: App, job: Job, items: Sequence[Item]) -> int:
     try:
         if len(items) == 1:
             outcome = app.run(_run(app, job, items[0]))
+            if outcome is _Outcome.READ:
+                _show_practised(app, job, [items[0].document])
             return FAILED if outcome is _Outcome.FAILED else 0
         return _run_all(app, job, items)
     except KeyboardInterrupt:
@@ -104,6 +106,7 @@ def _run_all(app: App, job: Job, items: Sequence[Item]) -> int:
             f"{len(items)}: a repeated command would read the first ones again."
         )
     outcomes: Counter[_Outcome] = Counter()
+    read: list[str] = []
     for number, item in enumerate(items, start=1):
         lead = f"[{number}/{len(items)}] "
         try:
@@ -121,6 +124,9 @@ def _run_all(app: App, job: Job, items: Sequence[Item]) -> int:
             outcome = _Outcome.FAILED
             app.terminal.note(f"{lead}hope: {item.file}: {error.strerror or error}")
         outcomes[outcome] += 1
+        if outcome is _Outcome.READ:
+            read.append(item.document)
+    _show_practised(app, job, read)
     figures = ", ".join(f"{outcomes[each]} {each.value}" for each in _Outcome if outcomes[each])
     if job.json:
         counts = {each.name.lower(): outcomes[each] for each in _Outcome}
@@ -128,6 +134,12 @@ def _run_all(app: App, job: Job, items: Sequence[Item]) -> int:
     else:
         app.terminal.print(f"{len(items)} documents: {figures}.")
     return FAILED if outcomes[_Outcome.FAILED] else 0
+
+
+def _show_practised(app: App, job: Job, documents: Sequence[str]) -> None:
+    # Once for all documents: the server reads the session's whole log for it.
+    if documents and job.learn and not job.json:
+        app.run(show_most_surprising(app, job.session, documents))
 
 
 async def _run(app: App, job: Job, item: Item, lead: str = "") -> _Outcome:
@@ -227,8 +239,6 @@ async def _read(app: App, job: Job, item: Item, text: Text, committed: int, lead
                     view.stop()
                     line = _summary(item.document, event, time.monotonic() - began)
                     app.terminal.print(lead + line)
-    if job.learn and not job.json:
-        await show_most_surprising(app, job.session, item.document)
 
 
 async def _stdin_pieces() -> AsyncIterator[bytes]:

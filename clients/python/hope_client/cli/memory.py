@@ -6,7 +6,7 @@ Knows how statements are shown and asked about; a forgetting is a job (`jobs.py`
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
 from hope.v1 import sessions_pb2 as pb
@@ -121,13 +121,15 @@ def forget_in_chat(chat: Chat, text: str) -> None:
         terminal.print(_done(len(set(chosen)), session))
 
 
-async def show_most_surprising(app: App, session: str, document: str) -> None:
-    """Prints what was practised of a document: its most surprising statements."""
+async def show_most_surprising(app: App, session: str, documents: Sequence[str]) -> None:
+    """Prints what was practised of some documents: their most surprising statements."""
+    one = documents[0] if len(documents) == 1 else ""
     listed = app.client.sessions.statements(
-        session, document=document, rehearsed_only=True, page_size=PAGE_SIZE
+        session, document=one, rehearsed_only=True, page_size=PAGE_SIZE
     )
+    wanted = set(documents)
     try:
-        found = [each async for each in listed]
+        found = [each async for each in listed if each.document in wanted]
     except UnimplementedError:  # an older server
         return
     if not found:
@@ -135,9 +137,10 @@ async def show_most_surprising(app: App, session: str, document: str) -> None:
     found.sort(key=lambda each: -each.surprise_nats)
     most = found[:MOST_SURPRISING]
     number = f"{count(len(found))} statement{'s' if len(found) > 1 else ''}"
-    app.terminal.print(f"Practised {number} of it, most surprising first:")
+    app.terminal.print(f"Practised {number} of {'it' if one else 'them'}, most surprising first:")
     for each in most:
-        place = f"  {each.surprise_nats:4.1f} nats, byte {count(each.offset_bytes)}"
+        source = "" if one else f"{each.document}, "
+        place = f"  {each.surprise_nats:4.1f} nats, {source}byte {count(each.offset_bytes)}"
         app.terminal.print(f"{place}: {_text(each)}")
 
 
