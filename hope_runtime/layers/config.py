@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 QkNorm = Literal["none", "head", "full"]
@@ -133,7 +134,8 @@ class ModelConfig:
             raise ValueError("sliding_layers and sliding_window require each other")
         for name in ("sliding_layers", "unrotated_layers"):
             layers = getattr(self, name)
-            if list(layers) != sorted(set(layers)) or not set(layers) <= set(range(self.n_layers)):
+            inside = not layers or (layers[0] >= 0 and layers[-1] < self.n_layers)
+            if not inside or any(before >= after for before, after in pairwise(layers)):
                 raise ValueError(f"{name} must be ascending indices of layers")
         for name, kind in (("qk_norm", QkNorm), ("norms", NormPlaces), ("activation", Activation)):
             if getattr(self, name) not in get_args(kind):

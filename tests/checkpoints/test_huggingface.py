@@ -135,6 +135,9 @@ def cut_weights(path: Path) -> None:
     [
         (set_config("model_type", "gpt2"), UnsupportedModelError, "type 'gpt2'"),
         (set_config("hidden_act", "gelu"), UnsupportedModelError, "'gelu'"),
+        (set_config("hidden_act", []), UnsupportedModelError, "activation function"),
+        (set_config("num_hidden_layers", 2**31), UnsupportedModelError, "2147483648 layers"),
+        (set_config("head_dim", 2**31), UnsupportedModelError, "heads of 2147483648"),
         (set_config("mlp_bias", True), UnsupportedModelError, "biases"),
         (set_config("quantization_config", {"bits": 4}), UnsupportedModelError, "quantised"),
         (set_config("rope_parameters", {"rope_type": "ntk"}), UnsupportedModelError, "'ntk'"),

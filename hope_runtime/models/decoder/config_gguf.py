@@ -12,7 +12,7 @@ from typing import Any
 from hope_runtime.errors import CorruptModelError, UnsupportedModelError
 from hope_runtime.layers.config import ModelConfig
 from hope_runtime.models.decoder.config_json import sliding_layers, unrotated_layers
-from hope_runtime.models.decoder.family import Family, TensorSource
+from hope_runtime.models.decoder.family import Family, TensorSource, check_counts
 from hope_runtime.models.decoder.gguf_metadata import check_metadata
 from hope_runtime.models.decoder.rope_json import DEFAULT_THETA, longrope
 
@@ -40,6 +40,7 @@ def config_from_gguf(
     try:
         D, H, L = get("embedding_length"), get("attention.head_count"), get("block_count")
         K = find("attention.key_length", D // H)
+        check_counts(L, K)
         rope = _rope(family, find, source, K, get("context_length"))
         width, sliding = _sliding(family, find, L)
         if width >= rope["max_positions"]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hope_runtime.errors import CorruptModelError, UnsupportedModelError
 from hope_runtime.layers.config import ModelConfig
-from hope_runtime.models.decoder.family import Family, TensorSource
+from hope_runtime.models.decoder.family import Family, TensorSource, check_counts
 from hope_runtime.models.decoder.rope_json import rope_from_json
 
 Refuse = Callable[[str], UnsupportedModelError]
@@ -30,7 +30,7 @@ def config_from_json(family: Family, raw: Mapping[str, Any], source: TensorSourc
     # Models that see too hold the text model's configuration in one of their own.
     raw = {**family.json_defaults, **(raw.get("text_config") or raw)}
     activation = raw.get("hidden_activation") or raw.get("hidden_act", "silu")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise refuse(f"the activation function {activation!r}")
     if raw.get("mlp_bias"):
         raise refuse("biases in its MLPs")
@@ -39,6 +39,7 @@ def config_from_json(family: Family, raw: Mapping[str, Any], source: TensorSourc
     try:
         H, D, L = raw["num_attention_heads"], raw["hidden_size"], raw["num_hidden_layers"]
         K = raw.get("head_dim") or D // H
+        check_counts(L, K)
         rope = rope_from_json(family, raw, K, refuse)
         width, sliding = _sliding(family, raw, L, rope["max_positions"], refuse)
         if not sliding:

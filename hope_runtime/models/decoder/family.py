@@ -18,6 +18,20 @@ from torch import Tensor
 Progress = Callable[[float, str], None]
 """Called with the fraction that is done, 0 to 1, and a text that names the present step."""
 
+# No model comes near. What a file claims beyond would fill the memory before a tensor is missed.
+MOST_LAYERS = 10_000
+LARGEST_HEAD = 65_536
+
+
+def check_counts(layers: int, head_dim: int) -> None:
+    """Raise ValueError for counts that no model has, before anything is made for each layer or for
+    each width of a head."""
+    if layers > MOST_LAYERS or head_dim > LARGEST_HEAD:
+        raise ValueError(
+            f"{layers} layers with heads of {head_dim}; at most {MOST_LAYERS} and {LARGEST_HEAD} "
+            "can be read"
+        )
+
 
 class TensorSource(Protocol):
     """The tensors of a checkpoint by name, on the CPU."""
