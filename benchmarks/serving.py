@@ -25,6 +25,7 @@ from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.engine.window_reader import Reader
 from hope_runtime.layers.lora import LoraAdapter
+from hope_runtime.layers.served_lora import ServedAdapter
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import due
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
@@ -108,7 +109,7 @@ def _decoder(model: BaseModel, memories: list[LoraAdapter] | list[None]) -> Call
     prompt = tuple(model.tokenizer.encode("The history of the lighthouse begins with a storm"))
     rows = [reader.new_slot() for _ in memories]
     for number, (row, adapter) in enumerate(zip(rows, memories, strict=True)):
-        row.adapter = adapter
+        row.adapter = None if adapter is None else ServedAdapter.of(adapter, model.dtype)
         runner.finish(reader.read(row, prompt * (number % 4 + 4)))  # windows of several lengths
 
     def measure() -> float:
