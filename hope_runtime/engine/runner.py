@@ -18,10 +18,12 @@ from torch import Tensor
 
 from hope_runtime.engine.fast_memory import BatchedFastMemory
 from hope_runtime.engine.kv_slots import NOT_FINITE, Slot
+from hope_runtime.engine.static_decoder import StaticDecoder
 from hope_runtime.errors import NotFiniteError
 from hope_runtime.layers.kernels.native import NativeKernels, row_kernels
 from hope_runtime.layers.kernels.torch_kernels import Kernels
 from hope_runtime.layers.served_lora import ServedAdapter
+from hope_runtime.models.decoder.attention import check_rows
 from hope_runtime.models.decoder.batched import RowInput, forward_rows, logits_of_rows, stacked
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
@@ -61,16 +63,21 @@ class ForwardChunk:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """Hidden states of a chunk, (T, D), and the next token's logits, (V,), if they were wanted."""
+    """Hidden states of a chunk, (T, D), and the next token's logits, (V,), if they were wanted.
+
+    `best` is the likeliest token, -1 where a logit is not finite, if the device found it already.
+    """
 
     hidden_TD: Tensor
     logits_V: Tensor | None
+    best: int | None = None
 
 
 class Runner:
     """Computes chunks with one model. One thread at a time.
 
-    `kernels` default to the fastest of the model's device.
+    `kernels` default to the fastest of the model's device. With a `static` decoder, which wants
+    every slot to be its pool's, single tokens go through it and texts run alone.
     """
 
     def __init__(
@@ -78,10 +85,12 @@ class Runner:
         model: BaseModel,
         fast_memory: FastMemory | None = None,
         kernels: Kernels | None = None,
+        static: StaticDecoder | None = None,
     ) -> None:
         self._model = model
         self._fast_memory = fast_memory
         self._kernels = kernels or row_kernels(model.dtype, model.device)
+        self._static = static
         self._native = isinstance(self._kernels, NativeKernels)
         # The adapters of the last batch; its composition mostly stays for many steps.
         self._stack = stacked(model, [], self._kernels)
@@ -107,8 +116,13 @@ class Runner:
 
         Either all caches have grown by what was read, or an error was raised and none has.
         """
+        if self._static is not None:
+            return self._divided(self._static, chunks)
         alone = len(chunks) == 1 and not (self._native and len(chunks[0].ids) == 1)
         hidden = [self._alone(chunks[0])] if alone else self._together(chunks)
+        return self._outputs(chunks, hidden)
+
+    def _outputs(self, chunks: Sequence[ForwardChunk], hidden: Sequence[Tensor]) -> list[Output]:
         wanted = [index for index, chunk in enumerate(chunks) if chunk.logits]
         logits: dict[int, Tensor] = {}
         if wanted:
@@ -117,6 +131,30 @@ class Runner:
                 zip(wanted, logits_of_rows(self._model, last_BD, self._kernels), strict=True)
             )
         return [Output(states, logits.get(index)) for index, states in enumerate(hidden)]
+
+    def _divided(self, static: StaticDecoder, chunks: Sequence[ForwardChunk]) -> list[Output]:
+        """Single tokens as one static step, longer chunks one by one."""
+        check_rows(self._model, [RowInput(chunk.ids, chunk.slot.kv) for chunk in chunks])
+        lengths = [chunk.slot.kv.length for chunk in chunks]
+        single = [index for index, chunk in enumerate(chunks) if len(chunk.ids) == 1]
+        found: dict[int, Output] = {}
+        try:
+            if single:
+                slots = [chunks[index].slot for index in single]
+                decoded, best = static.step(slots, [chunks[index].ids[0] for index in single])
+                # Copies: the next step overwrites them, and a request may keep its output.
+                hidden_BD, logits_BV = decoded.hidden.clone(), decoded.logits.clone()
+                for row, index in enumerate(single):
+                    logits_V = logits_BV[row] if chunks[index].logits else None
+                    found[index] = Output(hidden_BD[row : row + 1], logits_V, best[row])
+            for index, chunk in enumerate(chunks):
+                if index not in found:
+                    [found[index]] = self._outputs([chunk], [self._alone(chunk)])
+        except Exception:
+            for chunk, length in zip(chunks, lengths, strict=True):
+                chunk.slot.kv.length = length
+            raise
+        return [found[index] for index in range(len(chunks))]
 
     def finish(self, reading: Reads[_Result_co]) -> _Result_co:
         """Read a text alone to its end. Raises NotFiniteError."""
@@ -166,8 +204,11 @@ class Runner:
 
 
 def _checked(chunk: ForwardChunk, output: Output) -> Output | Exception:
+    if output.logits_V is None:
+        return output
     # The largest logit is NaN where any is.
-    if output.logits_V is None or math.isfinite(output.logits_V.max()):
+    finite = math.isfinite(output.logits_V.max()) if output.best is None else output.best >= 0
+    if finite:
         return output
     chunk.slot.clear()
     return NotFiniteError(NOT_FINITE)

@@ -83,9 +83,12 @@ class Sampler:
         # On the CPU whatever the device, so that a seed means the same everywhere.
         self.generator = torch.Generator().manual_seed(sampling.seed % (1 << 63))
 
-    def choose(self, logits_V: Tensor, reply: Sequence[int]) -> int:
-        """The next token id. `logits_V` is (V,), any float dtype; `reply` is what came before."""
+    def choose(self, logits_V: Tensor, reply: Sequence[int], best: int | None = None) -> int:
+        """The next token id. `logits_V` is (V,), any float dtype; `reply` is what came before;
+        `best` is the likeliest token, if the device that has the logits found it."""
         options = self._sampling
+        if best is not None and options.temperature == 0 and options.repetition_penalty == 1:
+            return best
         logits_V = logits_V.float().cpu()
         if options.repetition_penalty != 1 and reply:
             seen = torch.tensor(sorted(set(reply)))
