@@ -185,32 +185,57 @@ void rms_norm(const Value* x, const Value* weight, Value* out, int64_t rows, int
   }
 }
 
+// out[i] = sum over s of shares[s] * v[s][i], divided by `total`, for V * kLanes of the K values.
+template <class T, int V, class Value = typename T::Value>
+inline void mix(const float* shares, const Value* v, int64_t count, int64_t K, float total,
+                Value* out) {
+  Floats mixed[V] = {};
+  for (int64_t s = 0; s < count; ++s)
+#pragma GCC unroll 4
+    for (int k = 0; k < V; ++k) mixed[k] += T::floats(v + s * K + k * kLanes) * shares[s];
+  for (int k = 0; k < V; ++k)
+    for (int64_t i = 0; i < kLanes; ++i) out[k * kLanes + i] = T::write(mixed[k][i] / total);
+}
+
 // One row and one key/value head of `attend`.
 template <class T, class Value = typename T::Value>
 void attend_group(const Value* q, int64_t heads, const Value* k, const Value* v, int64_t first,
                   int64_t stop, int64_t K, float scale, float softcap, Value* out) {
   const int64_t count = stop - first, padded = (count + kLanes - 1) / kLanes * kLanes;
-  std::vector<float> scores(padded), mixed(K);
+  std::vector<float> scores(padded);
   for (int64_t h = 0; h < heads; ++h) {
-    float most = -INFINITY;
+    Floats highest = Floats{} - INFINITY;
     for (int64_t s = 0; s < padded; s += kLanes) {
       const int64_t here = std::min(kLanes, count - s);
       Floats found = dots<T>(q + h * K, k + (first + s) * K, K, here) * scale;
       if (softcap > 0)
         found = softcap - 2 * softcap / (exponential(found * (2 / softcap)) + 1.0f);
-      for (int64_t i = 0; i < here; ++i) most = std::max(most, found[i]);
+      for (int64_t i = here; i < kLanes; ++i) found[i] = -INFINITY;
+      highest = found > highest ? found : highest;
       std::memcpy(scores.data() + s, &found, sizeof found);
     }
-    float total = 0;
+    float most = highest[0];
+    for (int64_t i = 1; i < kLanes; ++i) most = std::max(most, highest[i]);
+    Floats sum{};
     for (int64_t s = 0; s < padded; s += kLanes) {
       const Floats share = exponential(load<Float32>(scores.data() + s) - most);
-      for (int64_t i = 0; i < std::min(kLanes, count - s); ++i) total += share[i];
+      sum += share;
       std::memcpy(scores.data() + s, &share, sizeof share);
     }
-    std::fill(mixed.begin(), mixed.end(), 0.0f);
-    for (int64_t s = 0; s < count; ++s)
-      add_scaled<T>(mixed.data(), v + (first + s) * K, scores[s], K);
-    for (int64_t i = 0; i < K; ++i) out[h * K + i] = T::write(mixed[i] / total);
+    float total = 0;
+    for (int64_t i = 0; i < kLanes; ++i) total += sum[i];
+    const Value* values = v + first * K;
+    Value* to = out + h * K;
+    int64_t i = 0;
+    for (; i + 4 * kLanes <= K; i += 4 * kLanes)
+      mix<T, 4>(scores.data(), values + i, count, K, total, to + i);
+    for (; i + kLanes <= K; i += kLanes)
+      mix<T, 1>(scores.data(), values + i, count, K, total, to + i);
+    for (; i < K; ++i) {
+      float mixed = 0;
+      for (int64_t s = 0; s < count; ++s) mixed += scores[s] * T::read(values[s * K + i]);
+      to[i] = T::write(mixed / total);
+    }
   }
 }
 
@@ -232,9 +257,10 @@ void attend(const Value* qkv, const Value* cos, const Value* sin, Value* out, in
       const Value* row = qkv + b * (H + 2 * G) * K;
       const Value *c = cos + b * K, *s = sin + b * K;
       const auto turn = [&](const Value* x, Value* to) {
-        for (int64_t i = 0; i < K; ++i)
-          to[i] = T::write(T::read(x[i]) * T::read(c[i]) +
-                           T::read(x[(i + K / 2) % K]) * T::read(s[i]));
+        for (int64_t i = 0; i < K; ++i) {
+          const int64_t other = i < K / 2 ? i + K / 2 : i - K / 2;
+          to[i] = T::write(T::read(x[i]) * T::read(c[i]) + T::read(x[other]) * T::read(s[i]));
+        }
       };
       std::vector<Value> q(heads * K);
       for (int64_t h = 0; h < heads; ++h) turn(row + (g * heads + h) * K, q.data() + h * K);
