@@ -13,7 +13,7 @@ from torch import Tensor
 from hope_runtime.layers.lora import AdapterTensors
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedAdapter:
     """The terms of a LoraAdapter; an AdapterTensors, too, whose tensors are views.
 

@@ -75,7 +75,7 @@ class NativeKernels:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """See Kernels.linear; x is (B, in)."""
         rows, inputs = x.shape
-        if rows > FEW_TOKENS:
+        if rows > FEW_TOKENS or not weight.is_contiguous():
             return _PLAIN.linear(x, weight, bias)
         outputs = weight.shape[0]
         x = x.contiguous()

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -67,8 +68,8 @@ class AdapterTable:
         self.gate_up_in, self.gate_up_out = zeros(2, rank, D), zeros(2, rank, F)
         self.down_in, self.down_out = zeros(rank, F), zeros(rank, D)
         self._free = list(range(rows, 0, -1))
-        # The least recently used first; an adapter stays alive while it has a row.
-        self._rows: OrderedDict[ServedAdapter, int] = OrderedDict()
+        # The least recently used first. A row keeps no adapter alive that sessions have dropped.
+        self._rows: OrderedDict[ref[ServedAdapter], int] = OrderedDict()
 
     @staticmethod
     def bytes_of(model: BaseModel, rows: int, rank: int) -> int:
@@ -80,15 +81,15 @@ class AdapterTable:
     def rows_of(self, adapters: Sequence[ServedAdapter | None]) -> list[int]:
         """The row of each adapter of a step, copied there first where it is new."""
         for adapter in adapters:
-            if adapter is not None and adapter in self._rows:
-                self._rows.move_to_end(adapter)
+            if adapter is not None and ref(adapter) in self._rows:
+                self._rows.move_to_end(ref(adapter))
         return [0 if adapter is None else self._row_of(adapter) for adapter in adapters]
 
     def _row_of(self, adapter: ServedAdapter) -> int:
-        row = self._rows.get(adapter)
+        row = self._rows.get(ref(adapter))
         if row is None:
             row = self._free.pop() if self._free else self._rows.popitem(last=False)[1]
-            self._rows[adapter] = row
+            self._rows[ref(adapter)] = row
             self._write(row, adapter)
         return row
 
