@@ -16,7 +16,6 @@ from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
-from server.app import versions
 from server.app.cancellation import result_of
 from server.app.documents import dropped
 from server.app.event_stream import EventStream
@@ -120,20 +119,6 @@ async def generate_stateless(
     async with aclosing(_measured(sessions, "", stream.run(work()))) as events:
         async for event in events:
             yield event
-
-
-async def memory_for(
-    sessions: Sessions, key: SessionKey, version: int, turn: GenerateTurn, *, field: str
-) -> SessionMemory:
-    """The memory of a kept version, 0 being the base model, for a turn that leaves nothing behind.
-    Needs no lock, so it waits neither for turns nor for learning.
-
-    Raises InvalidRequestError, naming `field` for a version that is not kept, and what the turn
-    would be refused with.
-    """
-    memory = await versions.memory_at(sessions, key, version, field=field)
-    await asyncio.to_thread(sessions.engine.check, memory, turn)
-    return memory
 
 
 async def _measured(

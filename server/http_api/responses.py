@@ -12,6 +12,7 @@ from server.app import generation
 from server.app.histories import History, NotNewestError, planner, turn_number, whole
 from server.app.names import session_key
 from server.http_api.answer import Answer, Turn
+from server.http_api.bodies import AT_VERSION
 from server.http_api.completions import Completions, history_in
 from server.http_api.errors import NOT_AGAIN, HttpError, invalid
 from server.http_api.requests import read_json
@@ -41,7 +42,7 @@ class Responses(Completions):
         history = history_in(request, data, target, messages, sampling)
         shape = ResponseShape(self._about(body, key, target), body=body)
         if key is None or (previous is None and not target.keeps):
-            turn = await self._leaving_nothing(key, whole(history), body)
+            turn = self._leaving_nothing(key, whole(history), body)
         else:
             after = None if previous is None else previous.number
             turn = self._following(key, replace(history, after=after), target.keeps, shape)
@@ -105,7 +106,7 @@ def _previous(body: ResponseBody, target: Target, base_model: str) -> ResponseId
     if body.options.at_version is not None:
         raise invalid(
             "a kept version has no conversation to follow on; send all messages as input",
-            "hope.at_version",
+            AT_VERSION,
         )
     found = parse_id(body.previous_response_id)
     if found is None:
