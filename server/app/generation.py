@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -43,8 +43,17 @@ class Plan:
     request: RequestId | None = None
 
 
-# Makes the plan from the memory of the session, once that is held. Runs on a thread of its own.
-Planner = Callable[[SessionMemory], Plan]
+# Makes the plan from the memory of the session, once that is held.
+Planner = Callable[[SessionMemory], Awaitable[Plan]]
+
+
+def always(plan: Plan) -> Planner:
+    """The planner of a turn that does not depend on the memory."""
+
+    async def planned(_: SessionMemory) -> Plan:
+        return plan
+
+    return planned
 
 
 def _never() -> bool:
@@ -71,7 +80,7 @@ async def generate(
     """
     # Nothing is kept of an ephemeral turn, so there is nothing to repeat.
     plan = Plan(turn, ephemeral, None if ephemeral else request)
-    async with aclosing(generate_planned(sessions, key, lambda _: plan)) as events:
+    async with aclosing(generate_planned(sessions, key, always(plan))) as events:
         async for event in events:
             yield event
 
@@ -178,7 +187,7 @@ class _Answering:
         async with sessions.exclusive(
             self._key, self._stream.put, learning_wait_seconds=self._wait
         ) as resident:
-            plan = await asyncio.to_thread(self._planner, resident.memory)
+            plan = await self._planner(resident.memory)
             request = plan.request
             if request and (stored := await find_reply(sessions, self._key, request)):
                 last: tuple[GenerateEvent, ...] = _replayed(stored)

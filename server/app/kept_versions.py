@@ -7,7 +7,7 @@ neither for turns nor for learning. Knows no transport.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -21,12 +21,24 @@ from server.app.sessions import Sessions
 from server.store.base import SessionKey
 
 
-def check_alone(beside: Mapping[str, bool], *, field: str) -> None:
-    """Refuse a request that names a version in `field` and asks for what only the present memory
-    has: `beside` maps parts of the request to whether they are there. Raises
-    InvalidRequestError."""
-    for name, given in beside.items():
-        if given:
+def check_alone(
+    *,
+    learn: bool | None,
+    ephemeral: bool | None,
+    conversation: str | None,
+    request_id: str = "",
+    field: str,
+) -> None:
+    """Refuse a request that names a version in `field` and asks for what only a turn of the present
+    memory has. Raises InvalidRequestError."""
+    contradicting = {
+        "learn": learn,
+        "ephemeral = false": ephemeral is False,
+        "conversation": conversation,
+        "request_id": request_id,
+    }
+    for name, said in contradicting.items():
+        if said:
             raise InvalidRequestError(
                 f"the answer of a kept version is neither learnt nor stored, so {field} cannot be "
                 f"combined with {name}; leave one of them out",

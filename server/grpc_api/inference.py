@@ -123,14 +123,11 @@ def _message(message: pb.Message) -> Message:
 def _check_kept_version(request: pb.GenerateRequest) -> None:
     """Refuse what contradicts at_version, or only seems to say something with it."""
     options = request.learn_options
-    told = options.learn or any(message.learn for message in request.messages)
     kept_versions.check_alone(
-        {
-            "learn": told,
-            "ephemeral = false": options.HasField("ephemeral") and not options.ephemeral,
-            "conversation": bool(request.conversation),
-            "request_id": bool(request.request_id),
-        },
+        learn=options.learn or any(message.learn for message in request.messages),
+        ephemeral=options.ephemeral if options.HasField("ephemeral") else None,
+        conversation=request.conversation,
+        request_id=request.request_id,
         field="at_version",
     )
 

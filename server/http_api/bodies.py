@@ -89,11 +89,9 @@ class Body(BaseModel):
         options = body.options
         if options.at_version is not None:
             check_alone(
-                {
-                    "hope.learn": bool(options.learn),
-                    "hope.ephemeral = false": options.ephemeral is False,
-                    "hope.conversation": bool(options.conversation),
-                },
+                learn=options.learn,
+                ephemeral=options.ephemeral,
+                conversation=options.conversation,
                 field=AT_VERSION,
             )
         return body

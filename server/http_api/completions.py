@@ -53,7 +53,7 @@ class Completions:
         if key is None or not target.keeps:
             turn = self._leaving_nothing(key, whole(history), body)
         else:
-            turn = self._planned(key, planner(self.sessions, history))
+            turn = self._planned(key, planner(self.sessions, key, history))
         return self._answer(request, turn, ChatShape(self._about(body, key, target)), body)
 
     async def text(self, request: Request, user: str) -> Answer:
@@ -76,7 +76,7 @@ class Completions:
             turn = self._leaving_nothing(key, plain, body)
         else:
             plan = generation.Plan(plain, request=_request_id(request, data))
-            turn = self._planned(key, lambda _: plan)
+            turn = self._planned(key, generation.always(plan))
         return self._answer(request, turn, shape, body)
 
     async def _session(self, target: Target, user: str, body: Body) -> SessionKey | None:
@@ -107,8 +107,8 @@ class Completions:
                 return kept_versions.generate(
                     self.sessions, key, version, turn, ended, field=AT_VERSION
                 )
-            plan = generation.Plan(turn, ephemeral=True)
-            return generation.generate_planned(self.sessions, key, lambda _: plan, ended)
+            plan = generation.always(generation.Plan(turn, ephemeral=True))
+            return generation.generate_planned(self.sessions, key, plan, ended)
 
         return begin
 

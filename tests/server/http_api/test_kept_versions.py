@@ -139,7 +139,7 @@ async def test_over_http_as_well(learned: Gateway, options: dict[str, Any]) -> N
     error = refusal.json()["error"]
     (name,) = options
     assert error["param"] == "hope.at_version"
-    assert f"hope.{name}" in error["message"]
+    assert f"combined with {name}" in error["message"]
 
 
 async def test_what_says_nothing_more_is_taken(learned: Gateway) -> None:
