@@ -93,10 +93,10 @@ async def test_a_document_that_was_read_tells_what_was_practised(real_server, ho
 
 async def test_of_a_folder_what_was_practised_is_told_once(real_server, hope_real, tmp_path):
     async with HopeClient(real_server.target) as client:
-        await client.sessions.create("folder", policy="default")
+        await client.sessions.create("told-folder", policy="default")
     (tmp_path / "boats.txt").write_text("Ines has a boat called Falke. ")
     (tmp_path / "calm.txt").write_text("Nobody saw it happen. ")
-    code, out, err = await hope_real("ingest", str(tmp_path), "--session", "folder")
+    code, out, err = await hope_real("ingest", str(tmp_path), "--session", "told-folder")
     assert code == 0, err
     lines = out.splitlines()
     assert lines[-3] == "Practised 1 statement of them, most surprising first:"
