@@ -41,7 +41,8 @@ def way(request: pytest.FixtureRequest, tiny_model: BaseModel) -> Way:
     native = native_kernels(dtype)
     if native is None:
         pytest.skip("there are no compiled kernels on this machine")
-    near = 1e-4 if dtype is torch.float32 else 5e-2
+    # In bfloat16 both ways round every product to three digits, each at its own places.
+    near = 1e-4 if dtype is torch.float32 else 2e-1
     return Way(tiny_model.to(dtype, "cpu"), native, {"rtol": near, "atol": near})
 
 
