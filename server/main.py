@@ -15,6 +15,7 @@ from hope_runtime.device import Device
 from hope_runtime.errors import HopeError
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.hope.served import HopeModel
+from server.app.status import describe_levels
 from server.crypto.files import KeyFileError
 from server.crypto.keys import MasterKeyError
 from server.running import running_server
@@ -46,6 +47,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running_server(settings, model, stop.set) as running:
+        print(describe_levels(running.sessions), file=sys.stderr, flush=True)
         host = settings.address.rsplit(":", 1)[0]
         if running.admin_port is not None:
             admin_host = settings.admin_address.rsplit(":", 1)[0]

@@ -173,7 +173,10 @@ def encode_in_steps(tokenizer: Tokenizer, text: str, spans: list[tuple[int, ...]
 
 
 def turn_end(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The token with which the template closes a reply; none where a model has no such token."""
+    """The token with which the template closes a reply; none where a model has no such token, or
+    no template."""
+    if not tokenizer.has_chat_template:
+        return ()
     history = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     ids = tokenizer.encode_template(tokenizer.render(history, add_generation_prompt=False))
     ends = [token for token in ids if token in tokenizer.eos_ids]
