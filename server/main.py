@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from hope_runtime.checkpoints import load_model
+from hope_runtime.checkpoints.chat_template_file import with_chat_template
 from hope_runtime.device import Device
 from hope_runtime.errors import HopeError
 from hope_runtime.models.decoder.weights import BaseModel
@@ -40,6 +41,8 @@ async def serve(settings: Settings) -> None:
     # vLLM, as it is installed here, decodes on the CPU.
     device = "cpu" if settings.engine == "vllm" and settings.device == "auto" else settings.device
     model = load_model(settings.model, dtype=settings.dtype, device=device, progress=_show_progress)
+    if settings.chat_template is not None:
+        model = with_chat_template(model, settings.chat_template)
     chosen = Device.of(model, settings.threads)
     print(f"computes on {chosen.describe()}; {_bytes(settings, model)}", file=sys.stderr)
     stop = asyncio.Event()

@@ -187,8 +187,8 @@ def chat_problems(tokenizer: Tokenizer) -> list[str]:
     """Sentences about what a model's chat template cannot do: found once, before a user does."""
     if not tokenizer.has_chat_template:
         return [
-            "the model has no chat template, so every turn with messages is refused; "
-            "documents can be ingested and texts scored"
+            "the model has no chat template, so every turn with messages is refused; texts can be "
+            "continued, ingested and scored, and --chat-template gives it one"
         ]
     user, system = {"role": "user", "content": "?"}, {"role": "system", "content": "!"}
     for said, first, refused in (

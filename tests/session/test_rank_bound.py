@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,7 +117,7 @@ def test_a_session_of_before_the_bound_keeps_its_ranks() -> None:
     policies = {name: within_bound(policy, config) for name, policy in POLICIES.items()}
     assert ranks_of(policies["default"]) == [16, 8, 4]
     stored = SessionMemory.fresh("base", DEFAULT_POLICY)
-    how = {"layout": AdapterLayout(config), "fingerprint": "base"}
+    how: dict[str, Any] = {"layout": AdapterLayout(config), "fingerprint": "base"}
     read = decode_memory(encode_memory(stored), policies=policies, **how)
     assert read.policy == DEFAULT_POLICY
     assert read.hash() == stored.hash()
