@@ -49,6 +49,22 @@ def windows_within(
     return window_cache_bytes // slot_bytes
 
 
+# Share of what is free for windows where the user leaves their size open; a step works in the rest.
+WINDOWS_SHARE = 0.85
+
+
+def bytes_for_windows(device: Device, reserved: int) -> int:
+    """Bytes for windows where a user leaves their size open: a share of what is free on the device
+    beside `reserved` bytes, which others will take. Raises ModelError when nothing is left."""
+    free = device.free_bytes()
+    if free <= reserved:
+        raise ModelError(
+            f"{free} bytes are free on {device.place}, and adapters take {reserved} of them; lower "
+            "--memory-cache-bytes"
+        )
+    return int(WINDOWS_SHARE * (free - reserved))
+
+
 class AdapterEngine:
     """A part of SessionEngine: policies, layout, and what follows from memories without computing.
 

@@ -17,10 +17,12 @@ from hope.v1 import admin_pb2
 from processes import soon
 from serving import Serve, Served, Spawn, connect
 
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.models.decoder.weights import BaseModel
 from server.app.status import describe_levels
 from server.grpc_api.server import SERVICES
 from server.main import main
+from server.running import window_bytes
 from server.settings import Settings
 
 HOPE_SERVICES = {
@@ -200,3 +202,15 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
             assert status == 1
             assert len(lines) == 1
             assert words in lines[0]
+
+
+async def test_windows_take_what_is_free_where_their_size_is_left_open(
+    serve: Serve, small_model: BaseModel
+) -> None:
+    settings = Settings(window_cache_bytes="auto")
+    assert window_bytes(settings, small_model) > 1 << 20
+    assert window_bytes(Settings(window_cache_bytes=7), small_model) == 7
+    async with serve(model=small_model, window_cache_bytes="auto") as served:
+        engine = served.running.sessions.engine
+        assert isinstance(engine, TorchEngine)
+        assert engine.slot_pool.slots > 1
