@@ -52,6 +52,8 @@ class Bench:
     policies: list[LearningPolicy]
     progress: Progress
     _cache: ResultCache
+    # Of documents, passes per token; None: as each policy says.
+    budget: float | None = None
 
     @property
     def model(self) -> BaseModel:
@@ -78,6 +80,7 @@ class Bench:
             "policy": None if policy is None else policy.digest(),
             **self._fast_memory(policy),
             "key": key,
+            **({} if policy is None or self.budget is None else {"budget": self.budget}),
         }
         return self._cache.get(whole, run)
 
@@ -90,7 +93,7 @@ class Bench:
     def take(self, task: str, courses: Sequence[Course], args: argparse.Namespace) -> list[Taken]:
         """Every course by every chosen arm and policy."""
         room = self.prompt_room(args)
-        setting = Setting(self.engine, room, args.passages)
+        setting = Setting(self.engine, room, args.passages, self.budget)
         taken = []
         for course in courses:
             for arms, policy in groups_of(args.arms, self.policies):
@@ -140,4 +143,4 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
                         "model does not have",
                         field="policy",
                     )
-            yield Bench(engine, policies, progress, cache)
+            yield Bench(engine, policies, progress, cache, args.budget)

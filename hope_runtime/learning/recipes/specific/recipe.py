@@ -93,12 +93,15 @@ class SpecificRecipe:
             for span, found in zip(spans, nats, strict=True)
         ]
         clock.ends("surprise")
-        statements, plain = yield from self._selection.of(spans, config)
+        selected = yield from self._selection.of(spans, stretch)
+        statements, plain = selected.statements, selected.texts
         clock.ends("questions")
         if not statements and not plain:
             # Nothing deserves practice: it was read, and that is all that it costs.
             mean = mean_by_tokens(nats, spans)
-            return LevelResult(tuple(spans), mean, mean, seconds=clock.seconds)
+            return LevelResult(
+                tuple(spans), mean, mean, waiting=selected.waiting, seconds=clock.seconds
+            )
         samples = yield from self._resources.samples(stretch.policy.seed)
         clock.ends("samples")
         earlier = [self._restored(span) for span in stretch.buffer]
@@ -131,7 +134,10 @@ class SpecificRecipe:
         )
         rate = stretch.learning_rate
         rate = rate if trainer.is_fresh else rate * config.later_rate
-        yield from loop.train(self._model, trainer, config, rate, material, directions, lower, rng)
+        limits = loop.Limits(selected.steps, selected.tokens)
+        yield from loop.train(
+            self._model, trainer, config, rate, material, directions, lower, rng, limits
+        )
         clock.ends("steps")
         after = yield from self.surprises(trainer, spans)
         clock.ends("surprise")
@@ -149,6 +155,9 @@ class SpecificRecipe:
             mean_by_tokens(nats, spans),
             mean_by_tokens(after, spans),
             superseded,
+            selected.waiting,
+            len(statements),
+            selected.document_share,
             clock.seconds,
         )
 
