@@ -83,3 +83,16 @@ def test_a_budget_leaves_out_what_surprises_least(chat_model):
     now, waiting, found = selected(0, more=[told])
     assert (now, waiting, found.tokens) == (["My cat is called Pim."], 6, None)
     assert found.document_share == 0.0
+
+
+def test_an_odd_statement_is_cut_from_what_goes_on_behind_it():
+    parser = EnglishParser()
+
+    def parts(text):
+        starts = parser.odd_starts(text)
+        return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+    odd = "The number for razaiko is 7076202."
+    assert parts(f"{odd} he is before all things") == [odd, " he is before all things"]
+    for whole in (odd, "It cost 3.50 in 1998, he said.", "He came. and went"):
+        assert parts(whole) == [whole]
