@@ -153,7 +153,7 @@ def view_of(app: App, label: str, committed: int, total: int | None, *, json: bo
 
 
 def practised(learning: pb.IngestLearning) -> str:
-    """What learning did so far, in a few words."""
+    """Description of what learning did so far, in a few words."""
     return (
         f"{count(learning.practised_statements)} statements practised in "
         f"{count(learning.trained_tokens)} passes"
