@@ -19,11 +19,11 @@ from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
 
 from hope_client.cli.app import FAILED, INTERRUPTED, App
-from hope_client.cli.documents import Item, Text, choose
+from hope_client.cli.documents import Item, Text, choose, stdin_pieces
 from hope_client.cli.memory import show_most_surprising
 from hope_client.cli.progress import practised, view_of
 from hope_client.cli.reading import cancel_reading, show_reading
-from hope_client.cli.streams import NotTextError, stdin_pieces
+from hope_client.cli.streams import NotTextError
 from hope_client.cli.view import count, duration, size, to_plain
 from hope_client.errors import FailedPreconditionError
 from hope_client.ingest import DIFFERS

@@ -6,15 +6,12 @@ replaced. Which files make documents is in `documents.py`.
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-_PIPE_READ_BYTES = 64 * 1024
 _STANDARD_INPUT = "standard input"
 
 
@@ -81,26 +78,3 @@ def not_utf8(name: str, offset: int) -> str:
         f"{name}: byte {offset:,} (counted from 0) is not UTF-8 text; if the text is in Latin-1 or "
         "Windows-1252, convert it with `iconv -f WINDOWS-1252 -t UTF-8`"
     )
-
-
-async def stdin_pieces() -> AsyncIterator[bytes]:
-    """Standard input as it comes."""
-    # Not in a thread: one that waits for a silent pipe would hold up Ctrl-C.
-    descriptor = sys.stdin.fileno()
-    while True:
-        await _readable(descriptor)
-        piece = os.read(descriptor, _PIPE_READ_BYTES)
-        if not piece:
-            return
-        yield piece
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    # Watched only while waited for: a full pipe would keep the loop spinning.
-    loop.add_reader(descriptor, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
