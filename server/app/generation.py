@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,6 @@ from hope_runtime.engine.reply import TextPiece
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
-from server.app import versions
 from server.app.cancellation import result_of
 from server.app.documents import dropped
 from server.app.event_stream import EventStream
@@ -44,8 +43,17 @@ class Plan:
     request: RequestId | None = None
 
 
-# Makes the plan from the memory of the session, once that is held. Runs on a thread of its own.
-Planner = Callable[[SessionMemory], Plan]
+# Makes the plan from the memory of the session, once that is held.
+Planner = Callable[[SessionMemory], Awaitable[Plan]]
+
+
+def always(plan: Plan) -> Planner:
+    """The planner of a turn that does not depend on the memory."""
+
+    async def planned(_: SessionMemory) -> Plan:
+        return plan
+
+    return planned
 
 
 def _never() -> bool:
@@ -72,7 +80,7 @@ async def generate(
     """
     # Nothing is kept of an ephemeral turn, so there is nothing to repeat.
     plan = Plan(turn, ephemeral, None if ephemeral else request)
-    async with aclosing(generate_planned(sessions, key, lambda _: plan)) as events:
+    async with aclosing(generate_planned(sessions, key, always(plan))) as events:
         async for event in events:
             yield event
 
@@ -120,20 +128,6 @@ async def generate_stateless(
     async with aclosing(_measured(sessions, "", stream.run(work()))) as events:
         async for event in events:
             yield event
-
-
-async def memory_for(
-    sessions: Sessions, key: SessionKey, version: int, turn: GenerateTurn, *, field: str
-) -> SessionMemory:
-    """The memory of a kept version, 0 being the base model, for a turn that leaves nothing behind.
-    Needs no lock, so it waits neither for turns nor for learning.
-
-    Raises InvalidRequestError, naming `field` for a version that is not kept, and what the turn
-    would be refused with.
-    """
-    memory = await versions.memory_at(sessions, key, version, field=field)
-    await asyncio.to_thread(sessions.engine.check, memory, turn)
-    return memory
 
 
 async def _measured(
@@ -193,7 +187,7 @@ class _Answering:
         async with sessions.exclusive(
             self._key, self._stream.put, learning_wait_seconds=self._wait
         ) as resident:
-            plan = await asyncio.to_thread(self._planner, resident.memory)
+            plan = await self._planner(resident.memory)
             request = plan.request
             if request and (stored := await find_reply(sessions, self._key, request)):
                 last: tuple[GenerateEvent, ...] = _replayed(stored)

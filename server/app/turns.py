@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning import Consolidation
 from hope_runtime.session.log import Record, RecordKind
+from server.app import kept_versions
 from server.app.cancellation import result_of
 from server.app.event_stream import EventStream
 from server.app.events import Scored, ScoreEvent
@@ -20,10 +22,30 @@ from server.store.base import Head, SessionKey
 
 
 async def score(
-    sessions: Sessions, key: SessionKey, context: str, text: str, *, frozen: bool
+    sessions: Sessions,
+    key: SessionKey,
+    context: str,
+    text: str,
+    *,
+    frozen: bool,
+    at_version: int | None = None,
 ) -> AsyncGenerator[ScoreEvent, None]:
-    """Measure the surprise of `text` after `context`, with the session's memory or, if `frozen`,
-    with the base model alone. Changes nothing."""
+    """Measure the surprise of `text` after `context`, with the session's memory, with the one that
+    it had `at_version` or, if `frozen`, with the base model alone. Changes nothing.
+
+    Raises InvalidRequestError for a version that is not kept and for a text that cannot be scored,
+    errors of the store, and why the session cannot be used.
+    """
+    if at_version is not None:
+        if frozen:
+            raise InvalidRequestError(
+                "frozen and at_version are mutually exclusive; version 0 is the base model",
+                field="at_version",
+            )
+        yield await kept_versions.score(
+            sessions, key, at_version, context, text, field="at_version"
+        )
+        return
     stream: EventStream[ScoreEvent] = EventStream()
 
     async def work() -> None:

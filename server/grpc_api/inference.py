@@ -18,7 +18,7 @@ from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session import content
 from hope_runtime.session.log import MAX_BUDGET
-from server.app import generation, ingest, turns
+from server.app import generation, ingest, kept_versions, turns
 from server.app.background_reading import BackgroundReading
 from server.app.events import Scored
 from server.app.names import MAX_DOCUMENT_NAME, conversation_name, session_key, short_name
@@ -50,25 +50,22 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 "only documents have a budget; what users say is always practised",
                 field="learn_options.budget",
             )
-        events = generation.generate(
-            self._sessions,
-            session_key(request.session, field="session"),
-            GenerateTurn(
-                conversation=conversation_name(request.conversation),
-                messages=tuple(
-                    Message(
-                        _ROLES.get(message.role, ""),
-                        message.content,
-                        learn=message.learn if message.HasField("learn") else True,
-                    )
-                    for message in request.messages
-                ),
-                sampling=_sampling(request.sampling),
-                learn=learn and not ephemeral,
-            ),
-            ephemeral=ephemeral,
-            request=_request_id(request),
+        key = session_key(request.session, field="session")
+        turn = GenerateTurn(
+            conversation=conversation_name(request.conversation),
+            messages=tuple(map(_message, request.messages)),
+            sampling=_sampling(request.sampling),
+            learn=learn and not ephemeral,
         )
+        if request.HasField("at_version"):
+            _check_kept_version(request)
+            events = kept_versions.generate(
+                self._sessions, key, request.at_version, turn, field="at_version"
+            )
+        else:
+            events = generation.generate(
+                self._sessions, key, turn, ephemeral=ephemeral, request=_request_id(request)
+            )
         statuses = Statuses()
         async with aclosing(events):
             async for event in events:
@@ -124,9 +121,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Score(  # noqa: N802
         self, request: pb.ScoreRequest, context: Context
     ) -> pb.ScoreResponse:
-        key = session_key(request.session, field="session")
         events = turns.score(
-            self._sessions, key, request.context, request.text, frozen=request.frozen
+            self._sessions,
+            session_key(request.session, field="session"),
+            request.context,
+            request.text,
+            frozen=request.frozen,
+            at_version=request.at_version if request.HasField("at_version") else None,
         )
         async with aclosing(events):
             async for event in events:
@@ -137,6 +138,23 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                         memory_version=event.memory_version,
                     )
         raise AssertionError("a score that does not fail ends with its figures")
+
+
+def _message(message: pb.Message) -> Message:
+    learn = message.learn if message.HasField("learn") else True
+    return Message(_ROLES.get(message.role, ""), message.content, learn=learn)
+
+
+def _check_kept_version(request: pb.GenerateRequest) -> None:
+    """Refuse what contradicts at_version, or only seems to say something with it."""
+    options = request.learn_options
+    kept_versions.check_alone(
+        learn=options.learn or any(message.learn for message in request.messages),
+        ephemeral=options.ephemeral if options.HasField("ephemeral") else None,
+        conversation=request.conversation,
+        request_id=request.request_id,
+        field="at_version",
+    )
 
 
 async def _parts(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[bytes | ingest.End]:

@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import MAX_LOGPROBS, Sampling
+from server.app.kept_versions import check_alone
 from server.http_api.errors import invalid
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+AT_VERSION = "hope.at_version"
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -68,7 +70,7 @@ class Body(BaseModel):
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """The body of a request. Raises HttpError."""
+        """The body of a request. Raises HttpError and InvalidRequestError."""
         try:
             body = cls.model_validate_json(data)
         except ValidationError as error:
@@ -85,10 +87,12 @@ class Body(BaseModel):
             if getattr(body, name):
                 raise invalid(f"{name} must be 0; use repetition_penalty instead", name)
         options = body.options
-        if options.at_version is not None and (options.learn or options.at_version < 0):
-            raise invalid(
-                "at_version must be the number of a kept version, whose answer teaches nothing",
-                "hope.at_version",
+        if options.at_version is not None:
+            check_alone(
+                learn=options.learn,
+                ephemeral=options.ephemeral,
+                conversation=options.conversation,
+                field=AT_VERSION,
             )
         return body
 

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateTurn
-from server.app import generation, origins, versions
+from server.app import generation, kept_versions, origins, versions
 from server.app.events import Began, Finished, GenerateEvent, TextDelta
 from server.app.sessions import Sessions
 from server.http_api.errors import http_error, invalid
@@ -74,7 +74,9 @@ class Comparing:
                 fresh=True,
             )
             name = column if isinstance(column, str) else f"v{column}"
-            memory = await generation.memory_for(self.sessions, key, version, turn, field="columns")
+            memory = await kept_versions.memory_for(
+                self.sessions, key, version, turn, field="columns"
+            )
             columns[name] = generation.generate_stateless(
                 self.sessions, turn, memory=memory, version=version
             )

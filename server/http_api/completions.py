@@ -13,14 +13,14 @@ from starlette.requests import Request
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateTurn
-from server.app import generation
+from server.app import generation, kept_versions
 from server.app.events import GenerateEvent
 from server.app.histories import History, planner, whole
 from server.app.names import session_key
 from server.app.replies import RequestId
 from server.app.sessions import Sessions
 from server.http_api.answer import Answer, Turn
-from server.http_api.bodies import Body, ChatBody, CompletionBody
+from server.http_api.bodies import AT_VERSION, Body, ChatBody, CompletionBody
 from server.http_api.errors import invalid
 from server.http_api.requests import read_json
 from server.http_api.shapes import About, ChatShape, CompletionShape, Shape
@@ -51,9 +51,9 @@ class Completions:
         key = await self._session(target, user, body)
         history = history_in(request, data, target, messages, sampling)
         if key is None or not target.keeps:
-            turn = await self._leaving_nothing(key, whole(history), body)
+            turn = self._leaving_nothing(key, whole(history), body)
         else:
-            turn = self._planned(key, planner(self.sessions, history))
+            turn = self._planned(key, planner(self.sessions, key, history))
         return self._answer(request, turn, ChatShape(self._about(body, key, target)), body)
 
     async def text(self, request: Request, user: str) -> Answer:
@@ -73,10 +73,10 @@ class Completions:
         )
         shape = CompletionShape(self._about(body, key, target), echo=text if body.echo else "")
         if key is None or not target.learn:
-            turn = await self._leaving_nothing(key, plain, body)
+            turn = self._leaving_nothing(key, plain, body)
         else:
             plan = generation.Plan(plain, request=_request_id(request, data))
-            turn = self._planned(key, lambda _: plan)
+            turn = self._planned(key, generation.always(plan))
         return self._answer(request, turn, shape, body)
 
     async def _session(self, target: Target, user: str, body: Body) -> SessionKey | None:
@@ -95,30 +95,22 @@ class Completions:
                 await self.sessions.create(key, policy=DEFAULT_POLICY, display_name="")
         return key
 
-    async def _leaving_nothing(
-        self, key: SessionKey | None, turn: GenerateTurn, body: Body
-    ) -> Turn:
+    def _leaving_nothing(self, key: SessionKey | None, turn: GenerateTurn, body: Body) -> Turn:
         version = body.options.at_version
-        if version is not None:
-            if key is None:
-                raise invalid("at_version needs a session that exists", "hope.at_version")
-            return await self._at_version(key, version, turn)
+        if version is not None and key is None:
+            raise invalid("at_version needs a session that exists", AT_VERSION)
 
         def begin(ended: Callable[[], bool]) -> AsyncGenerator[GenerateEvent, None]:
             if key is None:
                 return generation.generate_stateless(self.sessions, turn, ended)
-            plan = generation.Plan(turn, ephemeral=True)
-            return generation.generate_planned(self.sessions, key, lambda _: plan, ended)
+            if version is not None:
+                return kept_versions.generate(
+                    self.sessions, key, version, turn, ended, field=AT_VERSION
+                )
+            plan = generation.always(generation.Plan(turn, ephemeral=True))
+            return generation.generate_planned(self.sessions, key, plan, ended)
 
         return begin
-
-    async def _at_version(self, key: SessionKey, version: int, turn: GenerateTurn) -> Turn:
-        memory = await generation.memory_for(
-            self.sessions, key, version, turn, field="hope.at_version"
-        )
-        return lambda ended: generation.generate_stateless(
-            self.sessions, turn, ended, memory=memory, version=version
-        )
 
     def _planned(self, key: SessionKey, plan: generation.Planner) -> Turn:
         return lambda ended: generation.generate_planned(self.sessions, key, plan, ended)

@@ -9,11 +9,12 @@ from starlette.responses import Response
 
 from hope_runtime.session.memory import SessionMemory
 from server.app import generation
-from server.app.histories import History, NotNewestError, planner, turn_number, whole
+from server.app.histories import History, UnknownTurnError, planner, turn_number, whole
 from server.app.names import session_key
 from server.http_api.answer import Answer, Turn
+from server.http_api.bodies import AT_VERSION
 from server.http_api.completions import Completions, history_in
-from server.http_api.errors import NOT_AGAIN, HttpError, invalid
+from server.http_api.errors import HttpError, invalid
 from server.http_api.requests import read_json
 from server.http_api.response_bodies import ResponseBody
 from server.http_api.response_ids import ResponseId, parse_id
@@ -41,7 +42,7 @@ class Responses(Completions):
         history = history_in(request, data, target, messages, sampling)
         shape = ResponseShape(self._about(body, key, target), body=body)
         if key is None or (previous is None and not target.keeps):
-            turn = await self._leaving_nothing(key, whole(history), body)
+            turn = self._leaving_nothing(key, whole(history), body)
         else:
             after = None if previous is None else previous.number
             turn = self._following(key, replace(history, after=after), target.keeps, shape)
@@ -69,23 +70,13 @@ class Responses(Completions):
     def _following(
         self, key: SessionKey, history: History, keeps: bool, shape: ResponseShape
     ) -> Turn:
-        plan_of = planner(self.sessions, history)
+        plan_of = planner(self.sessions, key, history)
 
-        def plan(memory: SessionMemory) -> generation.Plan:
-            if history.after is not None and history.conversation not in memory.conversations:
-                raise _unknown()
+        async def plan(memory: SessionMemory) -> generation.Plan:
             try:
-                found = plan_of(memory)
-            except NotNewestError:
-                raise HttpError(
-                    409,
-                    "the conversation has gone on since that response; name its newest response, "
-                    "or send all messages as input without previous_response_id",
-                    "conflict_error",
-                    param="previous_response_id",
-                    code="previous_response_not_newest",
-                    headers=NOT_AGAIN,
-                ) from None
+                found = await plan_of(memory)
+            except UnknownTurnError:
+                raise _unknown() from None
             if not keeps:
                 return generation.Plan(found.turn, ephemeral=True)
             shape.planned(turn_number(found.turn))
@@ -105,7 +96,7 @@ def _previous(body: ResponseBody, target: Target, base_model: str) -> ResponseId
     if body.options.at_version is not None:
         raise invalid(
             "a kept version has no conversation to follow on; send all messages as input",
-            "hope.at_version",
+            AT_VERSION,
         )
     found = parse_id(body.previous_response_id)
     if found is None:
@@ -130,8 +121,8 @@ def _previous(body: ResponseBody, target: Target, base_model: str) -> ResponseId
 def _unknown() -> HttpError:
     return HttpError(
         404,
-        "there is no conversation with that response; send all messages as input without "
-        "previous_response_id",
+        "nothing is kept of that response, or a rollback or a forgetting took it back; send all "
+        "messages as input without previous_response_id",
         "not_found_error",
         param="previous_response_id",
         code="previous_response_not_found",

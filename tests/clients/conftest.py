@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import processes
 import pytest
-from hope_client import HopeClient
+from hope_client import HopeClient, SyncHopeClient
 from hope_client.cli import main
 from real_server import COMMAND, QUICK, RealServer
 from scripted_server import ScriptedServer, start
 
+Run = Callable[..., Awaitable[tuple[int, str, str]]]
 Start = Callable[..., Coroutine[Any, Any, processes.AtTerminal]]
 PIPES: dict[str, Any] = {
     "stdin": subprocess.PIPE,
@@ -44,17 +46,30 @@ async def client(server: ScriptedServer) -> AsyncIterator[HopeClient]:
 
 
 @pytest.fixture
-def hope(server, monkeypatch, capsys):
-    """Runs a command against the scripted server: (exit code, stdout, stderr)."""
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command against the server that its first argument names: (exit code, stdout,
+    stderr)."""
 
-    async def run(*words: str, stdin: str | bytes = "") -> tuple[int, str, str]:
+    async def run(target: str, *words: str, stdin: str | bytes = "") -> tuple[int, str, str]:
         raw = io.BytesIO(stdin.encode() if isinstance(stdin, str) else stdin)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, encoding="utf-8"))
-        code = await processes.in_a_thread(lambda: main([*words, "--server", server.target]))
+        code = await processes.in_a_thread(lambda: main([*words, "--server", target]))
         out, err = capsys.readouterr()
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def hope(server: ScriptedServer, run_command: Run) -> Run:
+    """Runs a command against the scripted server."""
+    return functools.partial(run_command, server.target)
+
+
+@pytest.fixture
+def hope_real(real_server: RealServer, run_command: Run) -> Run:
+    """Runs a command against the real server."""
+    return functools.partial(run_command, real_server.target)
 
 
 @pytest.fixture
@@ -101,11 +116,20 @@ def _environment(server: ScriptedServer) -> dict[str, str]:
     return {**os.environ, "HOPE_SERVER": server.target, "TERM": "dumb"}
 
 
+@pytest.fixture
+def real_server(shared_server: RealServer) -> RealServer:
+    """A real server on which the user `local` has no sessions, whatever other tests left behind, so
+    no two tests can mean the same one."""
+    with SyncHopeClient(shared_server.target) as client:
+        client.sessions.delete_user("local")
+    return shared_server
+
+
 @pytest.fixture(scope="session")
-def real_server(
+def shared_server(
     chat_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RealServer]:
-    """One for all tests: each has sessions of its own."""
+    """The process behind `real_server`, which tests ask for instead: one for all of them."""
     server = RealServer(chat_model_dir, tmp_path_factory.mktemp("real"))
     server.start()
     yield server

@@ -92,6 +92,15 @@ async def test_score(hope, tmp_path):
     }
 
 
+async def test_the_version_that_is_asked(server, hope):
+    assert (await hope("score", "diary", "-", "--at-version", "0", stdin="x"))[0] == 0
+    code, out, _ = await hope("generate", "diary", "Hi", "--at-version", "2")
+    assert (code, out) == (0, "You said: Hi\n")
+    asked = [server.requests[name][0] for name in ("Score", "Generate")]
+    assert [each.HasField("at_version") for each in asked] == [True, True]
+    assert [each.at_version for each in asked] == [0, 2]
+
+
 async def test_info(hope):
     code, out, _ = await hope("info")
     assert code == 0

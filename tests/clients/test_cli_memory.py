@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import sys
-from collections.abc import Awaitable, Callable
 
 import processes
 import pytest
 from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
 from hope_client import HopeClient, NotFoundError, SyncHopeClient
-from hope_client.cli import main
 from hope_client.cli.memory import asks_to_forget
-from real_server import COMMAND, RealServer
+from real_server import COMMAND
 
 FACTS = ("My cat is called Bruno.", "My sister is called Clara.", "I live in Leeds.")
 SAMPLING = pb.Sampling(max_tokens=2, temperature=0)
-Run = Callable[..., Awaitable[tuple[int, str, str]]]
-
-
-@pytest.fixture
-def hope_real(
-    real_server: RealServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Runs a command against the real server: (exit code, stdout, stderr)."""
-
-    async def run(*words: str, stdin: str = "") -> tuple[int, str, str]:
-        raw = io.BytesIO(stdin.encode())
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, encoding="utf-8"))
-        command = [*words, "--server", real_server.target]
-        code = await processes.in_a_thread(lambda: main(command))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 async def teach(target: str, session: str, *facts: str) -> list[str]:
@@ -137,10 +115,10 @@ async def test_a_document_that_was_read_tells_what_was_practised(real_server, ho
 
 async def test_of_a_folder_what_was_practised_is_told_once(real_server, hope_real, tmp_path):
     async with HopeClient(real_server.target) as client:
-        await client.sessions.create("folder", policy="default")
+        await client.sessions.create("told-folder", policy="default")
     (tmp_path / "boats.txt").write_text("Ines has a boat called Falke. ")
     (tmp_path / "calm.txt").write_text("Nobody saw it happen. ")
-    code, out, err = await hope_real("ingest", str(tmp_path), "--session", "folder")
+    code, out, err = await hope_real("ingest", str(tmp_path), "--session", "told-folder")
     assert code == 0, err
     lines = out.splitlines()
     assert lines[-3] == "Practised 1 statement of them, most surprising first:"

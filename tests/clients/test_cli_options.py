@@ -99,11 +99,11 @@ OPTIONS = {
     "evaluate": "",
     "train": "",
     "chat": f"SESSION {TURN_OPTIONS}",
-    "generate": f"SESSION TEXT {TURN_OPTIONS} --request-id --json",
+    "generate": f"SESSION TEXT {TURN_OPTIONS} --request-id --at-version --json",
     "ingest": "FILE|DIR|- --session --document --include --replace --as-text --conversation "
     "--no-learn --keep-open --budget --detach --status --cancel --json",
     "completion": "SHELL",
-    "score": "SESSION FILE|- --context --frozen --json",
+    "score": "SESSION FILE|- --context --frozen --at-version --json",
     "memory": "",
     "memory list": "SESSION --query --document --rehearsed --json",
     "memory forget": "SESSION ID --json",

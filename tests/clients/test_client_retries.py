@@ -113,6 +113,17 @@ async def test_a_later_program_repeats_the_very_same_request(server, client):
     assert first == second
 
 
+async def test_a_kept_version_that_broke_is_asked_again_as_it_was(server, client):
+    server.turns.extend([[delta("half"), UNAVAILABLE], reply("half", " and half")])
+    warm = hope.Sampling(temperature=0.7)
+    result = await client.say("diary", "Hi", sampling=warm, at_version=3)
+    assert result.text == "half and half"
+    first, second = server.requests["Generate"]
+    assert first == second
+    assert (first.at_version, first.request_id) == (3, "")
+    assert first.sampling.HasField("seed")
+
+
 @pytest.mark.parametrize(
     "sampling", [hope.Sampling(temperature=0.7, seed=3), hope.Sampling(max_tokens=9)]
 )

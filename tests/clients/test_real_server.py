@@ -146,6 +146,13 @@ async def test_a_killed_server_is_waited_for(chat_model_dir, tmp_path):
         server.kill()
 
 
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_no_test_finds_the_sessions_of_another(real_server, turn):
+    with SyncHopeClient(real_server.target) as client:
+        assert list(client.sessions.list()) == []
+        client.sessions.create("same-name", display_name=turn)
+
+
 def test_the_synchronous_client(real_server):
     with SyncHopeClient(real_server.target) as client:
         client.sessions.create("sync", policy="quick")

@@ -19,7 +19,7 @@ from google.rpc import code_pb2, error_details_pb2
 import server
 from hope_runtime import errors as runtime
 from server.app.error_codes import CATALOGUE, INTERNAL, REASONS, TERMINAL, code_of
-from server.app.histories import NotNewestError
+from server.app.histories import UnknownTurnError
 from server.app.quotas import QuotaExceededError
 from server.app.residency import JobRunningError
 from server.auth import tokens
@@ -42,7 +42,7 @@ NEVER_SHOWN = {
     KeysUnavailableError: "becomes StoreUnavailableError",
     LostMasterKeyError: "becomes CorruptStoreError",
     tokens._UnusableKeyError: "becomes KeyFileError, if no key is left",
-    NotNewestError: "becomes HttpError, which names the remedy",
+    UnknownTurnError: "becomes HttpError, which names the remedy",
     HttpError: "a refusal of HTTP's own, with its status",
 }
 

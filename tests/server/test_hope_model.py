@@ -242,9 +242,11 @@ async def test_what_is_ephemeral_leaves_no_trace(serve: Serve, model: HopeModel)
         said = [(await api.say("Who?", ephemeral=True)).text for _ in range(2)]
         assert said[0] == said[1]
         assert await api.get() == before
-        assert (await api.score(TEXT, frozen=True)).total_nats != (
-            (await api.score(TEXT)).total_nats
-        )
+        frozen = (await api.score(TEXT, frozen=True)).total_nats
+        assert frozen != (await api.score(TEXT)).total_nats
+        assert frozen == (await api.score(TEXT, at_version=0)).total_nats
+        answer = await api.say("Who?", at_version=before.memory_version)
+        assert answer.usage.memory_version == before.memory_version
         assert await api.get() == before
 
 

@@ -7,11 +7,10 @@ Knows how requests are put together; how turns run is in `generate.py` and
 from __future__ import annotations
 
 import contextlib
-import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias, Unpack
+from typing import Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -22,7 +21,7 @@ from hope.v1.inference_pb2_grpc import InferenceServiceStub
 
 from hope_client.errors import InternalError
 from hope_client.events import GenerateEvent, IngestEvent
-from hope_client.generate import generate_events, reproducible
+from hope_client.generate import Content, generate_events, messages_of, repeatable
 from hope_client.ingest import RESUME, IngestOptions, ingest_events
 from hope_client.sessions import Sessions
 from hope_client.sources import MAX_CHUNK_BYTES, DocumentSource, open_source
@@ -30,9 +29,6 @@ from hope_client.transport import RetryPolicy, Token, Transport
 from hope_client.unicode import typed_text_errors
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-
-Content: TypeAlias = str | Sequence[pb.Message]
-"""Content of a turn: the user's text, or messages of which the last is the user's."""
 
 
 @typed_text_errors
@@ -105,6 +101,7 @@ class HopeClient:
         ephemeral: bool = False,
         sampling: pb.Sampling | None = None,
         request_id: str = "",
+        at_version: int | None = None,
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Runs a turn and streams its events; the last one is the GenerateResult.
 
@@ -117,22 +114,19 @@ class HopeClient:
             learn: whether the memory may learn from the turn; None leaves it to the server.
             ephemeral: keep nothing of the turn at all.
             request_id: the same id later gives the stored reply again; made up if empty.
+            at_version: answer with the memory as it was then, 0 being the base model, and
+                keep nothing of the turn; it needs no conversation and no request_id.
         """
-        messages = (
-            [pb.Message(role=pb.ROLE_USER, content=content)]
-            if isinstance(content, str)
-            else content
-        )
-        request_id = request_id or uuid.uuid4().hex
         request = pb.GenerateRequest(
             session=self.sessions.name(session),
             conversation=conversation,
-            messages=messages,
-            sampling=reproducible(sampling, request_id),
+            messages=messages_of(content),
+            sampling=sampling,
             learn_options=_learn_options(learn, ephemeral),
             request_id=request_id,
+            at_version=at_version,
         )
-        return generate_events(self._transport, self._inference, request)
+        return generate_events(self._transport, self._inference, repeatable(request))
 
     async def say(
         self,
@@ -144,6 +138,7 @@ class HopeClient:
         ephemeral: bool = False,
         sampling: pb.Sampling | None = None,
         request_id: str = "",
+        at_version: int | None = None,
     ) -> pb.GenerateResult:
         """`generate` for those who want the whole reply at once."""
         events = self.generate(
@@ -154,6 +149,7 @@ class HopeClient:
             ephemeral=ephemeral,
             sampling=sampling,
             request_id=request_id,
+            at_version=at_version,
         )
         async with contextlib.aclosing(events):
             async for event in events:
@@ -254,11 +250,22 @@ class HopeClient:
         raise InternalError("the ingest ended without a result")
 
     async def score(
-        self, session: str, text: str, *, context: str = "", frozen: bool = False
+        self,
+        session: str,
+        text: str,
+        *,
+        context: str = "",
+        frozen: bool = False,
+        at_version: int | None = None,
     ) -> pb.ScoreResponse:
-        """Surprise of `text` after `context`, for the memory or for the `frozen` base model."""
+        """Surprise of `text` after `context`, for the memory, for the one that there was
+        `at_version` (0 is the base model) or for the `frozen` base model."""
         request = pb.ScoreRequest(
-            session=self.sessions.name(session), context=context, text=text, frozen=frozen
+            session=self.sessions.name(session),
+            context=context,
+            text=text,
+            frozen=frozen,
+            at_version=at_version,
         )
         return await self._transport.call(self._inference.Score, request, repeatable=True)
 

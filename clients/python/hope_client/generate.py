@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Iterator
-from typing import TYPE_CHECKING
+import uuid
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from hope.v1 import inference_pb2 as pb
 
@@ -22,18 +23,32 @@ if TYPE_CHECKING:
     from hope.v1.inference_pb2_grpc import InferenceServiceAsyncStub
 
 
-def reproducible(sampling: pb.Sampling | None, request_id: str) -> pb.Sampling | None:
-    """`sampling` with a seed, where chance decides and none was given.
+Content: TypeAlias = str | Sequence[pb.Message]
+"""Content of a turn: the user's text, or messages of which the last is the user's."""
 
-    It follows from the request_id: the server would draw another one for every
-    call, and so a turn that runs again would contradict what was shown of it.
+
+def messages_of(content: Content) -> Sequence[pb.Message]:
+    """The messages of a turn."""
+    if isinstance(content, str):
+        return [pb.Message(role=pb.ROLE_USER, content=content)]
+    return content
+
+
+def repeatable(request: pb.GenerateRequest) -> pb.GenerateRequest:
+    """`request` as it may be sent again after a call that broke: with a request_id, and a seed
+    where chance decides and none was given. The answer of a kept version leaves nothing behind, so
+    it needs no id.
+
+    The seed follows from the id: the server would draw another one for every call, and so a turn
+    that runs again would contradict what was shown of it.
     """
-    if sampling is None or not sampling.temperature or sampling.HasField("seed"):
-        return sampling
-    seeded = pb.Sampling()
-    seeded.CopyFrom(sampling)
-    seeded.seed = int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8]) >> 1
-    return seeded
+    request_id = request.request_id or uuid.uuid4().hex
+    if not request.HasField("at_version"):
+        request.request_id = request_id
+    sampling = request.sampling
+    if sampling.temperature and not sampling.HasField("seed"):
+        sampling.seed = int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8]) >> 1
+    return request
 
 
 class _Reply:
@@ -72,10 +87,10 @@ class _Reply:
 async def generate_events(
     transport: Transport, stub: InferenceServiceAsyncStub, request: pb.GenerateRequest
 ) -> AsyncGenerator[GenerateEvent, None]:
-    """Events of the turn `request`, which carries a request_id.
+    """Events of the turn `request`, which is `repeatable`.
 
-    A call that breaks, before or after some text was shown, is made again under
-    that id; the reader gets the rest of the text, or hears that it is another one.
+    A call that breaks, before or after some text was shown, is made again as it was; the reader
+    gets the rest of the text, or hears that it is another one.
 
     Raises:
         HopeClientError: the turn was refused, or the attempts or the time are used up.

@@ -27,6 +27,8 @@ import type {
 import { Ingest } from "./ingest.js";
 import { RESUME, RETRY } from "./retry.js";
 import type { RetryPolicy } from "./retry.js";
+import { wide } from "./session_calls.js";
+import type { Version } from "./session_calls.js";
 import { Sessions } from "./sessions.js";
 import { MAX_CHUNK_BYTES, nameOf, openSource } from "./sources.js";
 import type { DocumentSource } from "./sources.js";
@@ -63,6 +65,11 @@ export interface TurnOptions {
   sampling?: Partial<Sampling>;
   /** The same id later gives the stored reply again; made up if empty. */
   requestId?: string;
+  /**
+   * Answer with the memory as it was then, 0 being the base model, and keep nothing of the turn; it
+   * needs no conversation and no requestId.
+   */
+  atVersion?: Version;
   /** Cancels the turn, which then leaves no trace, and throws its reason. */
   signal?: AbortSignal;
 }
@@ -147,17 +154,19 @@ export class HopeClient implements AsyncDisposable {
     content: Content,
     options: TurnOptions = {},
   ): AsyncGenerator<GenerateEvent, void, undefined> {
-    const { conversation = "", learn, ephemeral = false, sampling, signal } = options;
-    const requestId = options.requestId || randomUUID();
+    const { conversation = "", learn, ephemeral = false, sampling, signal, atVersion } = options;
+    // The answer of a kept version may be asked for again as it is: nothing comes of it.
+    const requestId = options.requestId || (atVersion === undefined ? randomUUID() : "");
     const messages =
       typeof content === "string" ? [{ role: Role.ROLE_USER, content }] : [...content];
     const request = {
       session: this.sessions.name(session),
       conversation,
       messages,
-      sampling: reproducible(sampling, requestId),
+      sampling: reproducible(sampling, requestId || randomUUID()),
       learnOptions: { learn, ephemeral: ephemeral || undefined },
       requestId,
+      atVersion: wide(atVersion),
     };
     return generateEvents(this.#transport, this.#inference, request, signal);
   }
@@ -236,13 +245,18 @@ export class HopeClient implements AsyncDisposable {
     throw new InternalError("the ingest ended without a result");
   }
 
-  /** Surprise of `text` after `context`, for the memory or for the `frozen` base model. */
+  /**
+   * Surprise of `text` after `context`, for the memory, for the one that there was `atVersion` (0 is
+   * the base model) or for the `frozen` base model.
+   */
   async score(
     session: string,
     text: string,
-    { context = "", frozen = false }: { context?: string; frozen?: boolean } = {},
+    options: { context?: string; frozen?: boolean; atVersion?: Version } = {},
   ): Promise<ScoreResponse> {
-    const request = { session: this.sessions.name(session), context, text, frozen };
+    const { context = "", frozen = false } = options;
+    const atVersion = wide(options.atVersion);
+    const request = { session: this.sessions.name(session), context, text, frozen, atVersion };
     return this.#transport.call(this.#inference.score, request, this.#transport.attempts(true));
   }
 

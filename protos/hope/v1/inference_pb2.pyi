@@ -266,6 +266,7 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     LEARN_OPTIONS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    AT_VERSION_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """users/{user}/sessions/{session}. Required."""
     conversation: _builtins.str
@@ -276,6 +277,13 @@ class GenerateRequest(_message.Message):
     """At most 128 characters. A repeated id gives the stored reply again and
     teaches nothing twice, for 24 hours; the same id with another request is
     refused. Empty: the turn is not protected against repeats.
+    """
+    at_version: _builtins.int
+    """Answer with the memory as it was at this version, 0 being the base model. Such a turn
+    is ephemeral: it reads `messages` alone, teaches nothing and leaves nothing, and it
+    waits neither for other turns nor for learning. Contradicts `conversation`,
+    `request_id`, `learn = true` and `ephemeral = false`, which are then refused, as is a
+    version that is not kept. Unset: the present memory.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
@@ -296,12 +304,15 @@ class GenerateRequest(_message.Message):
         sampling: Global___Sampling | None = ...,
         learn_options: Global___LearnOptions | None = ...,
         request_id: _builtins.str = ...,
+        at_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["learn_options", b"learn_options", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_version", b"_at_version", "at_version", b"at_version", "learn_options", b"learn_options", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "learn_options", b"learn_options", "messages", b"messages", "request_id", b"request_id", "sampling", b"sampling", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_version", b"_at_version", "at_version", b"at_version", "conversation", b"conversation", "learn_options", b"learn_options", "messages", b"messages", "request_id", b"request_id", "sampling", b"sampling", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__at_version: _TypeAlias = _typing.Literal["at_version"]  # noqa: Y015
+    _WhichOneofArgType__at_version: _TypeAlias = _typing.Literal["_at_version", b"_at_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_version) -> _WhichOneofReturnType__at_version | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
@@ -859,6 +870,7 @@ class ScoreRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     FROZEN_FIELD_NUMBER: _builtins.int
+    AT_VERSION_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """users/{user}/sessions/{session}. Required."""
     context: _builtins.str
@@ -867,6 +879,11 @@ class ScoreRequest(_message.Message):
     """Text to score. Required."""
     frozen: _builtins.bool
     """Score with the frozen base model instead of the session's memory."""
+    at_version: _builtins.int
+    """Score with the memory as it was at this version, 0 being the base model, without
+    waiting for turns or learning. Contradicts `frozen`, which is then refused, as is a
+    version that is not kept. Unset: the present memory.
+    """
     def __init__(
         self,
         *,
@@ -874,12 +891,15 @@ class ScoreRequest(_message.Message):
         context: _builtins.str = ...,
         text: _builtins.str = ...,
         frozen: _builtins.bool = ...,
+        at_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_version", b"_at_version", "at_version", b"at_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "frozen", b"frozen", "session", b"session", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_version", b"_at_version", "at_version", b"at_version", "context", b"context", "frozen", b"frozen", "session", b"session", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__at_version: _TypeAlias = _typing.Literal["at_version"]  # noqa: Y015
+    _WhichOneofArgType__at_version: _TypeAlias = _typing.Literal["_at_version", b"_at_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_version) -> _WhichOneofReturnType__at_version | None: ...
 
 Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
 
@@ -895,6 +915,7 @@ class ScoreResponse(_message.Message):
     total_nats: _builtins.float
     """Sum of their negative log-likelihoods, nats."""
     memory_version: _builtins.int
+    """Version of the memory that scored; with `frozen` the present one, which did not."""
     def __init__(
         self,
         *,

@@ -73,6 +73,11 @@ async def test_it_teaches_what_the_python_client_teaches(
         forgot = await node.call("sessions.forgetDocument", "by-node", "novel")
         assert forgot["documents"] == []
         assert (await node.call("score", "by-node", FACTS))["tokens"] > 0
+        base = await node.call("score", "by-node", FACTS, {"atVersion": 0})
+        assert base["memoryVersion"] == 0
+        assert base["totalNats"] == (await python.score("by-node", FACTS, frozen=True)).total_nats
+        answer = await node.call("say", "by-node", FACTS, {"atVersion": 0})
+        assert answer["text"] == (await python.say("by-node", FACTS, at_version=0)).text
         [cat] = await node.call("sessions.statements", "by-node", "cat")
         assert "Ada" in cat["text"]
         none = {"document": "novel", "rehearsedOnly": True}

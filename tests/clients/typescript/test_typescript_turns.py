@@ -72,6 +72,16 @@ async def test_a_turn_carries_what_it_was_given(server: ScriptedServer, client: 
     )
 
 
+async def test_a_kept_version_that_broke_is_asked_again_as_it_was(server, client):
+    server.turns.extend([[delta("half"), UNAVAILABLE], reply("half", " and half")])
+    options = {"sampling": {"temperature": 0.7}, "atVersion": 3}
+    assert (await client.call("say", "diary", "Hi", options))["text"] == "half and half"
+    first, second = server.requests["Generate"]
+    assert first == second
+    assert (first.at_version, first.request_id) == (3, "")
+    assert first.sampling.HasField("seed")
+
+
 async def test_an_unavailable_server_is_asked_again_with_the_same_request_id(server, client):
     server.turns.extend([[UNAVAILABLE], [status(pb.STATUS_QUEUED), UNAVAILABLE], reply("ok")])
     assert (await client.call("say", "diary", "Hi"))["text"] == "ok"

@@ -53,6 +53,13 @@ class Console:
         await found.wait_for(timeout=seconds * 1000)
         return found
 
+    async def count(self, selector: str, number: int, text: str = "") -> None:
+        """Wait until so many elements of a selector have the text: the page draws after an action,
+        so what is there at once says nothing."""
+        from playwright.async_api import expect
+
+        await expect(self.page.locator(selector).filter(has_text=text)).to_have_count(number)
+
     async def audit(self) -> list[str]:
         """Serious findings of axe on the page as it is."""
         from axe_playwright_python.async_playwright import Axe

@@ -73,7 +73,7 @@ def test_files_of_keys_that_cannot_be_used(tmp_path: Path, text: str) -> None:
 
 
 async def test_quotas_and_draining(serve_http: ServeHttp) -> None:
-    async with serve_http(user_quota_sessions=1, user_quota_tokens_per_minute=20) as gateway:
+    async with serve_http(user_quota_sessions=1, user_quota_tokens_per_minute=1) as gateway:
         await gateway.api.create()
         sessions = await gateway.post(gateway.body(HELLO, model="hope", user="second"))
         assert sessions.status_code == 429

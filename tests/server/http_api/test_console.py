@@ -104,7 +104,7 @@ async def test_with_and_without_memory(console: Console, gateway: Gateway) -> No
     await console.page.get_by_label("Question").fill("What is my dog called?")
     await console.page.locator(".chip", has_text="Base model").click()
     await console.button("Ask").click()
-    assert await console.page.locator(".column").count() == 1
+    await console.count(".column", 1)
 
 
 async def test_when_it_learnt_this(console: Console, gateway: Gateway) -> None:
@@ -114,7 +114,7 @@ async def test_when_it_learnt_this(console: Console, gateway: Gateway) -> None:
     await console.see(".scores li", "Base model")
     await console.see(".scores li", f"Version {version}")
     await console.page.keyboard.press("Escape")
-    assert await console.page.locator("dialog").count() == 0
+    await console.count("dialog", 0)
 
 
 async def test_a_memory_travels_as_a_file(
@@ -150,10 +150,10 @@ async def test_what_it_was_taught_is_forgotten(console: Console, gateway: Gatewa
     await console.see(".toast", "Forgotten.")
     await console.page.get_by_label("Search what it was taught").fill("")
     await console.see(".statements li", "My dog is called Rolf.")
-    assert await console.page.locator(".statements li", has_text="Bruno").count() == 0
+    await console.count(".statements li", 0, "Bruno")
     await console.view("Chat")
     await console.see(".said", "My dog is called Rolf.")
-    assert await console.page.locator(".said", has_text="Bruno").count() == 0
+    await console.count(".said", 0, "Bruno")
     assert (await gateway.api.get()).levels != untaught
 
 
@@ -189,7 +189,7 @@ async def test_markup_is_text(console: Console, gateway: Gateway) -> None:
     await console.see(".entry-text", attack)
     await console.view("Time machine")
     await console.see(".detail h3")
-    assert await console.page.locator("main img, aside img, header img").count() == 0
+    await console.count("main img, aside img, header img", 0)
     assert "owned" not in (await console.page.title()).replace(attack, "")
 
 

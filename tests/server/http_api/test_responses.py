@@ -10,44 +10,12 @@ import openai
 import pytest
 from gateway import FEW_TOKENS, NAME, SESSION, Gateway, assistant, user
 from openai.types.responses import Response, ResponseOutputMessage
+from responding import CAT, CHEESE, DOG, MODEL, PATH, answered, asking, cached, learnt, told
 
 from server.http_api.response_ids import ResponseId, parse_id, passing_id
 
-MODEL = f"hope/{SESSION}"
-PATH = "/v1/responses"
-DOG = "My dog is called Rolf."
-CHEESE = "Rolf likes cheese and rain."
-CAT = "Where does the cat of my aunt live?"
 BEFORE_TEXT = ["created", "in_progress", "output_item.added", "content_part.added"]
 BEHIND_TEXT = ["output_text.done", "content_part.done", "output_item.done"]
-
-
-def asking(text: str | list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
-    return {"model": MODEL, "input": text, "max_output_tokens": FEW_TOKENS} | fields
-
-
-async def answered(gateway: Gateway, text: Any, **fields: Any) -> dict[str, Any]:
-    """The response to a request, which must succeed."""
-    headers = fields.pop("headers", {})
-    response = await gateway.client.post(PATH, json=asking(text, **fields), headers=headers)
-    assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
-
-
-async def told(gateway: Gateway, *texts: str) -> int:
-    """Tokens that texts teach, each told once."""
-    api = gateway.api.on("counted")
-    await api.create()
-    return sum([(await api.say(text)).usage.learnable_tokens for text in texts])
-
-
-async def learnt(gateway: Gateway) -> int:
-    return (await gateway.api.get()).learnable_tokens
-
-
-def cached(response: dict[str, Any]) -> int:
-    return int(response["usage"]["input_tokens_details"]["cached_tokens"])
 
 
 def client_of(gateway: Gateway) -> openai.AsyncOpenAI:
@@ -212,42 +180,6 @@ async def test_following_and_sending_everything_teach_once_together(gateway: Gat
     )
     assert goes_on["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
     assert await learnt(gateway) == await told(gateway, DOG, CHEESE, CAT)
-
-
-async def test_an_older_response_is_not_followed(gateway: Gateway) -> None:
-    first = await answered(gateway, DOG)
-    await answered(gateway, CHEESE, previous_response_id=first["id"])
-    before = await gateway.api.learnt()
-    refused = await gateway.post(asking(CAT, previous_response_id=first["id"]), PATH)
-    assert refused.status_code == 409
-    error = refused.json()["error"]
-    assert error["code"] == "previous_response_not_newest"
-    assert error["param"] == "previous_response_id"
-    assert refused.headers["x-should-retry"] == "false"
-    after = await gateway.api.learnt()
-    assert (after.learnable_tokens, after.log_records) == (
-        before.learnable_tokens,
-        before.log_records,
-    )
-
-
-async def test_a_response_before_a_forget_or_another_turn_is_not_followed(
-    gateway: Gateway,
-) -> None:
-    first = await answered(gateway, DOG)
-    second = await answered(gateway, CHEESE, previous_response_id=first["id"])
-    (dog,) = [each.id for each in await gateway.api.statements("Rolf dog")]
-    await gateway.api.forget_statements(dog)
-    refused = await gateway.post(asking(CAT, previous_response_id=second["id"]), PATH)
-    assert refused.status_code == 404  # forgetting ends the windows
-    # The remedy teaches nothing again, and can be followed.
-    conversation = second["conversation"]["id"]
-    messages = [user(DOG), assistant("(cut)"), user(CHEESE), assistant("(cut)"), user(CAT)]
-    third = await answered(gateway, messages, conversation=conversation)
-    assert [each.text for each in await gateway.api.statements()] == [CHEESE, CAT]
-    await gateway.api.say("Hello.", conversation=conversation)
-    refused = await gateway.post(asking(CAT, previous_response_id=third["id"]), PATH)
-    assert refused.status_code == 409
 
 
 @pytest.mark.parametrize("header", ["retry", "key"])

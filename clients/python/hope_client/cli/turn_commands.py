@@ -41,6 +41,7 @@ def add_turns(commands: Commands) -> None:
     generate.add_argument(
         "--request-id", default="", help="id of the request; repeating it returns the stored reply"
     )
+    _add_at_version(generate, "answer with the memory as it was at this version, and keep nothing")
     add_json(generate)
 
     ingest = commands.add("ingest", "ingest:ingest", "read documents into a session")
@@ -113,7 +114,14 @@ def add_turns(commands: Commands) -> None:
     score.add_argument("file", metavar="FILE|-", help="UTF-8 file, or - for standard input")
     score.add_argument("--context", default="", metavar="TEXT", help="text before the scored text")
     score.add_argument("--frozen", action="store_true", help="score with the base model instead")
+    _add_at_version(score, "score with the memory as it was at this version")
     add_json(score)
+
+
+def _add_at_version(parser: argparse.ArgumentParser, summary: str) -> None:
+    parser.add_argument(
+        "--at-version", type=uint64, metavar="N", help=f"{summary}; 0 is the base model"
+    )
 
 
 def _add_turn_options(parser: argparse.ArgumentParser) -> None:

@@ -48,6 +48,7 @@ def generate(app: App) -> int:
         ephemeral=args.ephemeral,
         sampling=sampling_of(args),
         request_id=args.request_id,
+        at_version=args.at_version,
     )
     result = app.run(show_reply(app.terminal, events, silent=args.json))
     if args.json:
@@ -59,7 +60,15 @@ def score(app: App) -> int:
     """Scores a text and prints its surprise."""
     args = app.args
     text = read_text(args.file)
-    answer = app.run(app.client.score(args.session, text, context=args.context, frozen=args.frozen))
+    answer = app.run(
+        app.client.score(
+            args.session,
+            text,
+            context=args.context,
+            frozen=args.frozen,
+            at_version=args.at_version,
+        )
+    )
     mean = answer.total_nats / answer.tokens if answer.tokens else None
     perplexity = None if mean is None else math.exp(min(mean, 700.0))
     if args.json:

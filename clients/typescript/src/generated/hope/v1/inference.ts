@@ -136,6 +136,14 @@ export interface GenerateRequest {
    * refused. Empty: the turn is not protected against repeats.
    */
   requestId: string;
+  /**
+   * Answer with the memory as it was at this version, 0 being the base model. Such a turn
+   * is ephemeral: it reads `messages` alone, teaches nothing and leaves nothing, and it
+   * waits neither for other turns nor for learning. Contradicts `conversation`,
+   * `request_id`, `learn = true` and `ephemeral = false`, which are then refused, as is a
+   * version that is not kept. Unset: the present memory.
+   */
+  atVersion?: bigint | undefined;
 }
 
 export interface GenerateResponse {
@@ -374,6 +382,12 @@ export interface ScoreRequest {
   text: string;
   /** Score with the frozen base model instead of the session's memory. */
   frozen: boolean;
+  /**
+   * Score with the memory as it was at this version, 0 being the base model, without
+   * waiting for turns or learning. Contradicts `frozen`, which is then refused, as is a
+   * version that is not kept. Unset: the present memory.
+   */
+  atVersion?: bigint | undefined;
 }
 
 export interface ScoreResponse {
@@ -381,6 +395,7 @@ export interface ScoreResponse {
   tokens: number;
   /** Sum of their negative log-likelihoods, nats. */
   totalNats: number;
+  /** Version of the memory that scored; with `frozen` the present one, which did not. */
   memoryVersion: bigint;
 }
 
@@ -707,7 +722,15 @@ export const Sampling: MessageFns<Sampling> = {
 };
 
 function createBaseGenerateRequest(): GenerateRequest {
-  return { session: "", conversation: "", messages: [], sampling: undefined, learnOptions: undefined, requestId: "" };
+  return {
+    session: "",
+    conversation: "",
+    messages: [],
+    sampling: undefined,
+    learnOptions: undefined,
+    requestId: "",
+    atVersion: undefined,
+  };
 }
 
 export const GenerateRequest: MessageFns<GenerateRequest> = {
@@ -729,6 +752,12 @@ export const GenerateRequest: MessageFns<GenerateRequest> = {
     }
     if (message.requestId !== "") {
       writer.uint32(50).string(message.requestId);
+    }
+    if (message.atVersion !== undefined) {
+      if (BigInt.asUintN(64, message.atVersion) !== message.atVersion) {
+        throw new globalThis.Error("value provided for field message.atVersion of type uint64 too large");
+      }
+      writer.uint32(56).uint64(message.atVersion);
     }
     return writer;
   },
@@ -794,6 +823,14 @@ export const GenerateRequest: MessageFns<GenerateRequest> = {
             message.requestId = reader.string();
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.atVersion = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -821,6 +858,9 @@ export const GenerateRequest: MessageFns<GenerateRequest> = {
       ? LearnOptions.fromPartial(object.learnOptions)
       : undefined;
     message.requestId = object.requestId ?? "";
+    message.atVersion = (object.atVersion !== undefined && object.atVersion !== null)
+      ? BigInt(object.atVersion)
+      : undefined;
     return message;
   },
 };
@@ -2326,7 +2366,7 @@ export const IngestResult: MessageFns<IngestResult> = {
 };
 
 function createBaseScoreRequest(): ScoreRequest {
-  return { session: "", context: "", text: "", frozen: false };
+  return { session: "", context: "", text: "", frozen: false, atVersion: undefined };
 }
 
 export const ScoreRequest: MessageFns<ScoreRequest> = {
@@ -2342,6 +2382,12 @@ export const ScoreRequest: MessageFns<ScoreRequest> = {
     }
     if (message.frozen !== false) {
       writer.uint32(32).bool(message.frozen);
+    }
+    if (message.atVersion !== undefined) {
+      if (BigInt.asUintN(64, message.atVersion) !== message.atVersion) {
+        throw new globalThis.Error("value provided for field message.atVersion of type uint64 too large");
+      }
+      writer.uint32(40).uint64(message.atVersion);
     }
     return writer;
   },
@@ -2391,6 +2437,14 @@ export const ScoreRequest: MessageFns<ScoreRequest> = {
             message.frozen = reader.bool();
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.atVersion = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2412,6 +2466,9 @@ export const ScoreRequest: MessageFns<ScoreRequest> = {
     message.context = object.context ?? "";
     message.text = object.text ?? "";
     message.frozen = object.frozen ?? false;
+    message.atVersion = (object.atVersion !== undefined && object.atVersion !== null)
+      ? BigInt(object.atVersion)
+      : undefined;
     return message;
   },
 };
