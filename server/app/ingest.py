@@ -177,9 +177,10 @@ class _Reading:
             else:
                 # A recipe scores what it learns. The window is read when somebody asks in it.
                 await sessions.commits.event(resident, record)
+            sessions.commits.learn_later(resident)
         # Before the next piece rather than behind it: a boundary is learnt where it lies. The
         # session is free meanwhile, for turns that go on beside learning.
-        reports = await sessions.commits.learnt(resident, self._stream.put)
+        reports = await sessions.commits.reports(resident, self._stream.put)
         version, after = resident.head.version, resident.memory
         for report in reports:
             if report.level == 0:
