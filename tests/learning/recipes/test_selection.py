@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hope_runtime.learning.recipe import Resources, Stretch
-from hope_runtime.learning.recipes.specific.price import step_tokens
+from hope_runtime.learning.recipes.specific.price import Candidate, pay, step_tokens
 from hope_runtime.learning.recipes.specific.selection import Selection
 from hope_runtime.learning.spans import SpanReader
 from hope_runtime.learning.statements.english.names import Names
@@ -96,3 +96,16 @@ def test_an_odd_statement_is_cut_from_what_goes_on_behind_it():
     assert parts(f"{odd} he is before all things") == [odd, " he is before all things"]
     for whole in (odd, "It cost 3.50 in 1998, he said.", "He came. and went"):
         assert parts(whole) == [whole]
+
+
+def test_ordinary_statements_wait_for_each_other():
+    few = [Candidate(place, 5.2, odd=False) for place in range(3)]
+    rich = Allowance(100_000, 100_000, final=False)
+    config = DEFAULT_POLICY.specific
+
+    def now(candidates, allowance=rich):
+        return len(pay(candidates, allowance, config, may_wait=True).now)
+
+    assert (now(few), now(few, replace(rich, final=True))) == (0, 3)
+    assert now([*few, Candidate(3, 5.2, odd=False)]) == 4
+    assert now([*few, Candidate(3, 3.0, odd=True)]) == 4

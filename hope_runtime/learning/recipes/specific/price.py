@@ -20,6 +20,9 @@ STATEMENT_TOKENS = 64
 LEAST_SHARE = 0.7
 # Statements that wait, at most.
 WAITING = 16
+# Statements of a document that goes on are practised that many together, unless one of them has
+# credit: what holds the memory costs as much for one as for four.
+TOGETHER = 4
 # Least surprise, nats per token, of a statement for which a document counts as longer than it is.
 CREDIT_NATS = 6.0
 
@@ -73,11 +76,13 @@ def pay(
         candidates, key=lambda each: (not each.has_credit, -each.surprise_nats, each.start)
     )
     waits = may_wait and not allowance.final
-    if waits and len(ranked) < WAITING:
-        least, counts = 1.0, [len(ranked)]
+    if waits and len(ranked) < TOGETHER and not any(each.has_credit for each in ranked):
+        counts, least = [], 1.0
+    elif waits and len(ranked) < WAITING:
+        counts, least = [len(ranked)], 1.0
     else:
         ranked = ranked[:WAITING]
-        least, counts = LEAST_SHARE, list(range(len(ranked), 0, -1))
+        counts, least = list(range(len(ranked), 0, -1)), LEAST_SHARE
     for count in counts if ranked else []:
         credit = allowance.final and all(each.has_credit for each in ranked[:count])
         room = allowance.most if credit else allowance.earned
