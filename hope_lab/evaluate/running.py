@@ -53,6 +53,8 @@ class Bench:
     policies: list[LearningPolicy]
     progress: Progress
     _cache: ResultCache
+    # Of documents, passes per token; None: as each policy says.
+    budget: float | None = None
 
     @property
     def model(self) -> BaseModel:
@@ -79,6 +81,7 @@ class Bench:
             "policy": None if policy is None else policy.digest(),
             **self._fast_memory(policy),
             "key": key,
+            **({} if policy is None or self.budget is None else {"budget": self.budget}),
         }
         return self._cache.get(whole, run)
 
@@ -91,7 +94,7 @@ class Bench:
     def take(self, task: str, courses: Sequence[Course], args: argparse.Namespace) -> list[Taken]:
         """Every course by every chosen arm and policy."""
         room = self.prompt_room(args)
-        setting = Setting(self.engine, room, args.passages)
+        setting = Setting(self.engine, room, args.passages, self.budget)
         taken = []
         for course in courses:
             for arms, policy in groups_of(args.arms, self.policies):
@@ -142,4 +145,4 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
                         field="policy",
                     )
             policies = [within_bound(policy, model.config) for policy in policies]
-            yield Bench(engine, policies, progress, cache)
+            yield Bench(engine, policies, progress, cache, args.budget)
