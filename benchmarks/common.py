@@ -80,9 +80,13 @@ def text_spans(model: BaseModel, tokens: int) -> list[tuple[int, ...]]:
 
 
 def observed_all(
-    memory: SessionMemory, spans: list[tuple[int, ...]], *, learnable: bool
+    memory: SessionMemory,
+    spans: list[tuple[int, ...]],
+    *,
+    learnable: bool,
+    budget: float | None = None,
 ) -> SessionMemory:
-    """The memory after reading a whole document."""
+    """The memory after reading a whole document with a budget, passes per token; None: without."""
     for start in range(0, len(spans), 64):
         segment = Segment(Speaker.DOCUMENT, tuple(spans[start : start + 64]), learnable)
         record = Record(
@@ -91,6 +95,7 @@ def observed_all(
             (segment,),
             document="text",
             ended=start + 64 >= len(spans),
+            budget=budget,
         )
         memory = observed(memory, record)
     return memory

@@ -1,4 +1,4 @@
-"""Floors: what a machine allows at most, by bytes over bandwidth or by operations over rate.
+"""Upper bounds of a machine: bytes over its measured bandwidth, operations over its rate.
 
 Beside a figure stands what it would be if nothing but these bytes were read, or these operations
 done, with the threads and in the precision of the run, by the clock that the figure is taken by.

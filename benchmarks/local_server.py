@@ -19,13 +19,20 @@ def local_server(database: Path, *arguments: str) -> Iterator[str]:
 
     Raises RuntimeError when the server does not come up; its own messages go to stderr.
     """
+    with server_process(database, *arguments) as (target, _):
+        yield target
+
+
+@contextlib.contextmanager
+def server_process(database: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The same with the process, which may be killed."""
     command = [sys.executable, "-m", "server.main", "--port", "0", "--database", str(database)]
     child = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
         for line in child.stdout:
             if match := _LISTENS.search(line):
-                yield match[1]
+                yield match[1], child
                 break
         else:
             raise RuntimeError(f"the server exited with status {child.wait()} before it was ready")

@@ -22,6 +22,7 @@ BENCHMARKS = {
     "decode.single": session.decode_single,
     "prefill.read_only": session.prefill_read_only,
     "ingest.learning": session.ingest_learning,
+    "ingest.reading": session.ingest_reading,
     "window.loss": session.window_loss,
     "decode.position": session.decode_position,
     "decode.batch8": serving.decode_batch8,

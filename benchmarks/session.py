@@ -89,21 +89,34 @@ def prefill_read_only(model: BaseModel) -> Entry:
 
 
 def ingest_learning(model: BaseModel) -> Entry:
-    """Tokens per second, wall time, of reading a text of a thousand tokens and learning it."""
+    """Tokens per second, wall time, of reading a document of a thousand tokens and learning it at
+    the default budget."""
+    return _ingest("ingest.learning", model, DEFAULT_POLICY.document_budget)
+
+
+def ingest_reading(model: BaseModel) -> Entry:
+    """The same with nothing practised: what scoring a document alone costs."""
+    return _ingest("ingest.reading", model, 0.0)
+
+
+def _ingest(name: str, model: BaseModel, budget: float | None) -> Entry:
     learner = Learner(model)
     memory = SessionMemory.fresh(model.fingerprint, DEFAULT_POLICY)
     spans = text_spans(model, 1000)
-    trained, started = 0, time.monotonic()
-    memory = observed_all(memory, spans, learnable=True)
+    trained, started, used = 0, time.monotonic(), time.process_time()
+    memory = observed_all(memory, spans, learnable=True, budget=budget)
     while (boundary := due(memory)) is not None:
         memory, report = at_once(learner.consolidate(memory, boundary))
         trained += report.trained_tokens
-    spent = time.monotonic() - started
-    floor = training_floor(model, time.monotonic) * memory.observed_tokens / max(1, trained)
+    spent, used = time.monotonic() - started, time.process_time() - used
+    floor = reading_floor(model)
+    if trained:
+        floor = training_floor(model, time.monotonic) * memory.observed_tokens / trained
     return {
-        "name": "ingest.learning",
+        "name": name,
         "value": memory.observed_tokens / spent,
         "unit": "learnable tokens/s",
+        "per_cpu_second": memory.observed_tokens / used,
         "trained_tokens": trained,
         "floor": floor,
     }

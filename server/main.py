@@ -11,12 +11,14 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from hope_runtime.checkpoints import load_model
+from hope_runtime.checkpoints.chat_template_file import with_chat_template
 from hope_runtime.device import Device
 from hope_runtime.engine.torch_engine import adapter_bytes
 from hope_runtime.errors import HopeError
 from hope_runtime.layers.kernels.native import native_kernels
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.hope.served import HopeModel
+from server.app.status import describe_levels
 from server.crypto.files import KeyFileError
 from server.crypto.keys import MasterKeyError
 from server.running import running_server, window_bytes
@@ -48,6 +50,8 @@ async def serve(settings: Settings) -> None:
     # vLLM, as it is installed here, decodes on the CPU.
     device = "cpu" if settings.engine == "vllm" and settings.device == "auto" else settings.device
     model = load_model(settings.model, dtype=settings.dtype, device=device, progress=_show_progress)
+    if settings.chat_template is not None:
+        model = with_chat_template(model, settings.chat_template)
     chosen = Device.of(model, settings.threads)
     sizes = _bytes(settings, model)
     print(f"computes on {chosen.describe()}{_kernels(model)}; {sizes}", file=sys.stderr)
@@ -56,6 +60,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running_server(settings, model, stop.set) as running:
+        print(describe_levels(running.sessions), file=sys.stderr, flush=True)
         host = settings.address.rsplit(":", 1)[0]
         if running.admin_port is not None:
             admin_host = settings.admin_address.rsplit(":", 1)[0]

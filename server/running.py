@@ -188,7 +188,10 @@ async def running_server(
             logs_requests=settings.log_format == "json",
         )
         server = made(authenticate, *outer)
-        inference, of_sessions = InferenceService(sessions), SessionService(sessions, jobs)
+        inference, of_sessions = (
+            InferenceService(sessions, jobs.background),
+            SessionService(sessions, jobs),
+        )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(of_sessions, server)
         servers, admin_server, admin_port = [server], None, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -31,6 +32,11 @@ class Settings(StoreSettings, AccessSettings):
             'Model to serve: "default", a .gguf file, a directory of a model or of a training '
             "run, or a Hugging Face Hub id."
         ),
+    )
+    chat_template: Path | None = Field(
+        None,
+        description="Jinja file of a chat template to use in place of the model's own, or for a"
+        " model that has none.",
     )
     engine: Literal["torch", "vllm"] = Field(
         "torch",

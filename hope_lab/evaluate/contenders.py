@@ -35,11 +35,13 @@ Advance = Callable[[int], None]
 @dataclass(frozen=True, slots=True)
 class Setting:
     """Settings that all contenders share. `prompt_tokens` is the most that a prompt and its reply
-    may take, `passages` how many retrieval puts into it."""
+    may take, `passages` how many retrieval puts into it, `budget` what a document may cost, passes
+    per token (None: as the policy says)."""
 
     engine: TorchEngine
     prompt_tokens: int
     passages: int
+    budget: float | None = None
 
 
 class Contender(Protocol):
@@ -168,7 +170,12 @@ class _Remembering:
         self._setting = setting
         self._arms = arms
         self._retrieval = _Retrieval(setting)
-        self._pupil = Pupil(setting.engine, policy, consolidated=lambda report: self._advance(1))
+        self._pupil = Pupil(
+            setting.engine,
+            policy,
+            consolidated=lambda report: self._advance(1),
+            budget=setting.budget,
+        )
         self._advance: Advance = lambda steps: None
         self._lessons = 0
 

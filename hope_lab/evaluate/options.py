@@ -13,6 +13,7 @@ from hope_lab.evaluate.cache import ResultCache
 from hope_lab.evaluate.contenders import ARMS, BASELINES
 from hope_runtime.checkpoints import cache_root
 from hope_runtime.errors import InvalidRequestError
+from hope_runtime.session.log import MAX_BUDGET
 from hope_runtime.session.policy import DEFAULT_POLICY, POLICIES, RECIPE_SETTINGS, LearningPolicy
 
 
@@ -34,6 +35,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=NUMBER",
         help="constants of the policies' recipes, such as steps=8: what learning may cost",
+    )
+    parser.add_argument(
+        "--budget",
+        type=budget,
+        metavar="PASSES",
+        help="tokens run forward and backward for each token of a document, at most (default: the "
+        "policy's)",
     )
     add_model_options(parser)
     parser.add_argument(
@@ -144,6 +152,17 @@ def cache_of(args: argparse.Namespace) -> ResultCache:
     if args.no_cache:
         return ResultCache(None)
     return ResultCache(args.cache or cache_root() / "evaluations")
+
+
+def budget(text: str) -> float:
+    """Parser of a document's budget. Raises ArgumentTypeError."""
+    try:
+        passes = float(text)
+    except ValueError:
+        passes = -1.0
+    if not 0 <= passes <= MAX_BUDGET:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to {MAX_BUDGET:g}")
+    return passes
 
 
 def count(least: int) -> Callable[[str], int]:

@@ -27,6 +27,7 @@ from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning.learner import Learner
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.policy import LearningPolicy
+from hope_runtime.session.rank_bound import within_bound
 from hope_runtime.tokenizer import Tokenizer
 
 
@@ -52,6 +53,8 @@ class Bench:
     policies: list[LearningPolicy]
     progress: Progress
     _cache: ResultCache
+    # Of documents, passes per token; None: as each policy says.
+    budget: float | None = None
 
     @property
     def model(self) -> BaseModel:
@@ -78,6 +81,7 @@ class Bench:
             "policy": None if policy is None else policy.digest(),
             **self._fast_memory(policy),
             "key": key,
+            **({} if policy is None or self.budget is None else {"budget": self.budget}),
         }
         return self._cache.get(whole, run)
 
@@ -90,7 +94,7 @@ class Bench:
     def take(self, task: str, courses: Sequence[Course], args: argparse.Namespace) -> list[Taken]:
         """Every course by every chosen arm and policy."""
         room = self.prompt_room(args)
-        setting = Setting(self.engine, room, args.passages)
+        setting = Setting(self.engine, room, args.passages, self.budget)
         taken = []
         for course in courses:
             for arms, policy in groups_of(args.arms, self.policies):
@@ -140,4 +144,5 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
                         "model does not have",
                         field="policy",
                     )
-            yield Bench(engine, policies, progress, cache)
+            policies = [within_bound(policy, model.config) for policy in policies]
+            yield Bench(engine, policies, progress, cache, args.budget)

@@ -64,7 +64,10 @@ def pieces(tokenizer: Tokenizer, text: str | Iterable[str]) -> Iterator[Piece]:
 
 
 class Pupil:
-    """One session's memory and what its learning cost. `consolidated` is called after each."""
+    """One session's memory and what its learning cost. `consolidated` is called after each.
+
+    `budget` is what a document may cost, passes per token; None: as the policy says.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Pupil:
         policy: LearningPolicy,
         *,
         consolidated: Callable[[Consolidation], None] = lambda report: None,
+        budget: float | None = None,
     ) -> None:
         self.engine = engine
         self.memory = SessionMemory.fresh(engine.model.fingerprint, policy)
@@ -79,6 +83,7 @@ class Pupil:
         self.learnt = learnt_of(self.memory, engine.fast_memory)
         self.consolidations: list[Consolidation] = []
         self._consolidated = consolidated
+        self._budget = policy.document_budget if budget is None else budget
 
     @property
     def learn_seconds(self) -> float:
@@ -119,7 +124,7 @@ class Pupil:
         """
         for piece in pieces(self.engine.model.tokenizer, text):
             before(piece)
-            self._observe(_record(conversation, document, piece))
+            self._observe(_record(conversation, document, piece, self._budget))
 
     def end_conversation(self, conversation: str) -> None:
         """Drops the window; what is not learnt yet is learnt now."""
@@ -134,7 +139,7 @@ class Pupil:
             self._consolidated(report)
 
 
-def _record(conversation: str, document: str, piece: Piece) -> Record:
+def _record(conversation: str, document: str, piece: Piece, budget: float | None) -> Record:
     return Record(
         RecordKind.DOCUMENT,
         conversation,
@@ -142,6 +147,7 @@ def _record(conversation: str, document: str, piece: Piece) -> Record:
         document=document,
         committed_bytes=piece.committed,
         ended=piece.ended,
+        budget=budget,
     )
 
 

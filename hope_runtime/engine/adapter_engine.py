@@ -23,6 +23,7 @@ from hope_runtime.session.fold import observe, with_window
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory, state_bytes_limit
 from hope_runtime.session.policy import POLICIES, LearningPolicy
+from hope_runtime.session.rank_bound import within_bound
 
 
 def windows_within(
@@ -88,10 +89,13 @@ class AdapterEngine:
 
     @property
     def policies(self) -> Mapping[str, LearningPolicy]:
-        """Policies by name; those that write a fast memory only where the model has one."""
-        if self.fast_memory is not None:
-            return POLICIES
-        return {name: policy for name, policy in POLICIES.items() if not policy.writes_forward}
+        """Policies by name, with the ranks that they have on this model; those that write a fast
+        memory only where the model has one."""
+        return {
+            name: within_bound(policy, self.model.config)
+            for name, policy in POLICIES.items()
+            if self.fast_memory is not None or not policy.writes_forward
+        }
 
     @property
     def learns_beside_turns(self) -> bool:

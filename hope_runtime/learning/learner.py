@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from hope_runtime.errors import DivergedStateError
 from hope_runtime.learning.clip_update import within
+from hope_runtime.learning.consolidation import Consolidation
 from hope_runtime.learning.drift import LevelDrift, base_norm, level_drift
-from hope_runtime.learning.figures import consolidation_notes
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.probes import Probed, Probes, write_probes
-from hope_runtime.learning.recipe import LevelResult, Recipe, Resources, Stretch, Superseded, Work
+from hope_runtime.learning.recipe import LevelResult, Recipe, Resources, Stretch, Work
 from hope_runtime.learning.recipes import RECIPES
 from hope_runtime.learning.recipes.fast_memory_writer import FastMemoryWriter
 from hope_runtime.learning.recipes.replay.reservoir import keep_sample
@@ -35,36 +34,6 @@ from hope_runtime.session.levels import Level
 from hope_runtime.session.memory import SessionMemory, Span
 from hope_runtime.session.policy import LearningPolicy
 from hope_runtime.steps import at_once
-
-
-@dataclass(frozen=True, slots=True)
-class Consolidation:
-    """Report of one level's training at one boundary.
-
-    Surprises are mean nats per token of the spans it taught, before and after; `trained_tokens`
-    counts every token run forward and backward, rehearsal included; `seconds` is wall time.
-    `drift` and `probed` are None when the level learnt nothing, and in native models.
-    `superseded` are statements that took the place of earlier ones; `phases` is wall time by phase.
-    """
-
-    level: int
-    position: int
-    spans: int
-    tokens: int
-    surprise_before_nats: float
-    surprise_after_nats: float
-    trained_tokens: int
-    seconds: float
-    drift: LevelDrift | None = None
-    probed: Probed | None = None
-    guards: tuple[Event, ...] = ()
-    superseded: tuple[Superseded, ...] = ()
-    phases: Mapping[str, float] = field(default_factory=dict)
-
-    def notes(self) -> dict[str, Any]:
-        """The figures for the log; without wall times, which are not facts of the content."""
-        return consolidation_notes(self)
-
 
 NOTHING_PRACTISED = LevelResult((), 0.0, 0.0)
 
@@ -131,6 +100,7 @@ class Learner:
         the training that is done where it can be told."""
         started = time.monotonic()
         spans = stretch(memory, boundary)
+        memory = replace(memory, budget=memory.budget.settled(boundary.position))
         if spans and boundary.level == 0 and memory.policy.writes_forward:
             assert self._writer is not None, "a policy that writes forward has something to write"
             memory = yield from self._writer.write(memory, spans)
@@ -144,13 +114,16 @@ class Learner:
             found = yield from self._guarded(memory, boundary, spans)
         level = replace(found.memory.levels[boundary.level], learnt_through=boundary.position)
         memory = _with_level(found.memory, boundary.level, level)
+        charge = round(found.trained_tokens * found.practised.document_share)
+        memory = replace(memory, budget=memory.budget.charged(charge))
         if boundary.level == 0:
             gone = {item.start for item in found.practised.superseded}
             learnt = (*memory.buffer, *found.practised.spans)
             learnt = tuple(span for span in learnt if span.start not in gone)
+            ahead = (span for span in memory.pending if span.end > boundary.position)
             memory = replace(
                 memory,
-                pending=tuple(span for span in memory.pending if span.end > boundary.position),
+                pending=(*found.practised.waiting, *ahead),
                 flushes=tuple(at for at in memory.flushes if at > boundary.position),
                 buffer=keep_sample(learnt, memory.policy),
             )
@@ -158,7 +131,7 @@ class Learner:
             level=boundary.level,
             position=boundary.position,
             spans=len(spans),
-            tokens=sum(len(span.ids) for span in spans),
+            tokens=_tokens(spans),
             surprise_before_nats=found.practised.before_nats,
             surprise_after_nats=found.practised.after_nats,
             trained_tokens=found.trained_tokens,
@@ -167,6 +140,7 @@ class Learner:
             probed=found.probed,
             guards=found.events,
             superseded=found.practised.superseded,
+            statements=found.practised.statements,
             phases=dict(found.practised.seconds),
         )
         return memory, report
@@ -226,7 +200,7 @@ class Learner:
         events: list[Event] = []
         nats: list[float] | None = None
         if policy.guards is not None:
-            nats = yield from recipe.surprises(trainer, spans)
+            nats = yield from self._surprises(recipe, trainer, memory, spans)
             limit = policy.guards.surprise_nats
             if max(nats) > limit:
                 events.append(Event(Guard.SKIPPED, max(nats), limit))
@@ -247,6 +221,8 @@ class Learner:
                 _seed(policy, boundary),
                 None if before is None else before.to(self._model.dtype),
                 nats,
+                memory.budget.allowance(final=not index and boundary.position in memory.flushes),
+                may_wait=not index,
             ),
         )
         if not trainer.tokens:  # no faster level makes room for nothing
@@ -261,7 +237,7 @@ class Learner:
             level,
             adapter=adapter,
             updates=level.updates + 1,
-            learnt_tokens=level.learnt_tokens + sum(len(span.ids) for span in spans),
+            learnt_tokens=level.learnt_tokens + _tokens(spans) - _tokens(practised.waiting),
             surprise_before_nats=practised.before_nats,
             surprise_after_nats=practised.after_nats,
         )
@@ -275,9 +251,23 @@ class Learner:
             tuple(events),
         )
 
+    def _surprises(
+        self, recipe: Recipe, trainer: LevelTrainer, memory: SessionMemory, spans: Sequence[Span]
+    ) -> Work[list[float]]:
+        """Nats per token of each span. Under a budget a span is read once: what waited, or was
+        learnt by a faster level, keeps what was found first."""
+        known = [span.surprise_nats if memory.budget.account else None for span in spans]
+        unread = [span for span, nats in zip(spans, known, strict=True) if nats is None]
+        found = iter((yield from recipe.surprises(trainer, unread)) if unread else ())
+        return [next(found) if nats is None else nats for nats in known]
+
     def consolidate_now(self, memory: SessionMemory, boundary: Boundary) -> SessionMemory:
         """The memory after `boundary`, in one go."""
         return at_once(self.consolidate(memory, boundary))[0]
+
+
+def _tokens(spans: Sequence[Span]) -> int:
+    return sum(len(span.ids) for span in spans)
 
 
 def _seed(policy: LearningPolicy, boundary: Boundary) -> int:

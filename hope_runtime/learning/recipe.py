@@ -19,6 +19,7 @@ from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.sample_cache import SampleCache
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.budget import Allowance
 from hope_runtime.session.memory import Span
 from hope_runtime.session.policy import LearningPolicy
 
@@ -35,6 +36,8 @@ class Stretch:
     `spans` are to be learnt, `buffer` are those of the session's rehearsal buffer that are not
     among them. `before` are all levels' terms as they were, in the model's dtype; None for the
     frozen base. `nats` are what `surprises` gave for these spans, where it was asked already.
+    `allowance` is what practice of documents may cost, None where nothing limits it; `may_wait`
+    says that the level sees again what is left waiting.
     """
 
     spans: Sequence[Span]
@@ -44,6 +47,8 @@ class Stretch:
     seed: int
     before: LoraAdapter | None = None
     nats: Sequence[float] | None = None
+    allowance: Allowance | None = None
+    may_wait: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +65,18 @@ class LevelResult:
     """Result of training one level on a stretch: its spans with what was found out about them, and
     the mean nats per token of their texts before and after.
 
-    Spans of the buffer that `superseded` names are no longer rehearsed. `seconds` is wall time by
-    phase, which is not a fact of the content.
+    Spans of the buffer that `superseded` names are no longer rehearsed. `waiting` are spans that
+    are learnt at a later boundary. `statements` counts what was practised, `document_share` is the
+    share of documents in it. `seconds` is wall time by phase, which is not a fact of the content.
     """
 
     spans: tuple[Span, ...]
     before_nats: float
     after_nats: float
     superseded: tuple[Superseded, ...] = ()
+    waiting: tuple[Span, ...] = ()
+    statements: int = 0
+    document_share: float = 0.0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -41,6 +41,10 @@ class SpanReader:
         if span.speaker is not Speaker.USER or span.cues:
             yield span
             return
+        yield from self.cut(span, starts_of)
+
+    def cut(self, span: Span, starts_of: Callable[[str], list[int]]) -> Iterator[Span]:
+        """Parts of a span, as spans of their own, that begin where `starts_of` its text says."""
         decode = self._tokenizer.decode
         starts = starts_of(decode(span.ids))
         if len(starts) == 1:

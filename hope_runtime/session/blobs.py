@@ -12,8 +12,9 @@ from hope_runtime.errors import CorruptStateError, FingerprintMismatchError, Sta
 from hope_runtime.session.layout import Tensors
 from hope_runtime.session.memory import SessionMemory
 
-STATE_FORMAT = 5
-# Format of blobs without what format 5 added, so that older servers read them.
+STATE_FORMAT = 6
+# Formats of blobs without what formats 6 and 5 added, so that older servers read them.
+_FORMAT_BEFORE_BUDGETS = 5
 _FORMAT_BEFORE_HISTORIES = 4
 
 
@@ -27,10 +28,15 @@ def tensors_blob(memory: SessionMemory, kind: str, tensors: Tensors) -> bytes:
     return save(own, metadata=blob_header(memory.fingerprint, kind))
 
 
-def blob_header(fingerprint: str, kind: str, *, histories: bool = False) -> dict[str, str]:
+def blob_header(
+    fingerprint: str, kind: str, *, histories: bool = False, budget: bool = False
+) -> dict[str, str]:
     """Metadata of a blob. `histories` says that it has what resent histories are recognised by,
-    which needs the present format."""
-    version = STATE_FORMAT if histories else _FORMAT_BEFORE_HISTORIES
+    which needs format 5, `budget` that it has an account of documents, which needs the present
+    one."""
+    version = _FORMAT_BEFORE_BUDGETS if histories else _FORMAT_BEFORE_HISTORIES
+    if budget:
+        version = STATE_FORMAT
     return {"format": str(version), "kind": kind, "fingerprint": fingerprint}
 
 

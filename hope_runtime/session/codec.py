@@ -10,8 +10,9 @@ Every blob says format, kind and the base model's fingerprint, and is checked fo
 dtypes and finiteness against the model before a tensor is used; what it should hold, the engine's
 Layout says. Integrity of the bytes themselves (digest, encryption) is the store's. tests/golden
 holds blobs of every format version: format 1 knew no fast memory and no contexts, format 2 no
-guards, format 3 no digests of documents, format 4 nothing by which a resent history is recognised.
-A state without the latter says format 4, so that older servers read it.
+guards, format 3 no digests of documents, format 4 nothing by which a resent history is recognised,
+format 5 no budget of documents. A state without the last two says an older format, so that older
+servers read it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from hope_runtime.session.levels import Level
 from hope_runtime.session.memory import Document, FastMemoryState, SessionMemory
 from hope_runtime.session.policy import LearningPolicy, stored_policy
 from hope_runtime.session.state_parts import (
+    budget_of,
     conversations_of,
+    describe_budget,
     describe_conversations,
     describe_guards,
     describe_histories,
@@ -163,8 +166,11 @@ def encode_state(memory: SessionMemory) -> bytes:
         "guards": describe_guards(memory),
     }
     histories = describe_histories(memory)
-    header = blob_header(memory.fingerprint, "state", histories=bool(histories))
-    return save(ids, metadata=header | {"state": json.dumps(state | histories)})
+    budget = describe_budget(memory.budget)
+    header = blob_header(
+        memory.fingerprint, "state", histories=bool(histories), budget=bool(budget)
+    )
+    return save(ids, metadata=header | {"state": json.dumps(state | histories | budget)})
 
 
 def decode_memory(
@@ -281,5 +287,6 @@ def _build(
         flushes=tuple(state.flushes),
         log_digest=bytes.fromhex(state.log_digest),
         taught=tuple(map(bytes.fromhex, state.taught)),
+        budget=budget_of(state),
         fast=fast,
     )

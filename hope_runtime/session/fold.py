@@ -14,7 +14,8 @@ from typing import Protocol, TypeVar
 from hope_runtime.session.effective import effective
 from hope_runtime.session.guards import set_frozen
 from hope_runtime.session.levels import Level
-from hope_runtime.session.log import MAX_TAUGHT, Record, RecordKind, extend_digest
+from hope_runtime.session.log import MAX_TAUGHT, Record, RecordKind
+from hope_runtime.session.log_digest import extend_digest
 from hope_runtime.session.memory import (
     MAX_CONVERSATIONS,
     MAX_DOCUMENTS,
@@ -75,6 +76,15 @@ def observe(memory: SessionMemory, record: Record, *, window_tokens: int | None)
             memory = _set_frozen(memory, record.levels, record.kind is RecordKind.FREEZE)
         case RecordKind.ROLLBACK:
             raise ValueError("a rollback must be applied by restoring the version that it names")
+    if record.budget is not None:
+        start = memory.observed_tokens
+        granted = memory.budget.granting(
+            start,
+            start + record.learnable_tokens,
+            record.budget,
+            begins=record.document not in memory.documents,
+        )
+        memory = replace(memory, budget=granted)
     memory = _collect_spans(memory, record)
     if record.kind is RecordKind.DOCUMENT:
         state = Document(record.committed_bytes, record.tail, record.ended, record.content)
@@ -151,6 +161,7 @@ def with_learning(
         pending=(*learnt.pending, *added),
         buffer=learnt.buffer,
         flushes=learnt.flushes,
+        budget=learnt.budget,
         fast=learnt.fast,
     )
 

@@ -7,27 +7,30 @@ business.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from hope_runtime.errors import CorruptStateError, StateVersionError
 from hope_runtime.session.content import fits
 
-RECORD_FORMAT = 2
-# Format of records that forget no statements, so that older servers read them.
+RECORD_FORMAT = 3
+# Formats of records without a budget, and of those that forget no statements, so that older servers
+# read them.
+_FORMAT_BEFORE_BUDGETS = 2
 _FORMAT_BEFORE_PLACES = 1
 # Of one record before compression: more than the ids of the largest message make.
 MAX_RECORD_BYTES = 32 << 20
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+# Passes for a token of a document, and the most of them.
+MAX_BUDGET = 1000.0
+Passes = Annotated[FiniteFloat, Field(ge=0, le=MAX_BUDGET)]
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 # Digests of what was taught that a session keeps, 8 bytes each.
 MAX_TAUGHT = 1024
@@ -109,6 +112,8 @@ class Record:
     # As in Document: what tells this document from another one, which the fold keeps and ignores.
     content: bytes = b""
     ended: bool = False
+    # Passes that levels may spend for each token of the document (budget.py); None: no limit.
+    budget: float | None = None
     target_version: int = 0
     target_seq: int = 0
     levels: tuple[int, ...] = ()
@@ -135,10 +140,16 @@ class Record:
         """Count of the tokens that the memory may learn from."""
         return sum(len(segment.tokens) for segment in self.segments if segment.learnable)
 
+    @property
+    def _format(self) -> int:
+        if self.budget is not None:
+            return RECORD_FORMAT
+        return _FORMAT_BEFORE_BUDGETS if self.places else _FORMAT_BEFORE_PLACES
+
     def encode(self) -> bytes:
         """JSON header and zlib-compressed 32-bit token ids; see `decode`."""
         header = {
-            "format": RECORD_FORMAT if self.places else _FORMAT_BEFORE_PLACES,
+            "format": self._format,
             "kind": self.kind,
             "segments": [
                 [segment.speaker, segment.learnable, [len(span) for span in segment.spans]]
@@ -149,6 +160,8 @@ class Record:
         header |= {name: getattr(self, name) for name in _PLAIN if getattr(self, name)}
         if self.content:
             header["content"] = self.content.hex()
+        if self.budget is not None:
+            header["budget"] = self.budget
         if self.levels:
             header["levels"] = self.levels
         if self.places:
@@ -201,6 +214,7 @@ class Record:
             segments=tuple(segments),
             tail=bytes.fromhex(header.tail),
             content=content,
+            budget=header.budget,
             levels=tuple(header.levels),
             places=tuple(Place(*place) for place in header.places),
             taught=tuple(map(bytes.fromhex, header.taught)),
@@ -229,6 +243,7 @@ class _Header(BaseModel):
     segments: list[tuple[Speaker, bool, list[Count]]]
     tail: Hex
     content: Hex = ""
+    budget: Passes | None = None
     levels: list[Count] = []
     places: list[tuple[Count, Count, Count]] = []
     conversation: str = ""
@@ -257,31 +272,3 @@ _PLAIN = (
     "time",
     "notes",
 )
-
-
-def extend_digest(digest: bytes, record: Record) -> bytes:
-    """Running SHA-256 over what the fold reads of a log, independent of how text was cut.
-
-    Each span enters on its own, so one document in one record or in two hundred gives the same
-    digest. Byte offsets, times and notes stay out.
-    """
-    if record.kind is RecordKind.CONSOLIDATION:
-        return digest
-    if record.fresh:
-        digest = _chain(digest, ("fresh", record.conversation, ""), ())
-    for segment in record.segments:
-        source = (segment.speaker, segment.learnable, record.conversation, record.document)
-        for span in segment.spans:
-            digest = _chain(digest, source, span)
-    if record.ended or record.kind not in (RecordKind.TURN, RecordKind.DOCUMENT):
-        tag = (record.kind, record.conversation, record.document)
-        places = [number for place in record.places for number in place]
-        digest = _chain(digest, tag, (*record.levels, *places))
-    return digest
-
-
-def _chain(digest: bytes, tag: Sequence[object], ids: Sequence[int]) -> bytes:
-    # JSON, because names may hold any character and two tags must never read the same.
-    head = json.dumps(tag).encode()
-    body = np.asarray(ids, dtype="<u4").tobytes()
-    return hashlib.sha256(digest + len(head).to_bytes(4, "little") + head + body).digest()

@@ -16,6 +16,7 @@ from torch import Tensor
 from hope_runtime.layers.config import ModelConfig
 from hope_runtime.layers.lora import LoraAdapter, concatenate
 from hope_runtime.session import content
+from hope_runtime.session.budget import NO_BUDGET, Budget
 from hope_runtime.session.levels import Level
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.policy import LearningPolicy
@@ -119,6 +120,8 @@ class SessionMemory:
     # Counts at which an event asked for consolidation and none happened yet.
     flushes: tuple[int, ...] = ()
     log_digest: bytes = bytes(32)
+    # What documents may still cost. Not part of the hash: a function of the log and the levels.
+    budget: Budget = NO_BUDGET
     # Digests of messages that taught, the latest last: a message that is sent again teaches
     # nothing twice. At most MAX_TAUGHT (log.py). Not part of the hash, like the windows.
     taught: tuple[bytes, ...] = ()

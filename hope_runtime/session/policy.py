@@ -133,6 +133,11 @@ Recipe = Literal["replay", "specific_replay", "summed_gradient", "none", "stream
 RECIPE_SETTINGS = {"replay": "replay", "specific_replay": "specific"}
 
 
+# Tokens run forward and backward for each token of a document, at most, unless its reader says
+# otherwise; docs/evaluation.md has the curve that it was chosen from.
+DOCUMENT_BUDGET = 3.0
+
+
 @dataclass(frozen=True, slots=True)
 class LearningPolicy:
     """Policy of a session: the recipe and constants by which its memory learns.
@@ -181,6 +186,15 @@ class LearningPolicy:
     def fast_decay(self) -> float:
         """Share of its strength that a level keeps when a slower one has learnt the same spans."""
         return 1.0 if self.settings is None else self.settings.fast_decay
+
+    @property
+    def document_budget(self) -> float | None:
+        """Passes that levels may spend for each token of a document unless its reader says
+        otherwise; None where the recipe knows no budget.
+
+        No part of the digest: records of documents say what they were given.
+        """
+        return DOCUMENT_BUDGET if self.recipe == "specific_replay" else None
 
     def digest(self) -> str:
         """SHA-256 of every constant that counts: two policies with one digest teach the same."""
@@ -258,7 +272,15 @@ def stored_policy(
     policies: Mapping[str, LearningPolicy], name: str, digest: str
 ) -> LearningPolicy | None:
     """The policy that a stored state names: `name` with this digest, be it that the policy was
-    renamed since; None when it is not known any more."""
+    renamed since, or that its ranks were not yet bounded by the model's size (rank_bound.py); None
+    when it is not known any more."""
     renamed = (policy for policy in policies.values() if policy.stored_as == name)
     candidates = (*filter(None, [policies.get(name)]), *renamed)
+    candidates = (*candidates, *map(_unbounded, candidates))
     return next((policy for policy in candidates if policy.digest() == digest), None)
+
+
+def _unbounded(policy: LearningPolicy) -> LearningPolicy:
+    """The policy with the ranks that it has before a model bounds them."""
+    known = POLICIES.get(policy.name)
+    return policy if known is None else replace(policy, levels=known.levels)

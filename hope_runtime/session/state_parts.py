@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from hope_runtime.session.budget import NO_BUDGET, Account, Budget, Grant
 from hope_runtime.session.guards import EMPTY_GUARDS, Event, GuardState
 from hope_runtime.session.layout import Tensors
 from hope_runtime.session.memory import Conversation, SessionMemory, Span
@@ -112,6 +113,20 @@ def describe_histories(memory: SessionMemory) -> dict[str, Any]:
     if not memory.taught and not resume:
         return {}
     return {"taught": [digest.hex() for digest in memory.taught], "resume": resume}
+
+
+def describe_budget(budget: Budget) -> dict[str, Any]:
+    """Fields of a state that hold a budget; none while there is none."""
+    if budget == NO_BUDGET:
+        return {}
+    account = None if budget.account is None else list(astuple(budget.account))
+    return {"account": account, "grants": [list(astuple(grant)) for grant in budget.grants]}
+
+
+def budget_of(state: StateFields) -> Budget:
+    """Inverse of `describe_budget`."""
+    account = None if state.account is None else Account(*state.account)
+    return Budget(account, tuple(Grant(*grant) for grant in state.grants))
 
 
 def _describe_watched(watched: Watched) -> list[Any] | None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from hope_runtime.session.content import fits
 from hope_runtime.session.guards import Guard
-from hope_runtime.session.log import MAX_TAUGHT, Count, Digest, Hex, Resume, Speaker
+from hope_runtime.session.log import MAX_TAUGHT, Count, Digest, Hex, Passes, Resume, Speaker
 from hope_runtime.session.memory import MAX_CONVERSATIONS, MAX_DOCUMENTS
 
 Nats = FiniteFloat | None
@@ -104,10 +104,27 @@ class GuardFields(NamedTuple):
     probes: WatchedFields | None
 
 
+class AccountFields(NamedTuple):
+    """Account of the document that was read last."""
+
+    passes: Passes
+    earned: Annotated[FiniteFloat, Field(ge=0)]
+    spent: Count
+
+
+class GrantFields(NamedTuple):
+    """Passes for a part of a document that no boundary has settled yet."""
+
+    start: Count
+    end: Count
+    passes: Passes
+    begins: bool
+
+
 class StateFields(BaseModel):
     """A memory without its tensors. Format 1 had neither `contexts` nor `fast`; `guards` came with
     format 3 and is empty when no level's guards remember anything; `taught` and `resume`, by
-    conversation, came with format 5."""
+    conversation, came with format 5, `account` and `grants` with format 6."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -127,6 +144,8 @@ class StateFields(BaseModel):
     guards: list[GuardFields] = []
     taught: Annotated[list[Digest], Field(max_length=MAX_TAUGHT)] = []
     resume: dict[str, Resume] = {}
+    account: AccountFields | None = None
+    grants: list[GrantFields] = []
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

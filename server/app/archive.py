@@ -21,7 +21,8 @@ from typing import Any
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session.codec import encode_memory
 from hope_runtime.session.effective import effective, redacted
-from hope_runtime.session.log import Record, RecordKind, extend_digest
+from hope_runtime.session.log import Record, RecordKind
+from hope_runtime.session.log_digest import extend_digest
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import complete
 from server.app.session_log import log_pages

@@ -141,6 +141,11 @@ class Commits:
     async def learnt(self, resident: Resident, tell: Tell = lambda _: None) -> list[Consolidation]:
         """Wait for commit 2; returns a report of each consolidation."""
         self.learn_later(resident)
+        return await self.reports(resident, tell)
+
+    async def reports(self, resident: Resident, tell: Tell = lambda _: None) -> list[Consolidation]:
+        """Wait for learning that is under way, as a caller may who no longer holds the session;
+        returns a report of each consolidation."""
         if resident.learning is None:
             return []
         with resident.listening(tell):

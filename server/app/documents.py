@@ -28,7 +28,8 @@ async def open_document(
     tell: Tell,
 ) -> Document:
     """The document's state, checked to be where the caller resumes."""
-    async with sessions.exclusive(key, tell) as resident:
+    # Learning under way changes nothing of documents.
+    async with sessions.exclusive(key, tell, learning_wait_seconds=0) as resident:
         known = resident.memory.documents.get(name, Document())
     if known.ended:
         raise InvalidRequestError(

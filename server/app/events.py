@@ -13,11 +13,12 @@ that came before, and leaves no trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from hope_runtime.engine.reply import FinishReason
+from hope_runtime.learning import Consolidation
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +123,33 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class IngestLearning:
+    """Cost and result of learning in this call: the document's budget, passes per token (None where
+    the policy knows none), tokens run forward and backward, and statements practised."""
+
+    budget: float | None = None
+    trained_tokens: int = 0
+    practised_statements: int = 0
+
+    def with_reports(self, reports: Sequence[Consolidation]) -> IngestLearning:
+        """With more consolidations."""
+        return replace(
+            self,
+            trained_tokens=self.trained_tokens + sum(each.trained_tokens for each in reports),
+            practised_statements=self.practised_statements
+            + sum(each.statements for each in reports),
+        )
+
+
+NOTHING_LEARNT = IngestLearning()
+
+
+@dataclass(frozen=True, slots=True)
 class IngestProgress:
     """A part of a document is durable, up to `committed_bytes`: a broken ingest resumes there.
 
     `tokens` counts those of this call. `surprise_nats` is the mean negative log-likelihood of the
-    tokens since the last progress, None when none was scored. `dropped_document` and
+    tokens scored since the last progress, None when none was. `dropped_document` and
     `dropped_conversation` name what the session let go of for this document.
     """
 
@@ -136,18 +159,21 @@ class IngestProgress:
     surprise_nats: float | None
     dropped_document: str = ""
     dropped_conversation: str = ""
+    learning: IngestLearning = NOTHING_LEARNT
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
     """The ingest is complete. Fields as in IngestProgress, `surprise_nats` over the whole call;
-    `ended` says that the document takes no more."""
+    `ended` says that the document takes no more, `queued` that the server reads it on its own."""
 
     committed_bytes: int
     tokens: int
     memory_version: int
     surprise_nats: float | None
     ended: bool
+    learning: IngestLearning = NOTHING_LEARNT
+    queued: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hope_runtime.engine.turn import ReadOutcome
 from hope_runtime.errors import InvalidRequestError
+from hope_runtime.learning.recipes import RECIPES
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import Document
+from hope_runtime.session.policy import LearningPolicy
 from hope_runtime.session.spans import SpanReader
 from server.app.cancellation import result_of
 from server.app.documents import advanced, check_whole, digested, dropped, open_document
 from server.app.event_stream import EventStream
-from server.app.events import Ingested, IngestEvent, IngestProgress, Queued
+from server.app.events import NOTHING_LEARNT, Ingested, IngestEvent, IngestProgress, Queued
 from server.app.measures import IngestCounter
 from server.app.sessions import Sessions
 from server.store.base import SessionKey
@@ -49,6 +50,7 @@ async def ingest(
     offset_bytes: int,
     content_digest: bytes = b"",
     learn: bool,
+    budget: float | None = None,
 ) -> AsyncGenerator[IngestEvent, None]:
     """Read a document in pieces of UTF-8, cut anywhere, from `offset_bytes` on.
 
@@ -58,14 +60,15 @@ async def ingest(
     session.
 
     `content_digest` is that of the bytes before `offset_bytes` as the caller has them; when what
-    was read is something else, DocumentDiffersError is raised.
+    was read is something else, DocumentDiffersError is raised. `budget` is the most passes that
+    learning may take for each token; None: as the session's policy says.
 
     Raises InvalidRequestError, QuotaExceededError, errors of the store, and why the session cannot
     be used.
     """
     counter = IngestCounter(sessions.metrics)
     stream: EventStream[IngestEvent] = EventStream()
-    reading = _Reading(sessions, key, stream, conversation, document, learn)
+    reading = _Reading(sessions, key, stream, conversation, document, learn, budget)
     async with aclosing(stream.run(reading.run(parts, offset_bytes, content_digest))) as events:
         async for event in events:
             counter.saw(event)
@@ -83,6 +86,7 @@ class _Reading:
         conversation: str,
         document: str,
         learn: bool,
+        budget: float | None,
     ) -> None:
         self._sessions = sessions
         self._key = key
@@ -90,9 +94,11 @@ class _Reading:
         self._conversation = conversation
         self._document = document
         self._learn = learn
+        self._budget = budget
         self._tokens = 0
         self._nats = 0.0
         self._scored = 0
+        self._learning = NOTHING_LEARNT
 
     async def run(
         self, parts: AsyncIterator[bytes | End], offset_bytes: int, content_digest: bytes
@@ -136,23 +142,17 @@ class _Reading:
             raise InvalidRequestError("the document is empty", field="chunk")
         version = await self._sub_turn(pending, known, now)
         surprise = self._nats / self._scored if self._scored else None
-        self._stream.put(Ingested(now.committed_bytes, self._tokens, version, surprise, now.ended))
+        self._stream.put(
+            Ingested(
+                now.committed_bytes, self._tokens, version, surprise, now.ended, self._learning
+            )
+        )
 
     async def _sub_turn(
         self, spans: Sequence[tuple[int, ...]], expected: Document, now: Document
     ) -> int:
         """Read, store and learn the next spans. Returns the version of the memory after them."""
         sessions, name, learn = self._sessions, self._document, self._learn
-        record = Record(
-            RecordKind.DOCUMENT,
-            self._conversation,
-            (Segment(Speaker.DOCUMENT, tuple(spans), learn),) if spans else (),
-            document=name,
-            committed_bytes=now.committed_bytes,
-            tail=now.tail,
-            content=now.content,
-            ended=now.ended,
-        )
         while learn and (seconds := await sessions.quotas.wait_seconds(self._key.user)):
             self._stream.put(Queued())
             await asyncio.sleep(seconds)
@@ -166,20 +166,30 @@ class _Reading:
             await sessions.store_watch.require_room()
             await sessions.quotas.check(self._key)
             before = resident.memory
-            outcome = ReadOutcome(0.0, 0)
-            if spans:
+            record = self._record(spans, now, before.policy)
+            nats, scored = 0.0, 0
+            if spans and not (learn and before.policy.recipe in RECIPES):
                 row = (self._key, self._conversation)
-                outcome = await result_of(sessions.engine.read(row, resident.memory, record))
+                outcome = await result_of(sessions.engine.read(row, before, record))
                 assert outcome.memory is not None
+                nats, scored = outcome.nats, outcome.scored
                 await sessions.commits.turn(resident, record, outcome.memory)
             else:
+                # A recipe scores what it learns. The window is read when somebody asks in it.
                 await sessions.commits.event(resident, record)
-            # Before the next piece rather than behind it: a boundary is learnt where it lies.
-            await sessions.commits.learnt(resident, self._stream.put)
-            version, after = resident.head.version, resident.memory
-        self._nats += outcome.nats
-        self._scored += outcome.scored
-        surprise = outcome.nats / outcome.scored if outcome.scored else None
+            sessions.commits.learn_later(resident)
+        # Before the next piece rather than behind it: a boundary is learnt where it lies. The
+        # session is free meanwhile, for turns that go on beside learning.
+        reports = await sessions.commits.reports(resident, self._stream.put)
+        version, after = resident.head.version, resident.memory
+        for report in reports:
+            if report.level == 0:
+                nats += report.surprise_before_nats * report.tokens
+                scored += report.tokens
+        self._nats += nats
+        self._scored += scored
+        surprise = nats / scored if scored else None
+        self._learning = replace(self._learning, budget=record.budget).with_reports(reports)
         self._stream.put(
             IngestProgress(
                 now.committed_bytes,
@@ -188,7 +198,33 @@ class _Reading:
                 surprise,
                 dropped_document=dropped(before.documents, after.documents),
                 dropped_conversation=dropped(before.conversations, after.conversations),
+                learning=self._learning,
             )
         )
         await self._stream.taken()
         return version
+
+    def _record(
+        self, spans: Sequence[tuple[int, ...]], now: Document, policy: LearningPolicy
+    ) -> Record:
+        """The next spans as a record of the log. Raises InvalidRequestError for a budget that the
+        policy does not know."""
+        budget = policy.document_budget
+        if self._budget is not None and budget is None:
+            raise InvalidRequestError(
+                f"policy '{policy.name}' knows no budget of documents; leave it out",
+                field="start.learn_options.budget",
+            )
+        if self._budget is not None:
+            budget = self._budget
+        return Record(
+            RecordKind.DOCUMENT,
+            self._conversation,
+            (Segment(Speaker.DOCUMENT, tuple(spans), self._learn),) if spans else (),
+            document=self._document,
+            committed_bytes=now.committed_bytes,
+            tail=now.tail,
+            content=now.content,
+            ended=now.ended,
+            budget=budget if self._learn else None,
+        )

@@ -13,8 +13,10 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from hope_runtime.errors import HopeError
+from server.app.background_reading import BackgroundReading
 from server.app.cancellation import complete
 from server.app.job_state import Ask, Progress
+from server.app.reading_queue import reads_documents, require_no_reading
 from server.app.rebuild import Rebuild, check_forget, check_migrate
 from server.app.residency import Entry, JobRunningError
 from server.app.sessions import DrainingError, Sessions
@@ -121,6 +123,7 @@ class Jobs:
         self._store = sessions.store
         self._residency = sessions.residency
         self._checkpoint_seconds = checkpoint_seconds
+        self.background = BackgroundReading(sessions)
         self._slots = asyncio.Semaphore(JOBS_AT_ONCE)
         self._upkeep: asyncio.Task[None] | None = None
 
@@ -136,6 +139,7 @@ class Jobs:
         reason = DrainingError(
             "the server is shutting down; the job resumes when a server is available"
         )
+        await self.background.stop()
         running = [entry.job for entry in self._residency.entries.values() if entry.job]
         await asyncio.gather(*(job.stop(reason) for job in running))
 
@@ -172,8 +176,10 @@ class Jobs:
         )
 
     async def cancel(self, key: SessionKey) -> Head:
-        """End the session's job, which changes nothing of the session. No job is no error."""
+        """End the session's job. What a rebuild did is lost, what was read stays. None is no
+        error."""
         self._sessions.admit()
+        await self.background.cancel(key)
         async with self._residency.locked(key) as entry:
             if entry.job is not None:
                 await entry.job.stop(JobCancelledError("the job was cancelled"))
@@ -199,6 +205,7 @@ class Jobs:
                 await running.wait_or_refuse()
                 running = None
             head = await self._store.head(key)
+            require_no_reading(head)
             if running is None:
                 ask = Ask.decode(head.job.request) if head.job else await check(head)
                 running = await complete(self._launch(entry, key, ask))
@@ -278,7 +285,9 @@ class Jobs:
             async with self._residency.locked(key) as entry:
                 head = await self._store.head(key)
                 ours = head.fingerprint in self._sessions.base.known
-                if entry.job is None and head.job and ours:
+                if ours and reads_documents(head.job):
+                    self.background.take_up(key)
+                elif ours and entry.job is None and head.job:
                     await complete(self._launch(entry, key, Ask.decode(head.job.request)))
         except (LeaseHeldError, NotFoundError):
             pass  # another server is at it, or somebody erased the session

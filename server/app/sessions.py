@@ -29,6 +29,7 @@ from server.app.events import ReplyCodec, Tell
 from server.app.health import StoreWatch
 from server.app.limits import SessionLimits
 from server.app.quotas import Quotas
+from server.app.reading_queue import reads_documents
 from server.app.residency import Entry, JobRunningError, Residency, Resident
 from server.app.summary import Summary, decode_summary
 from server.store.base import (
@@ -235,7 +236,7 @@ class Sessions:
         lease = await self.residency.acquire(key)
         try:
             head = await self.store.head(key)
-            if head.job is not None:
+            if head.job is not None and not reads_documents(head.job):
                 raise JobRunningError(
                     f"a job of session {key} is about to resume; retry shortly", JOB_RETRY_SECONDS
                 )

@@ -12,12 +12,15 @@ from hope.v1 import sessions_pb2 as pb
 from hope_runtime.errors import CorruptStateError
 from hope_runtime.learning import Consolidation
 from hope_runtime.learning.figures import LEVEL_FIGURES
+from hope_runtime.session.policy import POLICIES
 from hope_runtime.tokenizer import Tokenizer
+from server.app.background_reading import Reading
 from server.app.job_state import Ask, Progress
+from server.app.reading_queue import ReadingQueue, reads_documents
 from server.app.session_events import noted_figures
 from server.app.summary import decode_summary
 from server.app.version_diff import Taught
-from server.store.base import Head, SessionKey, Snapshot
+from server.store.base import Head, Job, SessionKey, Snapshot
 
 
 def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
@@ -28,11 +31,15 @@ def to_snapshot(key: SessionKey, snapshot: Snapshot) -> pb.Snapshot:
 
 
 def to_session(
-    head: Head, running: Progress | None = None, *, known: AbstractSet[str]
+    head: Head,
+    running: Progress | None = None,
+    reading: Reading | None = None,
+    *,
+    known: AbstractSet[str],
 ) -> pb.Session:
-    """Message of a session. `running` is the progress of its job if that runs on this server; the
-    head has the progress of its last checkpoint. `known` are fingerprints of the served
-    model."""
+    """Message of a session. `running` is the progress of its job if that runs on this server, and
+    `reading` that of a document; the head has what was saved last. `known` are fingerprints of the
+    served model."""
     summary = decode_summary(head.summary)
     levels = [
         pb.LevelStatus(
@@ -49,6 +56,7 @@ def to_session(
         policy=head.policy,
         base_fingerprint=head.fingerprint,
         other_base=head.fingerprint not in known,
+        document_budget=document_budget(head.policy),
         memory_version=head.version,
         parent_version=head.parent_version or 0,
         etag=head.etag,
@@ -72,10 +80,19 @@ def to_session(
     )
     session.create_time.FromMicroseconds(int(head.create_time * 1e6))
     session.update_time.FromMicroseconds(int(head.update_time * 1e6))
-    if head.job is not None:
+    if reads_documents(head.job):
+        committed = {name: size for name, size, _, _ in summary.documents}
+        session.job.CopyFrom(_to_reading_job(head.job, reading, committed))
+    elif head.job is not None:
         progress = running or Progress.decode(head.job.progress)
         session.job.CopyFrom(to_job(Ask.decode(head.job.request), progress))
     return session
+
+
+def document_budget(policy: str) -> float | None:
+    """Budget of documents under a policy; None where it knows none."""
+    known = POLICIES.get(policy)
+    return None if known is None else known.document_budget
 
 
 def to_consolidations(reports: Sequence[Consolidation], version: int) -> list[pb.Consolidation]:
@@ -127,6 +144,31 @@ def to_job(ask: Ask, progress: Progress) -> pb.Job:
     else:
         job.migrate_policy = ask.policy
     return job
+
+
+def _to_reading_job(
+    job: Job | None, reading: Reading | None, committed: Mapping[str, int]
+) -> pb.Job:
+    assert job is not None
+    message = pb.Job(read_documents=pb.DocumentQueue())
+    for queued in ReadingQueue.decode(job.progress).documents:
+        document = pb.QueuedDocument(
+            name=queued.document,
+            total_bytes=queued.end,
+            committed_bytes=committed.get(queued.document, 0),
+            budget=queued.budget,
+            error=queued.error,
+        )
+        if reading is not None and reading.document == queued.document:
+            learning = reading.learning
+            document.tokens = reading.tokens
+            document.duration.CopyFrom(to_duration(reading.seconds))
+            document.trained_tokens = learning.trained_tokens
+            document.practised_statements = learning.practised_statements
+            if learning.budget is not None:
+                document.budget = learning.budget
+        message.read_documents.documents.append(document)
+    return message
 
 
 def to_taught(taught: Taught, tokenizer: Tokenizer) -> pb.TaughtText:

@@ -17,9 +17,12 @@ from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.errors import InvalidRequestError
 from hope_runtime.session import content
+from hope_runtime.session.log import MAX_BUDGET
 from server.app import generation, ingest, kept_versions, turns
+from server.app.background_reading import BackgroundReading
 from server.app.events import Scored
 from server.app.names import MAX_DOCUMENT_NAME, conversation_name, session_key, short_name
+from server.app.reading_queue import QueuedDocument
 from server.app.replies import RequestId
 from server.app.sessions import Sessions
 from server.grpc_api.turn_messages import Statuses, to_generate_response, to_ingest_response
@@ -34,13 +37,19 @@ _ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "as
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """See inference.proto. Raises typed errors, which grpc_api/errors.py translates."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, background: BackgroundReading) -> None:
         self._sessions = sessions
+        self._background = background
 
     async def Generate(  # noqa: N802 - the name is gRPC's
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         learn, ephemeral = _learn_options(request.learn_options)
+        if request.learn_options.HasField("budget"):
+            raise InvalidRequestError(
+                "only documents have a budget; what users say is always practised",
+                field="learn_options.budget",
+            )
         key = session_key(request.session, field="session")
         turn = GenerateTurn(
             conversation=conversation_name(request.conversation),
@@ -77,15 +86,31 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 "measure a text",
                 field="start.learn_options.ephemeral",
             )
+        key = session_key(start.session, field="start.session")
+        document = QueuedDocument(
+            short_name(start.document, "", MAX_DOCUMENT_NAME, field="start.document"),
+            conversation_name(start.conversation),
+            start.offset_bytes,
+            start.offset_bytes,
+            learn,
+            _budget(start.learn_options),
+        )
+        digest, parts = _digest(start.content_digest, "start"), _parts(requests)
+        if start.detach:
+            yield to_ingest_response(
+                await self._background.receive(key, document, parts, content_digest=digest)
+            )
+            return
         events = ingest.ingest(
             self._sessions,
-            session_key(start.session, field="start.session"),
-            _parts(requests),
-            conversation=conversation_name(start.conversation),
-            document=short_name(start.document, "", MAX_DOCUMENT_NAME, field="start.document"),
-            offset_bytes=start.offset_bytes,
-            content_digest=_digest(start.content_digest, "start"),
+            key,
+            parts,
+            conversation=document.conversation,
+            document=document.document,
+            offset_bytes=document.offset,
+            content_digest=digest,
             learn=learn,
+            budget=document.budget,
         )
         statuses = Statuses()
         async with aclosing(events):
@@ -175,6 +200,19 @@ def _learn_options(options: pb.LearnOptions) -> tuple[bool, bool]:
         )
     learn = options.learn if options.HasField("learn") else True
     return learn, options.ephemeral
+
+
+def _budget(options: pb.LearnOptions) -> float | None:
+    """Budget of a document; None when it is not given. Raises InvalidRequestError."""
+    if not options.HasField("budget"):
+        return None
+    if not 0 <= options.budget <= MAX_BUDGET:
+        raise InvalidRequestError(
+            f"budget must be from 0 to {MAX_BUDGET:g}, but is {options.budget:g}",
+            field="start.learn_options.budget",
+        )
+    # The number that was meant: 0.1 is no float of 32 bits.
+    return float(f"{options.budget:.6g}")
 
 
 def _sampling(message: pb.Sampling) -> Sampling:

@@ -258,7 +258,10 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     def _shown(self, head: Head) -> pb.Session:
         running = self._jobs.running(head.key)
         return to_session(
-            head, running.progress if running else None, known=self._sessions.base.known
+            head,
+            running.progress if running else None,
+            self._jobs.background.reading(head.key),
+            known=self._sessions.base.known,
         )
 
 

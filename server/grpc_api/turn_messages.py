@@ -68,6 +68,7 @@ def to_ingest_response(event: events.IngestEvent) -> pb.IngestResponse:
                 surprise_nats=event.surprise_nats,
                 dropped_document=event.dropped_document,
                 dropped_conversation=event.dropped_conversation,
+                learning=_to_learning(event.learning),
             )
             return pb.IngestResponse(progress=progress)
         case events.Ingested():
@@ -77,6 +78,8 @@ def to_ingest_response(event: events.IngestEvent) -> pb.IngestResponse:
                 memory_version=event.memory_version,
                 surprise_nats=event.surprise_nats,
                 ended=event.ended,
+                learning=_to_learning(event.learning),
+                queued=event.queued,
             )
             return pb.IngestResponse(result=result)
         case _:
@@ -105,6 +108,14 @@ def _to_status(event: events.Waiting) -> pb.StatusUpdate:
         status=pb.STATUS_LEARNING,
         learning_level=event.level,
         learning_fraction=event.fraction,
+    )
+
+
+def _to_learning(learning: events.IngestLearning) -> pb.IngestLearning:
+    return pb.IngestLearning(
+        budget=learning.budget,
+        trained_tokens=learning.trained_tokens,
+        practised_statements=learning.practised_statements,
     )
 
 

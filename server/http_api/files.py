@@ -8,6 +8,7 @@ POST /v1/sessions/import?session=NAME   the session that such a file holds
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 import hope_documents
+from hope_runtime.session.log import MAX_BUDGET
 from server.app import archive, ingest
 from server.app.events import Ingested, IngestEvent, IngestProgress, Learning
 from server.app.names import MAX_DOCUMENT_NAME, conversation_name, session_key, short_name
@@ -71,6 +73,7 @@ class Files:
             ),
             offset_bytes=int(offset),
             learn=request.headers.get("hope-learn", "").lower() != "off",
+            budget=_budget(request.headers.get("hope-budget", "")),
         )
         first = await anext(events)
         return event_stream(_events(first, events, text))
@@ -102,6 +105,16 @@ class Files:
             {"name": str(head.key), "memory_version": head.version},
             headers={"etag": f'"{head.etag}"'},
         )
+
+
+def _budget(given: str) -> float | None:
+    """Budget of a document; None when it is not given."""
+    if not given:
+        return None
+    with contextlib.suppress(ValueError):
+        if 0 <= (budget := float(given)) <= MAX_BUDGET:
+            return budget
+    raise invalid(f"Hope-Budget must be a number from 0 to {MAX_BUDGET:g}", "hope-budget")
 
 
 def _check_length(request: Request) -> None:

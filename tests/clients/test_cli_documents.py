@@ -122,7 +122,8 @@ async def test_json_of_a_folder(server, hope, folder):
     events = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert next(each["document"] for each in events if each["event"] == "start") == "a/notes.txt"
-    assert events[-1] == {"event": "end", "read": 4, "known": 0, "skipped": 1, "failed": 0}
+    counts = {"read": 4, "queued": 0, "known": 0, "skipped": 1, "failed": 0}
+    assert events[-1] == {"event": "end", **counts}
 
 
 async def test_a_folder_has_no_single_name(server, hope, folder):

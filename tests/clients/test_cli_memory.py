@@ -33,6 +33,28 @@ async def texts(target: str, session: str) -> list[str]:
         return [each.text async for each in client.sessions.statements(session)]
 
 
+async def test_a_document_is_left_to_the_server(real_server, hope_real, tmp_path):
+    await teach(real_server.target, "reader")
+    book = tmp_path / "book.txt"
+    book.write_text("Rolf bit the postman twice. " * 200)
+    code, out, _err = await hope_real("ingest", str(book), "--session", "reader", "--detach")
+    assert (code, out) == (
+        0,
+        "book.txt is read by the server; `hope ingest --status` shows how far it is.\n",
+    )
+    code, out, _err = await hope_real("ingest", "--session", "reader", "--status", "--json")
+    assert code == 0
+    assert len(json.loads(out)["documents"]) <= 1
+    code, out, _err = await hope_real("ingest", "--session", "reader", "--cancel")
+    assert code == 0
+    assert "reads nothing in the background" in out
+    # The same command goes on where it was stopped, here to the end.
+    await hope_real("ingest", str(book), "--session", "reader")
+    code, out, _err = await hope_real("ingest", str(book), "--session", "reader", "--detach")
+    assert (code, out) == (0, "book.txt was already read completely (5,600 bytes).\n")
+    assert (await hope_real("ingest", "--session", "reader"))[0] == 2
+
+
 async def test_what_was_taught_is_listed_and_forgotten(real_server, hope_real):
     code, out, err = await hope_real("memory", "list", "listed")
     assert (code, out) == (1, "")

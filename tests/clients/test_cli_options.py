@@ -101,7 +101,7 @@ OPTIONS = {
     "chat": f"SESSION {TURN_OPTIONS}",
     "generate": f"SESSION TEXT {TURN_OPTIONS} --request-id --at-version --json",
     "ingest": "FILE|DIR|- --session --document --include --replace --as-text --conversation "
-    "--no-learn --keep-open --json",
+    "--no-learn --keep-open --budget --detach --status --cancel --json",
     "completion": "SHELL",
     "score": "SESSION FILE|- --context --frozen --at-version --json",
     "memory": "",

@@ -15,6 +15,7 @@ import torch
 from hope_runtime.layers.config import ModelConfig
 from hope_runtime.layers.lora import LoraAdapter, shapes
 from hope_runtime.session import content
+from hope_runtime.session.budget import NO_BUDGET, Account, Budget, Grant
 from hope_runtime.session.codec import STATE_FORMAT, encode_level, encode_memory, encode_state
 from hope_runtime.session.guards import Event, Guard, GuardState
 from hope_runtime.session.levels import FullRank
@@ -59,7 +60,7 @@ FINGERPRINT = "golden-base"
 
 def memory(version: int = STATE_FORMAT) -> SessionMemory:
     """A memory with something in every field that a format has."""
-    histories = version >= 5
+    histories, budgets = version >= 5, version >= 6
     values = {
         name: (torch.arange(torch.Size(shape).numel()) % 7 - 3).reshape(shape).to(torch.bfloat16)
         / 8
@@ -105,6 +106,11 @@ def memory(version: int = STATE_FORMAT) -> SessionMemory:
         flushes=(12,),
         log_digest=bytes(range(32)),
         taught=(bytes(range(8)), bytes(range(8, 16))) if histories else (),
+        budget=(
+            Budget(Account(3.0, 24.5, 12), (Grant(8, 12, 3.0), Grant(12, 12, 0.5, True)))
+            if budgets
+            else NO_BUDGET
+        ),
     )
 
 
@@ -160,6 +166,11 @@ def records(version: int = STATE_FORMAT) -> list[Record]:
         Record(RecordKind.CONSOLIDATION, notes={"level": 0, "surprise_before_nats": 3.5}),
         Record(RecordKind.ROLLBACK, target_version=2, target_seq=3),
         *([Record(RecordKind.TURN, "default", said, **resent)] if version >= 5 else ()),
+        *(
+            [Record(RecordKind.DOCUMENT, "default", read, document="paid.txt", budget=2.5)]
+            if version >= 6
+            else ()
+        ),
     ]
 
 

@@ -160,7 +160,9 @@ class Api:
         **start: Any,
     ) -> inference_pb2.IngestResult:
         """An ingest's result; keyword arguments are fields of its start or of learning."""
-        learning = {name: start.pop(name) for name in ("learn", "ephemeral") if name in start}
+        learning = {
+            name: start.pop(name) for name in ("learn", "ephemeral", "budget") if name in start
+        }
         first = inference_pb2.IngestStart(
             **{"session": self.name, "document": "book"} | start,
             learn_options=inference_pb2.LearnOptions(**learning),

@@ -23,7 +23,10 @@ async def test_a_document_is_read_learnt_and_closed(api: Api) -> None:
     assert result.committed_bytes == len(data) == seen[-1].committed_bytes
     assert len(seen) >= 3
     assert [item.committed_bytes for item in seen] == sorted(item.committed_bytes for item in seen)
-    assert all(item.surprise_nats > 0 for item in seen[:-1])
+    # Scored once, where it is learnt.
+    scored = [item for item in seen if item.HasField("surprise_nats")]
+    assert scored
+    assert all(item.surprise_nats > 0 for item in scored)
     session = await api.get()
     assert session.learnable_tokens == result.tokens
     assert session.pending_tokens == 0
@@ -31,6 +34,13 @@ async def test_a_document_is_read_learnt_and_closed(api: Api) -> None:
         ("book", len(data), True)
     ]
     assert session.memory_version == result.memory_version > 0
+
+
+async def test_only_a_policy_with_budgets_takes_one(api: Api) -> None:
+    assert not (await api.get()).HasField("document_budget")
+    for wrong in (-1, 1e6, 2.5):  # this server's policy knows none
+        async with refused(INVALID, "INVALID_REQUEST", "start.learn_options.budget"):
+            await api.ingest([TEXT.encode()], budget=wrong)
 
 
 async def test_a_document_left_open_goes_on_where_it_was(api: Api) -> None:

@@ -19,6 +19,7 @@ from serving import Serve, Served, Spawn, connect
 
 from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.models.decoder.weights import BaseModel
+from server.app.status import describe_levels
 from server.grpc_api.server import SERVICES
 from server.main import main
 from server.running import window_bytes
@@ -58,6 +59,10 @@ async def test_the_server_says_what_it_is(served: Served, chat_model: BaseModel)
     assert (info.model, info.dtype, info.window_tokens) == ("chat", "float32", 256)
     assert set(info.policies) >= {"default", "summed_gradient", "quick"}
     assert info.max_state_bytes == 2 * chat_model.config.parameters_per_rank * (32 + 16 + 8)
+    assert describe_levels(served.running.sessions) == (
+        f"the 3 levels of a session take at most {info.max_state_bytes / 1e6:.1f} MB, "
+        "of rank 32, 16, 8"
+    )
 
 
 async def test_the_load_is_what_runs_now(served: Served, api: Api) -> None:

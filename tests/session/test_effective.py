@@ -11,7 +11,8 @@ from memories import WINDOW, Ledger, document, fresh, seen, spans_of, turn
 from hope_runtime.session.content import EMPTY
 from hope_runtime.session.effective import Piece, counted, effective, pieces, redacted
 from hope_runtime.session.fold import replay
-from hope_runtime.session.log import Place, Record, RecordKind, Segment, Speaker, extend_digest
+from hope_runtime.session.log import Place, Record, RecordKind, Segment, Speaker
+from hope_runtime.session.log_digest import extend_digest
 from hope_runtime.session.memory import SessionMemory
 
 END = Record(RecordKind.END_CONVERSATION, "default")

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -22,7 +22,7 @@ from hope.v1.inference_pb2_grpc import InferenceServiceStub
 from hope_client.errors import InternalError
 from hope_client.events import GenerateEvent, IngestEvent
 from hope_client.generate import Content, generate_events, messages_of, repeatable
-from hope_client.ingest import RESUME, ingest_events
+from hope_client.ingest import RESUME, IngestOptions, ingest_events
 from hope_client.sessions import Sessions
 from hope_client.sources import MAX_CHUNK_BYTES, DocumentSource, open_source
 from hope_client.transport import RetryPolicy, Token, Transport
@@ -165,6 +165,8 @@ class HopeClient:
         document: str = "",
         conversation: str = "",
         learn: bool | None = None,
+        budget: float | None = None,
+        detach: bool = False,
         end_of_document: bool = True,
         source_offset_bytes: int = 0,
         resume_at_bytes: int | None = None,
@@ -177,6 +179,10 @@ class HopeClient:
         Args:
             source: text, UTF-8 bytes, a file, or an iterator of bytes, async or not.
             document: its name; a path gives its own, anything else must be named.
+            budget: the most tokens that learning may run forward and backward for each of the
+                document's; None: as the session's policy says (`Session.document_budget`).
+            detach: leave the reading to the server, which goes on when the client is gone; the
+                result comes once it has the text (`Session.job` tells how far it is).
             end_of_document: False leaves the document open for more.
             source_offset_bytes: where in the document the source begins: 0, or for
                 the next piece of an open document its `committed_bytes`.
@@ -204,7 +210,8 @@ class HopeClient:
             conversation=conversation,
             document=document,
             offset_bytes=offset,
-            learn_options=_learn_options(learn, ephemeral=False),
+            learn_options=_learn_options(learn, ephemeral=False, budget=budget),
+            detach=detach,
         )
         opened = await open_source(source, source_offset_bytes)
         events = ingest_events(
@@ -229,27 +236,11 @@ class HopeClient:
         session: str,
         source: DocumentSource,
         *,
-        document: str = "",
-        conversation: str = "",
-        learn: bool | None = None,
-        end_of_document: bool = True,
-        source_offset_bytes: int = 0,
-        resume_at_bytes: int | None = None,
-        chunk_bytes: int = 32 * 1024,
         on_progress: Callable[[IngestEvent], object] | None = None,
+        **options: Unpack[IngestOptions],
     ) -> pb.IngestResult:
         """`ingest_events` for those who want the end; `on_progress` gets every other event."""
-        events = self.ingest_events(
-            session,
-            source,
-            document=document,
-            conversation=conversation,
-            learn=learn,
-            end_of_document=end_of_document,
-            source_offset_bytes=source_offset_bytes,
-            resume_at_bytes=resume_at_bytes,
-            chunk_bytes=chunk_bytes,
-        )
+        events = self.ingest_events(session, source, **options)
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, pb.IngestResult):
@@ -291,5 +282,7 @@ class HopeClient:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def _learn_options(learn: bool | None, ephemeral: bool) -> pb.LearnOptions:
-    return pb.LearnOptions(learn=learn, ephemeral=True if ephemeral else None)
+def _learn_options(
+    learn: bool | None, ephemeral: bool, budget: float | None = None
+) -> pb.LearnOptions:
+    return pb.LearnOptions(learn=learn, ephemeral=True if ephemeral else None, budget=budget)

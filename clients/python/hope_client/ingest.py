@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import grpc
 from hope.v1 import inference_pb2 as pb
@@ -32,6 +32,21 @@ from hope_client.transport import Attempts, RetryPolicy, Transport
 
 if TYPE_CHECKING:
     from hope.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+
+
+class IngestOptions(TypedDict, total=False):
+    """Options of HopeClient.ingest_events, which describes them."""
+
+    document: str
+    conversation: str
+    learn: bool | None
+    budget: float | None
+    detach: bool
+    end_of_document: bool
+    source_offset_bytes: int
+    resume_at_bytes: int | None
+    chunk_bytes: int
+
 
 RESUME = RetryPolicy(attempts=10, maximum_seconds=4.0, patience_seconds=60.0)
 """Patient: at least a minute without any progress, enough for a server to restart."""

@@ -13,7 +13,7 @@ import inspect
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
 from hope.v1 import inference_pb2 as pb
@@ -22,6 +22,7 @@ from hope_client.background import ClientThread
 from hope_client.client import DEFAULT_TARGET, HopeClient
 from hope_client.errors import InternalError
 from hope_client.events import IngestEvent
+from hope_client.ingest import IngestOptions
 from hope_client.names import session_name
 from hope_client.sessions import Sessions
 from hope_client.sources import DocumentSource
@@ -181,28 +182,12 @@ class SyncHopeClient(_Face):
         session: str,
         source: DocumentSource,
         *,
-        document: str = "",
-        conversation: str = "",
-        learn: bool | None = None,
-        end_of_document: bool = True,
-        source_offset_bytes: int = 0,
-        resume_at_bytes: int | None = None,
-        chunk_bytes: int = 32 * 1024,
         on_progress: Callable[[IngestEvent], object] | None = None,
+        **options: Unpack[IngestOptions],
     ) -> pb.IngestResult:
         """`ingest_events` for those who want the end; `on_progress` gets every other event, in the
         thread of the caller, and may use the client."""
-        events = self.ingest_events(
-            session,
-            source,
-            document=document,
-            conversation=conversation,
-            learn=learn,
-            end_of_document=end_of_document,
-            source_offset_bytes=source_offset_bytes,
-            resume_at_bytes=resume_at_bytes,
-            chunk_bytes=chunk_bytes,
-        )
+        events = self.ingest_events(session, source, **options)
         with contextlib.closing(events):
             for event in events:
                 if isinstance(event, pb.IngestResult):

@@ -79,6 +79,16 @@ export interface IngestOptions {
   document?: string;
   conversation?: string;
   learn?: boolean;
+  /**
+   * The most tokens that learning may run forward and backward for each of the document's;
+   * undefined: as the session's policy says (`Session.documentBudget`).
+   */
+  budget?: number;
+  /**
+   * Leaves the reading to the server, which goes on when the client is gone; the result comes once
+   * it has the text (`Session.job` tells how far it is).
+   */
+  detach?: boolean;
   /** False leaves the document open for more. */
   endOfDocument?: boolean;
   /** Where in the document the source begins: 0, or its `committedBytes` for the next piece. */
@@ -182,7 +192,7 @@ export class HopeClient implements AsyncDisposable {
     source: DocumentSource,
     options: IngestOptions = {},
   ): AsyncGenerator<IngestEvent, void, undefined> {
-    const { conversation = "", learn, endOfDocument = true, signal } = options;
+    const { conversation = "", learn, budget, detach = false, endOfDocument = true, signal } = options;
     const { sourceOffsetBytes = 0, chunkBytes = 32 * 1024 } = options;
     const document = options.document || nameOf(source);
     const offset = options.resumeAtBytes ?? sourceOffsetBytes;
@@ -202,7 +212,8 @@ export class HopeClient implements AsyncDisposable {
       conversation,
       document,
       offsetBytes: BigInt(offset),
-      learnOptions: { learn },
+      learnOptions: { learn, budget },
+      detach,
     });
     const opened = await openSource(source, sourceOffsetBytes);
     const ingest = new Ingest(this.#transport, this.#inference, this.sessions, {

@@ -21,9 +21,9 @@ import type { IngestEvent } from "./events.js";
 import type {
   InferenceServiceDefinition,
   IngestRequest,
-  IngestResult,
   IngestStart,
 } from "./generated/hope/v1/inference.js";
+import { IngestResult } from "./generated/hope/v1/inference.js";
 import { Attempts, sleep } from "./retry.js";
 import type { RetryPolicy } from "./retry.js";
 import type { Sessions } from "./sessions.js";
@@ -138,7 +138,8 @@ export class Ingest {
   /** The result of an ingest whose acknowledgement was lost, and nothing else. */
   async #lostResult(committed: bigint, tokens: bigint, ended: boolean): Promise<IngestEvent> {
     const { memoryVersion } = await this.#sessions.get(this.#start.session);
-    return { type: "result", committedBytes: committed, tokens, memoryVersion, ended };
+    const lost = { committedBytes: committed, tokens, memoryVersion, ended };
+    return { type: "result", ...IngestResult.fromPartial(lost) };
   }
 
   async #reachesNoFurther(committed: bigint): Promise<boolean> {

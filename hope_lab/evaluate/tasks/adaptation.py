@@ -133,7 +133,7 @@ def read_through(
         for piece in pieces(model.tokenizer, text):
             predict(piece.ids, NOTHING)
     else:
-        pupil = Pupil(ready.engine, policy)
+        pupil = Pupil(ready.engine, policy, budget=ready.budget)
         pupil.ingest("text", "text", text, before=lambda piece: predict(piece.ids, pupil.learnt))
         costs = {
             "learnt_tokens": pupil.memory.observed_tokens,

@@ -2,7 +2,8 @@
 
 Kinds after the RULER benchmark (Hsieh et al., 2024), in wording of our own: one needle (a passkey,
 a number, a UUID), one among several keys, several keys asked for at once, several values of
-one key. Nothing can be known beforehand, so the frozen base is at chance.
+one key, all asked for or the one that was told last. Nothing can be known beforehand, so the frozen
+base is at chance.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from hope_runtime.tokenizer import Tokenizer
 NAME = "needle"
 SUMMARY = "random values hidden in a long text"
 
-KINDS = ("passkey", "number", "uuid", "multi_key", "multi_query", "multi_value")
+KINDS = ("passkey", "number", "uuid", "multi_key", "multi_query", "multi_value", "newest")
 # Keys, or values of one key, in the kinds that have several.
 SEVERAL = 4
 # Enough for a UUID in any usual tokenizer, or for four numbers and the words between them.
@@ -133,6 +134,9 @@ def make_needles(kind: str, seed: int, sample: int, samples: int) -> Needles:
         value = _number(rng, 7) if kind == "number" else _uuid(rng)
         return _keyed([(next(keys), value)], what, depths, asked=1)
     values = [_number(rng, 7) for _ in range(SEVERAL)]
+    if kind == "newest":
+        told = _keyed([(next(keys), value) for value in values[:1]], "number", depths, asked=1)
+        return _told_again(told, values[0], values[1:], depths[1:])
     if kind == "multi_value":
         return _keyed(
             [(key, value) for key in [next(keys)] for value in values],
@@ -142,6 +146,20 @@ def make_needles(kind: str, seed: int, sample: int, samples: int) -> Needles:
         )
     pairs = list(zip(keys, values, strict=False))
     return _keyed(pairs, "number", depths, asked=1 if kind == "multi_key" else SEVERAL)
+
+
+def _told_again(
+    told: Needles, first: str, values: Sequence[str], depths: Sequence[float]
+) -> Needles:
+    """The same needle with other values elsewhere in the text; the last one is asked for."""
+    [needle], [asked] = told.hidden, told.asked
+    more = [
+        Hidden(depth, needle.sentence.replace(first, value))
+        for depth, value in zip(depths, values, strict=False)
+    ]
+    hidden = (needle, *more)
+    last = max(range(len(hidden)), key=lambda place: hidden[place].depth)
+    return Needles(hidden, (Asked(asked.text, ((first, *values)[last],)),))
 
 
 def _keyed(

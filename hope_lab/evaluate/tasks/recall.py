@@ -213,7 +213,12 @@ class _Recall:
 
     def _teach(self, policy: LearningPolicy) -> Pupil:
         progress = self._ready.progress
-        pupil = Pupil(self._ready.engine, policy, consolidated=lambda report: progress.advance(1))
+        pupil = Pupil(
+            self._ready.engine,
+            policy,
+            consolidated=lambda report: progress.advance(1),
+            budget=self._ready.budget,
+        )
         progress.start(f"seed {self._filling.seed}: telling and learning", None)
         if self._args.told == "document":
             pupil.ingest(CONVERSATION, "facts", "\n".join(self._messages()))

@@ -46,6 +46,11 @@ class StatementParser(Protocol):
         none."""
         ...
 
+    def odd_starts(self, text: str) -> list[int]:
+        """Starts of the parts of a document's text that end with a value nobody can guess, and of
+        what follows them; [0] when there is none, or nothing follows."""
+        ...
+
     def questions(self, stated: str) -> list[str]:
         """Questions that a statement answers, by its form alone; the likelier ones first."""
         ...

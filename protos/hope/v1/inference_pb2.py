@@ -25,57 +25,59 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hope/v1/inference.proto\x12\x07hope.v1\x1a\x1egoogle/protobuf/duration.proto\"U\n\x07Message\x12\x1b\n\x04role\x18\x01 \x01(\x0e\x32\r.hope.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x12\n\x05learn\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x08\n\x06_learn\"R\n\x0cLearnOptions\x12\x12\n\x05learn\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x16\n\tephemeral\x18\x02 \x01(\x08H\x01\x88\x01\x01\x42\x08\n\x06_learnB\x0c\n\n_ephemeral\"\xbc\x02\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12\x15\n\x08logprobs\x18\t \x01(\rH\x07\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x0b\n\t_logprobs\"\xeb\x01\n\x0fGenerateRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0c\x63onversation\x18\x02 \x01(\t\x12\"\n\x08messages\x18\x03 \x03(\x0b\x32\x10.hope.v1.Message\x12#\n\x08sampling\x18\x04 \x01(\x0b\x32\x11.hope.v1.Sampling\x12,\n\rlearn_options\x18\x05 \x01(\x0b\x32\x15.hope.v1.LearnOptions\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x17\n\nat_version\x18\x07 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_at_version\"\x94\x01\n\x10GenerateResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x15.hope.v1.StatusUpdateH\x00\x12#\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x12.hope.v1.TextDeltaH\x00\x12)\n\x06result\x18\x03 \x01(\x0b\x32\x17.hope.v1.GenerateResultH\x00\x42\x07\n\x05\x65vent\"\x95\x01\n\x0cStatusUpdate\x12\x1f\n\x06status\x18\x01 \x01(\x0e\x32\x0f.hope.v1.Status\x12\x1b\n\x0elearning_level\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11learning_fraction\x18\x03 \x01(\x02H\x01\x88\x01\x01\x42\x11\n\x0f_learning_levelB\x14\n\x12_learning_fraction\"S\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12(\n\x08logprobs\x18\x03 \x03(\x0b\x32\x16.hope.v1.TokenLogprobs\"Z\n\rTokenLogprobs\x12%\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x15.hope.v1.TokenLogprob\x12\"\n\x03top\x18\x02 \x03(\x0b\x32\x15.hope.v1.TokenLogprob\"<\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"\xc3\x01\n\x0eGenerateResult\x12,\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x15.hope.v1.FinishReason\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.hope.v1.Usage\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x10\n\x08replayed\x18\x04 \x01(\x08\x12\x14\n\x0cwindow_began\x18\x05 \x01(\x08\x12\x1c\n\x14\x64ropped_conversation\x18\x06 \x01(\t\x12\x10\n\x08learning\x18\x07 \x01(\x08\"\xc1\x02\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x18\n\x10learnable_tokens\x18\x03 \x01(\r\x12\x1a\n\rsurprise_nats\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0ememory_version\x18\x05 \x01(\x04\x12-\n\nqueue_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cprefill_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x64\x65\x63ode_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\t \x01(\rB\x10\n\x0e_surprise_nats\"r\n\rIngestRequest\x12%\n\x05start\x18\x01 \x01(\x0b\x32\x14.hope.v1.IngestStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12!\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x12.hope.v1.IngestEndH\x00\x42\x06\n\x04part\"\xa2\x01\n\x0bIngestStart\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0c\x63onversation\x18\x02 \x01(\t\x12\x10\n\x08\x64ocument\x18\x03 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x04 \x01(\x04\x12,\n\rlearn_options\x18\x05 \x01(\x0b\x32\x15.hope.v1.LearnOptions\x12\x16\n\x0e\x63ontent_digest\x18\x06 \x01(\x0c\"6\n\tIngestEnd\x12\x11\n\tkeep_open\x18\x01 \x01(\x08\x12\x16\n\x0e\x63ontent_digest\x18\x02 \x01(\x0c\"\x98\x01\n\x0eIngestResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x15.hope.v1.StatusUpdateH\x00\x12+\n\x08progress\x18\x02 \x01(\x0b\x32\x17.hope.v1.IngestProgressH\x00\x12\'\n\x06result\x18\x03 \x01(\x0b\x32\x15.hope.v1.IngestResultH\x00\x42\x07\n\x05\x65vent\"\xb7\x01\n\x0eIngestProgress\x12\x17\n\x0f\x63ommitted_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\x12\x1a\n\rsurprise_nats\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0ememory_version\x18\x04 \x01(\x04\x12\x18\n\x10\x64ropped_document\x18\x05 \x01(\t\x12\x1c\n\x14\x64ropped_conversation\x18\x06 \x01(\tB\x10\n\x0e_surprise_nats\"\x8c\x01\n\x0cIngestResult\x12\x17\n\x0f\x63ommitted_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\x12\x1a\n\rsurprise_nats\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0ememory_version\x18\x04 \x01(\x04\x12\r\n\x05\x65nded\x18\x05 \x01(\x08\x42\x10\n\x0e_surprise_nats\"v\n\x0cScoreRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06\x66rozen\x18\x04 \x01(\x08\x12\x17\n\nat_version\x18\x05 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_at_version\"K\n\rScoreResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x12\n\ntotal_nats\x18\x02 \x01(\x01\x12\x16\n\x0ememory_version\x18\x03 \x01(\x04*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*H\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x11\n\rSTATUS_QUEUED\x10\x01\x12\x13\n\x0fSTATUS_LEARNING\x10\x02*~\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x03\x32\xcc\x01\n\x10InferenceService\x12\x41\n\x08Generate\x12\x18.hope.v1.GenerateRequest\x1a\x19.hope.v1.GenerateResponse0\x01\x12=\n\x06Ingest\x12\x16.hope.v1.IngestRequest\x1a\x17.hope.v1.IngestResponse(\x01\x30\x01\x12\x36\n\x05Score\x12\x15.hope.v1.ScoreRequest\x1a\x16.hope.v1.ScoreResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hope/v1/inference.proto\x12\x07hope.v1\x1a\x1egoogle/protobuf/duration.proto\"U\n\x07Message\x12\x1b\n\x04role\x18\x01 \x01(\x0e\x32\r.hope.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x12\n\x05learn\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x08\n\x06_learn\"r\n\x0cLearnOptions\x12\x12\n\x05learn\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x16\n\tephemeral\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x13\n\x06\x62udget\x18\x03 \x01(\x02H\x02\x88\x01\x01\x42\x08\n\x06_learnB\x0c\n\n_ephemeralB\t\n\x07_budget\"\xbc\x02\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12\x15\n\x08logprobs\x18\t \x01(\rH\x07\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x0b\n\t_logprobs\"\xeb\x01\n\x0fGenerateRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0c\x63onversation\x18\x02 \x01(\t\x12\"\n\x08messages\x18\x03 \x03(\x0b\x32\x10.hope.v1.Message\x12#\n\x08sampling\x18\x04 \x01(\x0b\x32\x11.hope.v1.Sampling\x12,\n\rlearn_options\x18\x05 \x01(\x0b\x32\x15.hope.v1.LearnOptions\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x17\n\nat_version\x18\x07 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_at_version\"\x94\x01\n\x10GenerateResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x15.hope.v1.StatusUpdateH\x00\x12#\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x12.hope.v1.TextDeltaH\x00\x12)\n\x06result\x18\x03 \x01(\x0b\x32\x17.hope.v1.GenerateResultH\x00\x42\x07\n\x05\x65vent\"\x95\x01\n\x0cStatusUpdate\x12\x1f\n\x06status\x18\x01 \x01(\x0e\x32\x0f.hope.v1.Status\x12\x1b\n\x0elearning_level\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11learning_fraction\x18\x03 \x01(\x02H\x01\x88\x01\x01\x42\x11\n\x0f_learning_levelB\x14\n\x12_learning_fraction\"S\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12(\n\x08logprobs\x18\x03 \x03(\x0b\x32\x16.hope.v1.TokenLogprobs\"Z\n\rTokenLogprobs\x12%\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x15.hope.v1.TokenLogprob\x12\"\n\x03top\x18\x02 \x03(\x0b\x32\x15.hope.v1.TokenLogprob\"<\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"\xc3\x01\n\x0eGenerateResult\x12,\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x15.hope.v1.FinishReason\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.hope.v1.Usage\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x10\n\x08replayed\x18\x04 \x01(\x08\x12\x14\n\x0cwindow_began\x18\x05 \x01(\x08\x12\x1c\n\x14\x64ropped_conversation\x18\x06 \x01(\t\x12\x10\n\x08learning\x18\x07 \x01(\x08\"\xc1\x02\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x18\n\x10learnable_tokens\x18\x03 \x01(\r\x12\x1a\n\rsurprise_nats\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0ememory_version\x18\x05 \x01(\x04\x12-\n\nqueue_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cprefill_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x64\x65\x63ode_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\t \x01(\rB\x10\n\x0e_surprise_nats\"r\n\rIngestRequest\x12%\n\x05start\x18\x01 \x01(\x0b\x32\x14.hope.v1.IngestStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12!\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x12.hope.v1.IngestEndH\x00\x42\x06\n\x04part\"\xb2\x01\n\x0bIngestStart\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0c\x63onversation\x18\x02 \x01(\t\x12\x10\n\x08\x64ocument\x18\x03 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x04 \x01(\x04\x12,\n\rlearn_options\x18\x05 \x01(\x0b\x32\x15.hope.v1.LearnOptions\x12\x16\n\x0e\x63ontent_digest\x18\x06 \x01(\x0c\x12\x0e\n\x06\x64\x65tach\x18\x07 \x01(\x08\"6\n\tIngestEnd\x12\x11\n\tkeep_open\x18\x01 \x01(\x08\x12\x16\n\x0e\x63ontent_digest\x18\x02 \x01(\x0c\"\x98\x01\n\x0eIngestResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x15.hope.v1.StatusUpdateH\x00\x12+\n\x08progress\x18\x02 \x01(\x0b\x32\x17.hope.v1.IngestProgressH\x00\x12\'\n\x06result\x18\x03 \x01(\x0b\x32\x15.hope.v1.IngestResultH\x00\x42\x07\n\x05\x65vent\"\xe2\x01\n\x0eIngestProgress\x12\x17\n\x0f\x63ommitted_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\x12\x1a\n\rsurprise_nats\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0ememory_version\x18\x04 \x01(\x04\x12\x18\n\x10\x64ropped_document\x18\x05 \x01(\t\x12\x1c\n\x14\x64ropped_conversation\x18\x06 \x01(\t\x12)\n\x08learning\x18\x07 \x01(\x0b\x32\x17.hope.v1.IngestLearningB\x10\n\x0e_surprise_nats\"f\n\x0eIngestLearning\x12\x13\n\x06\x62udget\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x16\n\x0etrained_tokens\x18\x02 \x01(\x04\x12\x1c\n\x14practised_statements\x18\x03 \x01(\rB\t\n\x07_budget\"\xc7\x01\n\x0cIngestResult\x12\x17\n\x0f\x63ommitted_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\x12\x1a\n\rsurprise_nats\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0ememory_version\x18\x04 \x01(\x04\x12\r\n\x05\x65nded\x18\x05 \x01(\x08\x12)\n\x08learning\x18\x06 \x01(\x0b\x32\x17.hope.v1.IngestLearning\x12\x0e\n\x06queued\x18\x07 \x01(\x08\x42\x10\n\x0e_surprise_nats\"v\n\x0cScoreRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06\x66rozen\x18\x04 \x01(\x08\x12\x17\n\nat_version\x18\x05 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_at_version\"K\n\rScoreResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x12\n\ntotal_nats\x18\x02 \x01(\x01\x12\x16\n\x0ememory_version\x18\x03 \x01(\x04*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*H\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x11\n\rSTATUS_QUEUED\x10\x01\x12\x13\n\x0fSTATUS_LEARNING\x10\x02*~\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x03\x32\xcc\x01\n\x10InferenceService\x12\x41\n\x08Generate\x12\x18.hope.v1.GenerateRequest\x1a\x19.hope.v1.GenerateResponse0\x01\x12=\n\x06Ingest\x12\x16.hope.v1.IngestRequest\x1a\x17.hope.v1.IngestResponse(\x01\x30\x01\x12\x36\n\x05Score\x12\x15.hope.v1.ScoreRequest\x1a\x16.hope.v1.ScoreResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hope.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2878
-  _globals['_ROLE']._serialized_end=2958
-  _globals['_STATUS']._serialized_start=2960
-  _globals['_STATUS']._serialized_end=3032
-  _globals['_FINISHREASON']._serialized_start=3034
-  _globals['_FINISHREASON']._serialized_end=3160
+  _globals['_ROLE']._serialized_start=3132
+  _globals['_ROLE']._serialized_end=3212
+  _globals['_STATUS']._serialized_start=3214
+  _globals['_STATUS']._serialized_end=3286
+  _globals['_FINISHREASON']._serialized_start=3288
+  _globals['_FINISHREASON']._serialized_end=3414
   _globals['_MESSAGE']._serialized_start=68
   _globals['_MESSAGE']._serialized_end=153
   _globals['_LEARNOPTIONS']._serialized_start=155
-  _globals['_LEARNOPTIONS']._serialized_end=237
-  _globals['_SAMPLING']._serialized_start=240
-  _globals['_SAMPLING']._serialized_end=556
-  _globals['_GENERATEREQUEST']._serialized_start=559
-  _globals['_GENERATEREQUEST']._serialized_end=794
-  _globals['_GENERATERESPONSE']._serialized_start=797
-  _globals['_GENERATERESPONSE']._serialized_end=945
-  _globals['_STATUSUPDATE']._serialized_start=948
-  _globals['_STATUSUPDATE']._serialized_end=1097
-  _globals['_TEXTDELTA']._serialized_start=1099
-  _globals['_TEXTDELTA']._serialized_end=1182
-  _globals['_TOKENLOGPROBS']._serialized_start=1184
-  _globals['_TOKENLOGPROBS']._serialized_end=1274
-  _globals['_TOKENLOGPROB']._serialized_start=1276
-  _globals['_TOKENLOGPROB']._serialized_end=1336
-  _globals['_GENERATERESULT']._serialized_start=1339
-  _globals['_GENERATERESULT']._serialized_end=1534
-  _globals['_USAGE']._serialized_start=1537
-  _globals['_USAGE']._serialized_end=1858
-  _globals['_INGESTREQUEST']._serialized_start=1860
-  _globals['_INGESTREQUEST']._serialized_end=1974
-  _globals['_INGESTSTART']._serialized_start=1977
-  _globals['_INGESTSTART']._serialized_end=2139
-  _globals['_INGESTEND']._serialized_start=2141
-  _globals['_INGESTEND']._serialized_end=2195
-  _globals['_INGESTRESPONSE']._serialized_start=2198
-  _globals['_INGESTRESPONSE']._serialized_end=2350
-  _globals['_INGESTPROGRESS']._serialized_start=2353
-  _globals['_INGESTPROGRESS']._serialized_end=2536
-  _globals['_INGESTRESULT']._serialized_start=2539
-  _globals['_INGESTRESULT']._serialized_end=2679
-  _globals['_SCOREREQUEST']._serialized_start=2681
-  _globals['_SCOREREQUEST']._serialized_end=2799
-  _globals['_SCORERESPONSE']._serialized_start=2801
-  _globals['_SCORERESPONSE']._serialized_end=2876
-  _globals['_INFERENCESERVICE']._serialized_start=3163
-  _globals['_INFERENCESERVICE']._serialized_end=3367
+  _globals['_LEARNOPTIONS']._serialized_end=269
+  _globals['_SAMPLING']._serialized_start=272
+  _globals['_SAMPLING']._serialized_end=588
+  _globals['_GENERATEREQUEST']._serialized_start=591
+  _globals['_GENERATEREQUEST']._serialized_end=826
+  _globals['_GENERATERESPONSE']._serialized_start=829
+  _globals['_GENERATERESPONSE']._serialized_end=977
+  _globals['_STATUSUPDATE']._serialized_start=980
+  _globals['_STATUSUPDATE']._serialized_end=1129
+  _globals['_TEXTDELTA']._serialized_start=1131
+  _globals['_TEXTDELTA']._serialized_end=1214
+  _globals['_TOKENLOGPROBS']._serialized_start=1216
+  _globals['_TOKENLOGPROBS']._serialized_end=1306
+  _globals['_TOKENLOGPROB']._serialized_start=1308
+  _globals['_TOKENLOGPROB']._serialized_end=1368
+  _globals['_GENERATERESULT']._serialized_start=1371
+  _globals['_GENERATERESULT']._serialized_end=1566
+  _globals['_USAGE']._serialized_start=1569
+  _globals['_USAGE']._serialized_end=1890
+  _globals['_INGESTREQUEST']._serialized_start=1892
+  _globals['_INGESTREQUEST']._serialized_end=2006
+  _globals['_INGESTSTART']._serialized_start=2009
+  _globals['_INGESTSTART']._serialized_end=2187
+  _globals['_INGESTEND']._serialized_start=2189
+  _globals['_INGESTEND']._serialized_end=2243
+  _globals['_INGESTRESPONSE']._serialized_start=2246
+  _globals['_INGESTRESPONSE']._serialized_end=2398
+  _globals['_INGESTPROGRESS']._serialized_start=2401
+  _globals['_INGESTPROGRESS']._serialized_end=2627
+  _globals['_INGESTLEARNING']._serialized_start=2629
+  _globals['_INGESTLEARNING']._serialized_end=2731
+  _globals['_INGESTRESULT']._serialized_start=2734
+  _globals['_INGESTRESULT']._serialized_end=2933
+  _globals['_SCOREREQUEST']._serialized_start=2935
+  _globals['_SCOREREQUEST']._serialized_end=3053
+  _globals['_SCORERESPONSE']._serialized_start=3055
+  _globals['_SCORERESPONSE']._serialized_end=3130
+  _globals['_INFERENCESERVICE']._serialized_start=3417
+  _globals['_INFERENCESERVICE']._serialized_end=3621
 # @@protoc_insertion_point(module_scope)

@@ -129,26 +129,37 @@ class LearnOptions(_message.Message):
 
     LEARN_FIELD_NUMBER: _builtins.int
     EPHEMERAL_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     learn: _builtins.bool
     """Whether the memory may learn from what was said or read. Unset: true."""
     ephemeral: _builtins.bool
     """Keep nothing at all: no window, no log, no memory. Unset: false.
     Contradicts `learn = true`, which is then refused.
     """
+    budget: _builtins.float
+    """Of a document (Ingest; refused elsewhere): the most tokens that learning may run forward and
+    backward for each of its tokens, 0 to 1000. With 0 it is only read. Statements that surprise
+    least are left out. Unset: Session.document_budget.
+    """
     def __init__(
         self,
         *,
         learn: _builtins.bool | None = ...,
         ephemeral: _builtins.bool | None = ...,
+        budget: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ephemeral", b"_ephemeral", "_learn", b"_learn", "ephemeral", b"ephemeral", "learn", b"learn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_ephemeral", b"_ephemeral", "_learn", b"_learn", "budget", b"budget", "ephemeral", b"ephemeral", "learn", b"learn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ephemeral", b"_ephemeral", "_learn", b"_learn", "ephemeral", b"ephemeral", "learn", b"learn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_ephemeral", b"_ephemeral", "_learn", b"_learn", "budget", b"budget", "ephemeral", b"ephemeral", "learn", b"learn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
     _WhichOneofReturnType__ephemeral: _TypeAlias = _typing.Literal["ephemeral"]  # noqa: Y015
     _WhichOneofArgType__ephemeral: _TypeAlias = _typing.Literal["_ephemeral", b"_ephemeral"]  # noqa: Y015
     _WhichOneofReturnType__learn: _TypeAlias = _typing.Literal["learn"]  # noqa: Y015
     _WhichOneofArgType__learn: _TypeAlias = _typing.Literal["_learn", b"_learn"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ephemeral) -> _WhichOneofReturnType__ephemeral | None: ...
     @_typing.overload
@@ -613,6 +624,7 @@ class IngestStart(_message.Message):
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     LEARN_OPTIONS_FIELD_NUMBER: _builtins.int
     CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    DETACH_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """users/{user}/sessions/{session}. Required."""
     conversation: _builtins.str
@@ -630,6 +642,13 @@ class IngestStart(_message.Message):
     Document.content_digest. If what is committed is something else, the call is refused:
     FAILED_PRECONDITION, reason DOCUMENT_DIFFERS. Empty: not compared.
     """
+    detach: _builtins.bool
+    """Leave the reading to the server. It keeps the document's text with the session, answers
+    with a result (`queued`) as soon as it has all of it, and reads in the background, behind
+    other documents that were left to it, across restarts: Session.job tells how far it is,
+    CancelJob ends it. The session answers and learns beside it. At most 64 MiB, and the
+    document must be sent to its end. A document that waits already is replaced.
+    """
     @_builtins.property
     def learn_options(self) -> Global___LearnOptions: ...
     def __init__(
@@ -641,10 +660,11 @@ class IngestStart(_message.Message):
         offset_bytes: _builtins.int = ...,
         learn_options: Global___LearnOptions | None = ...,
         content_digest: _builtins.bytes = ...,
+        detach: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["learn_options", b"learn_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "conversation", b"conversation", "document", b"document", "learn_options", b"learn_options", "offset_bytes", b"offset_bytes", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "conversation", b"conversation", "detach", b"detach", "document", b"document", "learn_options", b"learn_options", "offset_bytes", b"offset_bytes", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -721,13 +741,15 @@ class IngestProgress(_message.Message):
     MEMORY_VERSION_FIELD_NUMBER: _builtins.int
     DROPPED_DOCUMENT_FIELD_NUMBER: _builtins.int
     DROPPED_CONVERSATION_FIELD_NUMBER: _builtins.int
+    LEARNING_FIELD_NUMBER: _builtins.int
     committed_bytes: _builtins.int
     """Bytes of the document that are durable; resume here."""
     tokens: _builtins.int
     """Tokens read in this call."""
     surprise_nats: _builtins.float
-    """Mean negative log-likelihood of the tokens since the last progress, nats
-    per token.
+    """Mean negative log-likelihood of the tokens scored since the last progress, nats per
+    token: what learns is scored once, at the boundaries at which it learns, each sentence
+    by itself. Unset where none was.
     """
     memory_version: _builtins.int
     dropped_document: _builtins.str
@@ -737,6 +759,10 @@ class IngestProgress(_message.Message):
     """
     dropped_conversation: _builtins.str
     """As in GenerateResult."""
+    @_builtins.property
+    def learning(self) -> Global___IngestLearning:
+        """What was learnt in this call."""
+
     def __init__(
         self,
         *,
@@ -746,16 +772,51 @@ class IngestProgress(_message.Message):
         memory_version: _builtins.int = ...,
         dropped_document: _builtins.str = ...,
         dropped_conversation: _builtins.str = ...,
+        learning: Global___IngestLearning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "surprise_nats", b"surprise_nats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "learning", b"learning", "surprise_nats", b"surprise_nats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "committed_bytes", b"committed_bytes", "dropped_conversation", b"dropped_conversation", "dropped_document", b"dropped_document", "memory_version", b"memory_version", "surprise_nats", b"surprise_nats", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "committed_bytes", b"committed_bytes", "dropped_conversation", b"dropped_conversation", "dropped_document", b"dropped_document", "learning", b"learning", "memory_version", b"memory_version", "surprise_nats", b"surprise_nats", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__surprise_nats: _TypeAlias = _typing.Literal["surprise_nats"]  # noqa: Y015
     _WhichOneofArgType__surprise_nats: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__surprise_nats) -> _WhichOneofReturnType__surprise_nats | None: ...
 
 Global___IngestProgress: _TypeAlias = IngestProgress  # noqa: Y015
+
+@_typing.final
+class IngestLearning(_message.Message):
+    """What learning took and did while a document was read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    TRAINED_TOKENS_FIELD_NUMBER: _builtins.int
+    PRACTISED_STATEMENTS_FIELD_NUMBER: _builtins.int
+    budget: _builtins.float
+    """The document's budget, tokens run forward and backward for each of its tokens at most.
+    Unset where the session's policy knows none.
+    """
+    trained_tokens: _builtins.int
+    """Tokens run forward and backward."""
+    practised_statements: _builtins.int
+    """Statements practised; a statement that two levels practise counts twice."""
+    def __init__(
+        self,
+        *,
+        budget: _builtins.float | None = ...,
+        trained_tokens: _builtins.int = ...,
+        practised_statements: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "budget", b"budget", "practised_statements", b"practised_statements", "trained_tokens", b"trained_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+
+Global___IngestLearning: _TypeAlias = IngestLearning  # noqa: Y015
 
 @_typing.final
 class IngestResult(_message.Message):
@@ -766,12 +827,20 @@ class IngestResult(_message.Message):
     SURPRISE_NATS_FIELD_NUMBER: _builtins.int
     MEMORY_VERSION_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    LEARNING_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
     committed_bytes: _builtins.int
     tokens: _builtins.int
     surprise_nats: _builtins.float
     memory_version: _builtins.int
     ended: _builtins.bool
     """Whether the document is complete."""
+    queued: _builtins.bool
+    """The document is read in the background; `committed_bytes` are those that are read already."""
+    @_builtins.property
+    def learning(self) -> Global___IngestLearning:
+        """What was learnt in this call."""
+
     def __init__(
         self,
         *,
@@ -780,10 +849,12 @@ class IngestResult(_message.Message):
         surprise_nats: _builtins.float | None = ...,
         memory_version: _builtins.int = ...,
         ended: _builtins.bool = ...,
+        learning: Global___IngestLearning | None = ...,
+        queued: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "surprise_nats", b"surprise_nats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "learning", b"learning", "surprise_nats", b"surprise_nats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "committed_bytes", b"committed_bytes", "ended", b"ended", "memory_version", b"memory_version", "surprise_nats", b"surprise_nats", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats", "committed_bytes", b"committed_bytes", "ended", b"ended", "learning", b"learning", "memory_version", b"memory_version", "queued", b"queued", "surprise_nats", b"surprise_nats", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__surprise_nats: _TypeAlias = _typing.Literal["surprise_nats"]  # noqa: Y015
     _WhichOneofArgType__surprise_nats: _TypeAlias = _typing.Literal["_surprise_nats", b"_surprise_nats"]  # noqa: Y015

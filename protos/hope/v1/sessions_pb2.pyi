@@ -120,6 +120,7 @@ class Session(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     OTHER_BASE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_BUDGET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """users/{user}/sessions/{session}."""
     display_name: _builtins.str
@@ -158,6 +159,10 @@ class Session(_message.Message):
     """The session was learnt on another base model than the one that is served, and
     takes no turn until that one is served again.
     """
+    document_budget: _builtins.float
+    """Budget of documents unless their reader says otherwise (LearnOptions.budget): tokens run
+    forward and backward for each of theirs. Unset where the policy knows none.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -174,7 +179,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def job(self) -> Global___Job:
-        """Set while the session's log is learnt again."""
+        """Set while the session's log is learnt again, or documents are read in the background."""
 
     def __init__(
         self,
@@ -199,24 +204,30 @@ class Session(_message.Message):
         stored_bytes: _builtins.int = ...,
         job: Global___Job | None = ...,
         other_base: _builtins.bool = ...,
+        document_budget: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "job", b"job", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_document_budget", b"_document_budget", "create_time", b"create_time", "document_budget", b"document_budget", "job", b"job", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fingerprint", b"base_fingerprint", "conversations", b"conversations", "create_time", b"create_time", "display_name", b"display_name", "documents", b"documents", "etag", b"etag", "job", b"job", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "log_records", b"log_records", "memory_hash", b"memory_hash", "memory_version", b"memory_version", "name", b"name", "other_base", b"other_base", "parent_version", b"parent_version", "pending_tokens", b"pending_tokens", "policy", b"policy", "state_bytes", b"state_bytes", "stored_bytes", b"stored_bytes", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_document_budget", b"_document_budget", "base_fingerprint", b"base_fingerprint", "conversations", b"conversations", "create_time", b"create_time", "display_name", b"display_name", "document_budget", b"document_budget", "documents", b"documents", "etag", b"etag", "job", b"job", "learnable_tokens", b"learnable_tokens", "levels", b"levels", "log_records", b"log_records", "memory_hash", b"memory_hash", "memory_version", b"memory_version", "name", b"name", "other_base", b"other_base", "parent_version", b"parent_version", "pending_tokens", b"pending_tokens", "policy", b"policy", "state_bytes", b"state_bytes", "stored_bytes", b"stored_bytes", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__document_budget: _TypeAlias = _typing.Literal["document_budget"]  # noqa: Y015
+    _WhichOneofArgType__document_budget: _TypeAlias = _typing.Literal["_document_budget", b"_document_budget"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__document_budget) -> _WhichOneofReturnType__document_budget | None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
-    """Learning a session's log again, and how far it is."""
+    """Learning a session's log again, or reading documents that were left to the server
+    (IngestStart.detach), and how far it is. Only the former keeps the session from other calls.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FORGET_DOCUMENT_FIELD_NUMBER: _builtins.int
     MIGRATE_POLICY_FIELD_NUMBER: _builtins.int
     FORGET_STATEMENTS_FIELD_NUMBER: _builtins.int
+    READ_DOCUMENTS_FIELD_NUMBER: _builtins.int
     FOLDED_RECORDS_FIELD_NUMBER: _builtins.int
     TOTAL_RECORDS_FIELD_NUMBER: _builtins.int
     LEARNT_TOKENS_FIELD_NUMBER: _builtins.int
@@ -240,6 +251,10 @@ class Job(_message.Message):
         """Without these statements."""
 
     @_builtins.property
+    def read_documents(self) -> Global___DocumentQueue:
+        """These documents, one after the other; the counts below stay 0."""
+
+    @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Spent on what is done, before and after interruptions."""
 
@@ -249,6 +264,7 @@ class Job(_message.Message):
         forget_document: _builtins.str = ...,
         migrate_policy: _builtins.str = ...,
         forget_statements: Global___StatementIds | None = ...,
+        read_documents: Global___DocumentQueue | None = ...,
         folded_records: _builtins.int = ...,
         total_records: _builtins.int = ...,
         learnt_tokens: _builtins.int = ...,
@@ -256,15 +272,90 @@ class Job(_message.Message):
         consolidations: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "forget_document", b"forget_document", "forget_statements", b"forget_statements", "migrate_policy", b"migrate_policy", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "forget_document", b"forget_document", "forget_statements", b"forget_statements", "migrate_policy", b"migrate_policy", "read_documents", b"read_documents", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consolidations", b"consolidations", "duration", b"duration", "folded_records", b"folded_records", "forget_document", b"forget_document", "forget_statements", b"forget_statements", "learnt_tokens", b"learnt_tokens", "migrate_policy", b"migrate_policy", "total_records", b"total_records", "total_tokens", b"total_tokens", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consolidations", b"consolidations", "duration", b"duration", "folded_records", b"folded_records", "forget_document", b"forget_document", "forget_statements", b"forget_statements", "learnt_tokens", b"learnt_tokens", "migrate_policy", b"migrate_policy", "read_documents", b"read_documents", "total_records", b"total_records", "total_tokens", b"total_tokens", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["forget_document", "migrate_policy", "forget_statements"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["forget_document", "migrate_policy", "forget_statements", "read_documents"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class DocumentQueue(_message.Message):
+    """Documents that are read in the background, the one at work first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueuedDocument]: ...
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___QueuedDocument] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentQueue: _TypeAlias = DocumentQueue  # noqa: Y015
+
+@_typing.final
+class QueuedDocument(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    COMMITTED_BYTES_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    TRAINED_TOKENS_FIELD_NUMBER: _builtins.int
+    PRACTISED_STATEMENTS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    total_bytes: _builtins.int
+    committed_bytes: _builtins.int
+    """Of these, how many are durable in the memory."""
+    tokens: _builtins.int
+    """Read by the server that is at it, since it began or took the document up again: tokens,
+    the time since, and what was learnt.
+    """
+    budget: _builtins.float
+    trained_tokens: _builtins.int
+    practised_statements: _builtins.int
+    error: _builtins.str
+    """Cause of its being left unread; it stays in the queue until the job is cancelled or the
+    document is sent again. Empty while it is read or waits.
+    """
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+        committed_bytes: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        budget: _builtins.float | None = ...,
+        trained_tokens: _builtins.int = ...,
+        practised_statements: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "budget", b"budget", "duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "budget", b"budget", "committed_bytes", b"committed_bytes", "duration", b"duration", "error", b"error", "name", b"name", "practised_statements", b"practised_statements", "tokens", b"tokens", "total_bytes", b"total_bytes", "trained_tokens", b"trained_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+
+Global___QueuedDocument: _TypeAlias = QueuedDocument  # noqa: Y015
 
 @_typing.final
 class Document(_message.Message):

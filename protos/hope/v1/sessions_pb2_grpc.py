@@ -364,7 +364,9 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Ends a session's job, whose work is lost: the session is as it was before.
+        """Ends a session's job, whose work is lost: the session is as it was before. Of
+        documents that are read in the background what was committed stays, and a document
+        that is sent again is read on from there.
         Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
         job stays as it is, and so does one whose job has just ended.
         """

@@ -131,7 +131,9 @@ class SessionServiceStub:
     is refused with FAILED_PRECONDITION: its log holds that model's tokens.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.CancelJobRequest, _sessions_pb2.CancelJobResponse]
-    """Ends a session's job, whose work is lost: the session is as it was before.
+    """Ends a session's job, whose work is lost: the session is as it was before. Of
+    documents that are read in the background what was committed stays, and a document
+    that is sent again is read on from there.
     Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
     job stays as it is, and so does one whose job has just ended.
     """
@@ -241,7 +243,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     is refused with FAILED_PRECONDITION: its log holds that model's tokens.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_sessions_pb2.CancelJobRequest, _sessions_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Ends a session's job, whose work is lost: the session is as it was before.
+    """Ends a session's job, whose work is lost: the session is as it was before. Of
+    documents that are read in the background what was committed stays, and a document
+    that is sent again is read on from there.
     Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
     job stays as it is, and so does one whose job has just ended.
     """
@@ -480,7 +484,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.CancelJobResponse, _abc.Awaitable[_sessions_pb2.CancelJobResponse]]:
-        """Ends a session's job, whose work is lost: the session is as it was before.
+        """Ends a session's job, whose work is lost: the session is as it was before. Of
+        documents that are read in the background what was committed stays, and a document
+        that is sent again is read on from there.
         Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
         job stays as it is, and so does one whose job has just ended.
         """

@@ -42,6 +42,7 @@ def test_the_kinds_are_what_they_are_called() -> None:
         "multi_key": (SEVERAL, 1),
         "multi_query": (SEVERAL, SEVERAL),
         "multi_value": (SEVERAL, SEVERAL),
+        "newest": (SEVERAL, 1),
     }
     assert re.fullmatch(
         r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", made["uuid"].asked[0].values[0]

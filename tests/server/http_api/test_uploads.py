@@ -73,3 +73,12 @@ async def test_names_of_documents_are_names_only(gateway: Gateway) -> None:
     assert response.status_code == 200
     (known,) = (await gateway.api.learnt()).documents
     assert known.name == name
+
+
+async def test_a_budget_is_a_number_that_the_policy_knows(gateway: Gateway) -> None:
+    for budget in ("much", "-1", "1e9", "nan", "2"):  # this server's policy knows none
+        response = await gateway.client.post(
+            PATH, files={"file": ("town.md", TOWN.encode())}, headers={"Hope-Budget": budget}
+        )
+        assert response.status_code == 400, response.text
+        assert response.json()["error"]["code"] == "invalid_request"

@@ -5,6 +5,7 @@ Knows paths, folders, kinds of files and encodings; nothing of sessions.
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import fnmatch
 import glob
@@ -261,3 +262,26 @@ class _Check:
             at = self.offset - waiting + error.start
             raise NotTextError(not_utf8(self._name, at)) from None
         self.offset += len(piece)
+
+
+async def stdin_pieces() -> AsyncIterator[bytes]:
+    """Standard input as it comes."""
+    # Not in a thread: one that waits for a silent pipe would hold up Ctrl-C.
+    descriptor = sys.stdin.fileno()
+    while True:
+        await _readable(descriptor)
+        piece = os.read(descriptor, _PIECE_BYTES)
+        if not piece:
+            return
+        yield piece
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    # Watched only while waited for: a full pipe would keep the loop spinning.
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)

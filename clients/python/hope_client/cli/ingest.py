@@ -7,13 +7,10 @@ connection are the client's (`hope_client.ingest`).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,15 +19,15 @@ from hope.v1 import inference_pb2 as pb
 from hope.v1 import sessions_pb2
 
 from hope_client.cli.app import FAILED, INTERRUPTED, App
-from hope_client.cli.documents import Item, Text, choose
+from hope_client.cli.documents import Item, Text, choose, stdin_pieces
 from hope_client.cli.memory import show_most_surprising
-from hope_client.cli.progress import view_of
+from hope_client.cli.progress import practised, view_of
+from hope_client.cli.reading import cancel_reading, show_reading
 from hope_client.cli.streams import NotTextError
 from hope_client.cli.view import count, duration, size, to_plain
 from hope_client.errors import FailedPreconditionError
 from hope_client.ingest import DIFFERS
 
-_PIPE_READ_BYTES = 64 * 1024
 PLACES = 64
 """Documents whose places a session keeps."""
 
@@ -45,6 +42,8 @@ class Job:
     keep_open: bool = False
     replace: bool = False
     as_text: bool = False
+    budget: float | None = None
+    detach: bool = False
     json: bool = False
 
 
@@ -52,6 +51,7 @@ class _Outcome(Enum):
     """Outcome of a document, as the last line counts them."""
 
     READ = "read"
+    QUEUED = "left to the server"
     KNOWN = "read before"
     SKIPPED = "skipped"
     FAILED = "failed"
@@ -60,6 +60,14 @@ class _Outcome(Enum):
 def ingest(app: App) -> int:
     """Reads files, folders or standard input into a session."""
     args = app.args
+    if args.status or args.cancel:
+        return show_reading(app) if args.status else cancel_reading(app)
+    if not args.files:
+        app.terminal.note("hope: name a file, a folder, or - for standard input.")
+        return 2
+    if args.detach and args.keep_open:
+        app.terminal.note("hope: a document that is left to the server is read to its end.")
+        return 2
     if args.document and (len(args.files) > 1 or Path(args.files[0]).is_dir()):
         app.terminal.note("hope: --document names one file; of several each has its own name.")
         return 2
@@ -76,6 +84,8 @@ def ingest(app: App) -> int:
         keep_open=args.keep_open,
         replace=args.replace,
         as_text=args.as_text,
+        budget=args.budget,
+        detach=args.detach,
         json=args.json,
     )
     return run_job(app, job, items)
@@ -144,7 +154,7 @@ def _show_practised(app: App, job: Job, documents: Sequence[str]) -> None:
 
 async def _run(app: App, job: Job, item: Item, lead: str = "") -> _Outcome:
     with Text(item, as_text=job.as_text) as text:
-        text.open(_stdin_pieces())
+        text.open(stdin_pieces())
         if text.total == 0:
             raise NotTextError(f"{text.name}: the document is empty")
         document = await app.client.sessions.document(job.session, item.document)
@@ -163,12 +173,12 @@ async def _run(app: App, job: Job, item: Item, lead: str = "") -> _Outcome:
                 document = None
         committed = document.committed_bytes if document else 0
         try:
-            await _read(app, job, item, text, committed, lead)
+            outcome = await _read(app, job, item, text, committed, lead)
         except FailedPreconditionError as error:
             if error.reason != DIFFERS or document is None:
                 raise
             raise _differs(document) from None
-        return _Outcome.READ
+        return outcome
 
 
 def _same(text: Text, document: sessions_pb2.Document) -> bool:
@@ -206,7 +216,8 @@ async def _forget(app: App, job: Job, document: sessions_pb2.Document) -> None:
     await app.client.sessions.forget_document(job.session, document.name)
 
 
-async def _read(app: App, job: Job, item: Item, text: Text, committed: int, lead: str) -> None:
+async def _read(app: App, job: Job, item: Item, text: Text, committed: int, lead: str) -> _Outcome:
+    outcome = _Outcome.READ
     if job.json:
         app.terminal.json(
             {
@@ -219,6 +230,8 @@ async def _read(app: App, job: Job, item: Item, text: Text, committed: int, lead
     elif committed:
         of_total = f" of {count(text.total)}" if text.total is not None else ""
         app.terminal.note(f"Resuming {item.document} at byte {count(committed)}{of_total}.")
+    if job.learn and not job.json:
+        await _say_budget(app, job)
     source = text.file or text.pieces
     assert source is not None
     events = app.client.ingest_events(
@@ -227,6 +240,8 @@ async def _read(app: App, job: Job, item: Item, text: Text, committed: int, lead
         document=item.document,
         conversation=job.conversation,
         learn=None if job.learn else False,
+        budget=job.budget,
+        detach=job.detach,
         end_of_document=not job.keep_open,
         resume_at_bytes=committed,
     )
@@ -235,35 +250,29 @@ async def _read(app: App, job: Job, item: Item, text: Text, committed: int, lead
         with view_of(app, lead + item.document, committed, text.total, json=job.json) as view:
             async for event in events:
                 view.show(event)
-                if isinstance(event, pb.IngestResult) and not job.json:
+                if not isinstance(event, pb.IngestResult):
+                    continue
+                outcome = _Outcome.QUEUED if event.queued else outcome
+                if not job.json:
                     view.stop()
                     line = _summary(item.document, event, time.monotonic() - began)
                     app.terminal.print(lead + line)
+    return outcome
 
 
-async def _stdin_pieces() -> AsyncIterator[bytes]:
-    # Not in a thread: one that waits for a silent pipe would hold up Ctrl-C.
-    descriptor = sys.stdin.fileno()
-    while True:
-        await _readable(descriptor)
-        piece = os.read(descriptor, _PIPE_READ_BYTES)
-        if not piece:
-            return
-        yield piece
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    # Watched only while waited for: a full pipe would keep the loop spinning.
-    loop.add_reader(descriptor, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
+async def _say_budget(app: App, job: Job) -> None:
+    session = await app.client.sessions.get(job.session)
+    budget = session.document_budget if job.budget is None else job.budget
+    if job.budget is not None or session.HasField("document_budget"):
+        app.terminal.note(
+            f"Budget: learning runs at most {budget:g} tokens forward and backward for each token "
+            "of a document."
+        )
 
 
 def _summary(document: str, result: pb.IngestResult, elapsed_seconds: float) -> str:
+    if result.queued:
+        return f"{document} is read by the server; `hope ingest --status` shows how far it is."
     parts = [
         f"{size(result.committed_bytes)}",
         f"{count(result.tokens)} tokens in {duration(elapsed_seconds)}",
@@ -271,4 +280,6 @@ def _summary(document: str, result: pb.IngestResult, elapsed_seconds: float) -> 
     ]
     if result.HasField("surprise_nats"):
         parts.insert(2, f"surprise {result.surprise_nats:.2f}")
+    if result.learning.practised_statements:
+        parts.append(practised(result.learning))
     return f"Read {document}{'' if result.ended else ' (left open)'}: {', '.join(parts)}."

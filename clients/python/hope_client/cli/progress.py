@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from hope.v1 import inference_pb2 as pb
 
 from hope_client.cli.app import App
-from hope_client.cli.view import count, to_plain
+from hope_client.cli.view import count, duration, to_plain
 from hope_client.errors import UnavailableError
 from hope_client.events import IngestEvent, Resuming
 
@@ -75,7 +75,7 @@ class _Plain(View):
 
     def __init__(self, app: App, label: str, committed: int, total: int | None) -> None:
         super().__init__(app)
-        self._label = label
+        self._label, self._committed, self._total = label, committed, total
         self._began = self._last = time.monotonic()
         self._told_to_wait = False
 
@@ -92,10 +92,16 @@ class _Plain(View):
             case pb.IngestProgress() if time.monotonic() - self._last > _PLAIN_EVERY_SECONDS:
                 self._last = time.monotonic()
                 self._told_to_wait = False
-                rate = event.tokens / (self._last - self._began)
+                seconds = self._last - self._began
+                read = event.committed_bytes - self._committed
+                left = ""
+                if self._total is not None and read:
+                    rest = seconds * (self._total - event.committed_bytes) / read
+                    left = f", {duration(rest)} left"
                 self.terminal.note(
                     f"{count(event.committed_bytes)} bytes, {count(event.tokens)} tokens, "
-                    f"{rate:.0f} tokens/s, surprise {_surprise(event)}"
+                    f"{event.tokens / seconds:.0f} tokens/s, surprise {_surprise(event)}, "
+                    f"{practised(event.learning)}{left}"
                 )
 
 
@@ -132,7 +138,7 @@ class _Bar(View):
                     self._task,
                     completed=event.committed_bytes,
                     figures=f"{count(event.tokens)} tokens, {rate:.0f}/s, "
-                    f"surprise {_surprise(event)}",
+                    f"surprise {_surprise(event)}, {practised(event.learning)}",
                 )
 
     def stop(self) -> None:
@@ -144,6 +150,14 @@ def view_of(app: App, label: str, committed: int, total: int | None, *, json: bo
     if json:
         return View(app)
     return (_Bar if app.terminal.err.isatty() else _Plain)(app, label, committed, total)
+
+
+def practised(learning: pb.IngestLearning) -> str:
+    """Description of what learning did so far, in a few words."""
+    return (
+        f"{count(learning.practised_statements)} statements practised in "
+        f"{count(learning.trained_tokens)} passes"
+    )
 
 
 def _let_go(event: IngestEvent) -> list[str]:

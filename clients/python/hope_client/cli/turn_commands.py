@@ -47,7 +47,7 @@ def add_turns(commands: Commands) -> None:
     ingest = commands.add("ingest", "ingest:ingest", "read documents into a session")
     ingest.add_argument(
         "files",
-        nargs="+",
+        nargs="*",
         metavar="FILE|DIR|-",
         help="UTF-8 text file, folder, quoted glob pattern, or - for standard input; always give "
         "whole documents: a repeated command resumes where it stopped",
@@ -83,6 +83,27 @@ def add_turns(commands: Commands) -> None:
     ingest.add_argument("--no-learn", action="store_true", help="read without learning")
     ingest.add_argument(
         "--keep-open", action="store_true", help="leave the document open for more text"
+    )
+    ingest.add_argument(
+        "--budget",
+        type=float,
+        metavar="PASSES",
+        help="tokens that learning may run forward and backward for each token, at most; 0 reads "
+        "only (default: the policy's)",
+    )
+    ingest.add_argument(
+        "--detach",
+        action="store_true",
+        help="leave the reading to the server, which goes on without this command",
+    )
+    ingest.add_argument(
+        "--status", action="store_true", help="show what the server reads in the background"
+    )
+    ingest.add_argument(
+        "--cancel",
+        action="store_true",
+        help="end reading in the background; what was read stays, and the documents sent again "
+        "with --detach are read on from there",
     )
     add_json(ingest, "print JSON lines, one per event")
 

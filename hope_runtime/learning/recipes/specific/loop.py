@@ -23,6 +23,7 @@ from hope_runtime.learning.recipes.specific.batch import Batch, Item, share_out
 from hope_runtime.learning.recipes.specific.held import Held
 from hope_runtime.learning.recipes.specific.lean import losses
 from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
+from hope_runtime.learning.recipes.specific.price import full_steps
 from hope_runtime.learning.reference import Rehearsed
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.optim.adam import Adam
@@ -57,6 +58,14 @@ class Material:
     foreign: list[Rehearsed]
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most steps and tokens that a consolidation may take; None: no limit but the recipe's."""
+
+    steps: int | None = None
+    tokens: int | None = None
+
+
 def train(
     model: BaseModel,
     trainer: LevelTrainer,
@@ -66,6 +75,7 @@ def train(
     directions: CommonDirections,
     lower: LowerLayers,
     rng: random.Random,
+    limits: Limits,
 ) -> Work[None]:
     """Practises until all forms are known or the steps are over; yields the share done."""
     steps = InPlace(Adam(BETA1, BETA2), trainer.parameters)
@@ -78,17 +88,18 @@ def train(
     windows, foreign = _Turns(material.windows, rng), _Turns(material.foreign, rng)
     count = len(material.statements)
     # Texts alone need no more steps than they are read again.
-    most = config.steps + config.steps_each * (count - 1)
     total = (
-        min(most, config.most_steps)
-        if material.statements
-        else min(config.steps, config.plain_passes)
+        full_steps(count, config) if material.statements else min(config.steps, config.plain_passes)
     )
+    total = total if limits.steps is None else max(1, min(total, limits.steps))
+    spent = largest = 0
     # Of many statements each needs as much as of few, against the same that is held.
     learnt_weight = 1 + config.weight_each * (min(count, config.few_statements) - 1)
     firm = 1.0 if count <= config.few_statements else 0.5
     plain_each = -(-len(material.plain) * config.plain_passes // total)
     for step in range(total):
+        if limits.tokens is not None and trainer.tokens + largest > limits.tokens:
+            break
         practised, places = forms.draw()
         negatives = forms.negatives()
         texts = plain.draw(plain_each)
@@ -119,6 +130,7 @@ def train(
         trainer.rehearsed_tokens += sum(len(item.example.ids) for item in items) - sum(
             len(each.ids) for each in (*practised, *texts)
         )
+        largest, spent = max(largest, trainer.tokens - spent), trainer.tokens
         forms.report(places, worst[: len(practised)])
         yield (step + 1) / total
         if step + 1 >= config.least_steps and not material.plain and forms.all_known:

@@ -13,7 +13,7 @@ Knows no language: that is behind StatementParser. What did not help: docs/log.m
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from hope_runtime.layers.lora import LoraAdapter
@@ -42,6 +42,7 @@ from hope_runtime.learning.statements import StatementParser
 from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.parser import EnglishParser
 from hope_runtime.learning.statements.english.statement import Statement
+from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 
 # Tokens of a reply in which an old value would stand.
@@ -85,20 +86,23 @@ class SpecificRecipe:
         config, rng = stretch.policy.specific, random.Random(stretch.seed)
         starts = self._parser.clause_starts
         spans = [part for span in stretch.spans for part in self._reader.clauses(span, starts)]
-        nats = stretch.nats if spans == list(stretch.spans) else None
-        if nats is None:
-            nats = yield from self.surprises(trainer, spans)
+        if stretch.allowance is not None:
+            spans = [part for span in spans for part in self._odd_parts(span)]
+        nats = yield from self._nats(trainer, spans, stretch)
         spans = [
             replace(span, surprise_nats=found) if span.surprise_nats is None else span
             for span, found in zip(spans, nats, strict=True)
         ]
         clock.ends("surprise")
-        statements, plain = yield from self._selection.of(spans, config)
+        selected = yield from self._selection.of(spans, stretch)
+        statements, plain = selected.statements, selected.texts
         clock.ends("questions")
         if not statements and not plain:
             # Nothing deserves practice: it was read, and that is all that it costs.
             mean = mean_by_tokens(nats, spans)
-            return LevelResult(tuple(spans), mean, mean, seconds=clock.seconds)
+            return LevelResult(
+                tuple(spans), mean, mean, waiting=selected.waiting, seconds=clock.seconds
+            )
         samples = yield from self._resources.samples(stretch.policy.seed)
         clock.ends("samples")
         earlier = [self._restored(span) for span in stretch.buffer]
@@ -131,7 +135,10 @@ class SpecificRecipe:
         )
         rate = stretch.learning_rate
         rate = rate if trainer.is_fresh else rate * config.later_rate
-        yield from loop.train(self._model, trainer, config, rate, material, directions, lower, rng)
+        limits = loop.Limits(selected.steps, selected.tokens)
+        yield from loop.train(
+            self._model, trainer, config, rate, material, directions, lower, rng, limits
+        )
         clock.ends("steps")
         after = yield from self.surprises(trainer, spans)
         clock.ends("surprise")
@@ -149,10 +156,33 @@ class SpecificRecipe:
             mean_by_tokens(nats, spans),
             mean_by_tokens(after, spans),
             superseded,
+            selected.waiting,
+            len(statements),
+            selected.document_share,
             clock.seconds,
         )
 
     # Preparation
+
+    def _odd_parts(self, span: Span) -> Iterator[Span]:
+        """Statements of a document that say what nobody can guess, cut from what follows."""
+        if span.speaker is Speaker.USER or span.cues:
+            yield span
+        else:
+            yield from self._reader.cut(span, self._parser.odd_starts)
+
+    def _nats(
+        self, trainer: LevelTrainer, spans: Sequence[Span], stretch: Stretch
+    ) -> Work[list[float]]:
+        """Nats per token of each span: what was found before, of those that are whole."""
+        known = dict(zip(stretch.spans, stretch.nats or (), strict=False))
+        if stretch.allowance is None and list(stretch.spans) != list(spans):
+            known = {}
+        unread = [span for span in spans if span not in known]
+        if unread:
+            found = yield from self.surprises(trainer, unread)
+            known |= zip(unread, found, strict=True)
+        return [known[span] for span in spans]
 
     def _restored(self, span: Span) -> Statement:
         return self._reader.statement(span)

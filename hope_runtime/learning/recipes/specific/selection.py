@@ -2,24 +2,48 @@
 
 What users say of themselves and others is practised always. A document pays for what deserves it:
 statements about somebody or something named, or with a value that nobody can guess, where they are
-news to the base; a few other texts that surprise are read again. The rest costs only reading.
+news to the base, as far as its budget goes (price.py); a few other texts that surprise are read
+again. The rest costs only reading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from hope_runtime.learning.recipe import Resources, Work
+from hope_runtime.learning.recipe import Resources, Stretch, Work
 from hope_runtime.learning.recipes.replay.examples import may_be_voiced
+from hope_runtime.learning.recipes.specific.price import Candidate, pay, step_tokens
 from hope_runtime.learning.spans import SpanReader
 from hope_runtime.learning.statements import StatementParser
 from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.questions import ask
 from hope_runtime.learning.statements.english.statement import Statement
+from hope_runtime.session.budget import Allowance
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 from hope_runtime.session.policy import SpecificConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """Statements that are practised in every form, texts that are only read again, spans that wait
+    for a later boundary, and what a budget of documents makes of the rest.
+
+    `steps` and `tokens` are the most that the practice may take, None where nothing limits it.
+    """
+
+    statements: list[Statement]
+    texts: list[str]
+    waiting: tuple[Span, ...] = ()
+    steps: int | None = None
+    tokens: int | None = None
+
+    @property
+    def document_share(self) -> float:
+        """Share of documents in the statements; 1 of texts alone."""
+        told = sum(item.span.speaker is Speaker.USER for item in self.statements)
+        return 1 - told / len(self.statements) if self.statements else float(bool(self.texts))
 
 
 class Selection:
@@ -34,14 +58,13 @@ class Selection:
         self._names = names
         self._reader = reader
 
-    def of(
-        self, spans: Sequence[Span], config: SpecificConfig
-    ) -> Work[tuple[list[Statement], list[str]]]:
-        """Statements that are practised in every form, and texts that are only read again.
+    def of(self, spans: Sequence[Span], stretch: Stretch) -> Work[Selected]:
+        """Select from `spans`, which are those of the stretch with their surprise.
 
         In the first person questions are those of the statement's form and of ordinary talk.
         Elsewhere the base asks, too, all statements in one pass.
         """
+        config = stretch.policy.specific
         statements: list[Statement] = []
         texts: list[Statement] = []
         for span in spans:
@@ -53,8 +76,47 @@ class Selection:
                 statements.append(item)
             elif self._is_news(item, config):
                 texts.append(item)
-        statements = _dearest(statements, config.document_statements)
-        plain = _within(texts, config.text_tokens)
+        if stretch.allowance is None:
+            statements = _dearest(statements, config.document_statements)
+            selected = Selected(statements, _within(texts, config.text_tokens))
+        else:
+            selected = self._paid(statements, texts, stretch, stretch.allowance)
+        yield from self._ask(selected.statements, config)
+        return selected
+
+    def _paid(
+        self,
+        statements: list[Statement],
+        texts: list[Statement],
+        stretch: Stretch,
+        allowance: Allowance,
+    ) -> Selected:
+        """All that users said, and of documents what the allowance pays for."""
+        config = stretch.policy.specific
+        told = {item.span.start for item in statements if item.span.speaker is Speaker.USER}
+        candidates = [
+            Candidate(
+                item.span.start,
+                item.span.surprise_nats or 0.0,
+                self._parser.is_odd(item.stated),
+            )
+            for item in statements
+            if item.span.start not in told
+        ]
+        paid = pay(candidates, allowance, config, may_wait=stretch.may_wait)
+        waiting = tuple(item.span for item in statements if item.span.start in paid.later)
+        chosen = [item for item in statements if item.span.start in told | paid.now]
+        if told:  # what users say has no budget, and is practised in full
+            return Selected(chosen, _within(texts, config.text_tokens), waiting)
+        # Texts are read again beside statements alone: a stretch without any costs reading.
+        left = paid.tokens - paid.steps * step_tokens(len(chosen))
+        room = min(config.text_tokens, max(left, 0) // config.plain_passes)
+        return Selected(
+            chosen, _within(texts, room) if chosen else [], waiting, paid.steps, paid.tokens
+        )
+
+    def _ask(self, statements: list[Statement], config: SpecificConfig) -> Work[None]:
+        """Give statements of others the base's questions beside those of their form."""
         named = [
             place
             for place, item in enumerate(statements)
@@ -68,7 +130,6 @@ class Selection:
                 turns = (*by_base[:1], *by_form[:1], *by_base[1:2], *by_form[1:], *by_base[2:])
                 questions = tuple(dict.fromkeys(turns))[: config.questions]
                 statements[place] = replace(statements[place], questions=questions)
-        return statements, plain
 
     def _is_statement(self, item: Statement, config: SpecificConfig) -> bool:
         """Statements to practise in every form: what the user said, and what a document says in

@@ -25,6 +25,8 @@ _NAMED = re.compile(
 )
 # A run of three digits or more, or digits and letters in one word: a number, a code, a UUID.
 _ODD = re.compile(r"\d{3,}|(?<!\w)(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{4,}")
+# One at the end of a sentence: text that goes on in lower case behind it is another one.
+_ODD_END = re.compile(rf"(?:{_ODD.pattern})[.!?][\"'\u201d\u2019)]*(?=\s)")
 # Questions that tell what they ask for without a key word: for the speaker's name, for an age.
 _CLEAR = re.compile(r"\bmy name\b|\bwho am I\b|\bhow old\b", re.IGNORECASE)
 _WHOM = frozenset([
@@ -71,6 +73,10 @@ class EnglishParser:
 
     def is_odd(self, stated: str) -> bool:
         return bool(_ODD.search(corrections.value(stated)))
+
+    def odd_starts(self, text: str) -> list[int]:
+        ends = [found.end() for found in _ODD_END.finditer(text)]
+        return [0, *(end for end in ends if end < len(text))]
 
     def answered_by_words(self, statement: Statement) -> list[int]:
         return neighbours.answered_by_words(statement)

@@ -63,7 +63,15 @@ export interface LearnOptions {
    * Keep nothing at all: no window, no log, no memory. Unset: false.
    * Contradicts `learn = true`, which is then refused.
    */
-  ephemeral?: boolean | undefined;
+  ephemeral?:
+    | boolean
+    | undefined;
+  /**
+   * Of a document (Ingest; refused elsewhere): the most tokens that learning may run forward and
+   * backward for each of its tokens, 0 to 1000. With 0 it is only read. Statements that surprise
+   * least are left out. Unset: Session.document_budget.
+   */
+  budget?: number | undefined;
 }
 
 /** How the next token is chosen. Unset fields take the server's defaults. */
@@ -281,6 +289,14 @@ export interface IngestStart {
    * FAILED_PRECONDITION, reason DOCUMENT_DIFFERS. Empty: not compared.
    */
   contentDigest: Uint8Array;
+  /**
+   * Leave the reading to the server. It keeps the document's text with the session, answers
+   * with a result (`queued`) as soon as it has all of it, and reads in the background, behind
+   * other documents that were left to it, across restarts: Session.job tells how far it is,
+   * CancelJob ends it. The session answers and learns beside it. At most 64 MiB, and the
+   * document must be sent to its end. A document that waits already is replaced.
+   */
+  detach: boolean;
 }
 
 export interface IngestEnd {
@@ -309,8 +325,9 @@ export interface IngestProgress {
   /** Tokens read in this call. */
   tokens: bigint;
   /**
-   * Mean negative log-likelihood of the tokens since the last progress, nats
-   * per token.
+   * Mean negative log-likelihood of the tokens scored since the last progress, nats per
+   * token: what learns is scored once, at the boundaries at which it learns, each sentence
+   * by itself. Unset where none was.
    */
   surpriseNats?: number | undefined;
   memoryVersion: bigint;
@@ -322,6 +339,23 @@ export interface IngestProgress {
   droppedDocument: string;
   /** As in GenerateResult. */
   droppedConversation: string;
+  /** What was learnt in this call. */
+  learning: IngestLearning | undefined;
+}
+
+/** What learning took and did while a document was read. */
+export interface IngestLearning {
+  /**
+   * The document's budget, tokens run forward and backward for each of its tokens at most.
+   * Unset where the session's policy knows none.
+   */
+  budget?:
+    | number
+    | undefined;
+  /** Tokens run forward and backward. */
+  trainedTokens: bigint;
+  /** Statements practised; a statement that two levels practise counts twice. */
+  practisedStatements: number;
 }
 
 export interface IngestResult {
@@ -331,6 +365,12 @@ export interface IngestResult {
   memoryVersion: bigint;
   /** Whether the document is complete. */
   ended: boolean;
+  /** What was learnt in this call. */
+  learning:
+    | IngestLearning
+    | undefined;
+  /** The document is read in the background; `committed_bytes` are those that are read already. */
+  queued: boolean;
 }
 
 export interface ScoreRequest {
@@ -439,7 +479,7 @@ export const Message: MessageFns<Message> = {
 };
 
 function createBaseLearnOptions(): LearnOptions {
-  return { learn: undefined, ephemeral: undefined };
+  return { learn: undefined, ephemeral: undefined, budget: undefined };
 }
 
 export const LearnOptions: MessageFns<LearnOptions> = {
@@ -449,6 +489,9 @@ export const LearnOptions: MessageFns<LearnOptions> = {
     }
     if (message.ephemeral !== undefined) {
       writer.uint32(16).bool(message.ephemeral);
+    }
+    if (message.budget !== undefined) {
+      writer.uint32(29).float(message.budget);
     }
     return writer;
   },
@@ -482,6 +525,14 @@ export const LearnOptions: MessageFns<LearnOptions> = {
             message.ephemeral = reader.bool();
             continue;
           }
+          case 3: {
+            if (tag !== 29) {
+              break;
+            }
+
+            message.budget = reader.float();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -501,6 +552,7 @@ export const LearnOptions: MessageFns<LearnOptions> = {
     const message = createBaseLearnOptions();
     message.learn = object.learn ?? undefined;
     message.ephemeral = object.ephemeral ?? undefined;
+    message.budget = object.budget ?? undefined;
     return message;
   },
 };
@@ -1630,6 +1682,7 @@ function createBaseIngestStart(): IngestStart {
     offsetBytes: 0n,
     learnOptions: undefined,
     contentDigest: new Uint8Array(0),
+    detach: false,
   };
 }
 
@@ -1655,6 +1708,9 @@ export const IngestStart: MessageFns<IngestStart> = {
     }
     if (message.contentDigest.length !== 0) {
       writer.uint32(50).bytes(message.contentDigest);
+    }
+    if (message.detach !== false) {
+      writer.uint32(56).bool(message.detach);
     }
     return writer;
   },
@@ -1720,6 +1776,14 @@ export const IngestStart: MessageFns<IngestStart> = {
             message.contentDigest = reader.bytes();
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.detach = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1747,6 +1811,7 @@ export const IngestStart: MessageFns<IngestStart> = {
       ? LearnOptions.fromPartial(object.learnOptions)
       : undefined;
     message.contentDigest = object.contentDigest ?? new Uint8Array(0);
+    message.detach = object.detach ?? false;
     return message;
   },
 };
@@ -1924,6 +1989,7 @@ function createBaseIngestProgress(): IngestProgress {
     memoryVersion: 0n,
     droppedDocument: "",
     droppedConversation: "",
+    learning: undefined,
   };
 }
 
@@ -1955,6 +2021,9 @@ export const IngestProgress: MessageFns<IngestProgress> = {
     }
     if (message.droppedConversation !== "") {
       writer.uint32(50).string(message.droppedConversation);
+    }
+    if (message.learning !== undefined) {
+      IngestLearning.encode(message.learning, writer.uint32(58).fork()).join();
     }
     return writer;
   },
@@ -2020,6 +2089,14 @@ export const IngestProgress: MessageFns<IngestProgress> = {
             message.droppedConversation = reader.string();
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.learning = IngestLearning.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2047,12 +2124,107 @@ export const IngestProgress: MessageFns<IngestProgress> = {
       : 0n;
     message.droppedDocument = object.droppedDocument ?? "";
     message.droppedConversation = object.droppedConversation ?? "";
+    message.learning = (object.learning !== undefined && object.learning !== null)
+      ? IngestLearning.fromPartial(object.learning)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseIngestLearning(): IngestLearning {
+  return { budget: undefined, trainedTokens: 0n, practisedStatements: 0 };
+}
+
+export const IngestLearning: MessageFns<IngestLearning> = {
+  encode(message: IngestLearning, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.budget !== undefined) {
+      writer.uint32(13).float(message.budget);
+    }
+    if (message.trainedTokens !== 0n) {
+      if (BigInt.asUintN(64, message.trainedTokens) !== message.trainedTokens) {
+        throw new globalThis.Error("value provided for field message.trainedTokens of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.trainedTokens);
+    }
+    if (message.practisedStatements !== 0) {
+      writer.uint32(24).uint32(message.practisedStatements);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): IngestLearning {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseIngestLearning();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 13) {
+              break;
+            }
+
+            message.budget = reader.float();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.trainedTokens = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.practisedStatements = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<IngestLearning>): IngestLearning {
+    return IngestLearning.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<IngestLearning>): IngestLearning {
+    const message = createBaseIngestLearning();
+    message.budget = object.budget ?? undefined;
+    message.trainedTokens = (object.trainedTokens !== undefined && object.trainedTokens !== null)
+      ? BigInt(object.trainedTokens)
+      : 0n;
+    message.practisedStatements = object.practisedStatements ?? 0;
     return message;
   },
 };
 
 function createBaseIngestResult(): IngestResult {
-  return { committedBytes: 0n, tokens: 0n, surpriseNats: undefined, memoryVersion: 0n, ended: false };
+  return {
+    committedBytes: 0n,
+    tokens: 0n,
+    surpriseNats: undefined,
+    memoryVersion: 0n,
+    ended: false,
+    learning: undefined,
+    queued: false,
+  };
 }
 
 export const IngestResult: MessageFns<IngestResult> = {
@@ -2080,6 +2252,12 @@ export const IngestResult: MessageFns<IngestResult> = {
     }
     if (message.ended !== false) {
       writer.uint32(40).bool(message.ended);
+    }
+    if (message.learning !== undefined) {
+      IngestLearning.encode(message.learning, writer.uint32(50).fork()).join();
+    }
+    if (message.queued !== false) {
+      writer.uint32(56).bool(message.queued);
     }
     return writer;
   },
@@ -2137,6 +2315,22 @@ export const IngestResult: MessageFns<IngestResult> = {
             message.ended = reader.bool();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.learning = IngestLearning.decode(reader, reader.uint32());
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.queued = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2163,6 +2357,10 @@ export const IngestResult: MessageFns<IngestResult> = {
       ? BigInt(object.memoryVersion)
       : 0n;
     message.ended = object.ended ?? false;
+    message.learning = (object.learning !== undefined && object.learning !== null)
+      ? IngestLearning.fromPartial(object.learning)
+      : undefined;
+    message.queued = object.queued ?? false;
     return message;
   },
 };

@@ -96,7 +96,7 @@ export interface Session {
    * a minute than the server allows is told when to go on, in a RetryInfo.
    */
   storedBytes: bigint;
-  /** Set while the session's log is learnt again. */
+  /** Set while the session's log is learnt again, or documents are read in the background. */
   job:
     | Job
     | undefined;
@@ -105,9 +105,17 @@ export interface Session {
    * takes no turn until that one is served again.
    */
   otherBase: boolean;
+  /**
+   * Budget of documents unless their reader says otherwise (LearnOptions.budget): tokens run
+   * forward and backward for each of theirs. Unset where the policy knows none.
+   */
+  documentBudget?: number | undefined;
 }
 
-/** Learning a session's log again, and how far it is. */
+/**
+ * Learning a session's log again, or reading documents that were left to the server
+ * (IngestStart.detach), and how far it is. Only the former keeps the session from other calls.
+ */
 export interface Job {
   work:
     | //
@@ -119,6 +127,9 @@ export interface Job {
     | //
     /** Without these statements. */
     { $case: "forgetStatements"; value: StatementIds }
+    | //
+    /** These documents, one after the other; the counts below stay 0. */
+    { $case: "readDocuments"; value: DocumentQueue }
     | undefined;
   /** Records of the log, of those that count. */
   foldedRecords: bigint;
@@ -130,6 +141,32 @@ export interface Job {
   consolidations: bigint;
   /** Spent on what is done, before and after interruptions. */
   duration: Duration | undefined;
+}
+
+/** Documents that are read in the background, the one at work first. */
+export interface DocumentQueue {
+  documents: QueuedDocument[];
+}
+
+export interface QueuedDocument {
+  name: string;
+  totalBytes: bigint;
+  /** Of these, how many are durable in the memory. */
+  committedBytes: bigint;
+  /**
+   * Read by the server that is at it, since it began or took the document up again: tokens,
+   * the time since, and what was learnt.
+   */
+  tokens: bigint;
+  duration: Duration | undefined;
+  budget?: number | undefined;
+  trainedTokens: bigint;
+  practisedStatements: number;
+  /**
+   * Cause of its being left unread; it stays in the queue until the job is cancelled or the
+   * document is sent again. Empty while it is read or waits.
+   */
+  error: string;
 }
 
 export interface Document {
@@ -636,6 +673,7 @@ function createBaseSession(): Session {
     storedBytes: 0n,
     job: undefined,
     otherBase: false,
+    documentBudget: undefined,
   };
 }
 
@@ -721,6 +759,9 @@ export const Session: MessageFns<Session> = {
     }
     if (message.otherBase !== false) {
       writer.uint32(160).bool(message.otherBase);
+    }
+    if (message.documentBudget !== undefined) {
+      writer.uint32(173).float(message.documentBudget);
     }
     return writer;
   },
@@ -898,6 +939,14 @@ export const Session: MessageFns<Session> = {
             message.otherBase = reader.bool();
             continue;
           }
+          case 21: {
+            if (tag !== 173) {
+              break;
+            }
+
+            message.documentBudget = reader.float();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -949,6 +998,7 @@ export const Session: MessageFns<Session> = {
       : 0n;
     message.job = (object.job !== undefined && object.job !== null) ? Job.fromPartial(object.job) : undefined;
     message.otherBase = object.otherBase ?? false;
+    message.documentBudget = object.documentBudget ?? undefined;
     return message;
   },
 };
@@ -976,6 +1026,9 @@ export const Job: MessageFns<Job> = {
         break;
       case "forgetStatements":
         StatementIds.encode(message.work.value, writer.uint32(74).fork()).join();
+        break;
+      case "readDocuments":
+        DocumentQueue.encode(message.work.value, writer.uint32(82).fork()).join();
         break;
     }
     if (message.foldedRecords !== 0n) {
@@ -1049,6 +1102,14 @@ export const Job: MessageFns<Job> = {
             }
 
             message.work = { $case: "forgetStatements", value: StatementIds.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.work = { $case: "readDocuments", value: DocumentQueue.decode(reader, reader.uint32()) };
             continue;
           }
           case 3: {
@@ -1135,6 +1196,12 @@ export const Job: MessageFns<Job> = {
         }
         break;
       }
+      case "readDocuments": {
+        if (object.work?.value !== undefined && object.work?.value !== null) {
+          message.work = { $case: "readDocuments", value: DocumentQueue.fromPartial(object.work.value) };
+        }
+        break;
+      }
     }
     message.foldedRecords = (object.foldedRecords !== undefined && object.foldedRecords !== null)
       ? BigInt(object.foldedRecords)
@@ -1154,6 +1221,242 @@ export const Job: MessageFns<Job> = {
     message.duration = (object.duration !== undefined && object.duration !== null)
       ? Duration.fromPartial(object.duration)
       : undefined;
+    return message;
+  },
+};
+
+function createBaseDocumentQueue(): DocumentQueue {
+  return { documents: [] };
+}
+
+export const DocumentQueue: MessageFns<DocumentQueue> = {
+  encode(message: DocumentQueue, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.documents) {
+      QueuedDocument.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DocumentQueue {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDocumentQueue();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.documents.push(QueuedDocument.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<DocumentQueue>): DocumentQueue {
+    return DocumentQueue.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DocumentQueue>): DocumentQueue {
+    const message = createBaseDocumentQueue();
+    message.documents = object.documents?.map((e) => QueuedDocument.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseQueuedDocument(): QueuedDocument {
+  return {
+    name: "",
+    totalBytes: 0n,
+    committedBytes: 0n,
+    tokens: 0n,
+    duration: undefined,
+    budget: undefined,
+    trainedTokens: 0n,
+    practisedStatements: 0,
+    error: "",
+  };
+}
+
+export const QueuedDocument: MessageFns<QueuedDocument> = {
+  encode(message: QueuedDocument, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.totalBytes !== 0n) {
+      if (BigInt.asUintN(64, message.totalBytes) !== message.totalBytes) {
+        throw new globalThis.Error("value provided for field message.totalBytes of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.totalBytes);
+    }
+    if (message.committedBytes !== 0n) {
+      if (BigInt.asUintN(64, message.committedBytes) !== message.committedBytes) {
+        throw new globalThis.Error("value provided for field message.committedBytes of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.committedBytes);
+    }
+    if (message.tokens !== 0n) {
+      if (BigInt.asUintN(64, message.tokens) !== message.tokens) {
+        throw new globalThis.Error("value provided for field message.tokens of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.tokens);
+    }
+    if (message.duration !== undefined) {
+      Duration.encode(message.duration, writer.uint32(42).fork()).join();
+    }
+    if (message.budget !== undefined) {
+      writer.uint32(53).float(message.budget);
+    }
+    if (message.trainedTokens !== 0n) {
+      if (BigInt.asUintN(64, message.trainedTokens) !== message.trainedTokens) {
+        throw new globalThis.Error("value provided for field message.trainedTokens of type uint64 too large");
+      }
+      writer.uint32(56).uint64(message.trainedTokens);
+    }
+    if (message.practisedStatements !== 0) {
+      writer.uint32(64).uint32(message.practisedStatements);
+    }
+    if (message.error !== "") {
+      writer.uint32(74).string(message.error);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): QueuedDocument {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseQueuedDocument();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.totalBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.committedBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.tokens = reader.uint64() as bigint;
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.duration = Duration.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 53) {
+              break;
+            }
+
+            message.budget = reader.float();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.trainedTokens = reader.uint64() as bigint;
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.practisedStatements = reader.uint32();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.error = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<QueuedDocument>): QueuedDocument {
+    return QueuedDocument.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<QueuedDocument>): QueuedDocument {
+    const message = createBaseQueuedDocument();
+    message.name = object.name ?? "";
+    message.totalBytes = (object.totalBytes !== undefined && object.totalBytes !== null)
+      ? BigInt(object.totalBytes)
+      : 0n;
+    message.committedBytes = (object.committedBytes !== undefined && object.committedBytes !== null)
+      ? BigInt(object.committedBytes)
+      : 0n;
+    message.tokens = (object.tokens !== undefined && object.tokens !== null) ? BigInt(object.tokens) : 0n;
+    message.duration = (object.duration !== undefined && object.duration !== null)
+      ? Duration.fromPartial(object.duration)
+      : undefined;
+    message.budget = object.budget ?? undefined;
+    message.trainedTokens = (object.trainedTokens !== undefined && object.trainedTokens !== null)
+      ? BigInt(object.trainedTokens)
+      : 0n;
+    message.practisedStatements = object.practisedStatements ?? 0;
+    message.error = object.error ?? "";
     return message;
   },
 };
@@ -5979,7 +6282,9 @@ export const SessionServiceDefinition = {
       options: {},
     },
     /**
-     * Ends a session's job, whose work is lost: the session is as it was before.
+     * Ends a session's job, whose work is lost: the session is as it was before. Of
+     * documents that are read in the background what was committed stays, and a document
+     * that is sent again is read on from there.
      * Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
      * job stays as it is, and so does one whose job has just ended.
      */
@@ -6158,7 +6463,9 @@ export interface SessionServiceImplementation<CallContextExt = {}> {
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<MigrateSessionResponse>>;
   /**
-   * Ends a session's job, whose work is lost: the session is as it was before.
+   * Ends a session's job, whose work is lost: the session is as it was before. Of
+   * documents that are read in the background what was committed stays, and a document
+   * that is sent again is read on from there.
    * Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
    * job stays as it is, and so does one whose job has just ended.
    */
@@ -6325,7 +6632,9 @@ export interface SessionServiceClient<CallOptionsExt = {}> {
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<MigrateSessionResponse>;
   /**
-   * Ends a session's job, whose work is lost: the session is as it was before.
+   * Ends a session's job, whose work is lost: the session is as it was before. Of
+   * documents that are read in the background what was committed stays, and a document
+   * that is sent again is read on from there.
    * Whoever watches it is told ABORTED (reason JOB_CANCELLED). A session without a
    * job stays as it is, and so does one whose job has just ended.
    */
