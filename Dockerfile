@@ -5,6 +5,8 @@
 # The default model's file is inside; others are mounted (`--model /models/...`).
 
 ARG PYTHON=python:3.12-slim-bookworm
+# The same with a C++ compiler.
+ARG COMPILER=python:3.12-bookworm
 
 FROM ${PYTHON} AS wheel
 WORKDIR /src
@@ -16,6 +18,12 @@ COPY server server
 COPY protos protos
 COPY clients clients
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+# Decoding kernels for each kind of processor; the images have no compiler.
+FROM ${COMPILER} AS kernels
+WORKDIR /src
+COPY hope_runtime hope_runtime
+RUN python -m hope_runtime.layers.kernels.build /opt/kernels
 
 # Two environments that differ in torch alone, which comes first: any other order may bring in
 # another build of it. For the CPU build where the default index has CUDA's:
@@ -60,4 +68,6 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=venv-cuda /opt/hope /opt/hope
 
 FROM base AS cpu
+ENV HOPE_KERNELS_DIR=/opt/kernels
+COPY --from=kernels /opt/kernels /opt/kernels
 COPY --from=venv-cpu /opt/hope /opt/hope

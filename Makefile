@@ -20,7 +20,7 @@ HTTP_PORT ?= 8080
 # Engine of the demonstration: torch, or vllm, which has an environment of its own.
 ENGINE ?= torch
 
-.PHONY: setup setup-vllm demo test test-vllm test-all lint protos protos-typescript images release-protos serve bench bench-vllm bench-native clean
+.PHONY: setup setup-vllm demo test test-vllm test-all lint protos protos-typescript images release-protos serve bench bench-decode bench-vllm bench-native clean
 setup: $(VENV)/.ready
 
 # torch first: any other order may bring in the CUDA build. The model's and
@@ -95,6 +95,15 @@ bench: setup
 # Both engines, in vLLM's environment.
 bench-vllm: setup-vllm
 	$(VLLM)/bin/python -m benchmarks.engines
+
+# Decoding beside transformers and llama.cpp. Only the module for CPUs of llama.cpp's wheel is used.
+bench-decode: setup $(PEERS)/.llama-cpp
+	$(BIN)/python -m benchmarks.decoding --peers $(PEERS)/bin/python
+
+$(PEERS)/.llama-cpp: $(PEERS)/.ready
+	$(PEERS)/bin/pip install --quiet cffi
+	$(PEERS)/bin/pip install --quiet --no-deps llama-cpp-cffi==0.4.42
+	touch $@
 
 # Beside other implementations, in an environment of their own.
 bench-native: setup $(PEERS)/.ready

@@ -11,6 +11,7 @@ import torch
 
 from hope_lab.evaluate.data.filler import filler, load_text
 from hope_runtime.layers.lora import STORED_DTYPE, LoraAdapter, initial
+from hope_runtime.layers.served_lora import ServedAdapter
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import observe
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
@@ -49,6 +50,11 @@ def some_terms(model: BaseModel, seed: int = 0) -> LoraAdapter:
             for name, tensor in adapter.tensors().items()
         }
     ).to(model.dtype)
+
+
+def served_terms(model: BaseModel, seed: int = 0) -> ServedAdapter:
+    """The same, as an engine keeps them."""
+    return ServedAdapter.of(some_terms(model, seed), model.dtype)
 
 
 def some_memory(model: BaseModel, seed: int = 0) -> SessionMemory:

@@ -1,8 +1,9 @@
 """`make bench`: the published speed figures, as a JSON list on stdout.
 
 Each entry has `name`, `value` and `unit`; a comparison also has `against` (the other value) and
-`ratio`. Units of "CPU" are CPU time of the process, others are wall time. What is compared runs in
-turn, A B A B, and ratios are medians of the pairs.
+`ratio`, and a rate has `floor`: what reading its bytes, or computing its operations, would allow if
+that were all (floors.py). Units of "CPU" are CPU time of the process, others are wall time. What is
+compared runs in turn, A B A B, and ratios are medians of the pairs.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,10 @@ from benchmarks.common import (
     Entry,
     compared,
     observed,
-    some_terms,
+    served_terms,
     text_spans,
 )
+from benchmarks.floors import decoding_floor
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import FinishReason, TextPiece
 from hope_runtime.engine.runner import ForwardChunk, Runner
@@ -24,7 +25,7 @@ from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.engine.window_reader import Reader
-from hope_runtime.layers.lora import LoraAdapter
+from hope_runtime.layers.served_lora import ServedAdapter
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import due
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
@@ -43,18 +44,19 @@ ROUNDS = 2
 
 def decode_batch8(model: BaseModel) -> Entry:
     """Tokens per second, wall time, of 8 sessions with 8 memories against one session alone."""
-    memories = [some_terms(model, seed=row) for row in range(ROWS)]
+    memories = [served_terms(model, seed=row) for row in range(ROWS)]
     batch, single = _decoder(model, memories), _decoder(model, memories[:1])
-    return compared("decode.batch8", "tokens/s", batch, single)
+    entry = compared("decode.batch8", "tokens/s", batch, single)
+    return {**entry, "floor": decoding_floor(model, memories, clock=time.perf_counter)}
 
 
 def decode_adapted8(model: BaseModel) -> Entry:
     """Tokens per second of 8 sessions with memories against 8 without any.
 
-    `floor` is what reading the bytes alone would allow: those of the weights over those of the
-    weights and the 8 memories.
+    `floor` is the ratio that reading the bytes alone would allow: those of the weights over those
+    of the weights and the 8 memories.
     """
-    memories = [some_terms(model, seed=row) for row in range(ROWS)]
+    memories = [served_terms(model, seed=row) for row in range(ROWS)]
     entry = compared(
         "decode.adapted8", "tokens/s", _decoder(model, memories), _decoder(model, [None] * ROWS)
     )
@@ -67,7 +69,7 @@ def metrics_cost(model: BaseModel) -> Entry:
 
     Timed by itself: beside a step it would drown in what a step varies by.
     """
-    adapter = some_terms(model)
+    adapter = served_terms(model)
     decode = _decoder(model, [adapter] * ROWS)
     usage = Usage(
         input_tokens=40,
@@ -102,7 +104,7 @@ def metrics_cost(model: BaseModel) -> Entry:
     }
 
 
-def _decoder(model: BaseModel, memories: list[LoraAdapter] | list[None]) -> Callable[[], float]:
+def _decoder(model: BaseModel, memories: Sequence[ServedAdapter | None]) -> Callable[[], float]:
     """Measures tokens per second of rows that decode together, one for each of `memories`."""
     reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
     prompt = tuple(model.tokenizer.encode("The history of the lighthouse begins with a storm"))

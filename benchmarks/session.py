@@ -14,9 +14,10 @@ from benchmarks.common import (
     Entry,
     compared,
     observed_all,
-    some_terms,
+    served_terms,
     text_spans,
 )
+from benchmarks.floors import decoding_floor, reading_floor, training_floor
 from hope_runtime.engine.kv_slots import Slot
 from hope_runtime.engine.runner import Runner
 from hope_runtime.engine.window_reader import Reader
@@ -27,6 +28,7 @@ from hope_runtime.session.fold import due
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import DEFAULT_POLICY
 from hope_runtime.session.window import Window
+from hope_runtime.steps import at_once
 
 DECODED = 32
 SCORED = 256
@@ -39,7 +41,7 @@ def decode_single(model: BaseModel) -> Entry:
 
     reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
     prompt = tuple(model.tokenizer.encode("The history of the lighthouse begins with"))
-    adapter = some_terms(model)
+    adapter = served_terms(model)
     reference = reference_model(model)
     ids = torch.tensor([prompt])
 
@@ -63,7 +65,8 @@ def decode_single(model: BaseModel) -> Entry:
 
         return DECODED / (spent(DECODED + 1) - spent(1))
 
-    return compared("decode.single", "tokens/CPU-s", ours, theirs)
+    entry = compared("decode.single", "tokens/CPU-s", ours, theirs)
+    return {**entry, "floor": decoding_floor(model, [adapter])}
 
 
 def prefill_read_only(model: BaseModel) -> Entry:
@@ -73,11 +76,16 @@ def prefill_read_only(model: BaseModel) -> Entry:
     rates = []
     for _ in range(PAIRS):
         row = reader.new_slot()
-        row.adapter = some_terms(model)
+        row.adapter = served_terms(model)
         started = time.process_time()
         runner.finish(reader.read(row, tokens))
         rates.append(len(tokens) / (time.process_time() - started))
-    return {"name": "prefill.read_only", "value": statistics.median(rates), "unit": "tokens/CPU-s"}
+    return {
+        "name": "prefill.read_only",
+        "value": statistics.median(rates),
+        "unit": "tokens/CPU-s",
+        "floor": reading_floor(model),
+    }
 
 
 def ingest_learning(model: BaseModel) -> Entry:
@@ -95,16 +103,22 @@ def _ingest(name: str, model: BaseModel, budget: float | None) -> Entry:
     learner = Learner(model)
     memory = SessionMemory.fresh(model.fingerprint, DEFAULT_POLICY)
     spans = text_spans(model, 1000)
-    started, used = time.monotonic(), time.process_time()
+    trained, started, used = 0, time.monotonic(), time.process_time()
     memory = observed_all(memory, spans, learnable=True, budget=budget)
     while (boundary := due(memory)) is not None:
-        memory = learner.consolidate_now(memory, boundary)
+        memory, report = at_once(learner.consolidate(memory, boundary))
+        trained += report.trained_tokens
     spent, used = time.monotonic() - started, time.process_time() - used
+    floor = reading_floor(model)
+    if trained:
+        floor = training_floor(model, time.monotonic) * memory.observed_tokens / trained
     return {
         "name": name,
         "value": memory.observed_tokens / spent,
         "unit": "learnable tokens/s",
         "per_cpu_second": memory.observed_tokens / used,
+        "trained_tokens": trained,
+        "floor": floor,
     }
 
 
@@ -159,7 +173,7 @@ def decode_position(model: BaseModel) -> Entry:
         # The windows fill and empty in turns; compared at the same fill, whatever the position.
         tokens = window.tokens[-(WINDOW_TOKENS // 2) :]
         row = reader.new_slot()
-        row.adapter = some_terms(model)
+        row.adapter = served_terms(model)
         runner.finish(reader.read(row, tokens))
         rows[position] = row
 

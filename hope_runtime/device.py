@@ -78,6 +78,15 @@ class Device:
         threads that share a core wait for each other."""
         torch.set_num_threads(max(1, self.threads - 1) if learning else self.threads)
 
+    def free_bytes(self) -> int:
+        """Bytes of memory that can still be allocated there now."""
+        if self.place.type == "cuda":
+            return torch.cuda.mem_get_info(self.place)[0]
+        if self.place.type == "mps":
+            taken = torch.mps.driver_allocated_memory()
+            return max(0, torch.mps.recommended_max_memory() - taken)
+        return _free_memory()
+
     def describe(self) -> str:
         """Name of the hardware and the precision, such as "cpu, 8 threads, bfloat16"."""
         precision = str(self.dtype).removeprefix("torch.")
@@ -86,6 +95,22 @@ class Device:
         if self.place.type == "cuda":
             return f"{self.place} ({torch.cuda.get_device_name(self.place)}), {precision}"
         return f"{self.place}, {precision}"
+
+
+def _free_memory() -> int:
+    """Bytes of main memory that this process can still take."""
+    try:
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        [found] = [line for line in lines if line.startswith("MemAvailable:")]
+        free = int(found.split()[1]) * 1024
+    except (OSError, ValueError):  # no Linux: what the machine has
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8"))
+        taken = int(Path("/sys/fs/cgroup/memory.current").read_text("utf-8"))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return free
+    return max(0, min(free, limit - taken))
 
 
 def available() -> list[str]:

@@ -11,13 +11,17 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from hope_runtime.checkpoints import load_model
+from hope_runtime.checkpoints.chat_template_file import with_chat_template
 from hope_runtime.device import Device
+from hope_runtime.engine.torch_engine import adapter_bytes
 from hope_runtime.errors import HopeError
+from hope_runtime.layers.kernels.native import native_kernels
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.hope.served import HopeModel
+from server.app.status import describe_levels
 from server.crypto.files import KeyFileError
 from server.crypto.keys import MasterKeyError
-from server.running import running_server
+from server.running import running_server, window_bytes
 from server.settings import Settings
 from server.store.base import StoreError
 from server.telemetry.logs import configure
@@ -26,12 +30,19 @@ from server.telemetry.logs import configure
 def _bytes(settings: Settings, model: BaseModel | HopeModel) -> str:
     """Bytes that serving takes at most, beside the working memory of a step."""
     weights = sum(tensor.nbytes for _, tensor in model.weights.named())
-    parts = {
-        "weights": weights,
-        "windows": settings.window_cache_bytes,
-        "adapters": settings.memory_cache_bytes,
-    }
+    parts = {"weights": weights}
+    if isinstance(model, BaseModel):
+        parts["windows"] = window_bytes(settings, model)
+        parts["adapters"] = adapter_bytes(model, settings.memory_cache_bytes)
     return ", ".join(f"{name} {size / (1 << 20):,.0f} MiB" for name, size in parts.items())
+
+
+def _kernels(model: BaseModel | HopeModel) -> str:
+    """Name of what decodes on a CPU; nothing on other devices, and of models without the choice."""
+    if model.device.type != "cpu" or not isinstance(model, BaseModel):
+        return ""
+    native = native_kernels(model.dtype)
+    return "; decodes with compiled kernels" if native else "; decodes with torch alone"
 
 
 async def serve(settings: Settings) -> None:
@@ -39,13 +50,17 @@ async def serve(settings: Settings) -> None:
     # vLLM, as it is installed here, decodes on the CPU.
     device = "cpu" if settings.engine == "vllm" and settings.device == "auto" else settings.device
     model = load_model(settings.model, dtype=settings.dtype, device=device, progress=_show_progress)
+    if settings.chat_template is not None:
+        model = with_chat_template(model, settings.chat_template)
     chosen = Device.of(model, settings.threads)
-    print(f"computes on {chosen.describe()}; {_bytes(settings, model)}", file=sys.stderr)
+    sizes = _bytes(settings, model)
+    print(f"computes on {chosen.describe()}{_kernels(model)}; {sizes}", file=sys.stderr)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running_server(settings, model, stop.set) as running:
+        print(describe_levels(running.sessions), file=sys.stderr, flush=True)
         host = settings.address.rsplit(":", 1)[0]
         if running.admin_port is not None:
             admin_host = settings.admin_address.rsplit(":", 1)[0]

@@ -16,10 +16,12 @@ from hope.v1 import admin_pb2_grpc, inference_pb2_grpc, sessions_pb2_grpc
 
 from hope_runtime.checkpoints import written_texts_dir
 from hope_runtime.checkpoints.fast_memory import shipped_fast_memory
+from hope_runtime.device import Device
+from hope_runtime.engine.adapter_engine import bytes_for_windows
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.hope_engine import HopeEngine
 from hope_runtime.engine.prompt import chat_problems
-from hope_runtime.engine.torch_engine import TorchEngine
+from hope_runtime.engine.torch_engine import TorchEngine, adapter_bytes
 from hope_runtime.engine.vllm.engine import VLLMEngine
 from hope_runtime.errors import UnsupportedModelError
 from hope_runtime.learning.learner import Learner
@@ -93,6 +95,14 @@ class RunningServer:
         await self.sessions.stop()
 
 
+def window_bytes(settings: Settings, model: BaseModel) -> int:
+    """Bytes for windows, as settings say or as the device has them free. Raises ModelError."""
+    if settings.window_cache_bytes != "auto":
+        return settings.window_cache_bytes
+    reserved = adapter_bytes(model, settings.memory_cache_bytes)
+    return bytes_for_windows(Device.of(model, settings.threads), reserved)
+
+
 def make_engine(settings: Settings, model: BaseModel | HopeModel) -> SessionEngine:
     """The engine that runs this kind of model. Raises ModelError."""
     if isinstance(model, HopeModel):
@@ -111,7 +121,7 @@ def make_engine(settings: Settings, model: BaseModel | HopeModel) -> SessionEngi
             learner=learner,
             window_tokens=settings.window_tokens,
             threads=settings.threads,
-            window_cache_bytes=settings.window_cache_bytes,
+            window_cache_bytes=window_bytes(settings, model),
         )
     return TorchEngine(
         model,
@@ -119,7 +129,7 @@ def make_engine(settings: Settings, model: BaseModel | HopeModel) -> SessionEngi
         learner=learner,
         window_tokens=settings.window_tokens,
         threads=settings.threads,
-        window_cache_bytes=settings.window_cache_bytes,
+        window_cache_bytes=window_bytes(settings, model),
         memory_cache_bytes=settings.memory_cache_bytes,
     )
 

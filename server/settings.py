@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -32,6 +33,11 @@ class Settings(StoreSettings, AccessSettings):
             "run, or a Hugging Face Hub id."
         ),
     )
+    chat_template: Path | None = Field(
+        None,
+        description="Jinja file of a chat template to use in place of the model's own, or for a"
+        " model that has none.",
+    )
     engine: Literal["torch", "vllm"] = Field(
         "torch",
         description="Decoding engine: torch runs in this process, vllm runs vLLM in a process of"
@@ -52,12 +58,11 @@ class Settings(StoreSettings, AccessSettings):
         description="CPU threads. The number does not affect learning.",
     )
     window_tokens: int = Field(1024, ge=64, description="Size of the attention window in tokens.")
-    window_cache_bytes: int = Field(
+    window_cache_bytes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         2 << 30,
-        ge=1,
         description=(
             "Bytes reserved at start for the KV cache of windows, which limits how many turns "
-            "run at a time."
+            "run at a time; auto is 85 % of what is free on the device."
         ),
     )
     memory_cache_bytes: int = Field(

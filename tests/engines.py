@@ -55,6 +55,12 @@ def make_torch(model: BaseModel, window: int = WINDOW) -> SessionEngine:
     return TorchEngine(model, window_tokens=window, threads=1, window_cache_bytes=room)
 
 
+def make_static(model: BaseModel, window: int = WINDOW) -> SessionEngine:
+    """The engine as it decodes on a GPU."""
+    room = ROWS * KVCache.bytes_of(model.config, window, model.dtype)
+    return TorchEngine(model, window_tokens=window, threads=1, window_cache_bytes=room, static=True)
+
+
 def make_vllm(model: BaseModel, window: int = WINDOW) -> SessionEngine:
     room = window_bytes(model, 4 * ROWS, window)
     return VLLMEngine(model, window_tokens=window, threads=1, window_cache_bytes=room, rows=ROWS)
@@ -66,7 +72,7 @@ def has_vllm() -> bool:
     return found is not None and found.origin is not None
 
 
-ENGINES: dict[str, Make] = {"torch": make_torch, "vllm": make_vllm}
+ENGINES: dict[str, Make] = {"torch": make_torch, "static": make_static, "vllm": make_vllm}
 
 
 def fresh(model: BaseModel) -> SessionMemory:

@@ -27,6 +27,7 @@ from hope_runtime.errors import InvalidRequestError
 from hope_runtime.learning.learner import Learner
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.policy import LearningPolicy
+from hope_runtime.session.rank_bound import within_bound
 from hope_runtime.tokenizer import Tokenizer
 
 
@@ -143,4 +144,5 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
                         "model does not have",
                         field="policy",
                     )
+            policies = [within_bound(policy, model.config) for policy in policies]
             yield Bench(engine, policies, progress, cache, args.budget)

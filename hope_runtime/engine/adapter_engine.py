@@ -23,6 +23,7 @@ from hope_runtime.session.fold import observe, with_window
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory, state_bytes_limit
 from hope_runtime.session.policy import POLICIES, LearningPolicy
+from hope_runtime.session.rank_bound import within_bound
 
 
 def windows_within(
@@ -46,6 +47,22 @@ def windows_within(
             f"tokens of this model takes {slot_bytes} bytes"
         )
     return window_cache_bytes // slot_bytes
+
+
+# Share of what is free for windows where the user leaves their size open; a step works in the rest.
+WINDOWS_SHARE = 0.85
+
+
+def bytes_for_windows(device: Device, reserved: int) -> int:
+    """Bytes for windows where a user leaves their size open: a share of what is free on the device
+    beside `reserved` bytes, which others will take. Raises ModelError when nothing is left."""
+    free = device.free_bytes()
+    if free <= reserved:
+        raise ModelError(
+            f"{free} bytes are free on {device.place}, and adapters take {reserved} of them; lower "
+            "--memory-cache-bytes"
+        )
+    return int(WINDOWS_SHARE * (free - reserved))
 
 
 class AdapterEngine:
@@ -72,10 +89,13 @@ class AdapterEngine:
 
     @property
     def policies(self) -> Mapping[str, LearningPolicy]:
-        """Policies by name; those that write a fast memory only where the model has one."""
-        if self.fast_memory is not None:
-            return POLICIES
-        return {name: policy for name, policy in POLICIES.items() if not policy.writes_forward}
+        """Policies by name, with the ranks that they have on this model; those that write a fast
+        memory only where the model has one."""
+        return {
+            name: within_bound(policy, self.model.config)
+            for name, policy in POLICIES.items()
+            if self.fast_memory is not None or not policy.writes_forward
+        }
 
     @property
     def learns_beside_turns(self) -> bool:

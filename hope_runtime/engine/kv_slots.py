@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LoraAdapter
+from hope_runtime.layers.served_lora import ServedAdapter
 from hope_runtime.session.memory import SessionMemory
 
 NOT_FINITE = (
@@ -38,7 +38,7 @@ class Slot:
 
     kv: KVCache
     levels_digest: str = ""
-    adapter: LoraAdapter | None = None
+    adapter: ServedAdapter | None = None
     tokens: tuple[int, ...] = ()
     aligned: int = 0
     fast: Tensor | None = None
@@ -152,13 +152,13 @@ class Memories:
         self._budget_bytes = budget_bytes
         self._dtype = dtype
         self._device = device
-        self._adapter: OrderedDict[str, LoraAdapter] = OrderedDict()
+        self._adapter: OrderedDict[str, ServedAdapter] = OrderedDict()
         self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._adapter)
 
-    def adapter(self, memory: SessionMemory) -> LoraAdapter | None:
+    def adapter(self, memory: SessionMemory) -> ServedAdapter | None:
         """The memory's adapter, all levels as one; None while it is the base model."""
         digest = memory.levels_digest()
         found = self._adapter.pop(digest, None)
@@ -166,7 +166,7 @@ class Memories:
             stored = memory.adapter
             if stored is None:
                 return None
-            found = stored.to(self._dtype, self._device)
+            found = ServedAdapter.of(stored, self._dtype, self._device)
             self.nbytes += found.nbytes
         self._adapter[digest] = found
         while self.nbytes > self._budget_bytes:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from hope_runtime.device import Device
 from hope_runtime.engine.learning_thread import LearningThread
 from hope_runtime.engine.request import Request
-from hope_runtime.engine.scheduler import Compute, Scheduler
+from hope_runtime.engine.scheduler import CPU_LIMITS, Compute, Scheduler, StepLimits
 
 _AnyRequest = TypeVar("_AnyRequest", bound=Request[Any])
 _log = logging.getLogger(__name__)
@@ -34,9 +34,10 @@ class Loop:
         device: Device,
         room: Callable[[], int],
         widen: Callable[[int], None] = lambda _: None,
+        limits: StepLimits = CPU_LIMITS,
     ) -> None:
         self._device = device
-        self._scheduler = Scheduler(compute, room=room, prepare=self._share_threads)
+        self._scheduler = Scheduler(compute, room=room, prepare=self._share_threads, limits=limits)
         self._learning = LearningThread(
             device=device, serving=lambda: self._scheduler.serving, widen=widen
         )

@@ -173,7 +173,10 @@ def encode_in_steps(tokenizer: Tokenizer, text: str, spans: list[tuple[int, ...]
 
 
 def turn_end(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The token with which the template closes a reply; none where a model has no such token."""
+    """The token with which the template closes a reply; none where a model has no such token, or
+    no template."""
+    if not tokenizer.has_chat_template:
+        return ()
     history = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     ids = tokenizer.encode_template(tokenizer.render(history, add_generation_prompt=False))
     ends = [token for token in ids if token in tokenizer.eos_ids]
@@ -184,8 +187,8 @@ def chat_problems(tokenizer: Tokenizer) -> list[str]:
     """Sentences about what a model's chat template cannot do: found once, before a user does."""
     if not tokenizer.has_chat_template:
         return [
-            "the model has no chat template, so every turn with messages is refused; "
-            "documents can be ingested and texts scored"
+            "the model has no chat template, so every turn with messages is refused; texts can be "
+            "continued, ingested and scored, and --chat-template gives it one"
         ]
     user, system = {"role": "user", "content": "?"}, {"role": "system", "content": "!"}
     for said, first, refused in (

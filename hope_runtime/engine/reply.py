@@ -92,9 +92,9 @@ class ReplyBuilder:
         """Tokens that it still takes; 0 once it has ended."""
         return 0 if self._reason else self._limit - len(self.tokens)
 
-    def choose(self, logits_V: Tensor) -> int:
-        """Sample the next token from its logits, (V,), and take it."""
-        token = self._sampler.choose(logits_V, self.tokens)
+    def choose(self, logits_V: Tensor, best: int | None = None) -> int:
+        """Sample the next token from its logits, (V,), and take it; see Sampler.choose."""
+        token = self._sampler.choose(logits_V, self.tokens, best)
         asked = self._logprobs
         self.push(token, None if asked is None else token_logprobs(logits_V, token, asked))
         return token

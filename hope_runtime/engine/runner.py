@@ -1,7 +1,7 @@
 """Runner: computes a batch of chunks of different requests in one pass of the model.
 
-A chunk that runs alone takes the plain path of models/decoder/forward.py, bit for bit; several take
-the batched one.
+A text's chunk that runs alone takes the plain path of models/decoder/forward.py, bit for bit;
+several take the batched one, and with compiled kernels a single token does so, too.
 
 Shape suffixes: B chunks, T tokens of one chunk, D model width, V vocabulary.
 """
@@ -18,9 +18,13 @@ from torch import Tensor
 
 from hope_runtime.engine.fast_memory import BatchedFastMemory
 from hope_runtime.engine.kv_slots import NOT_FINITE, Slot
+from hope_runtime.engine.static_decoder import StaticDecoder
 from hope_runtime.errors import NotFiniteError
-from hope_runtime.layers.lora import LoraAdapter
-from hope_runtime.models.decoder.batched import AdapterStack, RowInput, forward_rows, logits_of_rows
+from hope_runtime.layers.kernels.native import NativeKernels, row_kernels
+from hope_runtime.layers.kernels.torch_kernels import Kernels
+from hope_runtime.layers.served_lora import ServedAdapter
+from hope_runtime.models.decoder.attention import check_rows
+from hope_runtime.models.decoder.batched import RowInput, forward_rows, logits_of_rows, stacked
 from hope_runtime.models.decoder.forward import forward
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.weights import FastMemory
@@ -59,21 +63,38 @@ class ForwardChunk:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """Hidden states of a chunk, (T, D), and the next token's logits, (V,), if they were wanted."""
+    """Hidden states of a chunk, (T, D), and the next token's logits, (V,), if they were wanted.
+
+    `best` is the likeliest token, -1 where a logit is not finite, if the device found it already.
+    """
 
     hidden_TD: Tensor
     logits_V: Tensor | None
+    best: int | None = None
 
 
 class Runner:
-    """Computes chunks with one model. One thread at a time."""
+    """Computes chunks with one model. One thread at a time.
 
-    def __init__(self, model: BaseModel, fast_memory: FastMemory | None = None) -> None:
+    `kernels` default to the fastest of the model's device. With a `static` decoder, which wants
+    every slot to be its pool's, single tokens go through it and texts run alone.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        fast_memory: FastMemory | None = None,
+        kernels: Kernels | None = None,
+        static: StaticDecoder | None = None,
+    ) -> None:
         self._model = model
         self._fast_memory = fast_memory
+        self._kernels = kernels or row_kernels(model.dtype, model.device)
+        self._static = static
+        self._native = isinstance(self._kernels, NativeKernels)
         # The adapters of the last batch; its composition mostly stays for many steps.
-        self._stack = AdapterStack(model, [])
-        self._stacked: list[LoraAdapter | None] = []
+        self._stack = stacked(model, [], self._kernels)
+        self._stacked: list[ServedAdapter | None] = []
 
     def step(self, chunks: Sequence[ForwardChunk]) -> list[Output | Exception]:
         """The output of each chunk, or the exception that it met; a chunk that cannot be computed
@@ -95,13 +116,45 @@ class Runner:
 
         Either all caches have grown by what was read, or an error was raised and none has.
         """
-        hidden = [self._alone(chunks[0])] if len(chunks) == 1 else self._together(chunks)
+        if self._static is not None:
+            return self._divided(self._static, chunks)
+        alone = len(chunks) == 1 and not (self._native and len(chunks[0].ids) == 1)
+        hidden = [self._alone(chunks[0])] if alone else self._together(chunks)
+        return self._outputs(chunks, hidden)
+
+    def _outputs(self, chunks: Sequence[ForwardChunk], hidden: Sequence[Tensor]) -> list[Output]:
         wanted = [index for index, chunk in enumerate(chunks) if chunk.logits]
         logits: dict[int, Tensor] = {}
         if wanted:
             last_BD = torch.stack([hidden[index][-1] for index in wanted])
-            logits = dict(zip(wanted, logits_of_rows(self._model, last_BD), strict=True))
+            logits = dict(
+                zip(wanted, logits_of_rows(self._model, last_BD, self._kernels), strict=True)
+            )
         return [Output(states, logits.get(index)) for index, states in enumerate(hidden)]
+
+    def _divided(self, static: StaticDecoder, chunks: Sequence[ForwardChunk]) -> list[Output]:
+        """Single tokens as one static step, longer chunks one by one."""
+        check_rows(self._model, [RowInput(chunk.ids, chunk.slot.kv) for chunk in chunks])
+        lengths = [chunk.slot.kv.length for chunk in chunks]
+        single = [index for index, chunk in enumerate(chunks) if len(chunk.ids) == 1]
+        found: dict[int, Output] = {}
+        try:
+            if single:
+                slots = [chunks[index].slot for index in single]
+                decoded, best = static.step(slots, [chunks[index].ids[0] for index in single])
+                # Copies: the next step overwrites them, and a request may keep its output.
+                hidden_BD, logits_BV = decoded.hidden.clone(), decoded.logits.clone()
+                for row, index in enumerate(single):
+                    logits_V = logits_BV[row] if chunks[index].logits else None
+                    found[index] = Output(hidden_BD[row : row + 1], logits_V, best[row])
+            for index, chunk in enumerate(chunks):
+                if index not in found:
+                    [found[index]] = self._outputs([chunk], [self._alone(chunk)])
+        except Exception:
+            for chunk, length in zip(chunks, lengths, strict=True):
+                chunk.slot.kv.length = length
+            raise
+        return [found[index] for index in range(len(chunks))]
 
     def finish(self, reading: Reads[_Result_co]) -> _Result_co:
         """Read a text alone to its end. Raises NotFiniteError."""
@@ -129,12 +182,15 @@ class Runner:
         order = sorted(range(len(chunks)), key=lambda index: len(chunks[index].ids) > 1)
         ordered = [chunks[index] for index in order]
         rows = [RowInput(chunk.ids, chunk.slot.kv, chunk.slot.adapter) for chunk in ordered]
-        stacked = [row.adapter for row in rows if len(row.ids) == 1]
-        if len(stacked) != len(self._stacked) or any(
-            mine is not theirs for mine, theirs in zip(stacked, self._stacked, strict=True)
+        adapters = [row.adapter for row in rows if len(row.ids) == 1]
+        if len(adapters) != len(self._stacked) or any(
+            mine is not theirs for mine, theirs in zip(adapters, self._stacked, strict=True)
         ):
-            self._stack, self._stacked = AdapterStack(self._model, stacked), stacked
-        found = forward_rows(self._model, rows, self._stack, self._fast_memories(ordered))
+            self._stack = stacked(self._model, adapters, self._kernels)
+            self._stacked = adapters
+        found = forward_rows(
+            self._model, rows, self._stack, self._fast_memories(ordered), kernels=self._kernels
+        )
         return [found[order.index(index)] for index in range(len(chunks))]
 
     def _fast_memories(self, chunks: Sequence[ForwardChunk]) -> BatchedFastMemory | None:
@@ -148,8 +204,11 @@ class Runner:
 
 
 def _checked(chunk: ForwardChunk, output: Output) -> Output | Exception:
+    if output.logits_V is None:
+        return output
     # The largest logit is NaN where any is.
-    if output.logits_V is None or math.isfinite(output.logits_V.max()):
+    finite = math.isfinite(output.logits_V.max()) if output.best is None else output.best >= 0
+    if finite:
         return output
     chunk.slot.clear()
     return NotFiniteError(NOT_FINITE)

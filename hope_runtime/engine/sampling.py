@@ -13,6 +13,8 @@ from hope_runtime.errors import InvalidRequestError
 
 MAX_STOPS = 32
 MAX_LOGPROBS = 20
+# Share of probability from which on a token takes part in a draw without more ado.
+LIKELY = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,12 @@ class Sampler:
         # On the CPU whatever the device, so that a seed means the same everywhere.
         self.generator = torch.Generator().manual_seed(sampling.seed % (1 << 63))
 
-    def choose(self, logits_V: Tensor, reply: Sequence[int]) -> int:
-        """The next token id. `logits_V` is (V,), any float dtype; `reply` is what came before."""
+    def choose(self, logits_V: Tensor, reply: Sequence[int], best: int | None = None) -> int:
+        """The next token id. `logits_V` is (V,), any float dtype; `reply` is what came before;
+        `best` is the likeliest token, if the device that has the logits found it."""
         options = self._sampling
+        if best is not None and options.temperature == 0 and options.repetition_penalty == 1:
+            return best
         logits_V = logits_V.float().cpu()
         if options.repetition_penalty != 1 and reply:
             seen = torch.tensor(sorted(set(reply)))
@@ -97,14 +102,32 @@ class Sampler:
         if options.temperature == 0:
             return int(logits_V.argmax())
         # Differences to the best first: they may overflow to -inf, which softmax understands.
-        logits_V, order_V = ((logits_V - logits_V.max()) / options.temperature).sort(
-            descending=True, stable=True
-        )
-        weights_V = logits_V.softmax(-1)
-        keep_V = weights_V >= options.min_p * weights_V[0]
+        weights_V = ((logits_V - logits_V.max()) / options.temperature).softmax(-1)
+        noise_V = torch.empty_like(weights_V).exponential_(generator=self.generator)
+        # Only likely tokens are sorted, a hundredth of a vocabulary; in the rare case that another
+        # might be drawn, all are.
+        likely = weights_V >= LIKELY
+        unlikely = weights_V.where(~likely, 0.0).max() / noise_V.min()
+        found = self._draw(weights_V, noise_V, likely.nonzero()[:, 0], float(unlikely))
+        if found is None:
+            found = self._draw(weights_V, noise_V, torch.arange(len(weights_V)), 0.0)
+        assert found is not None
+        return found
+
+    def _draw(self, weights_V: Tensor, noise_V: Tensor, ids_N: Tensor, others: float) -> int | None:
+        """The token among the likeliest, `ids_N`, whose weight over its noise is the highest, which
+        draws by weight; noise belongs to ranks. None if one of the others, which reach at most
+        `others`, may have a higher one.
+        """
+        options = self._sampling
+        weights_N, order_N = weights_V[ids_N].sort(descending=True, stable=True)
+        keep_N = weights_N >= options.min_p * weights_V.max()
         # A token stays if the likelier ones together have not reached top_p yet.
-        keep_V &= weights_V.cumsum(-1) - weights_V < options.top_p
+        keep_N &= weights_N.cumsum(-1) - weights_N < options.top_p
         if options.top_k:
-            keep_V[options.top_k :] = False
-        pick = torch.multinomial(weights_V * keep_V, 1, generator=self.generator)
-        return int(order_V[pick])
+            keep_N[options.top_k :] = False
+        best, place = (weights_N * keep_N / noise_V[: len(ids_N)]).max(-1)
+        # Where a likely token was dropped, so were all behind it.
+        if len(ids_N) < len(weights_V) and bool(keep_N[-1:].all()) and float(best) <= others:
+            return None
+        return int(ids_N[order_N[place]])

@@ -1,6 +1,6 @@
 """Scheduler: a queue of requests that every step moves along by one batch.
 
-A step takes one token of each reply that is being written, up to `MAX_ROWS`, and beside them a
+A step takes one token of each reply that is being written, up to a limit, and beside them a
 slice of one request that reads (a prompt, a document, a window that hopped), so that no reply waits
 for a long text. While nobody writes, that request reads its whole chunk. Before it, each request
 whose text is not encoded yet encodes a bounded part of it. Requests that took part go to the end of
@@ -15,6 +15,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hope_runtime.engine.request import Request
@@ -23,9 +24,22 @@ from hope_runtime.errors import CancelledTurnError
 _log = logging.getLogger(__name__)
 
 MAX_ROWS = 16
-# Tokens of a longer text that are read in one step beside replies. A step of few tokens costs
-# what reading the weights once costs, so these are nearly free; more of them would be felt.
-SLICE_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """Most replies of one step, and most tokens of a longer text that it reads beside them; None
+    for all of the text's chunk."""
+
+    rows: int
+    slice_tokens: int | None
+
+
+# A CPU's step of few tokens costs what reading the weights once costs, so a slice of 16 is nearly
+# free; more tokens would be felt. Of a GPU's step the launches are felt, not the tokens.
+CPU_LIMITS = StepLimits(rows=MAX_ROWS, slice_tokens=16)
+GPU_LIMITS = StepLimits(rows=64, slice_tokens=None)
+
 # Readers that have caught up do not notify, so requests that wait for one are looked at again.
 POLL_SECONDS = 0.02
 
@@ -46,8 +60,10 @@ class Scheduler:
         *,
         room: Callable[[], int],
         prepare: Callable[[], None] = lambda: None,
+        limits: StepLimits = CPU_LIMITS,
     ) -> None:
         self._compute = compute
+        self._limits = limits
         self._room = room
         self._prepare = prepare
         self._queue: deque[Request[Any]] = deque()
@@ -100,7 +116,9 @@ class Scheduler:
         """
         chosen: list[Request[Any]] = []
         with self._wake:
-            while not self.closing and not (chosen := choose(self._queue, self._room())):
+            while not self.closing and not (
+                chosen := choose(self._queue, self._room(), self._limits.rows)
+            ):
                 self.serving = bool(self._queue)
                 self._wake.wait(timeout=POLL_SECONDS if self._queue else None)
             self.serving = True
@@ -124,7 +142,7 @@ class Scheduler:
         """Compute the chunks of all requests as one batch."""
         if not requests:
             return []
-        limit = SLICE_TOKENS if any(map(_is_writing, requests)) else None
+        limit = self._limits.slice_tokens if any(map(_is_writing, requests)) else None
         try:
             return self._compute([request.next_chunk(limit) for request in requests])
         except Exception as error:  # a bug in the engine itself must not stop every session
@@ -143,7 +161,7 @@ class Scheduler:
                 request.resolve()
 
 
-def choose(queue: deque[Request[Any]], room: int) -> list[Request[Any]]:
+def choose(queue: deque[Request[Any]], room: int, most_rows: int = MAX_ROWS) -> list[Request[Any]]:
     """Take the requests of the next step out of `queue`.
 
     Cancelled requests are taken at once, requests that have not begun as far as there is `room` for
@@ -164,7 +182,7 @@ def choose(queue: deque[Request[Any]], room: int) -> list[Request[Any]]:
         elif request.encoding:
             chosen.append(request)
         elif _is_writing(request):
-            (chosen if rows < MAX_ROWS else queue).append(request)
+            (chosen if rows < most_rows else queue).append(request)
             rows += 1
         else:
             (queue if reading else chosen).append(request)

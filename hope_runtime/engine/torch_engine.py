@@ -21,18 +21,32 @@ from hope_runtime.engine.read_request import ReadRequest, ScoreRequest
 from hope_runtime.engine.reply import OnText
 from hope_runtime.engine.request import Request, always_ready
 from hope_runtime.engine.runner import Runner
+from hope_runtime.engine.scheduler import CPU_LIMITS, GPU_LIMITS
+from hope_runtime.engine.static_decoder import StaticDecoder
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.engine.window_reader import Reader
-from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.errors import ModelError
+from hope_runtime.layers.kv_cache import KVPool
 from hope_runtime.learning import Consolidation, Learner
+from hope_runtime.models.decoder.static_step import AdapterTable
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.weights import FastMemory
 from hope_runtime.session.fold import Boundary
 from hope_runtime.session.log import Record
 from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.policy import POLICIES
 
 # More turns than this at a time wait.
 MAX_SLOTS = 1024
+_HIGHEST_RANK = max(sum(level.rank for level in each.levels) for each in POLICIES.values())
+
+
+def adapter_bytes(model: BaseModel, memory_cache_bytes: int) -> int:
+    """Bytes that an engine takes for adapters, at most: those kept ready, and on a GPU those of the
+    sessions that decode."""
+    if model.device.type == "cpu":
+        return memory_cache_bytes
+    return memory_cache_bytes + AdapterTable.bytes_of(model, GPU_LIMITS.rows, _HIGHEST_RANK)
 
 
 class TorchEngine(AdapterEngine):
@@ -41,11 +55,12 @@ class TorchEngine(AdapterEngine):
     `fast_memory` is the trained fast memory beside the model, if it has one. `threads` is the
     number of CPU threads, which changes no memory. `window_cache_bytes` are allocated at once for
     keys and values, as many windows as fit, up to MAX_SLOTS: no more turns run at a time, the
-    others wait. `memory_cache_bytes` bounds the adapters that are kept ready. Use as a context
+    others wait. `memory_cache_bytes` bounds the adapters that are kept ready. `static` decodes by
+    steps of fixed shapes (static_decoder.py), which None chooses for GPUs. Use as a context
     manager, or call close().
 
     Raises ModelError for a window that the model has no positions for, or that the bytes do not
-    hold once.
+    hold once, and for bytes that the device does not have.
     """
 
     def __init__(
@@ -58,6 +73,7 @@ class TorchEngine(AdapterEngine):
         memory_cache_bytes: int = 1 << 30,
         fast_memory: FastMemory | None = None,
         learner: Learner | None = None,
+        static: bool | None = None,
     ) -> None:
         windows = windows_within(
             model,
@@ -72,23 +88,38 @@ class TorchEngine(AdapterEngine):
             fast_memory=fast_memory,
             learner=learner,
         )
-        caches = KVCache.pool(
-            model.config,
-            min(MAX_SLOTS, windows),
-            capacity=window_tokens,
-            dtype=self.device.dtype,
-            device=self.device.place,
-        )
-        self.slot_pool = SlotPool(caches)
+        static = not self.device.is_cpu if static is None else static
+        slots = min(MAX_SLOTS, windows)
+        try:
+            pool = KVPool(
+                model.config,
+                slots + static,  # one more for rows that fill a static batch up
+                capacity=window_tokens,
+                dtype=self.device.dtype,
+                device=self.device.place,
+                zeroed=static,
+            )
+        except RuntimeError as error:  # torch's word for memory that is not there
+            raise ModelError(
+                f"{window_cache_bytes} bytes for windows are not free on {self.device.place}; "
+                "lower --window-cache-bytes, or start with --window-cache-bytes auto"
+            ) from error
+        self.slot_pool = SlotPool(pool.caches[:slots])
         self._reader = Reader(
             model, window_tokens, memory_bytes=memory_cache_bytes, fast_memory=fast_memory
         )
-        self._runner = Runner(model, fast_memory)
+        decoder = None
+        if static:
+            decoder = StaticDecoder(
+                model, pool, rows=GPU_LIMITS.rows, rank=_HIGHEST_RANK, fast_memory=fast_memory
+            )
+        self._runner = Runner(model, fast_memory, static=decoder)
         self._loop = Loop(
             self._runner.step,
             device=self.device,
             room=lambda: self.slot_pool.room,
             widen=self._widen,
+            limits=GPU_LIMITS if static else CPU_LIMITS,
         )
         self._loop.start()
 

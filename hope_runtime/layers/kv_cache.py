@@ -16,13 +16,15 @@ class KVCache:
 
     `k` and `v` are (L, B, G, capacity, K); the first `length` positions are filled, the same
     number in every row. Keys are stored after rotation. `positions`, int64 (B, capacity), are those
-    of the keys where they are not their places, for attention that slides. Not differentiable:
+    of the keys where they are not their places, for attention that slides. `slot` is its number in
+    a KVPool, if it lies in one. Not differentiable:
     fill it under torch.inference_mode or torch.no_grad, and stay with the one in which it was made.
     """
 
-    __slots__ = ("k", "k_layers", "length", "positions", "v", "v_layers")
+    __slots__ = ("k", "k_layers", "length", "positions", "slot", "v", "v_layers")
     k: Tensor
     v: Tensor
+    slot: int | None
     positions: Tensor | None
 
     def __init__(
@@ -35,28 +37,18 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (config.n_layers, rows, config.n_kv_heads, capacity, config.head_dim)
-        self._hold(torch.empty((2, *shape), dtype=dtype, device=device))
+        k, v = torch.empty((2, *shape), dtype=dtype, device=device)
+        self._hold(k, v, None)
 
     @classmethod
-    def pool(
-        cls,
-        config: ModelConfig,
-        count: int,
-        *,
-        capacity: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> list[KVCache]:
-        """`count` caches of one row each in one allocation, which either succeeds now or never."""
-        shape = (count, 2, config.n_layers, 1, config.n_kv_heads, capacity, config.head_dim)
-        storage = torch.empty(shape, dtype=dtype, device=device)
-        caches = [cls.__new__(cls) for _ in range(count)]
-        for cache, part in zip(caches, storage, strict=True):
-            cache._hold(part)
-        return caches
+    def of_slot(cls, k: Tensor, v: Tensor, slot: int) -> KVCache:
+        """A cache of one row in a slot of a KVPool, which it shares."""
+        cache = cls.__new__(cls)
+        cache._hold(k, v, slot)
+        return cache
 
-    def _hold(self, storage: Tensor) -> None:
-        self.k, self.v = storage
+    def _hold(self, k: Tensor, v: Tensor, slot: int | None) -> None:
+        self.k, self.v, self.slot = k, v, slot
         # Views made once: indexing a layer is a measurable part of decoding a small model.
         self.k_layers = self.k.unbind(0)
         self.v_layers = self.v.unbind(0)
@@ -103,3 +95,35 @@ class KVCache:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate a cache of {self.length} tokens to {length}")
         self.length = length
+
+
+class KVPool:
+    """Caches of `slots` windows in one allocation, which either succeeds now or never.
+
+    `k` and `v` are (L, slots, G, capacity, K), so that one operation reaches the slots of a batch
+    by their numbers; `caches` are the same, slot by slot. `zeroed` is for attention over whole
+    slots: a mask hides what is not filled, and a mask times NaN is NaN.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        slots: int,
+        *,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        zeroed: bool = False,
+    ) -> None:
+        shape = (2, config.n_layers, slots, config.n_kv_heads, capacity, config.head_dim)
+        make = torch.zeros if zeroed else torch.empty
+        self.k, self.v = make(shape, dtype=dtype, device=device)
+        self.caches = [
+            KVCache.of_slot(self.k[:, slot : slot + 1], self.v[:, slot : slot + 1], slot)
+            for slot in range(slots)
+        ]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that a slot has room for."""
+        return self.caches[0].capacity

@@ -272,7 +272,15 @@ def stored_policy(
     policies: Mapping[str, LearningPolicy], name: str, digest: str
 ) -> LearningPolicy | None:
     """The policy that a stored state names: `name` with this digest, be it that the policy was
-    renamed since; None when it is not known any more."""
+    renamed since, or that its ranks were not yet bounded by the model's size (rank_bound.py); None
+    when it is not known any more."""
     renamed = (policy for policy in policies.values() if policy.stored_as == name)
     candidates = (*filter(None, [policies.get(name)]), *renamed)
+    candidates = (*candidates, *map(_unbounded, candidates))
     return next((policy for policy in candidates if policy.digest() == digest), None)
+
+
+def _unbounded(policy: LearningPolicy) -> LearningPolicy:
+    """The policy with the ranks that it has before a model bounds them."""
+    known = POLICIES.get(policy.name)
+    return policy if known is None else replace(policy, levels=known.levels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hope_runtime.session.policy import DEFAULT_POLICY
 from server.app.sessions import Sessions
 
 
@@ -41,6 +42,16 @@ def model_info(sessions: Sessions) -> ModelInfo:
         max_state_bytes=max(map(engine.state_bytes_limit, sessions.policies.values())),
         policies=sorted(sessions.policies),
     )
+
+
+def describe_levels(sessions: Sessions) -> str:
+    """Say how many bytes, and which ranks, a session learns at most under the default policy."""
+    policy = sessions.policy(DEFAULT_POLICY.name)
+    size = sessions.engine.state_bytes_limit(policy) / 1e6
+    # Levels of a native model are whole weights.
+    ranks = [str(level.rank) for level in policy.levels if policy.recipe != "streamed"]
+    of_rank = f", of rank {', '.join(ranks)}" if ranks else ""
+    return f"the {len(policy.levels)} levels of a session take at most {size:.1f} MB{of_rank}"
 
 
 def server_load(sessions: Sessions) -> ServerLoad:

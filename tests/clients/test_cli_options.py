@@ -110,6 +110,7 @@ OPTIONS = {
     "drift": "SESSION --json",
     "info": "--json",
     "health": "--json",
+    "bench": "--sessions --seconds --rate --max-tokens --seed --json",
     "sessions": "",
     "sessions list": "--json",
     "sessions create": "--json SESSION --display-name --policy",

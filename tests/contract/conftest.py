@@ -30,7 +30,7 @@ async def store(harness: Harness) -> AsyncIterator[SessionStore]:
 
 @pytest.fixture(
     scope="session",
-    params=["torch", pytest.param("vllm", marks=pytest.mark.vllm)],
+    params=["torch", "static", pytest.param("vllm", marks=pytest.mark.vllm)],
 )
 def make_engine(request: pytest.FixtureRequest) -> Make:
     """Makes an engine of one kind over a model."""

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engines import WAIT, WINDOW, Make, answer, ask, fresh, taught
+from engines import WAIT, WINDOW, Make, answer, ask, fresh, make_torch, taught
 
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.prompt import Message
 from hope_runtime.engine.reply import FinishReason, TextPiece
 from hope_runtime.engine.sampling import Sampler
+from hope_runtime.errors import InvalidRequestError
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import observe
@@ -219,6 +220,19 @@ def test_a_text_is_gone_on_with_as_it_stands(engine: SessionEngine, small_model:
     before, reply = outcome.record.segments
     assert tokenizer.decode(before.tokens) == "Once upon a time"
     assert tokenizer.decode(reply.tokens[:4]) == outcome.reply.text
+
+
+def test_a_text_is_gone_on_with_without_a_chat_template(tiny_model: BaseModel) -> None:
+    """A reply that was cut has nothing to be closed with."""
+    model = tiny_model.to(torch.float32, "cpu")
+    assert not model.tokenizer.has_chat_template
+    with make_torch(model) as engine:
+        turn = replace(ask("Once upon a time", tokens=4), plain=True)
+        outcome = answer(engine, fresh(model), turn)
+        assert outcome.finish_reason is FinishReason.LENGTH
+        assert len(outcome.record.segments[-1].tokens) == 4
+        with pytest.raises(InvalidRequestError, match="no chat template"):
+            answer(engine, fresh(model), ask("Once upon a time", tokens=4))
 
 
 def test_a_reader_may_end_a_reply(engine: SessionEngine, small_model: BaseModel) -> None:

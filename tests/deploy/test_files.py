@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
 # What the client and the cache look at in the environment.
-OTHER_VARIABLES = {"HOPE_CA_FILE", "HOPE_CACHE_DIR", "HOPE_TOKEN"}
+OTHER_VARIABLES = {"HOPE_CA_FILE", "HOPE_CACHE_DIR", "HOPE_KERNELS_DIR", "HOPE_TOKEN"}
 
 
 def check(*command: str | Path) -> None:
@@ -117,7 +117,7 @@ def test_the_wheel_has_all_that_a_server_needs(tmp_path: Path) -> None:
     (built,) = wheel.glob("*.whl")
     check(*pip, "install", "--no-deps", "--target", installed, built)
     here = {path.relative_to(ROOT) for path in ROOT.glob("hope_runtime/**/*") if path.is_file()}
-    data = {path for path in here if path.suffix in {".py", ".txt", ".safetensors"}}
+    data = {path for path in here if path.suffix in {".py", ".txt", ".safetensors", ".cpp", ".h"}}
     assert data
     assert all((installed / path).exists() for path in data)
     environment = os.environ | {"PYTHONPATH": str(installed)}

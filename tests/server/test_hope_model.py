@@ -26,6 +26,7 @@ from hope_runtime.session.log import Record, RecordKind
 from hope_runtime.session.memory import SessionMemory
 from server.app.cancellation import result_of
 from server.app.session_log import read_log
+from server.app.status import describe_levels
 from server.main import main as serve_command
 from server.store.base import SessionKey
 
@@ -80,6 +81,10 @@ async def test_the_server_says_what_it_runs(serve: Serve, model: HopeModel) -> N
         assert info.base_fingerprint == model.fingerprint
         assert info.dtype == "float32"
         assert info.window_tokens == 32
+        levels, size = len(model.policy.levels), info.max_state_bytes / 1e6
+        assert describe_levels(served.running.sessions) == (
+            f"the {levels} levels of a session take at most {size:.1f} MB"
+        )
         session = await served.api.create(policy="")
         assert session.memory_version == 0
         assert [level.period_tokens for level in session.levels] == (

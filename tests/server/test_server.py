@@ -17,9 +17,12 @@ from hope.v1 import admin_pb2
 from processes import soon
 from serving import Serve, Served, Spawn, connect
 
+from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.models.decoder.weights import BaseModel
+from server.app.status import describe_levels
 from server.grpc_api.server import SERVICES
 from server.main import main
+from server.running import window_bytes
 from server.settings import Settings
 
 HOPE_SERVICES = {
@@ -56,6 +59,10 @@ async def test_the_server_says_what_it_is(served: Served, chat_model: BaseModel)
     assert (info.model, info.dtype, info.window_tokens) == ("chat", "float32", 256)
     assert set(info.policies) >= {"default", "summed_gradient", "quick"}
     assert info.max_state_bytes == 2 * chat_model.config.parameters_per_rank * (32 + 16 + 8)
+    assert describe_levels(served.running.sessions) == (
+        f"the 3 levels of a session take at most {info.max_state_bytes / 1e6:.1f} MB, "
+        "of rank 32, 16, 8"
+    )
 
 
 async def test_the_load_is_what_runs_now(served: Served, api: Api) -> None:
@@ -195,3 +202,15 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
             assert status == 1
             assert len(lines) == 1
             assert words in lines[0]
+
+
+async def test_windows_take_what_is_free_where_their_size_is_left_open(
+    serve: Serve, small_model: BaseModel
+) -> None:
+    settings = Settings(window_cache_bytes="auto")
+    assert window_bytes(settings, small_model) > 1 << 20
+    assert window_bytes(Settings(window_cache_bytes=7), small_model) == 7
+    async with serve(model=small_model, window_cache_bytes="auto") as served:
+        engine = served.running.sessions.engine
+        assert isinstance(engine, TorchEngine)
+        assert engine.slot_pool.slots > 1

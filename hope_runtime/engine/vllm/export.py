@@ -6,6 +6,7 @@ tokenizer: token ids go in and come out.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -24,7 +25,7 @@ from hope_runtime.layers.config import ModelConfig
 from hope_runtime.models.decoder.weights import BaseModel
 
 # Raised when what is written changes.
-VERSION = 1
+VERSION = 2
 
 # Architectures by name: the fields beyond Llama's that their blocks have, and those among them that
 # config.json states, by its keys.
@@ -58,7 +59,10 @@ def exported(model: BaseModel, cache_dir: str | Path | None = None) -> Path:
     """
     config = _config(model.config, model.dtype)
     kind = str(model.dtype).removeprefix("torch.")
-    directory = cache_root(cache_dir) / "vllm" / f"{model.fingerprint[:16]}-{kind}-{VERSION}"
+    # The fingerprint leaves out what a memory does not depend on, such as how far layers see.
+    stated = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
+    name = f"{model.fingerprint[:16]}-{kind}-{stated}-{VERSION}"
+    directory = cache_root(cache_dir) / "vllm" / name
     if directory.is_dir():
         return directory
     building = directory.with_name(f".{directory.name}-{secrets.token_hex(6)}")
@@ -90,8 +94,8 @@ def exported(model: BaseModel, cache_dir: str | Path | None = None) -> Path:
 def _config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     if config.rope_factors is not None:
         raise UnsupportedModelError(
-            "vLLM cannot use the rotary frequencies of a GGUF file; use --engine torch, or load "
-            "the model from its Hugging Face directory"
+            "vLLM is not given rotary frequencies with a divisor for each, as GGUF files of Llama "
+            "3.1 have them, and linear, yarn and longrope scaling; use --engine torch"
         )
     layout = _layout(config)
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
@@ -133,6 +137,11 @@ def _layout(config: ModelConfig) -> dict[str, Any]:
     """
     own = set(config.later_fields())
     all_slide = len(config.sliding_layers) in (0, config.n_layers)
+    if config.qk_norm == "head" and config.attention_bias:
+        raise UnsupportedModelError(
+            "vLLM drops the biases of attention's output, which this Qwen3 model has; use --engine "
+            "torch"
+        )
     for name, fields, keys in _ARCHITECTURES:
         # Qwen3 norms each head; others would norm all of them together.
         heads_normed = "qk_norm" not in fields or config.qk_norm == "head"

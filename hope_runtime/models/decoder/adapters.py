@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from hope_runtime.layers.lora import AdapterTensors, LayerAdapter, LoraAdapter, split_layers
+from hope_runtime.layers.kernels.native import Integers, NativeKernels
+from hope_runtime.layers.lora import AdapterTensors, LayerAdapter, split_layers
+from hope_runtime.layers.served_lora import ServedAdapter
 from hope_runtime.models.decoder.weights import BaseModel
 
 
@@ -58,12 +60,11 @@ class AdapterStack:
     """The adapters of rows that decode together, stacked so that one product serves all.
 
     Rows of a smaller rank, or without an adapter, are padded with zeros, which add exactly nothing.
-    Gate and up read the same input, so their first factors are stored together. The tensors are
-    gate_up_a (L, B, 2R, D), gate_b and up_b (L, B, R, F), down_a (L, B, R, F), down_b (L, B, R, D);
-    second factors have their rank first, which is the fastest layout for a single token.
+    The tensors are those of ServedAdapter with rows behind the layers: gate_up_in (L, B, 2R, D),
+    gate_up_out (L, B, 2, R, F), down_in (L, B, R, F), down_out (L, B, R, D).
     """
 
-    def __init__(self, model: BaseModel, rows: Sequence[LoraAdapter | None]) -> None:
+    def __init__(self, model: BaseModel, rows: Sequence[ServedAdapter | None]) -> None:
         config, B = model.config, len(rows)
         L, D, F = config.n_layers, config.d_model, config.d_ff
         self.rank = R = max((adapter.rank for adapter in rows if adapter is not None), default=0)
@@ -73,16 +74,16 @@ class AdapterStack:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(L, B, *shape, dtype=model.dtype, device=model.device)
 
-        gate_up_a, gate_b, up_b = zeros(2 * R, D), zeros(R, F), zeros(R, F)
-        down_a, down_b = zeros(R, F), zeros(R, D)
+        gate_up_in, gate_up_out = zeros(2, R, D), zeros(2, R, F)
+        down_in, down_out = zeros(R, F), zeros(R, D)
         for row, adapter in enumerate(rows):
             if adapter is None:
                 continue
             r = adapter.rank
-            gate_up_a[:, row, :r], gate_up_a[:, row, R : R + r] = adapter.gate_a, adapter.up_a
-            gate_b[:, row, :r], up_b[:, row, :r] = adapter.gate_b.mT, adapter.up_b.mT
-            down_a[:, row, :r], down_b[:, row, :r] = adapter.down_a, adapter.down_b.mT
-        tensors = (gate_up_a, gate_b, up_b, down_a, down_b)
+            gate_up_in[:, row, :, :r] = adapter.gate_up_in.view(L, 2, r, D)
+            gate_up_out[:, row, :, :r] = adapter.gate_up_out
+            down_in[:, row, :r], down_out[:, row, :r] = adapter.down_in, adapter.down_out
+        tensors = (gate_up_in.flatten(2, 3), gate_up_out, down_in, down_out)
         self._layers = list(zip(*(tensor.unbind(0) for tensor in tensors), strict=True))
 
     def gate_up(
@@ -91,20 +92,59 @@ class AdapterStack:
         """Gate and up with each row's own terms added, (B, F) each."""
         if not self.rank:
             return gate_BF, up_BF
-        gate_up_a, gate_b, up_b, _, _ = self._layers[layer]
+        gate_up_in, gate_up_out, _, _ = self._layers[layer]
         # On a CPU a product with the vector on the left is two to four times as fast.
-        inner_B12R = torch.bmm(x_BD[:, None], gate_up_a.mT)
-        gate_BF = gate_BF + torch.bmm(inner_B12R[..., : self.rank], gate_b)[:, 0]
-        up_BF = up_BF + torch.bmm(inner_B12R[..., self.rank :], up_b)[:, 0]
+        inner_B12R = torch.bmm(x_BD[:, None], gate_up_in.mT)
+        gate_BF = gate_BF + torch.bmm(inner_B12R[..., : self.rank], gate_up_out[:, 0])[:, 0]
+        up_BF = up_BF + torch.bmm(inner_B12R[..., self.rank :], gate_up_out[:, 1])[:, 0]
         return gate_BF, up_BF
 
     def down(self, layer: int, h_BF: Tensor, out_BD: Tensor) -> Tensor:
         """The output with each row's own term added, (B, D)."""
         if not self.rank:
             return out_BD
-        _, _, _, down_a, down_b = self._layers[layer]
-        inner_B1R = torch.bmm(h_BF[:, None], down_a.mT)
-        return out_BD + torch.bmm(inner_B1R, down_b)[:, 0]
+        _, _, down_in, down_out = self._layers[layer]
+        inner_B1R = torch.bmm(h_BF[:, None], down_in.mT)
+        return out_BD + torch.bmm(inner_B1R, down_out)[:, 0]
+
+
+class NativeAdapters:
+    """The adapters of rows that decode together, read where they lie by compiled kernels.
+
+    Implements the methods of AdapterStack, but adds in place.
+    """
+
+    def __init__(self, kernels: NativeKernels, rows: Sequence[ServedAdapter | None]) -> None:
+        self._kernels = kernels
+        self._rows = rows  # which keeps the addresses valid
+        ranks = [0 if adapter is None else adapter.rank for adapter in rows]
+        self.rank = max(ranks, default=0)
+        self._ranks = Integers.of(ranks)
+        addresses = [
+            (0, 0, 0, 0) if adapter is None else adapter.addresses() for adapter in rows
+        ] or [()]
+        self._addresses = [Integers.of(column) for column in zip(*addresses, strict=True)]
+
+    def gate_up(
+        self, layer: int, x_BD: Tensor, gate_BF: Tensor, up_BF: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See AdapterStack.gate_up; gate and up are halves of one tensor, in this order."""
+        if self.rank:
+            a, b, _, _ = self._addresses
+            both = gate_BF.as_strided((len(gate_BF), 2 * gate_BF.shape[1]), gate_BF.stride())
+            self._kernels.add_low_rank(
+                x_BD, both, parts=2, layer=layer, ranks=self._ranks, a=a, b=b
+            )
+        return gate_BF, up_BF
+
+    def down(self, layer: int, h_BF: Tensor, out_BD: Tensor) -> Tensor:
+        """See AdapterStack.down."""
+        if self.rank:
+            _, _, a, b = self._addresses
+            self._kernels.add_low_rank(
+                h_BF, out_BD, parts=1, layer=layer, ranks=self._ranks, a=a, b=b
+            )
+        return out_BD
 
 
 class RowAdapters:
@@ -116,9 +156,9 @@ class RowAdapters:
 
     def __init__(
         self,
-        stack: AdapterStack,
+        stack: AdapterStack | NativeAdapters,
         B: int,
-        adapters: Sequence[LoraAdapter | None],
+        adapters: Sequence[ServedAdapter | None],
         lengths: Sequence[int],
     ) -> None:
         self._stack = stack
@@ -137,8 +177,7 @@ class RowAdapters:
         if self._stack.rank:
             B = self._B
             gate_BF, up_BF = self._stack.gate_up(layer, x_ND[:B], gate_NF[:B], up_NF[:B])
-            gate_NF = torch.cat([gate_BF, gate_NF[B:]])
-            up_NF = torch.cat([up_BF, up_NF[B:]])
+            gate_NF, up_NF = _with_first(gate_BF, gate_NF), _with_first(up_BF, up_NF)
         for tokens, layers in self._long:
             gate_a, gate_b, up_a, up_b, _, _ = layers[layer]
             gate_NF[tokens] += _low_rank(x_ND[tokens], gate_a, gate_b)
@@ -149,11 +188,19 @@ class RowAdapters:
         """The output with each row's own term added, (N, D)."""
         if self._stack.rank:
             B = self._B
-            out_ND = torch.cat([self._stack.down(layer, h_NF[:B], out_ND[:B]), out_ND[B:]])
+            out_ND = _with_first(self._stack.down(layer, h_NF[:B], out_ND[:B]), out_ND)
         for tokens, layers in self._long:
             *_, down_a, down_b = layers[layer]
             out_ND[tokens] += _low_rank(h_NF[tokens], down_a, down_b)
         return out_ND
+
+
+def _with_first(rows: Tensor, all_rows: Tensor) -> Tensor:
+    """`all_rows` with `rows` in the place of its first ones."""
+    B = len(rows)
+    if rows.data_ptr() == all_rows.data_ptr():  # they were changed in place
+        return all_rows
+    return rows if len(all_rows) == B else torch.cat([rows, all_rows[B:]])
 
 
 def _low_rank(x: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from hope_runtime.errors import WindowOverflowError
 from hope_runtime.layers.attention import RotaryTable, mix_heads, rotate, turn_heads
 from hope_runtime.layers.config import ModelConfig
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.layers.lora import LoraAdapter
+from hope_runtime.layers.served_lora import ServedAdapter
 from hope_runtime.models.decoder.weights import BaseModel
 
 _Factors = TypeVar("_Factors")
@@ -93,7 +93,7 @@ class RowInput:
 
     ids: tuple[int, ...]
     cache: KVCache
-    adapter: LoraAdapter | None = None
+    adapter: ServedAdapter | None = None
 
 
 class RowAttention:
@@ -104,20 +104,11 @@ class RowAttention:
     """
 
     def __init__(self, model: BaseModel, rows: Sequence[RowInput]) -> None:
-        known = model.config.max_positions
-        for row in rows:
-            _check_capacity(row.cache, len(row.ids))
-            if (stop := row.cache.length + len(row.ids)) > known:
-                raise WindowOverflowError(
-                    f"{stop} tokens exceed the {known} positions of the model"
-                )
+        check_rows(model, rows)
         self._config: ModelConfig = model.config
         self._lengths = [len(row.ids) for row in rows]
-        positions_N = torch.cat(
-            [torch.arange(row.cache.length, row.cache.length + len(row.ids)) for row in rows]
-        ).to(model.device)
-        self._turns = _of_layers(
-            model.rotaries, lambda table: [part[0] for part in table.at(positions_N[None])]
+        self._turns = turns_at(
+            model, [row.cache.length + index for row in rows for index in range(len(row.ids))]
         )
         biases = [
             _causal_bias(row.cache.length, len(row.ids), model.dtype, model.device) for row in rows
@@ -174,6 +165,26 @@ class _CacheViews:
         self.new_v = cache.v[:, 0, :, start:stop].unbind(0)
         self.all_k = cache.k[:, :, :, :stop].unbind(0)  # (1, G, S, K) each
         self.all_v = cache.v[:, :, :, :stop].unbind(0)
+
+
+def check_rows(model: BaseModel, rows: Sequence[RowInput]) -> None:
+    """Raise WindowOverflowError when a cache or the model's positions do not hold a row."""
+    known = model.config.max_positions
+    for row in rows:
+        _check_capacity(row.cache, len(row.ids))
+        if (stop := row.cache.length + len(row.ids)) > known:
+            raise WindowOverflowError(f"{stop} tokens exceed the {known} positions of the model")
+
+
+def turns_at(model: BaseModel, positions: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Rotary factors of each layer at the N positions, cos and sin of (N, 1, K)."""
+    places_1N = torch.tensor([positions], device=model.device)
+
+    def factors(table: RotaryTable) -> tuple[Tensor, Tensor]:
+        cos, sin = table.at(places_1N)
+        return cos[0], sin[0]
+
+    return _of_layers(model.rotaries, factors)
 
 
 def _of_layers(

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from hope_runtime.layers.config import ModelConfig
+from hope_runtime.layers.kernels.torch_kernels import Kernels, TorchKernels
 from hope_runtime.layers.norm import rms_norm
 from hope_runtime.models.decoder.weights import LayerWeights
 
@@ -26,8 +26,7 @@ OnMlp = Callable[[int, Tensor, Tensor], None]
 """Observer of the MLPs: called with a layer's index and the inputs of its matrices,
 (B, T, D) for gate and up, (B, T, F) for down."""
 
-Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""x Wᵀ + b with a shared weight, (X, in) -> (X, out)."""
+_TORCH = TorchKernels()
 
 
 class Attention(Protocol):
@@ -58,7 +57,7 @@ def decoder_block(
     layer: int,
     attention: Attention,
     adapter: Adapter,
-    product: Product = nnf.linear,
+    kernels: Kernels = _TORCH,
     on_mlp: OnMlp | None = None,
 ) -> Tensor:
     """One layer, (X, D) -> (X, D): x + attention(norm x), then x + mlp(norm x), with norms where
@@ -66,31 +65,33 @@ def decoder_block(
 
     Differentiable wherever the strategies are.
     """
-    normed = _normed(x, weights.attn_norm, config)
-    qkv = product(normed, weights.qkv, weights.qkv_bias)
+    normed = _normed(x, weights.attn_norm, config, kernels)
+    qkv = kernels.linear(normed, weights.qkv, weights.qkv_bias)
     if weights.q_norm is not None and weights.k_norm is not None:
         qkv = _heads_normed(qkv, weights.q_norm, weights.k_norm, config)
     mixed = attention.mix(layer, qkv)
-    mixed = product(mixed, weights.out, weights.out_bias)
-    x = _added(x, mixed, weights.attn_post_norm, config)
-    normed = _normed(x, weights.mlp_norm, config)
-    gate, up = product(normed, weights.gate_up, None).chunk(2, dim=-1)
+    mixed = kernels.linear(mixed, weights.out, weights.out_bias)
+    x = _added(x, mixed, weights.attn_post_norm, config, kernels)
+    normed = _normed(x, weights.mlp_norm, config, kernels)
+    gate, up = kernels.linear(normed, weights.gate_up, None).chunk(2, dim=-1)
     gate, up = adapter.gate_up(layer, normed, gate, up)
-    h = (nnf.silu(gate) if config.activation == "silu" else nnf.gelu(gate, approximate="tanh")) * up
+    h = kernels.gated(gate, up, config.activation)
     if on_mlp is not None:
         on_mlp(layer, normed, h)
-    out = adapter.down(layer, h, product(h, weights.down, None))
-    return _added(x, out, weights.mlp_post_norm, config)
+    out = adapter.down(layer, h, kernels.linear(h, weights.down, None))
+    return _added(x, out, weights.mlp_post_norm, config, kernels)
 
 
-def _normed(x: Tensor, weight: Tensor | None, config: ModelConfig) -> Tensor:
+def _normed(x: Tensor, weight: Tensor | None, config: ModelConfig, kernels: Kernels) -> Tensor:
     """x normed, or x itself without a weight."""
-    return x if weight is None else rms_norm(x, weight, config.norm_eps)
+    return x if weight is None else kernels.rms_norm(x, weight, config.norm_eps)
 
 
-def _added(x: Tensor, part: Tensor, post_norm: Tensor | None, config: ModelConfig) -> Tensor:
+def _added(
+    x: Tensor, part: Tensor, post_norm: Tensor | None, config: ModelConfig, kernels: Kernels
+) -> Tensor:
     """The residual stream `x` with what attention or the MLP adds."""
-    part = _normed(part, post_norm, config)
+    part = _normed(part, post_norm, config, kernels)
     return x + part if config.residual_scale == 1.0 else x + part * config.residual_scale
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from hope_runtime.layers.attention import soft_capped
 from hope_runtime.layers.config import ModelConfig
+from hope_runtime.layers.kernels.torch_kernels import Kernels, TorchKernels
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import AdapterTensors
-from hope_runtime.layers.norm import rms_norm
 from hope_runtime.models.decoder.adapters import adapter_strategy
 from hope_runtime.models.decoder.attention import WindowAttention
-from hope_runtime.models.decoder.block import Adapter, Attention, OnMlp, Product, decoder_block
+from hope_runtime.models.decoder.block import Adapter, Attention, OnMlp, decoder_block
 from hope_runtime.models.decoder.weights import BaseModel
 
 
@@ -83,12 +83,13 @@ def run_blocks(
     *,
     attention: Attention,
     adapter: Adapter,
-    product: Product = nnf.linear,
+    kernels: Kernels | None = None,
     fast_memory: FastMemory | None = None,
     on_mlp: OnMlp | None = None,
 ) -> Tensor:
     """Embedding, every block and the final norm: ids (B, T) or (N,) -> (B, T, D) or (N, D)."""
     config, weights = model.config, model.weights
+    kernels = kernels or TorchKernels()
     x = embed(model, ids)
     for index, layer in enumerate(weights.layers):
         if fast_memory is not None:
@@ -100,12 +101,12 @@ def run_blocks(
             layer=index,
             attention=attention,
             adapter=adapter,
-            product=product,
+            kernels=kernels,
             on_mlp=on_mlp,
         )
     if fast_memory is not None:
         x = fast_memory.at(config.n_layers, x)
-    return rms_norm(x, weights.final_norm, config.norm_eps)
+    return kernels.rms_norm(x, weights.final_norm, config.norm_eps)
 
 
 def embed(model: BaseModel, ids: Tensor) -> Tensor:

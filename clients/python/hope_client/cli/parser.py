@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from hope_client.cli.commands import Commands, Parser, add_json, positive_seconds
+from hope_client.cli.commands import Commands, Parser, add_json, positive_seconds, uint32
 from hope_client.cli.memory_commands import add_memory
 from hope_client.cli.session_commands import add_sessions
 from hope_client.cli.turn_commands import add_turns
@@ -43,10 +43,40 @@ def build_parser() -> argparse.ArgumentParser:
         "health", "info:health", "exit with 0 if the server is serving, else with 1"
     )
     add_json(health)
+    _add_bench(commands)
     commands.add_bare("evaluate", "run the evaluation tasks (see `hope evaluate --help`)")
     commands.add_bare("train", "train a native model (see `hope train --help`)")
     _add_completion(commands)
     return parser
+
+
+def _add_bench(commands: Commands) -> None:
+    bench = commands.add(
+        "bench",
+        "bench:bench",
+        "load a server with replies and show how fast they come",
+    )
+    bench.add_argument(
+        "--sessions", type=uint32, default=4, metavar="N", help="sessions that ask (default 4)"
+    )
+    bench.add_argument(
+        "--seconds", type=positive_seconds, default=30.0, metavar="S", help="duration (default 30)"
+    )
+    bench.add_argument(
+        "--rate",
+        type=positive_seconds,
+        default=None,
+        metavar="TURNS",
+        help="turns per second that arrive at random times (default: every session asks again "
+        "as soon as its reply has ended)",
+    )
+    bench.add_argument(
+        "--max-tokens", type=uint32, default=64, metavar="N", help="tokens of a reply (default 64)"
+    )
+    bench.add_argument(
+        "--seed", type=uint32, default=0, help="random seed of arrivals and of sampling"
+    )
+    add_json(bench)
 
 
 def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
