@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 # A document counts as at least so many tokens where its end has come, or where it says something
 # that nobody can guess: a page must be able to pay for a fact.
-LEAST_TOKENS = 4096
+LEAST_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)

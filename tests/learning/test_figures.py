@@ -100,6 +100,7 @@ def test_every_figure_of_a_consolidation_has_its_row() -> None:
     assert {figure.name for figure in FIGURES} - derived == attributes(WHOLE) - {
         "guards",
         "superseded",
+        "statements",
         "phases",
     }
     assert all(figure.of(WHOLE) is not None and figure.unit and figure.help for figure in FIGURES)

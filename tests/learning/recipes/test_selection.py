@@ -109,3 +109,24 @@ def test_ordinary_statements_wait_for_each_other():
     assert (now(few), now(few, replace(rich, final=True))) == (0, 3)
     assert now([*few, Candidate(3, 5.2, odd=False)]) == 4
     assert now([*few, Candidate(3, 3.0, odd=True)]) == 4
+
+
+def test_of_one_key_with_several_values_the_last_is_practised(chat_model):
+    model = chat_model
+    choose = Selection(
+        Resources(model, Workers(1)),
+        EnglishParser(),
+        Names(model.tokenizer),
+        SpanReader(model.tokenizer),
+    )
+    texts = [f"The magic number for {key} is {n}." for key, n in
+             (("zorb", 4812231), ("plim", 7710024), ("zorb", 9120045))]  # fmt: skip
+    spans = [
+        Span(tuple(model.tokenizer.encode(text)), Speaker.DOCUMENT, 1000 * place, 6.0)
+        for place, text in enumerate(texts)
+    ]
+    allowance = Allowance(1_000_000, 1_000_000, True)
+    found = at_once(
+        choose.of(spans, Stretch(spans, (), DEFAULT_POLICY, 0.0, 0, allowance=allowance))
+    )
+    assert [item.text for item in found.statements] == texts[1:]

@@ -24,7 +24,7 @@ WAITING = 16
 # credit: what holds the memory costs as much for one as for four.
 TOGETHER = 4
 # Least surprise, nats per token, of a statement for which a document counts as longer than it is.
-CREDIT_NATS = 6.0
+CREDIT_NATS = 5.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ class Selection:
     ) -> Selected:
         """All that users said, and of documents what the allowance pays for."""
         config = stretch.policy.specific
+        statements = self._newest(statements)
         told = {item.span.start for item in statements if item.span.speaker is Speaker.USER}
         candidates = [
             Candidate(
@@ -114,6 +115,20 @@ class Selection:
         return Selected(
             chosen, _within(texts, room) if chosen else [], waiting, paid.steps, paid.tokens
         )
+
+    def _newest(self, statements: list[Statement]) -> list[Statement]:
+        """Without what a document says with another odd value later: the last one holds."""
+        last: dict[str, int] = {}
+        asked = {}
+        for item in statements:
+            if item.span.speaker is not Speaker.USER and self._parser.is_odd(item.stated):
+                asked[item.span.start] = next(iter(self._parser.questions(item.stated)), "")
+                last[asked[item.span.start]] = item.span.start
+        return [
+            item
+            for item in statements
+            if not (question := asked.get(item.span.start)) or last[question] == item.span.start
+        ]
 
     def _ask(self, statements: list[Statement], config: SpecificConfig) -> Work[None]:
         """Give statements of others the base's questions beside those of their form."""
