@@ -36,6 +36,8 @@ def test_docstrings_say_what_a_thing_is(package: str) -> None:
     assert not found, "\n".join(found)
 
 
+# What people read: the packages, the other client and the tests.
+SOURCES = (*PACKAGES, "clients/typescript/src", "tests")
 # Tables of data, which are read entry by entry.
 DATA = {"server/app/error_codes.py", "hope_lab/evaluate/data/relations.py"}
 MOST_LINES = 300
@@ -45,9 +47,9 @@ def lines_of(root: Path) -> dict[str, int]:
     """Number of lines of each source file under `root`, except generated code."""
     return {
         str(path.relative_to(root)): len(path.read_text("utf-8").splitlines())
-        for package in (*PACKAGES, "clients/typescript/src")
-        for path in sorted((root / package).rglob("*.[pt]*"))
-        if path.suffix in (".py", ".ts")
+        for folder in SOURCES
+        for path in sorted((root / folder).rglob("*"))
+        if path.suffix in (".py", ".ts", ".mjs")
         and not path.stem.endswith(("_pb2", "_pb2_grpc"))
         and "generated" not in path.parts
     }
@@ -72,11 +74,10 @@ def test_only_long_files_are_exempt() -> None:
     assert {name for name in DATA if lines.get(name, 0) > MOST_LINES} == DATA
 
 
-def test_a_long_file_is_noticed(tmp_path: Path) -> None:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    (folder / "short.py").write_text("x = 1\n" * MOST_LINES)
-    (folder / "long.py").write_text("x = 1\n" * (MOST_LINES + 1))
-    assert too_long(lines_of(tmp_path)) == [
-        "server/long.py has 301 lines; split it by responsibility"
-    ]
+@pytest.mark.parametrize("name", ["server/long.py", "tests/models/test_long.py"])
+def test_a_long_file_is_noticed(tmp_path: Path, name: str) -> None:
+    long = tmp_path / name
+    long.parent.mkdir(parents=True)
+    (long.parent / "short.py").write_text("x = 1\n" * MOST_LINES)
+    long.write_text("x = 1\n" * (MOST_LINES + 1))
+    assert too_long(lines_of(tmp_path)) == [f"{name} has 301 lines; split it by responsibility"]

@@ -17,7 +17,7 @@ import pytest
 import torch
 from mutations import mutated_bytes, mutated_json
 from safetensors.torch import load, save
-from test_codec import Blobs, decode, encode, golden
+from stored_state import Blobs, decode, encode, golden
 
 from hope_runtime.errors import StateError
 from hope_runtime.session.codec import STATE_BLOB

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-from hope_sessions import byte_model, decoded, fresh, read, say
+from hope_sessions import decoded, fresh, read, say
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
@@ -17,19 +17,6 @@ from hope_runtime.engine.hope_engine import HopeEngine
 from hope_runtime.errors import CorruptStateError, StateError
 from hope_runtime.session.codec import changed_blobs, context_blob, encode_memory
 from hope_runtime.session.log import Record, RecordKind
-
-
-@pytest.fixture(scope="module")
-def engines() -> Iterator[dict[str, HopeEngine]]:
-    running = {name: HopeEngine(byte_model(name)) for name in ("hope", "hope_attention")}
-    yield running
-    for engine in running.values():
-        engine.close()
-
-
-@pytest.fixture
-def engine(engines: dict[str, HopeEngine]) -> HopeEngine:
-    return engines["hope"]
 
 
 def edited(data: bytes, change: Callable[[dict[str, torch.Tensor]], None]) -> bytes:
