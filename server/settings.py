@@ -62,7 +62,7 @@ class Settings(StoreSettings, AccessSettings):
         2 << 30,
         description=(
             "Bytes reserved at start for the KV cache of windows, which limits how many turns "
-            "run at a time; auto is 85 % of what is free on the device."
+            "run at a time; auto takes 85 % of the device's free memory."
         ),
     )
     memory_cache_bytes: int = Field(

@@ -94,7 +94,7 @@ def add_turns(commands: Commands) -> None:
     ingest.add_argument(
         "--detach",
         action="store_true",
-        help="leave the reading to the server, which goes on without this command",
+        help="leave the reading to the server, which continues after this command ends",
     )
     ingest.add_argument(
         "--status", action="store_true", help="show what the server reads in the background"
@@ -102,8 +102,8 @@ def add_turns(commands: Commands) -> None:
     ingest.add_argument(
         "--cancel",
         action="store_true",
-        help="end reading in the background; what was read stays, and the documents sent again "
-        "with --detach are read on from there",
+        help="end reading in the background; text that was read is kept, and documents sent again "
+        "with --detach continue from there",
     )
     add_json(ingest, "print JSON lines, one per event")
 
