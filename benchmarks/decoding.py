@@ -99,9 +99,8 @@ def main() -> int:
     }
     if arguments.peers is not None:
         measures["llama.cpp"] = llama_cpp(arguments.peers, arguments.threads)
-    rounds = [{name: measure() for name, measure in measures.items()} for _ in range(PAIRS + 1)][
-        1:
-    ]  # the first one warms up
+    rounds = [{name: measure() for name, measure in measures.items()} for _ in range(PAIRS + 1)]
+    del rounds[0]  # it warmed up
     compiled = "compiled" if native_kernels(model.dtype) is not None else "torch's"
     print(f"{arguments.threads} threads, {model.dtype}, {compiled} kernels", file=sys.stderr)
     floors = {

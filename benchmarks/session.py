@@ -17,6 +17,7 @@ from benchmarks.common import (
     served_terms,
     text_spans,
 )
+from benchmarks.decoding import DECODED, ours, transformers
 from benchmarks.floors import decoding_floor, reading_floor, training_floor
 from hope_runtime.engine.kv_slots import Slot
 from hope_runtime.engine.runner import Runner
@@ -30,42 +31,16 @@ from hope_runtime.session.policy import DEFAULT_POLICY
 from hope_runtime.session.window import Window
 from hope_runtime.steps import at_once
 
-DECODED = 32
 SCORED = 256
 NEAR, FAR = 1_000, 200_000
 
 
 def decode_single(model: BaseModel) -> Entry:
     """Greedy tokens per second with a full memory in every level, against transformers."""
-    from benchmarks.reference import reference_model
-
-    reader, runner = Reader(model, WINDOW_TOKENS), Runner(model)
-    prompt = tuple(model.tokenizer.encode("The history of the lighthouse begins with"))
     adapter = served_terms(model)
-    reference = reference_model(model)
-    ids = torch.tensor([prompt])
-
-    def ours() -> float:
-        row = reader.new_slot()
-        row.adapter = adapter
-        logits = runner.finish(reader.read(row, prompt)).logits
-        started = time.process_time()
-        for _ in range(DECODED):
-            logits = runner.finish(reader.extend(row, int(logits.argmax())))
-        return DECODED / (time.process_time() - started)
-
-    def theirs() -> float:
-        # Without the time to read the prompt, as above.
-        def spent(tokens: int) -> float:
-            started = time.process_time()
-            reference.generate(
-                ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0
-            )
-            return time.process_time() - started
-
-        return DECODED / (spent(DECODED + 1) - spent(1))
-
-    entry = compared("decode.single", "tokens/CPU-s", ours, theirs)
+    entry = compared(
+        "decode.single", "tokens/CPU-s", ours(model, None, adapter), transformers(model)
+    )
     return {**entry, "floor": decoding_floor(model, [adapter])}
 
 

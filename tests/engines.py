@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.prompt import Message
-from hope_runtime.engine.reply import TextPiece
+from hope_runtime.engine.reply import FinishReason, TextPiece
 from hope_runtime.engine.sampling import Sampling
 from hope_runtime.engine.torch_engine import TorchEngine
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn
@@ -25,6 +25,7 @@ from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.levels import Level
+from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import LearningPolicy, LevelConfig
 
@@ -127,3 +128,21 @@ class Gate:
 
     def ready(self) -> bool:
         return not self.begun.is_set() or self.is_open.is_set()
+
+
+def assert_cut_after(
+    tokens: int, outcome: GenerateOutcome, parts: Sequence[TextPiece], model: BaseModel
+) -> None:
+    """A reply of so many tokens was cut by its limit, and its record and `parts` say the same."""
+    assert outcome.finish_reason is FinishReason.LENGTH
+    assert outcome.output_tokens == tokens
+    assert "".join(part.text for part in parts) == outcome.text
+    assert sum(part.tokens for part in parts) == outcome.reply.tokens == tokens
+    assert not outcome.reply.logprobs  # nobody asked
+    reply = outcome.record.segments[-1]
+    assert reply.speaker is Speaker.ASSISTANT
+    assert not reply.learnable
+    # A reply that was cut is closed as the template would have closed it.
+    assert len(reply.tokens) == tokens + 1
+    assert reply.tokens[-1] in model.tokenizer.eos_ids
+    assert outcome.input_tokens == len(outcome.record.tokens) - (tokens + 1)

@@ -46,7 +46,9 @@ def adapter_bytes(model: BaseModel, memory_cache_bytes: int) -> int:
     sessions that decode."""
     if model.device.type == "cpu":
         return memory_cache_bytes
-    return memory_cache_bytes + AdapterTable.bytes_of(model, GPU_LIMITS.rows, _HIGHEST_RANK)
+    return memory_cache_bytes + AdapterTable.bytes_of(
+        model.config, GPU_LIMITS.rows + 1, _HIGHEST_RANK, model.dtype
+    )
 
 
 class TorchEngine(AdapterEngine):

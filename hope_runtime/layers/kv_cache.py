@@ -74,7 +74,7 @@ class KVCache:
     def bytes_of(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:
         """Bytes of a cache of one row."""
         values = 2 * config.n_layers * config.n_kv_heads * config.head_dim * capacity
-        return values * torch.empty(0, dtype=dtype).element_size()
+        return values * dtype.itemsize
 
     def place(self, positions_BT: Tensor | None, T: int) -> Tensor:
         """Note the positions of the next T tokens, None for their places; gives those of all keys

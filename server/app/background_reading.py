@@ -210,12 +210,11 @@ class BackgroundReading:
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, IngestProgress):
-                    self._readings[key] = Reading(
-                        document.document,
-                        event.committed_bytes,
-                        self._readings[key].began,
-                        event.tokens,
-                        event.learning,
+                    self._readings[key] = replace(
+                        self._readings[key],
+                        committed_bytes=event.committed_bytes,
+                        tokens=event.tokens,
+                        learning=event.learning,
                     )
 
     async def _change(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engines import WAIT, WINDOW, Make, answer, ask, fresh, make_torch, taught
+from engines import WAIT, WINDOW, Make, answer, ask, assert_cut_after, fresh, make_torch, taught
 
 from hope_runtime.engine.base import SessionEngine
 from hope_runtime.engine.prompt import Message
@@ -16,7 +16,7 @@ from hope_runtime.errors import InvalidRequestError
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import observe
-from hope_runtime.session.log import Record, Speaker
+from hope_runtime.session.log import Record
 from hope_runtime.session.window import Window
 
 
@@ -24,18 +24,7 @@ def test_a_reply_is_a_record_and_its_text(engine: SessionEngine, small_model: Ba
     parts: list[TextPiece] = []
     ticket = engine.generate("row", fresh(small_model), ask(tokens=8), parts.append)
     outcome = ticket.future.result(WAIT)
-    assert outcome.finish_reason is FinishReason.LENGTH
-    assert outcome.output_tokens == 8
-    assert "".join(part.text for part in parts) == outcome.text
-    assert sum(part.tokens for part in parts) == outcome.reply.tokens == 8
-    assert not outcome.reply.logprobs  # nobody asked
-    reply = outcome.record.segments[-1]
-    assert reply.speaker is Speaker.ASSISTANT
-    assert not reply.learnable
-    # A reply that was cut is closed as the template would have closed it.
-    assert len(reply.tokens) == 9
-    assert reply.tokens[-1] in small_model.tokenizer.eos_ids
-    assert outcome.input_tokens == len(outcome.record.tokens) - 9
+    assert_cut_after(8, outcome, parts, small_model)
     assert outcome.surprise_nats is not None
     after = observe(fresh(small_model), outcome.record, window_tokens=WINDOW)
     assert outcome.memory.hash() == after.hash()

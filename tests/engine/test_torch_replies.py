@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engines import ask
+from engines import ask, assert_cut_after
 from memories import POLICY
 from torch_turns import answer
 
@@ -16,7 +16,6 @@ from hope_runtime.errors import ModelError, WindowOverflowError
 from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import observe
-from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.window import Window
 
@@ -25,18 +24,7 @@ SMALL = 96  # a window that the system prompt leaves some room in
 
 def test_a_reply_is_a_record_and_its_text(engine: TorchEngine, memory: SessionMemory) -> None:
     outcome, parts = answer(engine, memory, ask(tokens=8))
-    assert outcome.finish_reason is FinishReason.LENGTH
-    assert outcome.output_tokens == 8
-    assert "".join(part.text for part in parts) == outcome.text
-    assert sum(part.tokens for part in parts) == outcome.reply.tokens == 8
-    assert not outcome.reply.logprobs  # nobody asked
-    reply = outcome.record.segments[-1]
-    assert reply.speaker is Speaker.ASSISTANT
-    assert not reply.learnable
-    # A reply that was cut is closed as the template would have closed it.
-    assert len(reply.tokens) == 9
-    assert reply.tokens[-1] in engine.model.tokenizer.eos_ids
-    assert outcome.input_tokens == len(outcome.record.tokens) - 9
+    assert_cut_after(8, outcome, parts, engine.model)
 
 
 def test_a_reply_ends_with_the_models_end_token_or_a_stop_string(base_model: BaseModel) -> None:

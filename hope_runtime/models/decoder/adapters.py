@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hope_runtime.layers.kernels.native import Integers, NativeKernels
 from hope_runtime.layers.lora import AdapterTensors, LayerAdapter, split_layers
-from hope_runtime.layers.served_lora import ServedAdapter
+from hope_runtime.layers.served_lora import AdapterRows, ServedAdapter
 from hope_runtime.models.decoder.weights import BaseModel
 
 
@@ -57,33 +57,20 @@ def adapter_strategy(adapter: AdapterTensors | None) -> NoAdapter | OneAdapter:
 
 
 class AdapterStack:
-    """The adapters of rows that decode together, stacked so that one product serves all.
+    """The adapters of rows that decode together, stacked as AdapterRows of the highest rank.
 
     Rows of a smaller rank, or without an adapter, are padded with zeros, which add exactly nothing.
-    The tensors are those of ServedAdapter with rows behind the layers: gate_up_in (L, B, 2R, D),
-    gate_up_out (L, B, 2, R, F), down_in (L, B, R, F), down_out (L, B, R, D).
     """
 
     def __init__(self, model: BaseModel, rows: Sequence[ServedAdapter | None]) -> None:
-        config, B = model.config, len(rows)
-        L, D, F = config.n_layers, config.d_model, config.d_ff
-        self.rank = R = max((adapter.rank for adapter in rows if adapter is not None), default=0)
-        if not R:
+        self.rank = max((adapter.rank for adapter in rows if adapter is not None), default=0)
+        if not self.rank:
             return
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(L, B, *shape, dtype=model.dtype, device=model.device)
-
-        gate_up_in, gate_up_out = zeros(2, R, D), zeros(2, R, F)
-        down_in, down_out = zeros(R, F), zeros(R, D)
+        held = AdapterRows(model.config, len(rows), self.rank, model.dtype, model.device)
         for row, adapter in enumerate(rows):
-            if adapter is None:
-                continue
-            r = adapter.rank
-            gate_up_in[:, row, :, :r] = adapter.gate_up_in.view(L, 2, r, D)
-            gate_up_out[:, row, :, :r] = adapter.gate_up_out
-            down_in[:, row, :r], down_out[:, row, :r] = adapter.down_in, adapter.down_out
-        tensors = (gate_up_in.flatten(2, 3), gate_up_out, down_in, down_out)
+            if adapter is not None:
+                held.write(row, adapter)
+        tensors = (held.gate_up_in.flatten(2, 3), held.gate_up_out, held.down_in, held.down_out)
         self._layers = list(zip(*(tensor.unbind(0) for tensor in tensors), strict=True))
 
     def gate_up(

@@ -107,9 +107,8 @@ class RowAttention:
         check_rows(model, rows)
         self._config: ModelConfig = model.config
         self._lengths = [len(row.ids) for row in rows]
-        self._turns = turns_at(
-            model, [row.cache.length + index for row in rows for index in range(len(row.ids))]
-        )
+        places = [row.cache.length + index for row in rows for index in range(len(row.ids))]
+        self._turns = turns_at(model, torch.tensor(places, device=model.device))
         biases = [
             _causal_bias(row.cache.length, len(row.ids), model.dtype, model.device) for row in rows
         ]
@@ -176,12 +175,11 @@ def check_rows(model: BaseModel, rows: Sequence[RowInput]) -> None:
             raise WindowOverflowError(f"{stop} tokens exceed the {known} positions of the model")
 
 
-def turns_at(model: BaseModel, positions: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Rotary factors of each layer at the N positions, cos and sin of (N, 1, K)."""
-    places_1N = torch.tensor([positions], device=model.device)
+def turns_at(model: BaseModel, positions_N: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Rotary factors of each layer at N positions, int64: cos and sin of (N, 1, K)."""
 
     def factors(table: RotaryTable) -> tuple[Tensor, Tensor]:
-        cos, sin = table.at(places_1N)
+        cos, sin = table.at(positions_N[None])
         return cos[0], sin[0]
 
     return _of_layers(model.rotaries, factors)
@@ -213,7 +211,7 @@ def _near_bias(
     near_BTS = places_BS[:, S - T :, None] - places_BS[:, None] < width
     if bias is None:
         near_BTS = near_BTS.tril(S - T)
-    near = _as_bias(near_BTS.unsqueeze(1), dtype)
+    near = as_bias(near_BTS.unsqueeze(1), dtype)
     return near if bias is None else near + bias
 
 
@@ -232,7 +230,7 @@ def _score_bias(
     Made once for all layers: the attention kernel would convert a boolean mask at each of them.
     """
     if mask_BTS is not None:
-        return _as_bias(mask_BTS.unsqueeze(1), dtype)
+        return as_bias(mask_BTS.unsqueeze(1), dtype)
     return None if start == 0 else _causal_bias(start, T, dtype, device)
 
 
@@ -241,10 +239,11 @@ def _causal_bias(start: int, T: int, dtype: torch.dtype, device: torch.device) -
     if T == 1:
         return None
     allowed = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)
-    return _as_bias(allowed, dtype)
+    return as_bias(allowed, dtype)
 
 
-def _as_bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+def as_bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Addend of attention scores, of the shape of `allowed`: 0 where that is True, else -inf."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
         ~allowed, float("-inf")
     )

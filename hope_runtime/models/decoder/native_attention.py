@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from hope_runtime.layers.kernels.native import CacheAddresses, Integers, NativeKernels
@@ -35,13 +36,14 @@ class NativeRowAttention:
         self._windows = [0] * config.n_layers
         for layer in config.sliding_layers:
             self._windows[layer] = config.sliding_window
-        self._turns = turns_at(model, [cache.length for cache in caches])
+        lengths = [cache.length for cache in caches]
+        self._turns = turns_at(model, torch.tensor(lengths, dtype=torch.int64, device=model.device))
         self._caches = CacheAddresses(
             k=Integers.of([cache.k.data_ptr() for cache in caches]),
             v=Integers.of([cache.v.data_ptr() for cache in caches]),
             strides=Integers.of([cache.k.stride(0) for cache in caches]),
             capacities=Integers.of([cache.capacity for cache in caches]),
-            lengths=Integers.of([cache.length for cache in caches]),
+            lengths=Integers.of(lengths),
         )
         self._long = RowAttention(model, rows[B:]) if len(rows) > B else None
 

@@ -7,8 +7,8 @@ row's window holds. Rows are independent, as those of batched.py.
 
 Serving only: not differentiable.
 
-Shape suffixes: B rows of one token, L layers, S slots, P rows of the table, C capacity of a slot,
-D model width, F MLP width, R rank, H query heads, G key/value heads, K head width.
+Shape suffixes: B rows of one token, L layers, S slots, C capacity of a slot, D model width, F MLP
+width, R rank, H query heads, G key/value heads, K head width.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from hope_runtime.layers.attention import RotaryTable, mix_heads, rotate
+from hope_runtime.layers.attention import mix_heads, rotate
 from hope_runtime.layers.kernels.torch_kernels import TorchRowKernels
 from hope_runtime.layers.kv_cache import KVPool
-from hope_runtime.layers.served_lora import ServedAdapter
+from hope_runtime.layers.served_lora import AdapterRows, ServedAdapter
+from hope_runtime.models.decoder.attention import as_bias, turns_at
 from hope_runtime.models.decoder.forward import FastMemory, run_blocks
 from hope_runtime.models.decoder.weights import BaseModel
 
@@ -49,34 +50,17 @@ class StepInputs:
         return cls(*packed_4B.unbind(0))
 
 
-class AdapterTable:
-    """Adapters of the sessions that decode, resident in one tensor of the highest rank.
+class AdapterTable(AdapterRows):
+    """Adapters of the sessions that decode, resident in rows of the highest rank.
 
-    Tensors are those of ServedAdapter with the table's rows behind the layers: (L, P, ..). Row 0 is
-    the base model, and stays zero. A session that comes or goes changes its own row only.
+    Row 0 is the base model, and stays zero. A session that comes or goes changes its own row only.
     """
 
     def __init__(self, model: BaseModel, rows: int, rank: int) -> None:
-        config = model.config
-        D, F = config.d_model, config.d_ff
-
-        def zeros(*shape: int) -> Tensor:
-            leading = (config.n_layers, rows + 1)
-            return torch.zeros(*leading, *shape, dtype=model.dtype, device=model.device)
-
-        self.rank = rank
-        self.gate_up_in, self.gate_up_out = zeros(2, rank, D), zeros(2, rank, F)
-        self.down_in, self.down_out = zeros(rank, F), zeros(rank, D)
+        super().__init__(model.config, rows + 1, rank, model.dtype, model.device)
         self._free = list(range(rows, 0, -1))
         # The least recently used first. A row keeps no adapter alive that sessions have dropped.
         self._rows: OrderedDict[ref[ServedAdapter], int] = OrderedDict()
-
-    @staticmethod
-    def bytes_of(model: BaseModel, rows: int, rank: int) -> int:
-        """Bytes of a table."""
-        config = model.config
-        values = 3 * config.n_layers * rank * (config.d_model + config.d_ff)
-        return (rows + 1) * values * torch.empty(0, dtype=model.dtype).element_size()
 
     def rows_of(self, adapters: Sequence[ServedAdapter | None]) -> list[int]:
         """The row of each adapter of a step, copied there first where it is new."""
@@ -90,21 +74,8 @@ class AdapterTable:
         if row is None:
             row = self._free.pop() if self._free else self._rows.popitem(last=False)[1]
             self._rows[ref(adapter)] = row
-            self._write(row, adapter)
+            self.write(row, adapter)
         return row
-
-    def _write(self, row: int, adapter: ServedAdapter) -> None:
-        r = adapter.rank
-        assert r <= self.rank, "the table holds adapters of every policy"
-        halves = adapter.gate_up_in.view(len(adapter.gate_up_in), 2, r, -1)
-        for held, new in (
-            (self.gate_up_in, halves),
-            (self.gate_up_out, adapter.gate_up_out),
-            (self.down_in, adapter.down_in),
-            (self.down_out, adapter.down_out),
-        ):
-            held[:, row, ..., :r, :] = new
-            held[:, row, ..., r:, :] = 0
 
 
 class TableAdapters:
@@ -139,14 +110,13 @@ class SlotAttention:
         config = model.config
         self._config, self._pool, self._visible = config, pool, visible
         self._slots_B, self._lengths_B = inputs.slots, inputs.lengths
-        turns: dict[int, tuple[Tensor, Tensor]] = {}
-        self._turns = [_turn(turns, table, inputs.lengths) for table in model.rotaries]
+        self._turns = turns_at(model, inputs.lengths)
         places_C = torch.arange(visible, device=inputs.lengths.device)
         seen_BC = places_C <= inputs.lengths[:, None]
-        self._biases = [_bias(seen_BC, model.dtype)] * config.n_layers
+        self._biases = [as_bias(seen_BC[:, None, None], model.dtype)] * config.n_layers
         if config.sliding_window:
             near_BC = seen_BC & (places_C > inputs.lengths[:, None] - config.sliding_window)
-            near = _bias(near_BC, model.dtype)
+            near = as_bias(near_BC[:, None, None], model.dtype)
             for layer in config.sliding_layers:
                 self._biases[layer] = near
 
@@ -192,19 +162,3 @@ def static_step(
         kernels=TorchRowKernels(),
         fast_memory=fast_memory,
     )
-
-
-def _turn(
-    known: dict[int, tuple[Tensor, Tensor]], table: RotaryTable, lengths_B: Tensor
-) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rows' next positions, (B, 1, K) each, taken once from each table."""
-    if id(table) not in known:
-        cos, sin = table.at(lengths_B[None])
-        known[id(table)] = cos[0], sin[0]
-    return known[id(table)]
-
-
-def _bias(seen_BC: Tensor, dtype: torch.dtype) -> Tensor:
-    """Addend of the attention scores, (B, 1, 1, C)."""
-    bias_BC = torch.zeros(seen_BC.shape, dtype=dtype, device=seen_BC.device)
-    return bias_BC.masked_fill_(~seen_BC, float("-inf"))[:, None, None]

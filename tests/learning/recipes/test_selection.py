@@ -18,11 +18,14 @@ from hope_runtime.session.policy import DEFAULT_POLICY, SpecificConfig
 from hope_runtime.steps import at_once
 
 
+def selection(model):
+    names, reader = Names(model.tokenizer), SpanReader(model.tokenizer)
+    return Selection(Resources(model, Workers(1)), EnglishParser(), names, reader)
+
+
 def test_a_document_pays_for_names_and_values_alone(chat_model):
     model = chat_model
-    names = Names(model.tokenizer)
-    reader = SpanReader(model.tokenizer)
-    choose = Selection(Resources(model, Workers(1)), EnglishParser(), names, reader)
+    choose = selection(model)
 
     def selected(*texts, nats=9.0, **changes):
         policy = replace(DEFAULT_POLICY, specific=SpecificConfig(**changes))
@@ -48,12 +51,7 @@ def test_a_document_pays_for_names_and_values_alone(chat_model):
 def test_a_budget_leaves_out_what_surprises_least(chat_model):
     """Fails when a document's statements are practised beyond what it grants."""
     model = chat_model
-    choose = Selection(
-        Resources(model, Workers(1)),
-        EnglishParser(),
-        Names(model.tokenizer),
-        SpanReader(model.tokenizer),
-    )
+    choose = selection(model)
     texts = [f"The code of shelf {n} is QX-{n}71." for n in range(6)]
     spans = [
         Span(tuple(model.tokenizer.encode(text)), Speaker.DOCUMENT, 1000 * place, 3.0 + place)
@@ -113,12 +111,7 @@ def test_ordinary_statements_wait_for_each_other():
 
 def test_of_one_key_with_several_values_the_last_is_practised(chat_model):
     model = chat_model
-    choose = Selection(
-        Resources(model, Workers(1)),
-        EnglishParser(),
-        Names(model.tokenizer),
-        SpanReader(model.tokenizer),
-    )
+    choose = selection(model)
     texts = [f"The magic number for {key} is {n}." for key, n in
              (("zorb", 4812231), ("plim", 7710024), ("zorb", 9120045))]  # fmt: skip
     spans = [
