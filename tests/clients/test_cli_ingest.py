@@ -179,7 +179,7 @@ async def test_what_is_waited_for_is_said(server, hope, tmp_path):
     path.write_bytes(b"a" * 5_000)
     held = Failure(
         grpc.StatusCode.UNAVAILABLE, "Another server has it", "SESSION_OWNED_ELSEWHERE",
-        retry_after_seconds=0.01,
+        retry_after_seconds=0.01, when_all_is_sent=True,
     )  # fmt: skip
     server.ingest_breaks.append((1_000, held))
     code, _, err = await hope(*words(path))
