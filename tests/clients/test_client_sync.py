@@ -162,6 +162,19 @@ def test_closing_ends_a_stream_of_the_same_thread(threaded, scripted):
         next(events)
 
 
+def test_closing_disturbs_no_other_client_of_the_process(threaded, scripted, caplog):
+    """What ends after its client did is dropped: an error would lose other clients' replies."""
+    for _ in range(20):
+        scripted.turns.append([delta("first"), Hang()])
+        client = SyncHopeClient(scripted.target)
+        events = client.generate("diary", "Hi")
+        next(events)
+        client.close()
+        threaded.until_cancelled()
+        scripted.cancelled.clear()
+    assert caplog.records == []
+
+
 def test_closing_ends_what_other_threads_wait_for(threaded, scripted):
     scripted.turns.extend([[delta("first"), Hang()], [Hang()]])
     client = SyncHopeClient(scripted.target)

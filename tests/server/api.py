@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -69,6 +70,12 @@ async def refused(code: grpc.StatusCode, reason: str, field: str = "") -> AsyncI
         yield
     refusal = refusal_of(caught.value)
     assert (refusal.code, refusal.reason, refusal.field) == (code, reason, field), refusal
+
+
+def words_in(secrets: Iterable[str], text: str) -> list[str]:
+    """Those of `secrets` that are in `text` as words: "ada" within a hexadecimal number is none."""
+    ends = {secret: r"\b" if secret[-1].isalnum() else "" for secret in secrets}
+    return [s for s, end in ends.items() if re.search(rf"\b{re.escape(s)}{end}", text)]
 
 
 @dataclass

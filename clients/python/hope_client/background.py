@@ -13,9 +13,10 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
+from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 from hope_client.errors import ClientClosedError, ClientForkedError
 from hope_client.forks import Birthplace, add_client
@@ -33,6 +34,7 @@ class Closable(Protocol):
 
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 ClientT = TypeVar("ClientT", bound=Closable)
 
 
@@ -157,7 +159,7 @@ class ClientThread(Generic[ClientT]):
         ready: Future[tuple[ClientT, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         # A daemon, because a program that forgot to close its client must be able to end.
         thread = threading.Thread(
-            target=asyncio.run, args=(_live(self._connect, ready),), name="hope-client", daemon=True
+            target=_run_loop, args=(_live(self._connect, ready),), name="hope-client", daemon=True
         )
         thread.start()
         try:
@@ -238,6 +240,32 @@ class _Running(Generic[ClientT]):
         return threading.current_thread() is self.thread
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that ignores what other threads post to it once it is closed.
+
+    gRPC has one queue of completions for the loops of a process: whichever loop wakes hands each
+    completion to the loop it belongs to. An error at a closed one would end that round, and the
+    completions behind it, which are other clients' replies, would wait for ever.
+    """
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+        unused = asyncio.Handle(callback, args, self, context)
+        unused.cancel()
+        return unused
+
+
+def _run_loop(work: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        runner.run(work)
+
+
 async def _live(
     connect: Callable[[], ClientT],
     ready: Future[tuple[ClientT, asyncio.AbstractEventLoop, asyncio.Event]],
@@ -249,6 +277,6 @@ async def _live(
         ready.set_exception(error)
         return
     ready.set_result((client, asyncio.get_running_loop(), stop))
-    # asyncio.run then cancels the tasks that are left and closes the streams that were paused.
+    # The runner then cancels the tasks that are left and closes the streams that were paused.
     await stop.wait()
     await client.close()
