@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hope_runtime.cache_dir import cache_root
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("rows.cpp", "vectors.h"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("rows.cpp", "tiles.h", "vectors.h"))
 # Compiled files that came with an installation; see the Dockerfile.
 DIRECTORY_VARIABLE = "HOPE_KERNELS_DIR"
 _FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
@@ -38,15 +38,20 @@ class Variant:
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 # The best one first.
 VARIANTS = (
+    Variant(
+        "amx",
+        _AVX512 | {"avx512_bf16", "amx_tile", "amx_bf16"},
+        ("-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+    ),
     Variant("avx512bf16", _AVX512 | {"avx512_bf16"}, ("-march=x86-64-v4", "-mavx512bf16")),
     Variant("avx512", _AVX512, ("-march=x86-64-v4",)),
     Variant("avx2", frozenset({"avx2", "fma", "f16c", "bmi2"}), ("-march=x86-64-v3",)),
 )
 
 
-def best_variant(flags: frozenset[str]) -> Variant | None:
-    """The fastest variant for a processor with these flags; None when there is none."""
-    return next((variant for variant in VARIANTS if variant.needs <= flags), None)
+def variants_for(flags: frozenset[str]) -> list[Variant]:
+    """The variants for a processor with these flags, the fastest one first."""
+    return [variant for variant in VARIANTS if variant.needs <= flags]
 
 
 def processor_flags() -> frozenset[str]:

@@ -56,11 +56,14 @@ class Integers:
 class NativeKernels:
     """Kernels of rows in one dtype. Implements Kernels; more tokens than few go to torch.
 
-    `linear` and the others want contiguous tensors of that dtype on the CPU.
+    `linear` and the others want contiguous tensors of that dtype on the CPU. Raises OSError when
+    the file cannot be loaded or used here.
     """
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
         loaded = ctypes.CDLL(str(path))
+        if not loaded.hope_prepare():
+            raise OSError("the system does not lend the processor's registers")
         functions: dict[str, Callable[..., Any]] = {}
         for name, arguments in _ARGUMENTS.items():
             function = getattr(loaded, f"hope_{name}_{_SUFFIXES[dtype]}")
@@ -170,18 +173,19 @@ class CacheAddresses:
 def native_kernels(dtype: torch.dtype) -> NativeKernels | None:
     """The compiled kernels for this processor; None when there are none for it, or for the dtype,
     or no compiler to make them."""
-    variant = build.best_variant(build.processor_flags())
-    if dtype not in _SUFFIXES or variant is None:
-        return None
-    path = build.library(variant)
-    if path is None:
-        _log.info("no C++ compiler: torch decodes alone, more slowly")
-        return None
-    try:
-        return NativeKernels(path, dtype)
-    except (OSError, AttributeError):
-        _log.warning("the compiled kernels in %s cannot be loaded; torch decodes alone", path)
-        return None
+    variants = build.variants_for(build.processor_flags()) if dtype in _SUFFIXES else []
+    for variant in variants:
+        # An older compiler may not know the newest processors, nor an older system lend them all.
+        path = build.library(variant)
+        if path is None:
+            continue
+        try:
+            return NativeKernels(path, dtype)
+        except (OSError, AttributeError):
+            _log.warning("the compiled kernels in %s cannot be used", path)
+    if variants:
+        _log.info("no compiled kernels: torch decodes alone, more slowly")
+    return None
 
 
 def row_kernels(dtype: torch.dtype, device: torch.device) -> Kernels:

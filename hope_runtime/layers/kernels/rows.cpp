@@ -11,12 +11,14 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
+#include "tiles.h"
 #include "vectors.h"
 
 namespace {
@@ -58,17 +60,30 @@ inline Floats tile(const typename T::Value* x, const typename T::Value* w, int64
   return sums(total);
 }
 
-// Brings `count` values near, in order, so that they can then be read as several streams.
-template <class T>
-inline void touch(const typename T::Value* from, int64_t count) {
-  constexpr int64_t line = 64 / sizeof(typename T::Value);
-  for (int64_t i = 0; i < count; i += line) __asm__ __volatile__("" : : "r"(from[i]));
+// out = x w^T for the outputs from `first` on, fewer than kLanes.
+template <class T, class Value = typename T::Value>
+void last_outputs(const Value* x, const Value* w, Value* out, int64_t rows, int64_t inputs,
+                  int64_t outputs, int64_t first) {
+  for (int64_t b = 0; b < rows; ++b) {
+    const int64_t count = outputs - first;
+    const Floats found = dots<T>(x + b * inputs, w + first * inputs, inputs, count);
+    for (int64_t k = 0; k < count; ++k) out[b * outputs + first + k] = T::write(found[k]);
+  }
 }
 
 // out = x w^T: (B, inputs), (outputs, inputs) -> (B, outputs).
 template <class T, class Value = typename T::Value>
 void linear(const Value* x, const Value* w, Value* out, int64_t rows, int64_t inputs,
             int64_t outputs) {
+#ifdef __AMX_BF16__
+  // For a single row, too: its sums must be those that it has beside others.
+  if constexpr (std::is_same_v<T, BFloat16>)
+    if (inputs % kTileDepth == 0) {
+      const int64_t done = tiled_linear(x, w, out, rows, inputs, outputs, kWorthThreads);
+      if (done < outputs) last_outputs<T>(x, w, out, rows, inputs, outputs, done);
+      return;
+    }
+#endif
   if (rows == 1) {
 #pragma omp parallel for schedule(static) if (inputs * outputs > kWorthThreads)
     for (int64_t o = 0; o < outputs; o += kLanes) {
@@ -91,12 +106,7 @@ void linear(const Value* x, const Value* w, Value* out, int64_t rows, int64_t in
         for (int k = 0; k < 4; ++k) out[row * outputs + o + k] = T::write(found[k * 4 + row - b]);
     }
   }
-  if (whole == outputs) return;
-  for (int64_t b = 0; b < rows; ++b) {
-    const int64_t count = outputs - whole;
-    const Floats found = dots<T>(x + b * inputs, w + whole * inputs, inputs, count);
-    for (int64_t k = 0; k < count; ++k) out[b * outputs + whole + k] = T::write(found[k]);
-  }
+  if (whole < outputs) last_outputs<T>(x, w, out, rows, inputs, outputs, whole);
 }
 
 // out += x * value, where out is float.
@@ -303,6 +313,15 @@ void attend(const Value* qkv, const Value* cos, const Value* sin, Value* out, in
     attend<T>(qkv, cos, sin, out, rows, H, G, K, layer, k, v, strides, capacities, lengths,        \
               window, scale, softcap);                                                             \
   }
+
+// Whether this processor and system run what was compiled here; asked once, before anything else.
+extern "C" int64_t hope_prepare() {
+#ifdef __AMX_BF16__
+  return tiles_allowed();
+#else
+  return 1;
+#endif
+}
 
 HOPE_EXPORT(Float32, f32)
 HOPE_EXPORT(BFloat16, bf16)

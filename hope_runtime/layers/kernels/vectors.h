@@ -81,6 +81,13 @@ inline typename T::Packed load_part(const typename T::Value* from, int64_t count
   return v;
 }
 
+// Brings `count` values near, in order, so that they can then be read as several streams.
+template <class T>
+inline void touch(const typename T::Value* from, int64_t count) {
+  constexpr int64_t line = 64 / sizeof(typename T::Value);
+  for (int64_t i = 0; i < count; i += line) __asm__ __volatile__("" : : "r"(from[i]));
+}
+
 // Sums of the lanes of 16 vectors, lane by lane: each is added up in the same order.
 inline Floats sums(const Floats* v) {
   Floats a[8], b[4], c[2];
