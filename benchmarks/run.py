@@ -28,6 +28,7 @@ BENCHMARKS = {
     "decode.batch8": serving.decode_batch8,
     "decode.adapted8": serving.decode_adapted8,
     "chat.beside_ingest": serving.chat_beside_ingest,
+    "chat.beside_reading": serving.chat_beside_reading,
     "metrics.cost": serving.metrics_cost,
     "gateway.overhead": gateway.overhead,
     **{f"store.{kind}": storage.store(kind) for kind in storage.KINDS},

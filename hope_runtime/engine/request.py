@@ -213,6 +213,8 @@ class SlotRequest(Request[_Result]):
             return
         self._parts.append(output.hidden_TD)
         if sum(map(len, self._parts)) < len(self.chunk.ids):
+            if reading := self._reading:
+                self._guard(lambda: reading.score(output.hidden_TD))
             return
         parts, self._parts = self._parts, []
         hidden_TD = parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -22,8 +22,9 @@ from torch import Tensor
 from hope_runtime.engine.kv_slots import NOT_FINITE, Memories, Slot
 from hope_runtime.engine.runner import ForwardChunk, Output
 from hope_runtime.errors import NotFiniteError
+from hope_runtime.layers.kernels.native import row_kernels
 from hope_runtime.layers.kv_cache import KVCache
-from hope_runtime.models.decoder.forward import logits
+from hope_runtime.models.decoder.batched import logits_of_rows
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.session import written
 from hope_runtime.models.fast_memory.weights import FastMemory
@@ -49,8 +50,9 @@ class Reading:
 class WindowReading:
     """Reading of `tokens` into a slot, chunk by chunk, from the first `start` tokens that it holds.
 
-    `chunk` is read next, None once all was read; `accept` takes its output. Also scores the tokens
-    at the ascending indices `score`, but for index 0, which nothing predicts.
+    `chunk` is read next, None once all was read; `accept` takes its output, of which `score` may
+    have seen slices before. Also scores the tokens at the ascending indices `scored`, but for index
+    0, which nothing predicts.
     """
 
     def __init__(
@@ -59,12 +61,15 @@ class WindowReading:
         slot: Slot,
         tokens: tuple[int, ...],
         start: int,
-        score: Sequence[int],
+        scored: Sequence[int],
     ) -> None:
         self._model = model
         self._slot = slot
         self._tokens = tokens
-        self._score = score
+        self._wanted = scored
+        self._kernels = row_kernels(model.dtype, model.device)
+        # Tokens of the chunk whose states were seen.
+        self._seen = 0
         self._nats, self._scored = 0.0, 0
         self._logits_V: Tensor | None = None
         # Hidden state of the position before the chunk.
@@ -84,8 +89,8 @@ class WindowReading:
         assert self.chunk is not None
         slot, start = self._slot, len(self._slot.tokens)
         end = start + len(self.chunk.ids)
-        self._add_nats(output.hidden_TD, start, end)
-        self._last_D, self._logits_V = output.hidden_TD[-1], output.logits_V
+        self.score(output.hidden_TD[self._seen :])
+        self._seen, self._logits_V = 0, output.logits_V
         slot.tokens = self._tokens[:end]
         if end - start == CHUNK_TOKENS:
             slot.aligned = end
@@ -101,16 +106,21 @@ class WindowReading:
         return ForwardChunk(self._slot, self._tokens[start:end], logits=end == len(self._tokens))
 
     @torch.no_grad()
-    def _add_nats(self, hidden_TD: Tensor, start: int, end: int) -> None:
-        """Score the chosen tokens that the new states and the last one before them predict."""
-        last_D = self._last_D
+    def score(self, hidden_TD: Tensor) -> None:
+        """Score the chosen tokens that the chunk's next states and the one before them predict:
+        slice by slice, so that no step of a batch does it for a whole chunk."""
+        start = len(self._slot.tokens) + self._seen
+        end = start + len(hidden_TD)
+        self._seen += len(hidden_TD)
+        last_D, self._last_D = self._last_D, hidden_TD[-1]
         # Row i of these states predicts the token at index `origin + i + 1`.
         states_TD = hidden_TD if last_D is None else torch.cat([last_D[None], hidden_TD])
         origin = start if last_D is None else start - 1
-        chosen = [index for index in self._score if origin < index < end]
+        chosen = [index for index in self._wanted if origin < index < end]
         if not chosen:
             return
-        logits_TV = logits(self._model, states_TD[torch.tensor(chosen) - 1 - origin][None])[0]
+        states_TD = states_TD[torch.tensor(chosen) - 1 - origin]
+        logits_TV = logits_of_rows(self._model, states_TD, self._kernels)
         targets = torch.tensor([self._tokens[index] for index in chosen], device=logits_TV.device)
         self._nats += float(nnf.cross_entropy(logits_TV.float(), targets, reduction="sum"))
         self._scored += len(chosen)
