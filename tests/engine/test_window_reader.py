@@ -130,6 +130,14 @@ def test_scores_are_those_of_a_plain_forward(
         reading = runner.finish(reader.read(row, tokens, score=range(first, 301)))
         assert reading.scored == 301 - max(first, 1)
         assert reading.nats == pytest.approx(float(losses[max(first, 1) - 1 :].sum()), rel=1e-5)
+    in_slices = reader.read(row, tokens, score=range(first, 301))
+    while in_slices.chunk is not None:
+        [output] = runner.run([in_slices.chunk])
+        for at in range(0, len(in_slices.chunk.ids) - 7, 7):
+            in_slices.score(output.hidden_TD[at : at + 7])
+        in_slices.accept(output)
+    assert in_slices.result.scored == reading.scored
+    assert in_slices.result.nats == pytest.approx(reading.nats, rel=1e-5)
 
 
 @pytest.mark.parametrize("before", [CHUNK_TOKENS - 1, CHUNK_TOKENS, CHUNK_TOKENS + 1])
