@@ -116,13 +116,13 @@ def embed(model: BaseModel, ids: Tensor) -> Tensor:
     return x if scale == 1.0 else x * scale
 
 
-def logits(model: BaseModel, hidden_BTD: Tensor) -> Tensor:
-    """Logits of the next token, (B, T, D) -> (B, T, V), in the dtype of the weights.
+def logits(model: BaseModel, hidden: Tensor) -> Tensor:
+    """Logits of the next token, (..., D) -> (..., V), in the dtype of the weights.
 
     Pass only the positions whose logits are needed: this product is a fifth of a small model's
     work.
     """
-    return finished_logits(model.config, nnf.linear(hidden_BTD, model.weights.lm_head))
+    return finished_logits(model.config, nnf.linear(hidden, model.weights.lm_head))
 
 
 def finished_logits(config: ModelConfig, products: Tensor) -> Tensor:
