@@ -190,7 +190,8 @@ def _constant(text: str, known: Mapping[str, Any]) -> tuple[str, float]:
             field="replay",
         )
     try:
-        value = numeric[name](number)
+        kind = numeric[name]
+        value = bool(int(number)) if kind is bool else kind(number)
     except ValueError:
         raise InvalidRequestError(
             f"--replay: {number!r} is not a valid value of {name}", field="replay"

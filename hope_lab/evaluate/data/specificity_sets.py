@@ -20,7 +20,8 @@ from hope_lab.evaluate.data.specificity_facts import half, wording
 # model itself, the world, and the same wording about something else.
 NEIGHBOURS = ("speaker", "others", "model", "world", "near")
 OWN, KEPT = "own", "kept"
-Told = Literal["chat", "document"]
+# In one conversation, in one of its own for each fact, or in a document.
+Told = Literal["chat", "conversations", "document"]
 # At least 30 together, whatever is told.
 _COUNTS = {"speaker": 9, "others": 8, "model": 5, "world": 8, "near": 9}
 FACTS_PER_MESSAGE = 3
@@ -92,7 +93,10 @@ def specificity_set(seed: int, count: int, told: Told) -> Set:
         for at in range(0, len(sentences), FACTS_PER_MESSAGE)
     )
     probes += _neighbours(seed, facts, rng)
-    return Set("specificity", seed, count, told, (messages,), tuple(probes), tuple(values))
+    conversations: tuple[tuple[str, ...], ...] = (messages,)
+    if told == "conversations":
+        conversations = tuple((sentence,) for sentence in sentences)
+    return Set("specificity", seed, count, told, conversations, tuple(probes), tuple(values))
 
 
 def correction_set(seed: int, index: int, count: int) -> Set:

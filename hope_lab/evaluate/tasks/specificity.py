@@ -57,7 +57,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of a set, one memory for each (default 1 3 6)",
     )
     told.add_argument(
-        "--told", choices=("chat", "document"), default="chat", help="how (default chat)"
+        "--told",
+        choices=("chat", "conversations", "document"),
+        default="chat",
+        help="how; conversations: each fact in one of its own (default chat)",
     )
     told.add_argument(
         "--pairs", type=count(1), default=20, help="corrections for each seed (default 20)"
