@@ -203,6 +203,8 @@ class LearningPolicy:
         own = RECIPE_SETTINGS.get(self.recipe)
         for name in set(RECIPE_SETTINGS.values()) - {own}:
             del constants[name]
+        if own == "specific":
+            constants[own] = self.specific.counted()
         if not self.writes_forward:  # older policies did not know the word
             del constants["writes_forward"]
         # Nor guards. The default ones decide nothing in honest use, so a memory that was folded
@@ -224,8 +226,17 @@ DEFAULT_POLICY = LearningPolicy(
 )
 # What a guard decided is undone by migrating to this one: the log is learnt again without guards.
 UNGUARDED_POLICY = replace(DEFAULT_POLICY, name="unguarded", guards=None)
-# The default policy of earlier versions. Sessions that learnt under it go on under it until they
+# The default policies of earlier versions. Sessions that learnt under one go on under it until they
 # are migrated.
+UNASKED_POLICY = replace(
+    DEFAULT_POLICY,
+    name="unasked",
+    specific=replace(SPECIFIC, held_to_base=False, questions_next_to=0),
+    stored_as="default",
+)
+UNGUARDED_UNASKED_POLICY = replace(
+    UNASKED_POLICY, name="unguarded_unasked", guards=None, stored_as="unguarded"
+)
 REPLAY_POLICY = LearningPolicy(
     name="replay",
     levels=(
@@ -260,6 +271,8 @@ POLICIES = {
     for policy in (
         DEFAULT_POLICY,
         UNGUARDED_POLICY,
+        UNASKED_POLICY,
+        UNGUARDED_UNASKED_POLICY,
         REPLAY_POLICY,
         UNGUARDED_REPLAY_POLICY,
         SUMMED_GRADIENT_POLICY,

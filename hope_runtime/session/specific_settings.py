@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_OF_QUESTIONS = (
+    "questions_next_to",
+    "leak_rounds",
+    "leaks_per_step",
+    "settling_steps",
+    "settling_weight",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +20,9 @@ class SpecificConfig:
     docs/evaluation.md.
 
     A step practises every statement of the stretch in some of its forms and holds the memory, by
-    KL, to what it was before the consolidation: at contrasts (a statement's own questions about
-    others), at anchors (everyday questions) and at a window of the base's own text.
+    KL, where it must not change: at contrasts (a statement's own questions about others), at
+    anchors (everyday questions) and at a window of the base's own text. At the end it is asked what
+    lies next to what was told; where it answers with that, it is held, too.
     """
 
     # Share of the layers, the lowest, that are left as they are. They would learn no better and do
@@ -63,12 +73,24 @@ class SpecificConfig:
     contrast_weight: float = 3.0
     anchor_weight: float = 3.0
     rehearsal_weight: float = 1.0
+    # Whether what no statement answers, new or earlier, is held to the base, and not to the memory
+    # before: that would let what each consolidation bends add up.
+    held_to_base: bool = True
     # Of texts that are only read again, and of earlier statements, beside 1 of new statements.
     text_weight: float = 0.5
     earlier_weight: float = 1.0
     # A window of the base's own samples every so many steps, in all others one of the texts of
     # other kinds (learning/recipes/specific/directions.py).
     window_every: int = 2
+    # Once the steps are over, so many questions that nothing told answers are asked. Where the
+    # memory answers them with what was told, it is held at so many such answers, in place of
+    # contrasts, in each of a few steps more; and is asked again, so often in all.
+    questions_next_to: int = 48
+    leak_rounds: int = 1
+    leaks_per_step: int = 8
+    settling_steps: int = 4
+    # In those steps what is new weighs so many times as much, for leaks are often its own wording.
+    settling_weight: float = 3.0
     # Directions of the inputs of gate and up, and of down, that the first factors never read.
     outer_directions: int = 64
     inner_directions: int = 192
@@ -86,6 +108,17 @@ class SpecificConfig:
     buffer_tokens: int = 1024
     # Share of its strength that a level keeps when a slower one has learnt the same spans.
     fast_decay: float = 0.5
+
+    def counted(self) -> dict[str, Any]:
+        """The constants that count in a policy's digest: those of what is switched off do not, as
+        policies of before did not know them."""
+        constants = asdict(self)
+        if not self.held_to_base:
+            del constants["held_to_base"]
+        if not self.questions_next_to:
+            for name in _OF_QUESTIONS:
+                del constants[name]
+        return constants
 
     def __post_init__(self) -> None:
         if min(self.steps, self.least_steps, self.window_every, self.forms_per_step) < 1:

@@ -34,9 +34,11 @@ from hope_runtime.tokenizer import byte_tokenizer
 
 def test_digests_of_policies() -> None:
     assert {name: policy.digest()[:16] for name, policy in POLICIES.items()} == {
-        "default": "7d4ecb0955139d67",
-        "unguarded": "b8799a9be4812f08",
-        # The default of earlier versions, and its unguarded form.
+        "default": "534726da2aff0fad",
+        "unguarded": "33165dee967a5658",
+        # The defaults of earlier versions, and their unguarded forms.
+        "unasked": "7d4ecb0955139d67",
+        "unguarded_unasked": "b8799a9be4812f08",
         "replay": "ad65123b2f9690e6",
         "unguarded_replay": "a149777567e1285a",
         "summed_gradient": "d8bc0b4c09c94277",

@@ -17,8 +17,10 @@ from hope_runtime.session.policy import (
     POLICIES,
     REPLAY_POLICY,
     SUMMED_GRADIENT_POLICY,
+    UNASKED_POLICY,
     UNGUARDED_POLICY,
     UNGUARDED_REPLAY_POLICY,
+    UNGUARDED_UNASKED_POLICY,
     ReplayConfig,
     SpecificConfig,
     stored_policy,
@@ -27,6 +29,8 @@ from hope_runtime.session.policy import (
 GOLDEN = Path(__file__).parents[1] / "golden"
 # What sessions are stored under: a change of these makes every one of them unreadable.
 DIGESTS = {
+    "unasked": "7d4ecb0955139d67d409b075b3f7eed05170f04c3ce69d058b8f373b463bf0b1",
+    "unguarded_unasked": "b8799a9be4812f0863d59a1f62dc60952ba1e7aa0023c8bf9878d81b43236a74",
     "replay": "ad65123b2f9690e6862bc396263f09ddba1179f521c0b185b0255e61ad2f617b",
     "unguarded_replay": "a149777567e1285ab6e218196b23f7c9366fabc00069e312e5c91d36850d9835",
     "summed_gradient": "d8bc0b4c09c942775f6b1f39e12ec2445cd83eda8f86b9acc47c46f2895a833b",
@@ -56,13 +60,16 @@ def test_a_renamed_policy_is_found_by_the_name_it_was_stored_under() -> None:
         for name, policy in (
             ("default", DEFAULT_POLICY),
             ("unguarded", UNGUARDED_POLICY),
+            ("default", UNASKED_POLICY),
+            ("unguarded", UNGUARDED_UNASKED_POLICY),
             ("default", REPLAY_POLICY),
             ("replay", REPLAY_POLICY),
             ("unguarded", UNGUARDED_REPLAY_POLICY),
         )
     ]
     assert [policy and policy.name for policy in found] == [
-        *("default", "unguarded", "replay", "replay", "unguarded_replay"),
+        *("default", "unguarded", "unasked", "unguarded_unasked"),
+        *("replay", "replay", "unguarded_replay"),
     ]
     assert stored_policy(POLICIES, "summed_gradient", REPLAY_POLICY.digest()) is None
     assert stored_policy(POLICIES, "default", "another") is None

@@ -75,9 +75,22 @@ class StatementParser(Protocol):
         """Everyday questions that none of `statements` answers, and how an answer begins."""
         ...
 
-    def near(self, statements: Sequence[Statement], names: Names, rng: random.Random) -> list[str]:
+    def near(
+        self,
+        statements: Sequence[Statement],
+        earlier: Sequence[Statement],
+        names: Names,
+        rng: random.Random,
+    ) -> list[str]:
         """Questions next to what was told: its own asked of others, and others of whom it is
-        told."""
+        told. `earlier` statements answer none of them."""
+        ...
+
+    def unlike(
+        self, statements: Sequence[Statement], earlier: Sequence[Statement], rng: random.Random
+    ) -> list[str]:
+        """Questions of `statements` about things of another kind, which none of them, nor of the
+        `earlier` ones, answers."""
         ...
 
     def swapped(

@@ -142,7 +142,7 @@ def test_what_a_statement_answers_is_found_by_words_and_topics():
 def test_neighbours_hold_no_value_and_ask_nothing_that_was_told(names):
     items = [told("My sister is called Clara."), told("Ben Hale lives in Oslo.", 100)]
     rng = random.Random(0)
-    near = PARSER.near(items, names, rng)
+    near = PARSER.near(items, [], names, rng)
     own = {question for item in items for question in item.questions}
     assert len(near) >= 8
     assert not own & set(near)
@@ -154,6 +154,24 @@ def test_neighbours_hold_no_value_and_ask_nothing_that_was_told(names):
     begun = PARSER.begun(items)
     assert len(begun) > 30
     assert not any(pair.question in own for pair in begun)
+
+
+def test_no_neighbour_is_answered_by_what_was_told_earlier(names):
+    new = [told("Krufad lives in Oslo."), told("My sister is called Clara.", 100)]
+    earlier = [told("Krufad works as a welder.", 200), told("My brother is called Ivo.", 300)]
+    about: set[str] = set()
+    for seed in range(20):
+        alone = PARSER.near(new, [], names, random.Random(seed))
+        beside = PARSER.near(new, earlier, names, random.Random(seed))
+        assert not any("brother" in question for question in beside)
+        assert len(beside) > len(alone) / 2
+        about |= {question for question in beside if "Krufad" in question}
+        for question in PARSER.unlike(new, earlier, random.Random(seed)):
+            assert " my " in question
+            assert "sister" not in question
+            assert "brother" not in question
+    assert about
+    assert not any("work" in question or "job" in question for question in about)
 
 
 def test_a_new_job_leaves_other_things_that_one_is(names):

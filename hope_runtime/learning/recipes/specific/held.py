@@ -1,11 +1,12 @@
-"""Places at which a memory is held to what it was before a consolidation.
+"""Places at which a consolidation must not change what a memory says.
 
 Nothing in a first-person statement can be exchanged as a name can, so without these "My sister is
 called Clara." becomes the answer to whatever is asked. Three pools: contrasts (a statement's own
 questions and answers with another noun, owner or name, up to where the value begins, and answers
 to other questions that have begun), anchors (everyday questions along the base's own replies), and
-near questions, of which only the first token of a reply is held. Being held to the memory before,
-and not to the base, keeps what was learnt earlier without rehearsing it.
+near questions, of which only the first token of a reply is held. What no statement answers, new or
+earlier, is held to the base, so that nothing bends further from one consolidation to the next; what
+an earlier one answers is held to the memory before, which keeps it without rehearsal.
 
 Pools are read in fixed batches, so that no bit depends on what was read before.
 """
@@ -69,6 +70,10 @@ class Held:
     # Inputs of each learning layer's MLPs where contrasts and near questions are predicted, (N, D)
     # and (N, F): of gate and up, and of down.
     inputs: list[tuple[Tensor, Tensor]]
+    # Questions that nothing told answers, in an order without meaning.
+    questions: list[str]
+    # The lower layers under the memory that all but known anchors are held to.
+    reference: LowerLayers
 
 
 class Holding:
@@ -94,25 +99,34 @@ class Holding:
         earlier: Sequence[Statement],
         lower: LowerLayers,
         rng: random.Random,
+        *,
+        to_base: bool,
     ) -> Work[Held]:
         """The pools for `statements`, beside which `earlier` ones are known; yields on the way.
 
-        The memory before is that of `lower`, which has read all of them when this is done.
+        The memory before is that of `lower`. Without `to_base` everything is held to that one.
         """
         if not self._model.tokenizer.has_chat_template:
-            return Held([], [], [], [])
-        told = [*statements, *earlier]
-        seen = _Inputs()
-        contrasts = yield from self._contrasts(statements, told, lower, seen, rng)
-        anchors = yield from self._anchors(statements, lower, rng)
+            return Held([], [], [], [], [], lower)
+        told, known = [*statements, *earlier], earlier if to_base else ()
+        seen, memory = _Inputs(), lower
+        if to_base and lower.before is not None:
+            lower = LowerLayers(self._model, self._workers, lower.first, None)
+        contrasts = yield from self._contrasts(statements, told, known, lower, seen, rng)
+        anchors = yield from self._anchors(statements, known, lower, memory, rng)
         near: list[Rehearsed] = []
+        questions: list[str] = []
         if statements:
-            asked = self._parser.near(statements, self._names, rng)
-            asked = rng.sample(asked, min(len(asked), NEAR))
+            asked = self._parser.near(statements, known, self._names, rng)
+            chosen = rng.sample(asked, min(len(asked), NEAR))
+            if to_base:
+                unlike = self._parser.unlike(statements, known, rng)
+                questions = list(dict.fromkeys([*unlike, *asked]))
+                rng.shuffle(questions)
             told_of = {name for item in statements for name in self._names.find(item.stated)[:1]}
-            prompts = [self._near(text, told_of) for text in asked]
+            prompts = [self._near(text, told_of) for text in chosen]
             near = yield from self.read(prompts, lower, seen)
-        return Held(contrasts, anchors, near, seen.layers())
+        return Held(contrasts, anchors, near, seen.layers(), questions, lower)
 
     def texts(self) -> list[list[Example]]:
         """Everyday exchanges as kinds of text in which directions are found: of the speaker and
@@ -142,6 +156,7 @@ class Holding:
         self,
         statements: Sequence[Statement],
         told: Sequence[Statement],
+        known: Sequence[Statement],
         lower: LowerLayers,
         seen: _Inputs,
         rng: random.Random,
@@ -166,7 +181,7 @@ class Holding:
         if len(chosen) > CONTRASTS:
             chosen = rng.sample(chosen, CONTRASTS)
         found = yield from self.read(chosen, lower, seen)
-        begun = self._begun_answers(statements)
+        begun = self._begun_answers([*statements, *known])
         begun = rng.sample(begun, min(len(begun), BEGUN))
         found += yield from self.read([self._begun(*pair) for pair in begun], lower, seen)
         return found
@@ -175,18 +190,26 @@ class Holding:
         return [(pair.question, pair.answer) for pair in self._parser.begun(statements)]
 
     def _anchors(
-        self, statements: Sequence[Statement], lower: LowerLayers, rng: random.Random
+        self,
+        statements: Sequence[Statement],
+        earlier: Sequence[Statement],
+        lower: LowerLayers,
+        memory: LowerLayers,
+        rng: random.Random,
     ) -> Work[list[Rehearsed]]:
-        """Everyday questions that no statement answers, along the base's own replies."""
+        """Everyday questions that no statement answers, along the base's own replies, as `lower`
+        predicts them; those that an earlier one answers as `memory` does."""
         count = -(-len(self._order) // BATCH)
         answered = {place for item in statements for place in self._parser.answered_by_words(item)}
+        before = {place for item in earlier for place in self._parser.answered_by_words(item)}
         found: list[Rehearsed] = []
         for block in rng.sample(range(count), min(BLOCKS, count)):
             places = self._order[block * BATCH : (block + 1) * BATCH]
             held = yield from self._block(block, places, lower)
-            found += [
-                each for place, each in zip(places, held, strict=True) if place not in answered
-            ]
+            free = [pair for pair in zip(places, held, strict=True) if pair[0] not in answered]
+            found += [each for place, each in free if place not in before]
+            again = [each.example for place, each in free if place in before]
+            found += yield from self.read(again, memory)
         return found
 
     def _block(

@@ -66,56 +66,93 @@ class Limits:
     tokens: int | None = None
 
 
-def train(
-    model: BaseModel,
-    trainer: LevelTrainer,
-    config: SpecificConfig,
-    learning_rate: float,
-    material: Material,
-    directions: CommonDirections,
-    lower: LowerLayers,
-    rng: random.Random,
-    limits: Limits,
-) -> Work[None]:
-    """Practises until all forms are known or the steps are over; yields the share done."""
-    steps = InPlace(Adam(BETA1, BETA2), trainer.parameters)
-    optimiser = ConfinedSteps(steps, trainer.adapter, directions, fresh=trainer.is_fresh)
-    forms = _Forms(material.statements, config, rng)
-    plain = _Turns(material.plain, rng)
-    earlier = _Turns(material.earlier, rng)
-    contrasts = _Turns(material.held.contrasts, rng)
-    anchors, near = _Turns(material.held.anchors, rng), _Turns(material.held.near, rng)
-    windows, foreign = _Turns(material.windows, rng), _Turns(material.foreign, rng)
-    count = len(material.statements)
-    # Texts alone need no more steps than they are read again.
-    total = (
-        full_steps(count, config) if material.statements else min(config.steps, config.plain_passes)
-    )
-    total = total if limits.steps is None else max(1, min(total, limits.steps))
-    spent = largest = 0
-    # Of many statements each needs as much as of few, against the same that is held.
-    learnt_weight = 1 + config.weight_each * (min(count, config.few_statements) - 1)
-    firm = 1.0 if count <= config.few_statements else 0.5
-    plain_each = -(-len(material.plain) * config.plain_passes // total)
-    for step in range(total):
-        if limits.tokens is not None and trainer.tokens + largest > limits.tokens:
-            break
-        practised, places = forms.draw()
-        negatives = forms.negatives()
-        texts = plain.draw(plain_each)
-        old = earlier.draw(config.earlier_per_step)
-        kept = contrasts.draw(min(config.contrasts_per_step + count, config.most_contrasts))
+class Practice:
+    """The steps of one consolidation, under one optimiser."""
+
+    def __init__(
+        self,
+        model: BaseModel,
+        trainer: LevelTrainer,
+        config: SpecificConfig,
+        learning_rate: float,
+        material: Material,
+        directions: CommonDirections,
+        lower: LowerLayers,
+        rng: random.Random,
+    ) -> None:
+        self._model, self._trainer, self._config = model, trainer, config
+        self._material, self._lower, self._rate = material, lower, learning_rate
+        steps = InPlace(Adam(BETA1, BETA2), trainer.parameters)
+        self._optimiser = ConfinedSteps(steps, trainer.adapter, directions, fresh=trainer.is_fresh)
+        self._forms = _Forms(material.statements, config, rng)
+        self._plain = _Turns(material.plain, rng)
+        self._earlier = _Turns(material.earlier, rng)
+        self._contrasts = _Turns(material.held.contrasts, rng)
+        self._anchors = _Turns(material.held.anchors, rng)
+        self._near = _Turns(material.held.near, rng)
+        self._windows, self._foreign = _Turns(material.windows, rng), _Turns(material.foreign, rng)
+        self._leaks: _Turns[Rehearsed] = _Turns([], rng)
+        self._rng, self._steps, self._largest = rng, 0, 0
+
+    def learn(self, limits: Limits) -> Work[None]:
+        """Practise until all forms are known or the steps are over; yields the share done."""
+        config, material = self._config, self._material
+        count = len(material.statements)
+        # Texts alone need no more steps than they are read again.
+        total = (
+            full_steps(count, config)
+            if material.statements
+            else min(config.steps, config.plain_passes)
+        )
+        total = total if limits.steps is None else max(1, min(total, limits.steps))
+        plain_each = -(-len(material.plain) * config.plain_passes // total)
+        while self._steps < total and self._affords(limits) and not self._enough:
+            share = self._steps / max(total - 1, 1)
+            self._step(1 - (1 - config.final_rate) * share, self._plain.draw(plain_each))
+            yield self._steps / total
+
+    def settle(self, leaks: Sequence[Rehearsed], limits: Limits) -> Work[None]:
+        """Practise a little longer, slowly, and hold the memory at `leaks` from now on."""
+        self._leaks = _Turns(leaks, self._rng)
+        for _ in range(self._config.settling_steps):
+            if self._affords(limits):
+                self._step(self._config.final_rate, [])
+                yield None
+
+    @property
+    def _enough(self) -> bool:
+        least = self._steps >= self._config.least_steps and not self._material.plain
+        return least and self._forms.all_known
+
+    def _affords(self, limits: Limits) -> bool:
+        return limits.tokens is None or self._trainer.tokens + self._largest <= limits.tokens
+
+    def _step(self, rate: float, texts: Sequence[Example]) -> None:
+        config, trainer = self._config, self._trainer
+        before = trainer.tokens
+        count = len(self._material.statements)
+        # Of many statements each needs as much as of few, against the same that is held.
+        weight = 1 + config.weight_each * (min(count, config.few_statements) - 1)
+        firm = 1.0 if count <= config.few_statements else 0.5
+        practised, places = self._forms.draw()
+        negatives = self._forms.negatives()
+        old = self._earlier.draw(config.earlier_per_step)
+        # What it was found to say is told from what was told by nothing better than itself.
+        leaks = self._leaks.draw(config.leaks_per_step)
+        contrasts = min(config.contrasts_per_step + count, config.most_contrasts)
+        kept = leaks or self._contrasts.draw(contrasts)
+        weight *= config.settling_weight if leaks else 1
         some = round(config.near_share * config.anchors_per_step)
         # Each further statement has neighbours of its own.
-        close = near.draw(some + max(count - 1, 0) // 2)
-        held = [*close, *anchors.draw(config.anchors_per_step - some)]
-        turn, remainder = divmod(step, config.window_every)
-        ordinary = windows if turn % 2 == 0 else foreign
+        close = self._near.draw(some + max(count - 1, 0) // 2)
+        held = [*close, *self._anchors.draw(config.anchors_per_step - some)]
+        turn, remainder = divmod(self._steps, config.window_every)
+        ordinary = self._windows if turn % 2 == 0 else self._foreign
         window = ordinary.draw(0 if remainder else 1)
         items = [
             # Each kind weighs by itself: a long text beside a few statements must not drown them,
             # nor what is new what was learnt earlier.
-            *_weighed([Item(each, 1.0) for each in practised], learnt_weight),
+            *_weighed([Item(each, 1.0) for each in practised], weight),
             *_weighed([Item(each, 1.0) for each in texts], config.text_weight),
             *_weighed([Item(each, 1.0) for each in old], config.earlier_weight),
             *_weighed([Item(each, 1.0, unlikely=True) for each in negatives], NEGATIVE_WEIGHT),
@@ -123,18 +160,22 @@ def train(
             *_weighed([_item(each) for each in held], firm * config.anchor_weight),
             *_weighed([_item(each) for each in window], config.rehearsal_weight),
         ]
-        share = step / max(total - 1, 1)
-        rate = learning_rate * (1 - (1 - config.final_rate) * share)
-        worst = _step(model, trainer, optimiser, items, rate, config.second_rate, lower)
+        self._steps += 1
+        worst = _step(
+            self._model,
+            trainer,
+            self._optimiser,
+            items,
+            self._rate * rate,
+            config.second_rate,
+            self._lower,
+        )
         trainer.new_tokens += sum(len(each.ids) for each in (*practised, *texts))
         trainer.rehearsed_tokens += sum(len(item.example.ids) for item in items) - sum(
             len(each.ids) for each in (*practised, *texts)
         )
-        largest, spent = max(largest, trainer.tokens - spent), trainer.tokens
-        forms.report(places, worst[: len(practised)])
-        yield (step + 1) / total
-        if step + 1 >= config.least_steps and not material.plain and forms.all_known:
-            break
+        self._largest = max(self._largest, trainer.tokens - before)
+        self._forms.report(places, worst[: len(practised)])
 
 
 def _item(held: Rehearsed) -> Item:

@@ -1,9 +1,10 @@
 """The recipe `specific_replay`: practise statements in few full steps, held to what was known.
 
 Each statement is practised alone, as the assistant says it, and as the answer to questions, like
-in learning/replay.py. Three things keep it where it belongs: the memory is held, by KL, to what it
-was before at questions next to what is told (held.py); first factors never read the strongest
-directions of ordinary text (directions.py); and it stops as soon as all is known (loop.py). A
+in learning/recipes/replay. Four things keep it where it belongs: the memory is held, by KL, at
+questions next to what is told (held.py); it is asked such questions while it learns, and held where
+it answers with what was told (leaks.py); first factors never read the strongest directions of
+ordinary text (directions.py); and it stops as soon as all is known (loop.py). A
 statement that answers the question of an earlier one takes its place: the earlier one is rehearsed
 no longer, and its value is unlearnt where it stood.
 
@@ -34,6 +35,7 @@ from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.recipes.specific import loop
 from hope_runtime.learning.recipes.specific.directions import FOREIGN, Directions
 from hope_runtime.learning.recipes.specific.held import Holding
+from hope_runtime.learning.recipes.specific.leaks import LeakFinder
 from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
 from hope_runtime.learning.recipes.specific.selection import Selection
 from hope_runtime.learning.reference import Rehearsed
@@ -75,6 +77,7 @@ class SpecificRecipe:
         self._writer = ReplayWriter(model.tokenizer, self._names)
         self._selection = Selection(resources, self._parser, self._names, self._reader)
         self._holding = Holding(resources, self._writer, self._names, self._parser)
+        self._leaks = LeakFinder(resources, self._writer, self._parser, self._holding)
         self._directions = Directions(model, self._workers, resources.directory)
         self._foreign_read: list[Rehearsed] | None = None
 
@@ -117,7 +120,9 @@ class SpecificRecipe:
         asked = [part for each in told for part in (each.item, *each.also) if part.questions]
         first = int(config.frozen_share * self._model.config.n_layers)
         lower = LowerLayers(self._model, self._workers, first, stretch.before)
-        held = yield from self._holding.write(asked, earlier, lower, rng)
+        held = yield from self._holding.write(
+            asked, earlier, lower, rng, to_base=config.held_to_base
+        )
         foreign = yield from self._foreign()
         clock.ends("references")
         directions = yield from self._directions.with_own(
@@ -136,10 +141,20 @@ class SpecificRecipe:
         rate = stretch.learning_rate
         rate = rate if trainer.is_fresh else rate * config.later_rate
         limits = loop.Limits(selected.steps, selected.tokens)
-        yield from loop.train(
-            self._model, trainer, config, rate, material, directions, lower, rng, limits
+        practice = loop.Practice(
+            self._model, trainer, config, rate, material, directions, lower, rng
         )
+        yield from practice.learn(limits)
         clock.ends("steps")
+        leaks: dict[Example, Rehearsed] = {}
+        for _ in range(config.leak_rounds if config.questions_next_to else 0):
+            new = yield from self._leaks.find(asked, held, trainer, config.questions_next_to)
+            clock.ends("asking")
+            if not new:
+                break
+            leaks |= {each.example: each for each in new}
+            yield from practice.settle(list(leaks.values()), limits)
+            clock.ends("steps")
         after = yield from self.surprises(trainer, spans)
         clock.ends("surprise")
         cues = {

@@ -17,6 +17,7 @@ from hope_runtime.learning.statements.english.words import (
     keys_of,
     keys_of_question,
     kinds,
+    nouns,
     of_another,
     own_questions,
     topics,
@@ -26,6 +27,7 @@ from hope_runtime.learning.statements.parser import Exchange
 
 # Swapped questions that are asked for each statement, beside its own asked of others.
 _SWAPPED_EACH = 4
+_UNLIKE_EACH = 8
 # Share of exchanges in which the owner is another, where there is a noun to swap instead.
 _OTHER_OWNER = 0.5
 _GIVEN = frozenset(name.lower() for name in library.GIVEN)
@@ -74,10 +76,14 @@ def begun(statements: Sequence[Statement]) -> list[Exchange]:
     return found
 
 
-def near(statements: Sequence[Statement], names: Names, rng: random.Random) -> list[str]:
-    """Questions next to what was told, without repetition."""
+def near(
+    statements: Sequence[Statement], earlier: Sequence[Statement], names: Names, rng: random.Random
+) -> list[str]:
+    """Questions next to what was told that `earlier` statements do not answer either, without
+    repetition."""
     found: dict[str, None] = {}
-    taken = frozenset[str]().union(*map(keys_of, statements))
+    told_of = [*statements, *earlier]
+    taken = frozenset[str]().union(*map(keys_of, told_of))
     named: dict[str, frozenset[str]] = {}
     for item in statements:
         if item.first_person:
@@ -93,14 +99,34 @@ def near(statements: Sequence[Statement], names: Names, rng: random.Random) -> l
                     elif name in question:
                         found[question.replace(name, _somebody(taken, rng))] = None
         for _ in range(_SWAPPED_EACH):
-            if pair := swapped(item, statements, names, rng):
+            if pair := swapped(item, told_of, names, rng):
                 found[pair.question] = None
+    for item in earlier:
+        for name in names.find(item.stated)[:1]:
+            if name in named:
+                named[name] |= topics(keys_of(item))
     for name, keys in named.items():
         free = [question for words, question in own_questions() if not words & keys]
         for question in rng.sample(free, min(len(free), _SWAPPED_EACH)):
             found[of_another(question, name)] = None
-    told = {question for item in statements for question in item.questions}
+    told = {question for item in told_of for question in item.questions}
     return [question for question in found if question not in told]
+
+
+def unlike(
+    statements: Sequence[Statement], earlier: Sequence[Statement], rng: random.Random
+) -> list[str]:
+    """Questions of statements that ask for the name or owner of something, about something of any
+    kind of which no statement, earlier ones included, tells."""
+    taken = frozenset[str]().union(*map(keys_of, (*statements, *earlier)))
+    free = [noun for noun in nouns() if noun not in taken]
+    found: dict[str, None] = {}
+    for item in statements:
+        pairs = [(q, noun) for q in item.questions if (noun := _noun(item.stated, q))]
+        for _ in range(_UNLIKE_EACH if pairs and free else 0):
+            question, noun = rng.choice(pairs)
+            found[re.sub(rf"\b{noun}\b", rng.choice(free), question)] = None
+    return list(found)
 
 
 def swapped(

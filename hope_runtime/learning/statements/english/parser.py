@@ -84,8 +84,19 @@ class EnglishParser:
     def begun(self, statements: Sequence[Statement]) -> list[Exchange]:
         return neighbours.begun(statements)
 
-    def near(self, statements: Sequence[Statement], names: Names, rng: random.Random) -> list[str]:
-        return neighbours.near(statements, names, rng)
+    def near(
+        self,
+        statements: Sequence[Statement],
+        earlier: Sequence[Statement],
+        names: Names,
+        rng: random.Random,
+    ) -> list[str]:
+        return neighbours.near(statements, earlier, names, rng)
+
+    def unlike(
+        self, statements: Sequence[Statement], earlier: Sequence[Statement], rng: random.Random
+    ) -> list[str]:
+        return neighbours.unlike(statements, earlier, rng)
 
     def swapped(
         self,
