@@ -169,8 +169,7 @@ def _decode(
             fast_memory=reading,
         )
         state = None if reading is None else reading.after
-        # As a matrix: torch multiplies a strided (B, 1, D) in bfloat16 hundreds of times slower.
-        chosen = logits(model, hidden_BTD[:, -1]).float().argmax(-1)
+        chosen = logits(model, hidden_BTD[:, -1:])[:, 0].float().argmax(-1)
         for row, token in enumerate(chosen.tolist()):
             if token in model.tokenizer.eos_ids:
                 open_rows.discard(row)

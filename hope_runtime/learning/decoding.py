@@ -38,7 +38,7 @@ def decode(
     """Continuations of `prompts` without their stop tokens.
 
     `prefix` stands before every prompt and is read once. Greedy at temperature 0, else sampled
-    with a generator for each batch. `terms` are a memory's, in the model's dtype; None is the
+    with a generator for each batch. `adapter` is a memory's, in the model's dtype; None is the
     frozen base. Deterministic: prompts run in batches of `rows` in the given order.
     """
     shared = workers.map(lambda ids: _read_prefix(model, ids, adapter), [prefix] if prefix else [])
@@ -128,8 +128,7 @@ class _Batch:
             mask_BTS=mask_BTS.to(device),
             adapter=self._adapter,
         )
-        # As a matrix: torch multiplies a strided (B, 1, D) in bfloat16 hundreds of times slower.
-        return logits(self._model, hidden_BTD[:, -1]).float().cpu()
+        return logits(self._model, hidden_BTD[:, -1:])[:, 0].float().cpu()
 
 
 @torch.no_grad()
