@@ -13,7 +13,7 @@ from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.learning import Learner
 from hope_runtime.learning.recipe import Resources
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter
-from hope_runtime.learning.recipes.specific import leaks
+from hope_runtime.learning.recipes.specific import answers as answering
 from hope_runtime.learning.recipes.specific.held import Holding
 from hope_runtime.learning.recipes.specific.leaks import LeakFinder
 from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
@@ -122,7 +122,7 @@ def test_answers_with_a_told_value_are_leaks_up_to_the_value(
         encode = model.tokenizer.encode
         return [tuple(encode(said[place % len(said)])) for place in range(len(prompts))]
 
-    monkeypatch.setattr(leaks, "decode", answers)
+    monkeypatch.setattr(answering, "decode", answers)
     finder = LeakFinder(resources, writer, PARSER, holds)
     statements, trainer = [told("My dog is called Rolf.")], Trainer(memory)
     found = at_once(finder.find(statements, pools, trainer, 3))
@@ -144,7 +144,7 @@ def test_leaks_at_the_end_take_some_steps_more(chat_model, tmp_path, monkeypatch
         def answers(model, workers, prompts, **options):
             return [tuple(model.tokenizer.encode(answer)) for _ in prompts]
 
-        monkeypatch.setattr(leaks, "decode", answers)
+        monkeypatch.setattr(answering, "decode", answers)
         learner = Learner(chat_model, 1, kept=tmp_path)
         spans = encode_spans(chat_model.tokenizer, "My dog is called Rolf.")
         memory = SessionMemory.fresh(chat_model.fingerprint, POLICY)

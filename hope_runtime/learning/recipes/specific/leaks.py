@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import torch
 
-from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.recipe import Resources, Work
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter
+from hope_runtime.learning.recipes.specific.answers import answers
 from hope_runtime.learning.recipes.specific.held import Held, Holding
 from hope_runtime.learning.reference import Rehearsed
 from hope_runtime.learning.statements import StatementParser
@@ -33,8 +33,7 @@ class LeakFinder:
     def __init__(
         self, resources: Resources, writer: ReplayWriter, parser: StatementParser, holding: Holding
     ) -> None:
-        self._model = resources.model
-        self._workers = resources.workers
+        self._resources = resources
         self._writer = writer
         self._parser = parser
         self._holding = holding
@@ -44,26 +43,18 @@ class LeakFinder:
     ) -> Work[list[Rehearsed]]:
         """Leaking answers to the first `count` questions of `held`, each up to the first token of
         the value, with what is to be predicted there. Yields on the way."""
-        tokenizer, asked = self._model.tokenizer, held.questions[:count]
+        asked = held.questions[:count]
         if not asked:
             return []
-        prompts = [self._writer.question(tuple(tokenizer.encode(text))) for text in asked]
         with torch.no_grad():
             memory = trainer.combined()
-        replies = decode(
-            self._model,
-            self._workers,
-            [prompt.ids for prompt in prompts],
-            prefix=prompts[0].prefix,
-            max_tokens=REPLY_TOKENS,
-            stop=tokenizer.eos_ids,
-            adapter=memory,
-            rows=ROWS,
+        replies = answers(
+            self._resources, self._writer, asked, memory, max_tokens=REPLY_TOKENS, rows=ROWS
         )
         yield None
         values = [self._parser.value(item.stated) for item in statements]
         found: dict[Example, None] = {}
-        for question, reply in zip(asked, map(tokenizer.decode, replies), strict=True):
+        for question, reply in zip(asked, replies, strict=True):
             for value in filter(None, values):
                 # A value that the base would give as well may be said: then it is what is held.
                 if example := self._writer.up_to_value(question, reply, value):

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.learning.base_samples import BaseSamples
-from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.prompt_prefixes import plain_opening
@@ -33,6 +32,7 @@ from hope_runtime.learning.recipe import (
 )
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.recipes.specific import loop
+from hope_runtime.learning.recipes.specific.answers import answers
 from hope_runtime.learning.recipes.specific.directions import FOREIGN, Directions
 from hope_runtime.learning.recipes.specific.held import Holding
 from hope_runtime.learning.recipes.specific.leaks import LeakFinder
@@ -218,7 +218,13 @@ class SpecificRecipe:
             ]
             gone: list[Statement] = []
             if close:
-                replies = self._replies(self._parser.specific(new.questions), before)
+                replies = answers(
+                    self._resources,
+                    self._writer,
+                    self._parser.specific(new.questions),
+                    before,
+                    max_tokens=REPLY_TOKENS,
+                )
                 yield None
                 gone = [
                     old for old in close if self._parser.supersedes(new, old, self._names, replies)
@@ -233,23 +239,6 @@ class SpecificRecipe:
                 new = replace(new, text=self._parser.plainly(new.text))
             told.append(_Told(new, also, tuple(gone)))
         return told, earlier, tuple(found)
-
-    def _replies(self, questions: Sequence[str], before: LoraAdapter | None) -> list[str]:
-        """Answers of the memory before, to `questions`."""
-        if not questions:
-            return []
-        tokenizer = self._model.tokenizer
-        prompts = [self._writer.question(tuple(tokenizer.encode(each))) for each in questions]
-        replies = decode(
-            self._model,
-            self._workers,
-            [prompt.ids for prompt in prompts],
-            prefix=prompts[0].prefix,
-            max_tokens=REPLY_TOKENS,
-            stop=tokenizer.eos_ids,
-            adapter=before,
-        )
-        return [tokenizer.decode(reply) for reply in replies]
 
     # Examples
 
