@@ -151,13 +151,19 @@ def test_leaving_a_stream_cancels_the_turn(threaded, scripted, client):
     threaded.until_cancelled()
 
 
-def test_closing_ends_a_stream_of_the_same_thread(threaded, scripted):
-    scripted.turns.append([delta("first"), Hang()])
-    client = SyncHopeClient(scripted.target)
+def closed_while_streaming(threaded):
+    """The events of a client that was closed behind the first one, once the server knows."""
+    threaded.scripted.turns.append([delta("first"), Hang()])
+    client = SyncHopeClient(threaded.scripted.target)
     events = client.generate("diary", "Hi")
     next(events)
     client.close()
     threaded.until_cancelled()
+    return events
+
+
+def test_closing_ends_a_stream_of_the_same_thread(threaded):
+    events = closed_while_streaming(threaded)
     with pytest.raises(hope.ClientClosedError, match="create a new one"):
         next(events)
 
@@ -165,12 +171,7 @@ def test_closing_ends_a_stream_of_the_same_thread(threaded, scripted):
 def test_closing_disturbs_no_other_client_of_the_process(threaded, scripted, caplog):
     """What ends after its client did is dropped: an error would lose other clients' replies."""
     for _ in range(20):
-        scripted.turns.append([delta("first"), Hang()])
-        client = SyncHopeClient(scripted.target)
-        events = client.generate("diary", "Hi")
-        next(events)
-        client.close()
-        threaded.until_cancelled()
+        closed_while_streaming(threaded)
         scripted.cancelled.clear()
     assert caplog.records == []
 

@@ -72,10 +72,19 @@ async def refused(code: grpc.StatusCode, reason: str, field: str = "") -> AsyncI
     assert (refusal.code, refusal.reason, refusal.field) == (code, reason, field), refusal
 
 
-def words_in(secrets: Iterable[str], text: str) -> list[str]:
-    """Those of `secrets` that are in `text` as words: "ada" within a hexadecimal number is none."""
-    ends = {secret: r"\b" if secret[-1].isalnum() else "" for secret in secrets}
-    return [s for s, end in ends.items() if re.search(rf"\b{re.escape(s)}{end}", text)]
+def secrets_in(text: str, secrets: Iterable[str]) -> list[str]:
+    """Those of `secrets` that `text` holds. One that could be a part of a hexadecimal number, as
+    "ada" is, counts only where no digit stands beside it."""
+    digits = "0123456789abcdef"
+    return [
+        secret
+        for secret in secrets
+        if (
+            re.search(f"(?<![{digits}]){secret}(?![{digits}])", text)
+            if set(secret) <= set(digits)
+            else secret in text
+        )
+    ]
 
 
 @dataclass

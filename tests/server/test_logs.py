@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from api import Api, refused, words_in
+from api import Api, refused, secrets_in
 from grpc import aio
 from serving import Serve, Served, connect
 
@@ -76,7 +76,7 @@ async def test_every_request_has_a_line_and_no_line_has_a_secret(
         await everything(served, monkeypatch)
         mine = session_tag(served.api.name)
     written = lines.getvalue()
-    assert words_in(SECRETS, written) == []
+    assert secrets_in(written, SECRETS) == []
     found = [(line["method"], line["code"]) for line in lines.requests()]
     assert found == [
         ("CreateSession", "OK"),

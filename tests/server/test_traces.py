@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from api import refused, words_in
+from api import refused, secrets_in
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -75,7 +75,7 @@ async def test_a_reply_has_its_phases_its_commits_and_what_it_taught(
     durable = parts[3].end_time or 0
     assert all((part.start_time or 0) >= durable for part in parts[4:])
     said = " ".join(span.to_json() for span in spans.get_finished_spans())
-    assert words_in(SECRETS, said) == []
+    assert secrets_in(said, SECRETS) == []
 
 
 async def test_a_call_is_part_of_its_callers_trace(
