@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hope_runtime.engine.graph_capture import Captured
 from hope_runtime.engine.kv_slots import Slot
+from hope_runtime.graph_capture import Captured
 from hope_runtime.layers.kv_cache import KVPool
 from hope_runtime.models.decoder.batched import logits_of_rows
 from hope_runtime.models.decoder.static_step import AdapterTable, StepInputs, static_step

@@ -8,11 +8,13 @@ Shape suffixes: B rows, T tokens, S keys, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hope_runtime.host_copies import on_device
 from hope_runtime.layers.kv_cache import KVCache
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.learning.workers import Workers
@@ -20,6 +22,10 @@ from hope_runtime.models.decoder.forward import forward, logits
 from hope_runtime.models.decoder.weights import BaseModel
 
 ROWS = 16
+# The same where a step of few rows takes as long as one of many.
+DEVICE_ROWS = 128
+# Tokens after which such a device is asked whether all replies have ended.
+CHECK_EVERY = 8
 
 
 def decode(
@@ -33,28 +39,29 @@ def decode(
     temperature: float = 0.0,
     seed: int = 0,
     adapter: LoraAdapter | None = None,
-    rows: int = ROWS,
+    rows: int | None = None,
 ) -> list[tuple[int, ...]]:
     """Continuations of `prompts` without their stop tokens.
 
     `prefix` stands before every prompt and is read once. Greedy at temperature 0, else sampled
     with a generator for each batch. `adapter` is a memory's, in the model's dtype; None is the
-    frozen base. Deterministic: prompts run in batches of `rows` in the given order.
+    frozen base. Deterministic: prompts run in batches of `rows` in the given order, by default of
+    as many as the device is fast with.
     """
+    rows = rows or (ROWS if model.device.type == "cpu" else DEVICE_ROWS)
     shared = workers.map(lambda ids: _read_prefix(model, ids, adapter), [prefix] if prefix else [])
 
     def run(start: int) -> list[list[int]]:
         batch = _Batch(model, prompts[start : start + rows], max_tokens, adapter, *shared)
-        generator = torch.Generator().manual_seed(seed * 1009 + start)
-        while batch.step(stop, temperature, generator):
-            pass
-        return batch.replies
+        return batch.run(stop, temperature, torch.Generator().manual_seed(seed * 1009 + start))
 
     batches = workers.map(run, range(0, len(prompts), rows))
     return [tuple(reply) for batch in batches for reply in batch]
 
 
 class _Batch:
+    """Rows that decode together; all that a step needs stays on the device."""
+
     def __init__(
         self,
         model: BaseModel,
@@ -67,51 +74,61 @@ class _Batch:
         self._adapter = adapter
         self._max_tokens = max_tokens
         self._shared = shared.length if shared is not None else 0
-        rows = len(prompts)
+        rows, device = len(prompts), model.device
         length = max(map(len, prompts))
-        self._ids_BT = torch.zeros(rows, length, dtype=torch.long)
-        self._padding_B = torch.tensor([length - len(prompt) for prompt in prompts])
-        for row, prompt in enumerate(prompts):
-            self._ids_BT[row, length - len(prompt) :] = torch.tensor(prompt)
+        padding = [length - len(prompt) for prompt in prompts]
+        padded = [(0,) * more + prompt for more, prompt in zip(padding, prompts, strict=True)]
+        ids = on_device(list(itertools.chain.from_iterable(padded)), torch.long, device)
+        self._ids_BT = ids.view(rows, length)
+        self._padding_B = on_device(padding, torch.long, device)
         self._cache = KVCache(
             model.config,
             capacity=self._shared + length + max_tokens,
             rows=rows,
             dtype=model.dtype,
-            device=model.device,
+            device=device,
         )
         if shared is not None:
             self._cache.k[:, :, :, : self._shared] = shared.k
             self._cache.v[:, :, :, : self._shared] = shared.v
             self._cache.length = self._shared
-        self.replies: list[list[int]] = [[] for _ in range(rows)]
-        self._done = [False] * rows
+        self._chosen: list[Tensor] = []
 
     @torch.no_grad()
-    def step(self, stop: frozenset[int], temperature: float, generator: torch.Generator) -> bool:
-        """One token for every row that goes on; False when none does."""
-        logits_BV = self._scores()
-        if temperature:
-            weights_BV = (logits_BV / temperature).softmax(-1)
-            chosen_B = torch.multinomial(weights_BV, 1, generator=generator)[:, 0]
-        else:
-            chosen_B = logits_BV.argmax(-1)
-        for row, token in enumerate(chosen_B.tolist()):
-            if not self._done[row]:
-                if token in stop:
-                    self._done[row] = True
-                else:
-                    self.replies[row].append(token)
-        self._ids_BT = chosen_B[:, None]
-        self._max_tokens -= 1
-        return self._max_tokens > 0 and not all(self._done)
+    def run(
+        self, stop: frozenset[int], temperature: float, generator: torch.Generator
+    ) -> list[list[int]]:
+        """The replies, without the tokens that ended them."""
+        stop_S = on_device(sorted(stop), torch.long, self._model.device)
+        done_B = torch.zeros(len(self._ids_BT), dtype=torch.bool, device=self._model.device)
+        # A CPU would compute tokens that nobody wants; a GPU would wait for each answer.
+        check_every = 1 if self._model.device.type == "cpu" else CHECK_EVERY
+        for count in range(1, self._max_tokens + 1):
+            logits_BV = self._scores()
+            if temperature:
+                # Drawn on the CPU whatever the device, so that a seed means the same everywhere.
+                weights_BV = (logits_BV.cpu() / temperature).softmax(-1)
+                chosen_B = torch.multinomial(weights_BV, 1, generator=generator)[:, 0]
+                chosen_B = chosen_B.to(logits_BV.device)
+            else:
+                chosen_B = logits_BV.argmax(-1)
+            self._chosen.append(chosen_B)
+            self._ids_BT = chosen_B[:, None]
+            done_B |= torch.isin(chosen_B, stop_S)
+            if count % check_every == 0 and bool(done_B.all()):
+                break
+        return [
+            list(itertools.takewhile(lambda token: token not in stop, row))
+            for row in torch.stack(self._chosen, dim=1).tolist()
+        ]
 
     def _scores(self) -> Tensor:
         start, count = self._cache.length, self._ids_BT.shape[1]
-        at_T = torch.arange(start, start + count)
+        device = self._model.device
+        at_T = torch.arange(start, start + count, device=device)
         positions_BT = (at_T[None] - self._padding_B[:, None]).clamp(min=0)
         # A row is: the shared prefix, padding, its prompt, its reply.
-        keys_S = torch.arange(start + count)
+        keys_S = torch.arange(start + count, device=device)
         causal_TS = keys_S[None] <= at_T[:, None]
         real_BS = (keys_S < self._shared)[None] | (
             keys_S[None] >= self._shared + self._padding_B[:, None]
@@ -119,16 +136,15 @@ class _Batch:
         # A padded position sees itself, because a row that sees nothing has no softmax.
         itself_TS = keys_S[None] == at_T[:, None]
         mask_BTS = (causal_TS[None] & real_BS[:, None]) | itself_TS[None]
-        device = self._model.device
         hidden_BTD = forward(
             self._model,
-            self._ids_BT.to(device),
-            positions_BT=positions_BT.to(device),
+            self._ids_BT,
+            positions_BT=positions_BT,
             cache=self._cache,
-            mask_BTS=mask_BTS.to(device),
+            mask_BTS=mask_BTS,
             adapter=self._adapter,
         )
-        return logits(self._model, hidden_BTD[:, -1:])[:, 0].float().cpu()
+        return logits(self._model, hidden_BTD[:, -1:])[:, 0].float()
 
 
 @torch.no_grad()

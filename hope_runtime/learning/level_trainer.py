@@ -34,6 +34,13 @@ def finite(tensor: Tensor, name: str) -> Tensor:
     return tensor
 
 
+def joined(others: LoraAdapter | None, adapter: LoraAdapter, dtype: torch.dtype) -> LoraAdapter:
+    """A level's terms behind those of all others, in this dtype; differentiable."""
+    combined = concatenate([others, adapter])
+    assert combined is not None
+    return combined.to(dtype)
+
+
 class LevelTrainer:
     """Float32 copy of one level's terms that may be changed, beside the other levels as they are.
 
@@ -52,9 +59,11 @@ class LevelTrainer:
         adapter = memory.levels[level].adapter or initial(
             model.config, config.rank, seed=memory.policy.seed * 1009 + level
         )
-        self._others = concatenate(
+        others = concatenate(
             other.adapter for index, other in enumerate(memory.levels) if index != level
         )
+        # The terms of all other levels, which stay as they are; None where there are none.
+        self.others = None if others is None else others.to(others.gate_a.dtype, model.device)
         tensors = {k: v.float().to(model.device).clone() for k, v in adapter.tensors().items()}
         self.adapter = LoraAdapter(**{k: v.requires_grad_() for k, v in tensors.items()})
         self.parameters = list(self.adapter.tensors().values())
@@ -125,26 +134,32 @@ class LevelTrainer:
     def gradient_of(
         self, loss_of: Callable[[int], Tensor], parts: int, tokens: int
     ) -> list[Tensor]:
-        """Gradient of the sum of `loss_of(part)` over the parts, which run side by side, each on
-        one thread; their gradients are added in order. `tokens` is what they run together. Raises
-        as `gradient`."""
-        self.tokens += tokens
+        """Gradient of the sum of `loss_of(part)` over the parts; otherwise as `summed`. Raises as
+        `gradient`: an optimiser would make every parameter so, and nothing was changed yet."""
 
         def one(index: int) -> Sequence[Tensor]:
             return torch.autograd.grad(loss_of(index), self.parameters)
 
-        total, *others = self.workers.map(one, range(parts))
+        total, norm = self.summed(one, parts, tokens)
+        self.note_norm(norm)
+        return total
+
+    def summed(
+        self, gradient_of: Callable[[int], Sequence[Tensor]], parts: int, tokens: int
+    ) -> tuple[list[Tensor], Tensor]:
+        """Sum of the gradients of the parts, which run side by side, each on one thread, and are
+        added in order; and its Frobenius norm, (), for `note_norm`. `tokens` is what they run
+        together."""
+        self.tokens += tokens
+        total, *others = self.workers.map(gradient_of, range(parts))
         for part in others:
             for mine, more in zip(total, part, strict=True):
                 mine.add_(more)
-        self.gradient_norms.append(self._norm_of(total))
-        return list(total)
+        return list(total), torch.stack([part.float().norm() for part in total]).norm()
 
-    def _norm_of(self, gradient: Sequence[Tensor]) -> float:
-        """Frobenius norm of all of it. Raises DivergedStateError when it is not finite: an
-        optimiser would make every parameter so, and nothing was changed yet."""
-        norm = torch.stack([part.float().norm() for part in gradient]).norm()
-        return float(finite(norm, "A gradient"))
+    def note_norm(self, norm: Tensor) -> None:
+        """Take note of a gradient's norm. Raises DivergedStateError when it is not finite."""
+        self.gradient_norms.append(float(finite(norm, "A gradient")))
 
     def snapshot(self) -> LoraAdapter:
         """All levels' terms as they are now, detached, in the model's dtype."""
@@ -153,9 +168,7 @@ class LevelTrainer:
 
     def combined(self) -> LoraAdapter:
         """All levels' terms as they are now, in the model's dtype; differentiable."""
-        combined = concatenate([self._others, self.adapter])
-        assert combined is not None
-        return combined.to(self._model.dtype)
+        return joined(self.others, self.adapter, self._model.dtype)
 
     def load(self, adapter: LoraAdapter) -> None:
         """Goes on from these terms of the level."""

@@ -22,6 +22,8 @@ ROW_TOKENS = 128
 WIDE_ROW_TOKENS = 256
 # Examples that are read together where nothing is trained.
 BATCH = 16
+# The same on a device for which a pass over a few hundred tokens is mostly launches.
+DEVICE_BATCH = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,9 @@ class Pack:
     tokens: int
 
 
-def in_batches(examples: Sequence[Example]) -> list[Sequence[Example]]:
-    """Consecutive parts of BATCH examples, the last one of what is left."""
-    return [examples[at : at + BATCH] for at in range(0, len(examples), BATCH)]
+def in_batches(examples: Sequence[Example], size: int = BATCH) -> list[Sequence[Example]]:
+    """Consecutive parts of `size` examples, the last one of what is left."""
+    return [examples[at : at + size] for at in range(0, len(examples), size)]
 
 
 def pack(examples: Sequence[Example], *, row_tokens: int) -> Pack:

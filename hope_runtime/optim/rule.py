@@ -145,8 +145,15 @@ class InPlace:
                 f"expected {len(self._parameters)} gradients, one per parameter, but got "
                 f"{len(gradients)}"
             )
-        pairs = list(zip(self._parameters, gradients, strict=True))
+        pairs = zip(self._parameters, gradients, strict=True)
         check_gradients((f"parameter {i}", p, g) for i, (p, g) in enumerate(pairs))
+        self.apply(gradients, learning_rate)
+
+    @torch.no_grad()
+    def apply(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        """The same for gradients that fit the parameters and are looked at by the caller: it waits
+        for no device."""
+        pairs = zip(self._parameters, gradients, strict=True)
         for index, (parameter, gradient) in enumerate(pairs):
             new, self._slots[index] = self._rule.step(
                 parameter, gradient, self._slots[index], learning_rate

@@ -12,11 +12,11 @@ from fast_memories import noise, small_fast_memory
 
 from hope_runtime.checkpoints import load_base_model
 from hope_runtime.device import available
-from hope_runtime.engine.graph_capture import Captured
 from hope_runtime.engine.kv_slots import Slot, SlotPool
 from hope_runtime.engine.runner import ForwardChunk, Output, Runner
 from hope_runtime.engine.static_decoder import StaticDecoder
 from hope_runtime.errors import NotFiniteError
+from hope_runtime.graph_capture import Captured
 from hope_runtime.layers.kv_cache import KVPool
 from hope_runtime.layers.lora import LoraAdapter, initial
 from hope_runtime.layers.served_lora import ServedAdapter

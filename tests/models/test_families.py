@@ -139,7 +139,7 @@ def lean(
     lower = LowerLayers(model, Workers(1), first, adapter_of(model))
     lower.read(examples)
     batch = Batch([Item(example, weight=weight) for example in examples], "cpu")
-    return (*losses(model, batch, adapter, lower), batch)
+    return (*losses(model, lower.above(batch), adapter), batch)
 
 
 def assert_gradient(found: Tensor | None, expected: Tensor) -> None:
@@ -200,7 +200,7 @@ def test_packed_and_lean_passes_learn_as_texts_alone(pair: tuple[Any, BaseModel]
         mine = found[packed.owners_N == owner]
         targets = packed.targets_N[packed.owners_N == owner]
         nats = nnf.cross_entropy(mine, targets, reduction="none")
-        theirs = each[batch.owners_M == owner]
+        theirs = each[batch.tensors.owners_M == owner]
         torch.testing.assert_close(theirs, nats[-len(theirs) :], **CLOSE)
     assert all(part.grad is not None for part in packed_adapter.tensors().values())
 

@@ -44,7 +44,7 @@ def run(model, items, adapter, first=0):
     fixed = LoraAdapter(**{name: each.detach() for name, each in adapter.tensors().items()})
     lower = LowerLayers(model, Workers(1), first, fixed)
     lower.read([item.example for item in items])
-    return losses(model, Batch(items, "cpu"), adapter, lower)
+    return losses(model, lower.above(Batch(items, "cpu")), adapter)
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -74,11 +74,11 @@ class ConfinedSteps:
     def step(
         self, gradients: Sequence[Tensor], learning_rate: float, second_rate: float = 1.0
     ) -> None:
-        """One update, as `InPlace.step` but for the directions. Second factors move `second_rate`
+        """One update, as `InPlace.apply` but for the directions. Second factors move `second_rate`
         times as far."""
         before = {name: tensor.clone() for name, tensor in self._first.items()}
         second = {} if second_rate == 1 else {n: t.clone() for n, t in self._second.items()}
-        self._steps.step(gradients, learning_rate)
+        self._steps.apply(gradients, learning_rate)
         for name, old in second.items():
             tensor = self._second[name]
             tensor.copy_(old + second_rate * (tensor - old))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hope_runtime.layers.lora import LoraAdapter
-from hope_runtime.learning.decoding import ROWS, decode
+from hope_runtime.learning.decoding import decode
 from hope_runtime.learning.recipe import Resources
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 
@@ -17,7 +17,7 @@ def answers(
     memory: LoraAdapter | None,
     *,
     max_tokens: int,
-    rows: int = ROWS,
+    rows: int | None = None,
 ) -> list[str]:
     """Greedy replies of a memory, whose terms are in the model's dtype, or of the frozen base.
 

@@ -7,16 +7,20 @@ prefix, M targets, K likeliest tokens of a reference.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from hope_runtime.host_copies import on_device
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.reference import LIKELIEST, Reference
 
 # Parts that a step is cut into, whatever the number of cores.
 PARTS = 2
+# What sizes are rounded up to at least: a smaller shape saves less than another graph costs.
+LEAST_PADDED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,84 +43,162 @@ class Item:
         return replace(self, weight=weight)
 
 
-class Batch:
-    """Examples as one pass reads them. All those with a prefix have the same one."""
+@dataclass(frozen=True, slots=True)
+class BatchTensors:
+    """Inputs of one pass beside hidden states; no shape depends on anything else.
 
-    def __init__(self, items: Sequence[Item], device: torch.device | str) -> None:
+    Tokens and targets, in the order of their examples: `positions_N`, `places_N` among the E * T of
+    padded attention, `predictors_M` among the N tokens, `owners_M` among the examples. `lengths_E`
+    are in tokens, and `prefixed_E` says which examples see the prefix of `prefix` tokens. Of a
+    target: its token, its weight in the loss, whether it is held to a reference, `likely_MK` and
+    `shares_MK`, and whether it is to be unlearnt. `is_full` says that nothing pads attention.
+    """
+
+    positions_N: Tensor
+    places_N: Tensor
+    lengths_E: Tensor
+    prefixed_E: Tensor
+    predictors_M: Tensor
+    targets_M: Tensor
+    owners_M: Tensor
+    weights_M: Tensor
+    soft_M: Tensor
+    unlikely_M: Tensor
+    likely_MK: Tensor
+    shares_MK: Tensor
+    longest: int
+    prefix: int
+    is_full: bool
+
+    @property
+    def examples(self) -> int:
+        """E."""
+        return len(self.lengths_E)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, in the order of their declaration."""
+        values = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return {name: value for name, value in values if isinstance(value, Tensor)}
+
+    def mask(self) -> Tensor:
+        """Places where a token may look, bool (E, T, P + T): the prefix, if any, and its past."""
+        at_T = torch.arange(self.longest, device=self.lengths_E.device)
+        causal_TT = at_T[:, None] >= at_T[None]
+        own_ETT = causal_TT[None] & (at_T[None, None] < self.lengths_E[:, None, None])
+        # A padded place sees itself: attention to nothing has no value.
+        own_ETT = own_ETT | (at_T[:, None] == at_T[None])[None]
+        prefix_ETP = self.prefixed_E[:, None, None].expand(-1, self.longest, self.prefix)
+        return torch.cat([prefix_ETP, own_ETT], dim=-1)
+
+
+class Batch:
+    """Examples as one pass reads them. All those with a prefix have the same one.
+
+    `padded` rounds every size up to a power of two, so that few shapes exist and each can be
+    captured as a graph: there is an example more than there are, and tokens and targets that fill
+    up belong to it, where they change nothing.
+    """
+
+    def __init__(
+        self, items: Sequence[Item], device: torch.device | str, *, padded: bool = False
+    ) -> None:
         examples = [item.example for item in items]
         self.of = examples
         lengths = [len(example.ids) for example in examples]
         prefixes = {example.prefix for example in examples if example.prefix}
         assert len(prefixes) <= 1, "examples of one batch share their prefix"
         self.prefix: tuple[int, ...] = next(iter(prefixes), ())
-        self.examples, self.longest = len(examples), max(lengths)
-        ids: list[int] = []
+        self.tokens = sum(lengths)
+        # Targets of each example. Without a predecessor, or one that has no gradient, nothing is
+        # predicted.
+        self.counts = [item.targets for item in items]
+        M = sum(self.counts)
+        sizes = [self.tokens, M, len(examples), max(lengths)]
+        if padded:
+            sizes[2] += 1
+            sizes = [_padded(size) for size in sizes]
+        self.padded_tokens, padded_M, E, T = sizes
+        # An example that nobody has, if there is one.
+        spare = min(len(examples), E - 1)
         positions: list[int] = []
         places: list[int] = []
         predictors, targets, owners, weights = [], [], [], []
         for row, item in enumerate(items):
-            example, at, first = item.example, len(ids), len(item.example.prefix)
-            ids += example.ids
+            example, at, first = item.example, len(places), len(item.example.prefix)
             positions += range(first, first + len(example.ids))
-            places += range(row * self.longest, row * self.longest + len(example.ids))
+            places += range(row * T, row * T + len(example.ids))
             for offset, (token, wanted) in enumerate(
                 zip(example.ids, example.targets, strict=True)
             ):
-                # Without a predecessor, or one that has no gradient, nothing is predicted.
                 if wanted and offset:
                     predictors.append(at + offset - 1)
                     targets.append(token)
                     owners.append(row)
                     weights.append(item.weight)
-        self.tokens = len(ids)
+        more_N, more_M, more_E = self.padded_tokens - self.tokens, padded_M - M, E - len(examples)
+        unlikely = [item.unlikely for item in items for _ in range(item.targets)]
+        long = partial(on_device, dtype=torch.long, device=device)
+        flags = partial(on_device, dtype=torch.bool, device=device)
+        soft, likely_MK, shares_MK = _references(items, self.counts, more_M, device)
+        self.tensors = BatchTensors(
+            positions_N=long(positions + [0] * more_N),
+            places_N=long(places + [spare * T] * more_N),
+            lengths_E=long(lengths + [0] * more_E),
+            prefixed_E=flags([bool(example.prefix) for example in examples] + [False] * more_E),
+            predictors_M=long(predictors + [0] * more_M),
+            targets_M=long(targets + [0] * more_M),
+            owners_M=long(owners + [spare] * more_M),
+            weights_M=on_device(weights + [0.0] * more_M, torch.float32, device),
+            soft_M=flags(soft + [False] * more_M),
+            unlikely_M=flags(unlikely + [False] * more_M),
+            likely_MK=likely_MK,
+            shares_MK=shares_MK,
+            longest=T,
+            prefix=len(self.prefix),
+            is_full=not padded and self.tokens == E * T,
+        )
 
-        def long(values: Sequence[int]) -> Tensor:
-            return torch.tensor(values, dtype=torch.long, device=device)
+    def ids(self, device: torch.device | str) -> Tensor:
+        """Token ids, (N,), without those that fill up."""
+        return on_device([token for each in self.of for token in each.ids], torch.long, device)
 
-        self.ids_N, self.positions_N, self.places_N = long(ids), long(positions), long(places)
-        self.predictors_M, self.targets_M, self.owners_M = map(long, (predictors, targets, owners))
-        self.weights_M = torch.tensor(weights, device=device)
-        self.is_full = len(ids) == self.examples * self.longest
-        self._mask(lengths, [bool(example.prefix) for example in examples], device)
-        self._references(items, device)
 
-    def _mask(self, lengths: list[int], prefixed: list[bool], device: torch.device | str) -> None:
-        at_T = torch.arange(self.longest, device=device)
-        lengths_E = torch.tensor(lengths, device=device)
-        causal_TT = at_T[:, None] >= at_T[None]
-        own_ETT = causal_TT[None] & (at_T[None, None] < lengths_E[:, None, None])
-        # A padded place sees itself: attention to nothing has no value.
-        own_ETT = own_ETT | torch.eye(self.longest, dtype=torch.bool, device=device)[None]
-        prefix_E = torch.tensor(prefixed, device=device)
-        prefix_ETP = prefix_E[:, None, None].expand(-1, self.longest, len(self.prefix))
-        self.mask_ETS = torch.cat([prefix_ETP, own_ETT], dim=-1)
-
-    def _references(self, items: Sequence[Item], device: torch.device | str) -> None:
-        count = len(self.targets_M)
-        self.soft_M = torch.zeros(count, dtype=torch.bool, device=device)
-        self.unlikely_M = torch.zeros(count, dtype=torch.bool, device=device)
-        self.likely_MK = torch.zeros(count, LIKELIEST, dtype=torch.long, device=device)
-        self.shares_MK = torch.zeros(count, LIKELIEST, device=device)
-        for row, item in enumerate(items):
-            mine = (self.owners_M == row).nonzero()[:, 0]
-            if item.unlikely:
-                self.unlikely_M[mine] = True
-            if item.reference is None or not len(mine):
-                continue
-            self.soft_M[mine] = True
+def _references(
+    items: Sequence[Item], counts: Sequence[int], more: int, device: torch.device | str
+) -> tuple[list[bool], Tensor, Tensor]:
+    """Flags of the targets that have a reference, and these, (M, K) each, with `more` rows that
+    fill up."""
+    soft: list[bool] = []
+    ids: list[Tensor] = []
+    shares: list[Tensor] = []
+    for item, count in zip(items, counts, strict=True):
+        held = item.reference if count else None
+        soft += [held is not None] * count
+        if held is None:
+            ids.append(torch.zeros(count, LIKELIEST, dtype=torch.long, device=device))
+            shares.append(torch.zeros(count, LIKELIEST, device=device))
+        else:
             # A first token without a predecessor has a reference in a packed view, and none here.
-            self.likely_MK[mine] = item.reference.ids_NK[-len(mine) :]
-            self.shares_MK[mine] = item.reference.log_probabilities_NK[-len(mine) :].exp()
+            ids.append(held.ids_NK[-count:])
+            shares.append(held.log_probabilities_NK[-count:].exp())
+    ids.append(torch.zeros(more, LIKELIEST, dtype=torch.long, device=device))
+    shares.append(torch.zeros(more, LIKELIEST, device=device))
+    return soft, torch.cat(ids), torch.cat(shares)
 
 
-def share_out(lengths: Sequence[int]) -> list[list[int]]:
-    """Places of texts in PARTS or fewer parts, about as many tokens in each, long ones together: a
-    part pads attention to its longest."""
+def _padded(count: int) -> int:
+    """The next power of two."""
+    return max(LEAST_PADDED, 1 << (count - 1).bit_length())
+
+
+def share_out(lengths: Sequence[int], parts: int = PARTS) -> list[list[int]]:
+    """Places of texts in so many parts or fewer, about as many tokens in each, long ones together:
+    a part pads attention to its longest."""
     order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
     shares: list[list[int]] = []
     filled = 0
     for place in order:
-        if not shares or (filled >= sum(lengths) * len(shares) / PARTS and len(shares) < PARTS):
+        if not shares or (filled >= sum(lengths) * len(shares) / parts and len(shares) < parts):
             shares.append([])
         shares[-1].append(place)
         filled += lengths[place]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hope_runtime.layers.attention import rotate, soft_capped
 from hope_runtime.layers.config import ModelConfig
-from hope_runtime.learning.recipes.specific.batch import Batch
+from hope_runtime.learning.recipes.specific.batch import BatchTensors
 from hope_runtime.models.decoder.attention import WindowAttention
 from hope_runtime.models.decoder.block import Adapter, Attention, OnMlp, decoder_block
 from hope_runtime.models.decoder.weights import BaseModel
@@ -50,14 +50,15 @@ def run_blocks(
 class BlockAttention:
     """Attention in small padded blocks: each example sees the prefix, if any, and itself."""
 
-    def __init__(self, model: BaseModel, batch: Batch, prefix: Kept | None) -> None:
+    def __init__(self, model: BaseModel, batch: BatchTensors, prefix: Kept | None) -> None:
         self._model, self._batch, self._prefix = model, batch, prefix
-        self._biases = [self._bias(batch.mask_ETS)] * model.config.n_layers
-        width, P = model.config.sliding_window, len(batch.prefix)
+        mask_ETS = batch.mask()
+        self._biases = [self._bias(mask_ETS)] * model.config.n_layers
+        width, P = model.config.sliding_window, batch.prefix
         if width and P + batch.longest > width:
             places_S = torch.arange(P + batch.longest, device=model.device)
             near_TS = places_S[P:, None] - places_S[None] < width
-            near = self._bias(batch.mask_ETS & near_TS)
+            near = self._bias(mask_ETS & near_TS)
             for layer in model.config.sliding_layers:
                 self._biases[layer] = near
 
@@ -102,7 +103,7 @@ def _heads(
 
 def _attend(
     config: ModelConfig,
-    batch: Batch,
+    batch: BatchTensors,
     q_NHW: Tensor,
     k_NGW: Tensor,
     v_NGW: Tensor,

@@ -2,8 +2,7 @@
 
 Scores over the vocabulary are never kept: at 49,152 tokens they would outweigh everything else.
 
-Shape suffixes: M targets, S those with a reference, K likeliest tokens of a reference, D model
-width, V vocabulary.
+Shape suffixes: M targets, K likeliest tokens of a reference, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -49,26 +48,29 @@ class HeadLoss(torch.autograd.Function):
             # Of the cap: the derivative of c tanh(z / c) is 1 - tanh(z / c)^2.
             slope_MV = 1 - (log_MV / config.logits_softcap).square()
         log_MV -= log_MV.logsumexp(-1, keepdim=True)
-        hard_M = (~batch.soft_M).nonzero()[:, 0]
-        soft_M = batch.soft_M.nonzero()[:, 0]
-        losses_M = log_MV.new_zeros(len(log_MV))
-        losses_M[hard_M] = -log_MV[hard_M, batch.targets_M[hard_M]]
+        # Both kinds of loss for every target, so that no shape depends on which are held.
+        soft_M, own_M1 = batch.soft_M, batch.targets_M[:, None]
+        losses_M = -log_MV.gather(1, own_M1)[:, 0]
         # Of what is to be unlearnt: -log(1 - p), and its gradient is that of p with this factor.
         chance_M = (-losses_M).exp().clamp(max=1 - 1e-4)
         losses_M = torch.where(batch.unlikely_M, -torch.log1p(-chance_M), losses_M)
-        likely_SK, shares_SK = batch.likely_MK[soft_M], batch.shares_MK[soft_M]
-        mine_SK = log_MV[soft_M[:, None], likely_SK]
-        found = bucketed_divergence(shares_SK, shares_SK.clamp(min=1e-12).log(), mine_SK)
-        losses_M[soft_M] = found.nats_N
+        likely_MK, shares_MK = batch.likely_MK, batch.shares_MK
+        mine_MK = log_MV.gather(1, likely_MK)
+        found = bucketed_divergence(shares_MK, shares_MK.clamp(min=1e-12).log(), mine_MK)
+        losses_M = torch.where(soft_M, found.nats_N, losses_M)
         if ctx.needs_input_grad[0]:
             # One factor for each row and few places beside it: passes over the scores cost most.
             factor_M = torch.where(batch.unlikely_M, -chance_M / (1 - chance_M), 1.0)
             factor_M *= batch.weights_M
-            factor_M[soft_M] *= 1 - found.base_rest_N / found.adapted_rest_N
+            held_M = factor_M * (1 - found.base_rest_N / found.adapted_rest_N)
+            factor_M = torch.where(soft_M, held_M, factor_M)
             gradient_MV = log_MV.exp_().mul_(factor_M[:, None])
-            gradient_MV[hard_M, batch.targets_M[hard_M]] -= factor_M[hard_M]
-            likely_gradient_SK = (mine_SK.exp() - shares_SK) * batch.weights_M[soft_M, None]
-            gradient_MV[soft_M[:, None], likely_SK] = likely_gradient_SK
+            likely_gradient_MK = (mine_MK.exp() - shares_MK) * batch.weights_M[:, None]
+            as_it_is_MK = gradient_MV.gather(1, likely_MK)
+            gradient_MV.scatter_(
+                1, likely_MK, torch.where(soft_M[:, None], likely_gradient_MK, as_it_is_MK)
+            )
+            gradient_MV.scatter_add_(1, own_M1, torch.where(soft_M, 0.0, -factor_M)[:, None])
             if slope_MV is not None:
                 gradient_MV *= slope_MV
             if config.logits_divisor != 1.0:

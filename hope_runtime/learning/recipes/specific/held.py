@@ -22,7 +22,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from hope_runtime.learning.packing import BATCH, Example, in_batches
+from hope_runtime.learning.packing import BATCH, DEVICE_BATCH, Example, in_batches
 from hope_runtime.learning.recipe import Resources, Work
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.recipes.specific.batch import Batch, Item, share_out
@@ -244,7 +244,8 @@ class Holding:
     ) -> Work[list[Rehearsed]]:
         """Examples with what the memory of `lower` predicts in them."""
         found: list[Rehearsed] = []
-        for batch in in_batches(examples):
+        size = BATCH if self._model.device.type == "cpu" else DEVICE_BATCH
+        for batch in in_batches(examples, size):
             lower.read(batch)
             shares = share_out([len(each.ids) for each in batch])
             read = partial(self._view, lower=lower, seen=seen is not None)
@@ -270,7 +271,9 @@ class Holding:
         inputs: list[tuple[Tensor, Tensor]] = []
 
         def take(_: int, x_ND: Tensor, h_NF: Tensor) -> None:
-            outer_MD, inner_MF = (read[batch.predictors_M].float().cpu() for read in (x_ND, h_NF))
+            outer_MD, inner_MF = (
+                read[batch.tensors.predictors_M].float().cpu() for read in (x_ND, h_NF)
+            )
             inputs.append((outer_MD, inner_MF))
 
         found = views(self._model, batch, lower.before, lower, take if seen else None)

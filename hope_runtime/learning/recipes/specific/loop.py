@@ -8,24 +8,21 @@ first factors do not read, by what the memory is held to, and by stopping as soo
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
-
-import torch
-from torch import Tensor
 
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.recipe import Work
 from hope_runtime.learning.recipes.replay.null_space import CommonDirections, ConfinedSteps
-from hope_runtime.learning.recipes.specific.batch import Batch, Item, share_out
+from hope_runtime.learning.recipes.specific.batch import Item
+from hope_runtime.learning.recipes.specific.gradients import StepGradients, StepLosses
 from hope_runtime.learning.recipes.specific.held import Held
-from hope_runtime.learning.recipes.specific.lean import losses
 from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
 from hope_runtime.learning.recipes.specific.price import full_steps
 from hope_runtime.learning.reference import Rehearsed
-from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.optim.adam import Adam
 from hope_runtime.optim.rule import InPlace
 from hope_runtime.session.policy import SpecificConfig
@@ -71,7 +68,7 @@ class Practice:
 
     def __init__(
         self,
-        model: BaseModel,
+        gradients: StepGradients,
         trainer: LevelTrainer,
         config: SpecificConfig,
         learning_rate: float,
@@ -80,7 +77,7 @@ class Practice:
         lower: LowerLayers,
         rng: random.Random,
     ) -> None:
-        self._model, self._trainer, self._config = model, trainer, config
+        self._gradients, self._trainer, self._config = gradients, trainer, config
         self._material, self._lower, self._rate = material, lower, learning_rate
         steps = InPlace(Adam(BETA1, BETA2), trainer.parameters)
         self._optimiser = ConfinedSteps(steps, trainer.adapter, directions, fresh=trainer.is_fresh)
@@ -93,6 +90,7 @@ class Practice:
         self._windows, self._foreign = _Turns(material.windows, rng), _Turns(material.foreign, rng)
         self._leaks: _Turns[Rehearsed] = _Turns([], rng)
         self._rng, self._steps, self._largest = rng, 0, 0
+        self._unread: deque[tuple[list[tuple[int, int]], StepLosses]] = deque()
 
     def learn(self, limits: Limits) -> Work[None]:
         """Practise until all forms are known or the steps are over; yields the share done."""
@@ -110,6 +108,7 @@ class Practice:
             share = self._steps / max(total - 1, 1)
             self._step(1 - (1 - config.final_rate) * share, self._plain.draw(plain_each))
             yield self._steps / total
+        self._look()
 
     def settle(self, leaks: Sequence[Rehearsed], limits: Limits) -> Work[None]:
         """Practise a little longer, slowly, and hold the memory at `leaks` from now on."""
@@ -118,6 +117,7 @@ class Practice:
             if self._affords(limits):
                 self._step(self._config.final_rate, [])
                 yield None
+        self._look()
 
     @property
     def _enough(self) -> bool:
@@ -161,21 +161,23 @@ class Practice:
             *_weighed([_item(each) for each in window], config.rehearsal_weight),
         ]
         self._steps += 1
-        worst = _step(
-            self._model,
-            trainer,
-            self._optimiser,
-            items,
-            self._rate * rate,
-            config.second_rate,
-            self._lower,
-        )
+        gradients, found = self._gradients.of(items, trainer, self._lower)
+        self._unread.append((places, found))
+        # Of a gradient that is not finite nothing must be kept. A CPU looks at it before the step,
+        # a GPU one step later: no memory takes over what a failed consolidation has made.
+        self._look(self._gradients.steps_ahead)
+        self._optimiser.step(gradients, self._rate * rate, config.second_rate)
         trainer.new_tokens += sum(len(each.ids) for each in (*practised, *texts))
         trainer.rehearsed_tokens += sum(len(item.example.ids) for item in items) - sum(
             len(each.ids) for each in (*practised, *texts)
         )
         self._largest = max(self._largest, trainer.tokens - before)
-        self._forms.report(places, worst[: len(practised)])
+
+    def _look(self, ahead: int = 0) -> None:
+        """Look at the losses of all steps but the last `ahead`."""
+        while len(self._unread) > ahead:
+            places, found = self._unread.popleft()
+            self._forms.report(places, found.read(self._trainer)[: len(places)])
 
 
 def _item(held: Rehearsed) -> Item:
@@ -186,37 +188,6 @@ def _weighed(items: Sequence[Item], weight: float) -> list[Item]:
     """The same with `weight` shared by all their targets."""
     targets = sum(item.targets for item in items)
     return [item.weighing(weight / max(targets, 1)) for item in items]
-
-
-def _step(
-    model: BaseModel,
-    trainer: LevelTrainer,
-    optimiser: ConfinedSteps,
-    items: Sequence[Item],
-    rate: float,
-    second_rate: float,
-    lower: LowerLayers,
-) -> list[float]:
-    """One optimiser step. Returns the nats of each item's worst target before it."""
-    lower.read([item.example for item in items])
-    shares = share_out([len(item.example.ids) for item in items])
-    batches = [Batch([items[place] for place in share], model.device) for share in shares]
-    worst = [0.0] * len(items)
-
-    def loss(part: int) -> Tensor:
-        total, losses_M = losses(model, batches[part], trainer.combined(), lower)
-        batch = batches[part]
-        most_E = torch.zeros(batch.examples, device=losses_M.device)
-        most_E = most_E.scatter_reduce(0, batch.owners_M, losses_M, "amax", include_self=True)
-        for place, nats in zip(shares[part], most_E.tolist(), strict=True):
-            worst[place] = nats
-        return total
-
-    gradients = trainer.gradient_of(
-        loss, len(batches), sum(batch.tokens + len(batch.prefix) for batch in batches)
-    )
-    optimiser.step(gradients, rate, second_rate)
-    return worst
 
 
 class _Turns(Generic[_Item]):

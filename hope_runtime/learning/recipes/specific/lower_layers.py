@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.learning.packing import Example
-from hope_runtime.learning.recipes.specific.batch import Batch, Item, share_out
+from hope_runtime.learning.recipes.specific.batch import Batch, BatchTensors, Item, share_out
 from hope_runtime.learning.recipes.specific.blocks import (
     BlockAttention,
     Kept,
@@ -20,6 +21,17 @@ from hope_runtime.learning.workers import Workers
 from hope_runtime.models.decoder.adapters import adapter_strategy
 from hope_runtime.models.decoder.forward import embed
 from hope_runtime.models.decoder.weights import BaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class Above:
+    """Inputs of the layers from `first` on: their batch, hidden states (N, D), and those of the
+    prefix, (P, D), if there is one."""
+
+    batch: BatchTensors
+    first: int
+    x_ND: Tensor
+    prefix_PD: Tensor | None
 
 
 class LowerLayers:
@@ -59,20 +71,20 @@ class LowerLayers:
         self._texts.update(other._texts)
         self._prefixes.update(other._prefixes)
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """Input of the first layer that learns, for a batch, (N, D)."""
-        return torch.cat([self._texts[_key(each)] for each in batch.of])
-
-    def prefix(self, prefix: tuple[int, ...]) -> Tensor:
-        """The same for a prefix, (P, D)."""
-        return self._prefixes[prefix][0]
+    def above(self, batch: Batch) -> Above:
+        """Inputs of the layers that learn, for a batch that was read."""
+        parts = [self._texts[_key(each)] for each in batch.of]
+        if more := batch.padded_tokens - batch.tokens:
+            parts.append(parts[0].new_zeros(more, parts[0].shape[1]))
+        prefix_PD = self._prefixes[batch.prefix][0] if batch.prefix else None
+        return Above(batch.tensors, self.first, torch.cat(parts), prefix_PD)
 
     @torch.no_grad()
     def _read(self, examples: Sequence[Example]) -> Sequence[Tensor]:
         batch = Batch([Item(each, 1.0) for each in examples], self._model.device)
         prefix = self._prefixes[batch.prefix][1] if batch.prefix else None
-        x_ND = embed(self._model, batch.ids_N)
-        attention = BlockAttention(self._model, batch, prefix)
+        x_ND = embed(self._model, batch.ids(self._model.device))
+        attention = BlockAttention(self._model, batch.tensors, prefix)
         x_ND = run_blocks(self._model, x_ND, attention, self._strategy, range(self.first))
         return torch.split(x_ND, [len(each.ids) for each in examples])
 

@@ -34,6 +34,7 @@ from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.recipes.specific import loop
 from hope_runtime.learning.recipes.specific.answers import answers
 from hope_runtime.learning.recipes.specific.directions import FOREIGN, Directions
+from hope_runtime.learning.recipes.specific.gradients import StepGradients
 from hope_runtime.learning.recipes.specific.held import Holding
 from hope_runtime.learning.recipes.specific.leaks import LeakFinder
 from hope_runtime.learning.recipes.specific.lower_layers import LowerLayers
@@ -79,6 +80,7 @@ class SpecificRecipe:
         self._holding = Holding(resources, self._writer, self._names, self._parser)
         self._leaks = LeakFinder(resources, self._writer, self._parser, self._holding)
         self._directions = Directions(model, self._workers, resources.directory)
+        self._gradients = StepGradients(model)
         self._foreign_read: list[Rehearsed] | None = None
 
     def surprises(self, trainer: LevelTrainer, spans: Sequence[Span]) -> Work[list[float]]:
@@ -142,7 +144,7 @@ class SpecificRecipe:
         rate = rate if trainer.is_fresh else rate * config.later_rate
         limits = loop.Limits(selected.steps, selected.tokens)
         practice = loop.Practice(
-            self._model, trainer, config, rate, material, directions, lower, rng
+            self._gradients, trainer, config, rate, material, directions, lower, rng
         )
         yield from practice.learn(limits)
         clock.ends("steps")
