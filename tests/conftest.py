@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import itertools
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,6 +31,10 @@ hypothesis.settings.load_profile("hope")
 # tests start to interrupt it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where there is no GPU, Triton's interpreter runs its kernels; Triton looks when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TinyLlama = Callable[..., tuple[Any, Path]]
 CHAT_HEADS: dict[str, Any] = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 16}

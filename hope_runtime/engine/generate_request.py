@@ -69,7 +69,7 @@ class GenerateRequest(SlotRequest[turns.GenerateOutcome]):
             assert self.chunk is not None
             assert output.logits_V is not None
             self.chunk.slot.tokens += self.chunk.ids
-            self._write(output.logits_V, output.best)
+            self._write(output.logits_V, output.token)
         elif reading := self._read_on(output):
             if self.status is Status.READING:
                 self._prompt_reading = reading
@@ -77,9 +77,9 @@ class GenerateRequest(SlotRequest[turns.GenerateOutcome]):
                 self.status = Status.WRITING
             self._write(reading.logits)
 
-    def _write(self, logits_V: Tensor, best: int | None = None) -> None:
+    def _write(self, logits_V: Tensor, token: int | None = None) -> None:
         """Choose the next token; read it, or finish after the last one."""
-        token = self.output.choose(logits_V, best)
+        token = self.output.choose(logits_V, token)
         if self.output.ended:
             self._finish(self._result())
             return
@@ -89,7 +89,7 @@ class GenerateRequest(SlotRequest[turns.GenerateOutcome]):
             self._read(self.window.tokens)
         else:
             assert self.slot is not None
-            self.chunk = ForwardChunk(self.slot, (token,))
+            self.chunk = ForwardChunk(self.slot, (token,), sampler=self.output.sampler)
 
     def _result(self) -> turns.GenerateOutcome:
         reading = self._prompt_reading

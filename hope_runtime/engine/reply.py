@@ -72,7 +72,7 @@ class ReplyBuilder:
         self.tokens: list[int] = []
         self._eos_ids = tokenizer.eos_ids
         self._stream = TextStream(tokenizer.token_bytes, sampling.stop)
-        self._sampler = Sampler(sampling)
+        self.sampler = Sampler(sampling)
         self._logprobs = sampling.logprobs
         self._limit = limit
         self._on_text = on_text
@@ -92,9 +92,9 @@ class ReplyBuilder:
         """Tokens that it still takes; 0 once it has ended."""
         return 0 if self._reason else self._limit - len(self.tokens)
 
-    def choose(self, logits_V: Tensor, best: int | None = None) -> int:
+    def choose(self, logits_V: Tensor, token: int | None = None) -> int:
         """Sample the next token from its logits, (V,), and take it; see Sampler.choose."""
-        token = self._sampler.choose(logits_V, self.tokens, best)
+        token = self.sampler.choose(logits_V, self.tokens, token)
         asked = self._logprobs
         self.push(token, None if asked is None else token_logprobs(logits_V, token, asked))
         return token

@@ -218,7 +218,7 @@ class SlotRequest(Request[_Result]):
             return
         parts, self._parts = self._parts, []
         hidden_TD = parts[0] if len(parts) == 1 else torch.cat(parts)
-        super().accept(Output(hidden_TD, output.logits_V, output.best))
+        super().accept(Output(hidden_TD, output.logits_V, output.token))
 
     def _take_slot(self) -> Slot:
         self.slot = self._pool.take(self._key)

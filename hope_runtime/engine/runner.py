@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hope_runtime.engine.fast_memory import BatchedFastMemory
 from hope_runtime.engine.kv_slots import NOT_FINITE, Slot
+from hope_runtime.engine.sampling import Sampler
 from hope_runtime.engine.static_decoder import StaticDecoder
 from hope_runtime.errors import NotFiniteError
 from hope_runtime.layers.kernels.native import NativeKernels, row_kernels
@@ -46,31 +47,34 @@ class Reads(Protocol[_Result_co]):
 class ForwardChunk:
     """Tokens that `slot` reads next, behind what its cache holds.
 
-    `logits` says whether those of the token after the last one are wanted.
+    `logits` says whether those of the token after the last one are wanted, and `sampler` how that
+    token is chosen, for devices that choose it themselves.
     """
 
     slot: Slot
     ids: tuple[int, ...]
     logits: bool = True
+    sampler: Sampler | None = None
 
     def slice(self, start: int, limit: int | None) -> ForwardChunk:
         """At most `limit` tokens from `start` on; only the chunk's last slice wants logits."""
         stop = len(self.ids) if limit is None else min(len(self.ids), start + limit)
         if (start, stop) == (0, len(self.ids)):
             return self
-        return ForwardChunk(self.slot, self.ids[start:stop], self.logits and stop == len(self.ids))
+        last = stop == len(self.ids)
+        return ForwardChunk(self.slot, self.ids[start:stop], self.logits and last, self.sampler)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
     """Hidden states of a chunk, (T, D), and the next token's logits, (V,), if they were wanted.
 
-    `best` is the likeliest token, -1 where a logit is not finite, if the device found it already.
+    `token` is the next one, if the device chose it already; -1 where a logit is not finite.
     """
 
     hidden_TD: Tensor
     logits_V: Tensor | None
-    best: int | None = None
+    token: int | None = None
 
 
 class Runner:
@@ -141,12 +145,14 @@ class Runner:
         try:
             if single:
                 slots = [chunks[index].slot for index in single]
-                decoded, best = static.step(slots, [chunks[index].ids[0] for index in single])
+                ids = [chunks[index].ids[0] for index in single]
+                samplers = [chunks[index].sampler for index in single]
+                decoded, tokens = static.step(slots, ids, samplers)
                 # Copies: the next step overwrites them, and a request may keep its output.
                 hidden_BD, logits_BV = decoded.hidden.clone(), decoded.logits.clone()
                 for row, index in enumerate(single):
                     logits_V = logits_BV[row] if chunks[index].logits else None
-                    found[index] = Output(hidden_BD[row : row + 1], logits_V, best[row])
+                    found[index] = Output(hidden_BD[row : row + 1], logits_V, tokens[row])
             for index, chunk in enumerate(chunks):
                 if index not in found:
                     [found[index]] = self._outputs([chunk], [self._alone(chunk)])
@@ -207,7 +213,7 @@ def _checked(chunk: ForwardChunk, output: Output) -> Output | Exception:
     if output.logits_V is None:
         return output
     # The largest logit is NaN where any is.
-    finite = math.isfinite(output.logits_V.max()) if output.best is None else output.best >= 0
+    finite = math.isfinite(output.logits_V.max()) if output.token is None else output.token >= 0
     if finite:
         return output
     chunk.slot.clear()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hope_runtime.engine.device_draws import RANKS, Draw
+from hope_runtime.engine.draw_noise import DrawNoise
 from hope_runtime.errors import InvalidRequestError
 
 MAX_STOPS = 32
@@ -82,13 +84,33 @@ class Sampler:
         self._sampling = sampling
         # On the CPU whatever the device, so that a seed means the same everywhere.
         self.generator = torch.Generator().manual_seed(sampling.seed % (1 << 63))
+        self._noise: DrawNoise | None = None
 
-    def choose(self, logits_V: Tensor, reply: Sequence[int], best: int | None = None) -> int:
-        """The next token id. `logits_V` is (V,), any float dtype; `reply` is what came before;
-        `best` is the likeliest token, if the device that has the logits found it."""
+    @property
+    def needs_reply(self) -> bool:
+        """Whether the choice depends on the reply so far, so that no device makes it."""
+        return self._sampling.repetition_penalty != 1
+
+    def draw_of(self, size: int) -> Draw | None:
+        """Options and noise for a device that draws the next token from `size`, for `choose`, which
+        must follow; None if the likeliest token is wanted."""
         options = self._sampling
-        if best is not None and options.temperature == 0 and options.repetition_penalty == 1:
-            return best
+        if options.temperature == 0:
+            return None
+        self._noise = self._noise or DrawNoise(self.generator, size)
+        noise_R, least = self._noise.first(min(size, RANKS))
+        return Draw(
+            options.temperature, options.top_p, options.min_p, options.top_k or size, noise_R, least
+        )
+
+    def choose(self, logits_V: Tensor, reply: Sequence[int], token: int | None = None) -> int:
+        """The next token id. `logits_V` is (V,), any float dtype; `reply` is what came before;
+        `token` is what the device that has the logits chose, if it did: the likeliest one, or what
+        it drew by `draw_of`."""
+        options = self._sampling
+        if token is not None and not self.needs_reply:
+            self._noise = None
+            return token
         logits_V = logits_V.float().cpu()
         if options.repetition_penalty != 1 and reply:
             seen = torch.tensor(sorted(set(reply)))
@@ -101,20 +123,20 @@ class Sampler:
             logits_V = logits_V.index_copy(0, seen, penalised.clamp(-limit, limit))
         if options.temperature == 0:
             return int(logits_V.argmax())
+        noise, self._noise = self._noise or DrawNoise(self.generator, len(logits_V)), None
         # Differences to the best first: they may overflow to -inf, which softmax understands.
         weights_V = ((logits_V - logits_V.max()) / options.temperature).softmax(-1)
-        noise_V = torch.empty_like(weights_V).exponential_(generator=self.generator)
         # Only likely tokens are sorted, a hundredth of a vocabulary; in the rare case that another
         # might be drawn, all are.
-        likely = weights_V >= LIKELY
-        unlikely = weights_V.where(~likely, 0.0).max() / noise_V.min()
-        found = self._draw(weights_V, noise_V, likely.nonzero()[:, 0], float(unlikely))
+        ids_N = (weights_V >= LIKELY).nonzero()[:, 0]
+        noise_N, least = noise.first(len(ids_N))
+        found = self._draw(weights_V, noise_N, ids_N, LIKELY / least)
         if found is None:
-            found = self._draw(weights_V, noise_V, torch.arange(len(weights_V)), 0.0)
+            found = self._draw(weights_V, noise.all(), torch.arange(len(weights_V)), 0.0)
         assert found is not None
         return found
 
-    def _draw(self, weights_V: Tensor, noise_V: Tensor, ids_N: Tensor, others: float) -> int | None:
+    def _draw(self, weights_V: Tensor, noise_N: Tensor, ids_N: Tensor, others: float) -> int | None:
         """The token among the likeliest, `ids_N`, whose weight over its noise is the highest, which
         draws by weight; noise belongs to ranks. None if one of the others, which reach at most
         `others`, may have a higher one.
@@ -126,7 +148,7 @@ class Sampler:
         keep_N &= weights_N.cumsum(-1) - weights_N < options.top_p
         if options.top_k:
             keep_N[options.top_k :] = False
-        best, place = (weights_N * keep_N / noise_V[: len(ids_N)]).max(-1)
+        best, place = (weights_N * keep_N / noise_N).max(-1)
         # Where a likely token was dropped, so were all behind it.
         if len(ids_N) < len(weights_V) and bool(keep_N[-1:].all()) and float(best) <= others:
             return None

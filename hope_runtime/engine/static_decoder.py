@@ -9,14 +9,19 @@ input of a fast memory, H its heads, V' its value width, K its key width, W its 
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hope_runtime.engine.device_draws import UNSURE, draw
 from hope_runtime.engine.kv_slots import Slot
+from hope_runtime.engine.sampling import Sampler
 from hope_runtime.graph_capture import Captured
+from hope_runtime.host_copies import on_device
 from hope_runtime.layers.kv_cache import KVPool
 from hope_runtime.models.decoder.batched import logits_of_rows
 from hope_runtime.models.decoder.static_step import AdapterTable, StepInputs, static_step
@@ -24,8 +29,12 @@ from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.models.fast_memory.memory import find, inputs
 from hope_runtime.models.fast_memory.weights import FastMemory
 
+_log = logging.getLogger(__name__)
+
 # A shorter view of the windows than this saves less than another graph costs.
 LEAST_VISIBLE = 256
+# Of hidden states that two forms of a step compute, relative; bfloat16 alone differs by some 0.01.
+MOST_DIFFERENCE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,8 @@ class StaticDecoder:
 
     The last slot of the pool belongs to no session: rows that fill up a batch write there. `rank`
     is the highest of a session's adapter. One thread at a time.
+
+    `in_place` says whether Triton's kernels compute; by default each shape takes the faster form.
     """
 
     def __init__(
@@ -53,16 +64,24 @@ class StaticDecoder:
         rows: int,
         rank: int,
         fast_memory: FastMemory | None = None,
+        in_place: bool | None = None,
     ) -> None:
         self._model = model
+        # Whether Triton's kernels compute the steps; None: where they are faster.
+        self._in_place = in_place
+        self._may_choose = in_place is None and model.device.type == "cuda" and _has_triton()
         self._pool = pool
         self._table = AdapterTable(model, rows, rank)
         self._fast = None if fast_memory is None else SlotFastMemories(fast_memory, pool)
         self._inputs: dict[int, Tensor] = {}
         self._steps: dict[tuple[int, int], Captured[Decoded]] = {}
 
-    def step(self, slots: Sequence[Slot], ids: Sequence[int]) -> tuple[Decoded, list[int]]:
-        """Read one token in each slot; the result, and the likeliest tokens on the host.
+    def step(
+        self, slots: Sequence[Slot], ids: Sequence[int], samplers: Sequence[Sampler | None] = ()
+    ) -> tuple[Decoded, list[int | None]]:
+        """Read one token in each slot; the result, and the next tokens on the host: as each row's
+        sampler, if it has one, draws it, or else the likeliest. -1 where a logit is not finite,
+        None where the sampler must choose itself.
 
         The windows grow by their token. Slots are those of the pool, and have room.
         """
@@ -81,24 +100,68 @@ class StaticDecoder:
         held_4B = self._inputs.setdefault(B, torch.zeros_like(packed_4B).to(self._model.device))
         held_4B.copy_(packed_4B)
         decoded = self._step_of(B, visible).replay()
+        chosen_B = self._drawn(decoded, samplers)
         # The one place that waits for the device.
-        best = decoded.best[: len(slots)].tolist()
+        tokens = chosen_B[: len(slots)].tolist()
         for slot in slots:
             slot.kv.length += 1
-        return decoded, best
+        return decoded, [None if token == UNSURE else token for token in tokens]
+
+    def _drawn(self, decoded: Decoded, samplers: Sequence[Sampler | None]) -> Tensor:
+        """The next token of each row, (B,). Noise is made while the device computes."""
+        size = decoded.logits.shape[1]
+        draws = {
+            row: found
+            for row, sampler in enumerate(samplers)
+            if sampler is not None
+            and not sampler.needs_reply
+            and (found := sampler.draw_of(size)) is not None
+        }
+        if not draws:
+            return decoded.best
+        rows = on_device(list(draws), torch.long, decoded.best.device)
+        best = decoded.best.index_select(0, rows)
+        drawn = draw(decoded.logits.index_select(0, rows), list(draws.values()))
+        return decoded.best.index_copy(0, rows, torch.where(best < 0, best, drawn))
 
     def _step_of(self, B: int, visible: int) -> Captured[Decoded]:
         step = self._steps.get((B, visible))
         if step is None:
-            step = Captured(lambda: self._compute(B, visible), self._model.device)
+            step = self._captured(B, visible, in_place=bool(self._in_place))
+            if self._may_choose:
+                step = self._faster(step, B, visible)
             self._steps[B, visible] = step
         return step
 
+    def _captured(self, B: int, visible: int, *, in_place: bool) -> Captured[Decoded]:
+        return Captured(lambda: self._compute(B, visible, in_place), self._model.device)
+
+    def _faster(self, usual: Captured[Decoded], B: int, visible: int) -> Captured[Decoded]:
+        """The usual form of a step, or the one of Triton's kernels if it computes the same faster.
+
+        Both read what the inputs hold now and write the same keys and values, however often.
+        """
+        try:
+            other = self._captured(B, visible, in_place=True)
+            expected, found = usual.replay().hidden.float(), other.replay().hidden.float()
+            difference = float((found - expected).norm() / expected.norm().clamp(min=1e-6))
+            if not difference <= MOST_DIFFERENCE:
+                raise ArithmeticError(f"the results differ by {difference:.2g}")
+            before, after = usual.milliseconds(), other.milliseconds()
+        except Exception as error:  # a compiler may fail in many ways, and is not needed
+            self._may_choose = False
+            _log.warning("steps are computed without Triton's kernels: %s", error)
+            return usual
+        _log.info("a step of %d rows takes %.2f ms, in place %.2f ms", B, before, after)
+        return other if after < before else usual
+
     @torch.no_grad()
-    def _compute(self, B: int, visible: int) -> Decoded:
+    def _compute(self, B: int, visible: int, in_place: bool) -> Decoded:
         step = StepInputs.of(self._inputs[B])
         fast_memory = None if self._fast is None else self._fast.reading(step)
-        hidden_BD = static_step(self._model, self._pool, self._table, step, visible, fast_memory)
+        hidden_BD = static_step(
+            self._model, self._pool, self._table, step, visible, fast_memory, in_place=in_place
+        )
         logits_BV = logits_of_rows(self._model, hidden_BD)
         finite_B = logits_BV.amax(-1).isfinite()
         return Decoded(hidden_BD, logits_BV, logits_BV.argmax(-1).where(finite_B, -1))
@@ -158,6 +221,10 @@ class FastMemoryReading:
         taps_BWR = taps_BWR.masked_fill((places_BW < 0)[..., None], 0.0)
         memory_BHVK = self._held.memories.index_select(0, step.slots)
         return x_BD + find(config, weights, taps_BWR, memory_BHVK)[:, 0].to(x_BD.dtype)
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _power_of_two(count: int) -> int:

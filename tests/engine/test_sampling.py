@@ -9,6 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hope_runtime.device import available
+from hope_runtime.engine import device_draws, draw_noise
+from hope_runtime.engine.device_draws import UNSURE
 from hope_runtime.engine.sampling import MAX_STOPS, Sampler, Sampling
 from hope_runtime.errors import InvalidRequestError
 
@@ -181,3 +184,67 @@ def test_a_seed_means_what_it_always_has(spread: float, options: dict[str, float
         sampler = Sampler(sampling)
         found = [sampler.choose(logits_V, []) for _ in range(20)]
         assert found == drawn_from_all(logits_V, sampling, 20)
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_noise_of_the_first_ranks_is_that_of_all(
+    one_by_one: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if one_by_one and not draw_noise._makes_one_by_one():
+        pytest.skip("this processor's library makes noise in another way")
+    monkeypatch.setattr(draw_noise, "_makes_one_by_one", lambda: one_by_one)
+    one, other = (torch.Generator().manual_seed(7) for _ in range(2))
+    for count in (1, 40, 1999, 2000, 3):
+        all_V = torch.empty(2000).exponential_(generator=other)
+        noise = draw_noise.DrawNoise(one, 2000)
+        for again in (count, 5, count):
+            first, least = noise.first(again)
+            assert torch.equal(first, all_V[:again])
+            # A lower bound, and a close one.
+            assert least <= min(all_V[again:].tolist(), default=math.inf) <= least * 1.0001
+        assert torch.equal(noise.all(), all_V)
+        assert torch.equal(one.get_state(), other.get_state())
+
+
+@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("spread", [0.3, 3.0, 9.0])
+def test_a_device_draws_what_the_host_does(name: str, spread: float) -> None:
+    """Rows of all options at once, by and by; what a device leaves open the host draws from the
+    same noise."""
+    options: list[dict[str, float]] = [
+        {"temperature": 1.0},
+        {"temperature": 2.0},
+        {"temperature": 0.7, "top_p": 0.9},
+        {"temperature": 1.0, "top_k": 40},
+        {"temperature": 1.3, "min_p": 0.02},
+    ]
+    generator = torch.Generator().manual_seed(1)
+    settings = [Sampling(seed=seed, **each) for seed, each in enumerate(options)]  # type: ignore[arg-type]
+    hosts, devices = ([Sampler(each) for each in settings] for _ in range(2))
+    open_rows = 0
+    for _ in range(20):
+        logits_BV = torch.randn(len(options), 20_000, generator=generator) * spread
+        draws = [sampler.draw_of(20_000) for sampler in devices]
+        assert all(draws)
+        tokens = device_draws.draw(logits_BV.to(name), [each for each in draws if each]).tolist()
+        for row, token in enumerate(tokens):
+            open_rows += token == UNSURE
+            known = None if token == UNSURE else token
+            expected = hosts[row].choose(logits_BV[row], [])
+            assert devices[row].choose(logits_BV[row], [], known) == expected
+    # Nearly even chances reach far behind the ranks that a device knows; a model's do not.
+    assert open_rows < 5 if spread == 9.0 else open_rows or spread != 0.3
+
+
+def test_what_a_device_drew_twice_is_drawn_once() -> None:
+    """A step that failed is computed again."""
+    logits_V = torch.randn(3000, generator=torch.Generator().manual_seed(1))
+    one, other = (Sampler(Sampling(temperature=1.0, seed=4)) for _ in range(2))
+    for _ in range(5):
+        one.draw_of(3000)
+        given = one.draw_of(3000)
+        assert given is not None
+        token = int(device_draws.draw(logits_V[None], [given]))
+        assert one.choose(logits_V, [], None if token == UNSURE else token) == other.choose(
+            logits_V, []
+        )

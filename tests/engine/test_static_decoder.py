@@ -14,6 +14,7 @@ from hope_runtime.checkpoints import load_base_model
 from hope_runtime.device import available
 from hope_runtime.engine.kv_slots import Slot, SlotPool
 from hope_runtime.engine.runner import ForwardChunk, Output, Runner
+from hope_runtime.engine.sampling import Sampler, Sampling
 from hope_runtime.engine.static_decoder import StaticDecoder
 from hope_runtime.errors import NotFiniteError
 from hope_runtime.graph_capture import Captured
@@ -35,7 +36,12 @@ class Decoding:
     """Slots of one pool, and a runner that decodes with them, static or as a CPU does."""
 
     def __init__(
-        self, model: BaseModel, *, static: bool, fast_memory: FastMemory | None = None
+        self,
+        model: BaseModel,
+        *,
+        static: bool,
+        fast_memory: FastMemory | None = None,
+        in_place: bool | None = None,
     ) -> None:
         pool = KVPool(
             model.config,
@@ -46,7 +52,9 @@ class Decoding:
             zeroed=True,
         )
         self.slots = SlotPool(pool.caches[:-1])
-        self.decoder = StaticDecoder(model, pool, rows=4, rank=RANK, fast_memory=fast_memory)
+        self.decoder = StaticDecoder(
+            model, pool, rows=4, rank=RANK, fast_memory=fast_memory, in_place=in_place
+        )
         self.runner = Runner(model, fast_memory, static=self.decoder if static else None)
         self.model, self.fast_memory = model, fast_memory
 
@@ -113,10 +121,12 @@ def family_model(
     return load_base_model(directory, dtype="float32", cache_dir=tmp_path_factory.mktemp("cache"))
 
 
-def assert_static_equals_usual(model: BaseModel, fast_memory: FastMemory | None = None) -> None:
+def assert_static_equals_usual(
+    model: BaseModel, fast_memory: FastMemory | None = None, in_place: bool | None = None
+) -> None:
     decoded = []
     for static in (True, False):
-        decoding = Decoding(model, static=static, fast_memory=fast_memory)
+        decoding = Decoding(model, static=static, fast_memory=fast_memory, in_place=in_place)
         slots = [decoding.filled(row) for row in range(len(ROWS))]
         decoded.append(outputs(decoding.decode(slots)))
         assert [slot.kv.length for slot in slots] == [before + 3 for before, _ in ROWS]
@@ -124,11 +134,16 @@ def assert_static_equals_usual(model: BaseModel, fast_memory: FastMemory | None 
         assert mine.logits_V is not None
         torch.testing.assert_close(mine.logits_V, usual.logits_V, **CLOSE)
         torch.testing.assert_close(mine.hidden_TD, usual.hidden_TD, **CLOSE)
-        assert mine.best == int(mine.logits_V.argmax())
+        assert mine.token == int(mine.logits_V.argmax())
 
 
 def test_a_static_step_of_every_family(family_model: BaseModel) -> None:
     assert_static_equals_usual(family_model)
+
+
+def test_a_static_step_of_tritons_kernels(family_model: BaseModel) -> None:
+    pytest.importorskip("triton")
+    assert_static_equals_usual(family_model, in_place=True)
 
 
 def test_a_static_step_on_every_device(placed_model: BaseModel) -> None:
@@ -195,3 +210,20 @@ def test_a_replay_computes_from_what_the_inputs_hold_now(name: str) -> None:
     for value in (1.0, 4.0):
         held.fill_(value)
         assert captured.replay().tolist() == [2 * value] * 3
+
+
+def test_a_step_and_its_draws_read_nothing_back(tiny_model: BaseModel) -> None:
+    """As a capture demands: on meta tensors, which have no values and mix with no others."""
+    model = tiny_model.to(torch.float32, "meta")
+    pool = KVPool(
+        model.config, 5, capacity=CAPACITY, dtype=model.dtype, device=model.device, zeroed=True
+    )
+    fast_memory = small_fast_memory(tiny_model)
+    weights = fast_memory.weights.to(torch.float32, model.device)
+    moved = FastMemory(fast_memory.config, weights)
+    decoder = StaticDecoder(model, pool, rows=4, rank=RANK, fast_memory=moved)
+    decoder._inputs[4] = torch.zeros(4, 4, dtype=torch.long, device=model.device)
+    decoded = decoder._compute(4, CAPACITY, in_place=False)
+    samplers = [Sampler(Sampling(temperature=1.0, seed=row)) for row in range(3)]
+    drawn = decoder._drawn(decoded, samplers)
+    assert (drawn.shape, drawn.device.type) == ((4,), "meta")

@@ -26,6 +26,7 @@ from hope_runtime.layers.kernels.torch_kernels import TorchRowKernels
 from hope_runtime.layers.kv_cache import KVPool
 from hope_runtime.layers.served_lora import AdapterRows, ServedAdapter
 from hope_runtime.models.decoder.attention import as_bias, turns_at
+from hope_runtime.models.decoder.block import Adapter, Attention
 from hope_runtime.models.decoder.forward import FastMemory, run_blocks
 from hope_runtime.models.decoder.weights import BaseModel
 
@@ -149,16 +150,30 @@ def static_step(
     inputs: StepInputs,
     visible: int,
     fast_memory: FastMemory | None = None,
+    *,
+    in_place: bool = False,
 ) -> Tensor:
     """Hidden states after the final norm, (B, D); the slots hold one token more.
 
-    All windows have less than `visible` tokens. `fast_memory` sees the rows' tokens, (B, D).
+    All windows have less than `visible` tokens. `fast_memory` sees the rows' tokens, (B, D). With
+    `in_place` Triton's kernels read adapters and windows where they lie, the same but for rounding.
     """
+    attention: Attention
+    adapter: Adapter
+    if in_place:
+        # Triton comes with torch's builds for GPUs only.
+        from hope_runtime.models.decoder.in_place_step import InPlaceAdapters, InPlaceAttention
+
+        attention = InPlaceAttention(model, pool, inputs)
+        adapter = InPlaceAdapters(table, inputs.adapters)
+    else:
+        attention = SlotAttention(model, pool, inputs, visible)
+        adapter = TableAdapters(table, inputs.adapters)
     return run_blocks(
         model,
         inputs.ids,
-        attention=SlotAttention(model, pool, inputs, visible),
-        adapter=TableAdapters(table, inputs.adapters),
+        attention=attention,
+        adapter=adapter,
         kernels=TorchRowKernels(),
         fast_memory=fast_memory,
     )
