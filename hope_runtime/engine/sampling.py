@@ -87,16 +87,14 @@ class Sampler:
         self._noise: DrawNoise | None = None
 
     @property
-    def needs_reply(self) -> bool:
-        """Whether the choice depends on the reply so far, so that no device makes it."""
-        return self._sampling.repetition_penalty != 1
+    def draws_by_logits(self) -> bool:
+        """Whether tokens are drawn, from their logits alone, so that a device can do it."""
+        return self._sampling.temperature > 0 and self._sampling.repetition_penalty == 1
 
-    def draw_of(self, size: int) -> Draw | None:
+    def draw_of(self, size: int) -> Draw:
         """Options and noise for a device that draws the next token from `size`, for `choose`, which
-        must follow; None if the likeliest token is wanted."""
+        must follow."""
         options = self._sampling
-        if options.temperature == 0:
-            return None
         self._noise = self._noise or DrawNoise(self.generator, size)
         noise_R, least = self._noise.first(min(size, RANKS))
         return Draw(
@@ -108,7 +106,7 @@ class Sampler:
         `token` is what the device that has the logits chose, if it did: the likeliest one, or what
         it drew by `draw_of`."""
         options = self._sampling
-        if token is not None and not self.needs_reply:
+        if token is not None and options.repetition_penalty == 1:
             self._noise = None
             return token
         logits_V = logits_V.float().cpu()

@@ -12,11 +12,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hope_runtime.device import usable_cpus
 from hope_runtime.engine.device_draws import UNSURE, draw
 from hope_runtime.engine.kv_slots import Slot
 from hope_runtime.engine.sampling import Sampler
@@ -74,6 +76,7 @@ class StaticDecoder:
         self._table = AdapterTable(model, rows, rank)
         self._fast = None if fast_memory is None else SlotFastMemories(fast_memory, pool)
         self._inputs: dict[int, Tensor] = {}
+        self._noise = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="hope-noise")
         self._steps: dict[tuple[int, int], Captured[Decoded]] = {}
 
     def step(
@@ -110,19 +113,20 @@ class StaticDecoder:
     def _drawn(self, decoded: Decoded, samplers: Sequence[Sampler | None]) -> Tensor:
         """The next token of each row, (B,). Noise is made while the device computes."""
         size = decoded.logits.shape[1]
-        draws = {
-            row: found
+        given = {
+            row: sampler
             for row, sampler in enumerate(samplers)
-            if sampler is not None
-            and not sampler.needs_reply
-            and (found := sampler.draw_of(size)) is not None
+            if sampler is not None and sampler.draws_by_logits
         }
-        if not draws:
+        if not given:
             return decoded.best
-        rows = on_device(list(draws), torch.long, decoded.best.device)
-        best = decoded.best.index_select(0, rows)
-        drawn = draw(decoded.logits.index_select(0, rows), list(draws.values()))
-        return decoded.best.index_copy(0, rows, torch.where(best < 0, best, drawn))
+        # Each row's generator is its own, and passing over its bits takes a fraction of a
+        # millisecond.
+        draws = list(self._noise.map(lambda sampler: sampler.draw_of(size), given.values()))
+        rows_B = on_device(list(given), torch.long, decoded.best.device)
+        best_B = decoded.best.index_select(0, rows_B)
+        drawn_B = draw(decoded.logits.index_select(0, rows_B), draws)
+        return decoded.best.index_copy(0, rows_B, torch.where(best_B < 0, best_B, drawn_B))
 
     def _step_of(self, B: int, visible: int) -> Captured[Decoded]:
         step = self._steps.get((B, visible))
