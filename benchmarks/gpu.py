@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -65,14 +66,18 @@ class Bench:
     def fresh(self) -> SessionMemory:
         return SessionMemory.fresh(self.model.fingerprint, DEFAULT_POLICY)
 
-    def decode(self, sessions: int, memories: list[SessionMemory]) -> float:
+    def decode(
+        self, sessions: int, memories: list[SessionMemory], temperature: float = 0.0
+    ) -> float:
         """Tokens per second of replies that are written at once."""
         lines = [Timeline() for _ in range(sessions)]
         requests = []
         for number, line in enumerate(lines):
             text = f"Tell me a long story about {number + 2} ships."
             turn = GenerateTurn(
-                "chat", (Message("user", text),), Sampling(max_tokens=self.reply_tokens)
+                "chat",
+                (Message("user", text),),
+                Sampling(max_tokens=self.reply_tokens, temperature=temperature, seed=number),
             )
             memory = memories[number] if memories else self.fresh()
             requests.append(self.engine.generate(object(), memory, turn, line.on_text))
@@ -117,10 +122,13 @@ class Bench:
             end = Record(RecordKind.END_CONVERSATION, conversation)
             memory = observe(memory, end, window_tokens=self.engine.window_tokens)
         trained, started = 0, time.perf_counter()
+        phases: Counter[str] = Counter()
         while (boundary := due(memory)) is not None:
             memory, report = self.engine.consolidate(memory, boundary).future.result()
             trained += report.trained_tokens
-        return {"value": time.perf_counter() - started, "trained_tokens": trained}
+            phases.update(report.phases)
+        seconds = time.perf_counter() - started
+        return {"value": seconds, "trained_tokens": trained, "phases": dict(phases)}
 
 
 def median_of(measure: Callable[[], float]) -> float:
@@ -151,6 +159,12 @@ def figures(bench: Bench, sessions: list[int], facts: list[int], seconds: float)
                     "value": median_of(lambda: bench.decode(count, held))
                 },
             )
+    most = max(sessions)
+    add(
+        f"decode.temperature{most}",
+        "tokens/s",
+        lambda: {"value": median_of(lambda: bench.decode(most, memories, temperature=0.8))},
+    )
     for kind, memory in (("bare", bench.fresh()), ("memories", memories[0])):
         add(
             f"prefill.{kind}",
@@ -165,6 +179,9 @@ def figures(bench: Bench, sessions: list[int], facts: list[int], seconds: float)
         "seconds",
         lambda: {"value": median_of(lambda: bench.first_token_seconds(next(prompts)))},
     )
+    if facts:
+        # What a server does once: the base's samples, directions, and most of the graphs.
+        add("learn.first", "seconds", lambda: bench.learn(min(facts)))
     for count in facts:
         add(f"learn.{count}_facts", "seconds", lambda count=count: bench.learn(count))  # type: ignore[misc]
     return entries

@@ -16,6 +16,7 @@ class TextStream:
     def __init__(self, token_bytes: Callable[[int], bytes], stop: Sequence[str] = ()) -> None:
         self._token_bytes = token_bytes
         self._stop = tuple(stop)
+        self._longest = max(map(len, self._stop), default=1)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.text = ""
@@ -47,8 +48,7 @@ class TextStream:
 
     def _possible_stop(self) -> int:
         """Length of the longest end of the held text with which a stop string begins."""
-        longest = max((len(stop) for stop in self._stop), default=1) - 1
-        for size in range(min(longest, len(self._held)), 0, -1):
+        for size in range(min(self._longest - 1, len(self._held)), 0, -1):
             tail = self._held[-size:]
             if any(stop.startswith(tail) for stop in self._stop):
                 return size

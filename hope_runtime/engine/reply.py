@@ -129,7 +129,8 @@ class ReplyBuilder:
         return Reply(tuple(self.tokens), whole, self._reason)
 
     def _release(self, text: str) -> None:
-        logprobs = tuple(each for each in self._held if each is not None)
+        asked = self._logprobs is not None
+        logprobs = tuple(each for each in self._held if each is not None) if asked else ()
         self._released.append(TextPiece(text, len(self._held), logprobs))
         self._asked_to_end |= self._on_text(self._released[-1]) is True
         self._held.clear()

@@ -203,6 +203,8 @@ class SlotRequest(Request[_Result]):
     def next_chunk(self, limit: int | None) -> ForwardChunk:
         """The rest of the chunk, or its next `limit` tokens."""
         assert self.chunk is not None, "the request has begun"
+        if not self._parts and (limit is None or len(self.chunk.ids) <= limit):
+            return self.chunk
         return self.chunk.slice(sum(map(len, self._parts)), limit)
 
     def accept(self, output: Output | Exception) -> None:
@@ -211,14 +213,16 @@ class SlotRequest(Request[_Result]):
         if isinstance(output, Exception):
             self.fail(output)
             return
+        if not self._parts and len(output.hidden_TD) == len(self.chunk.ids):
+            super().accept(output)
+            return
         self._parts.append(output.hidden_TD)
         if sum(map(len, self._parts)) < len(self.chunk.ids):
             if reading := self._reading:
                 self._guard(lambda: reading.score(output.hidden_TD))
             return
         parts, self._parts = self._parts, []
-        hidden_TD = parts[0] if len(parts) == 1 else torch.cat(parts)
-        super().accept(Output(hidden_TD, output.logits_V, output.token))
+        super().accept(Output(torch.cat(parts), output.logits_V, output.token))
 
     def _take_slot(self) -> Slot:
         self.slot = self._pool.take(self._key)

@@ -63,8 +63,10 @@ class Window:
 
     def append(self, ids: tuple[int, ...]) -> Window:
         """The window after `ids` entered, in any number of pieces."""
-        missing = SINK_TOKENS - len(self.pinned)
-        window = self.pin(ids[:missing]) if missing > 0 and not self.recent else self
+        if self.recent or len(self.pinned) >= SINK_TOKENS:
+            # For every token that is decoded; `replace` would take most of the time.
+            return Window(self.capacity, self.pinned, self.recent + ids, self.dropped)._hop()
+        window = self.pin(ids[: SINK_TOKENS - len(self.pinned)])
         rest = ids[len(window.pinned) - len(self.pinned) :]
         return replace(window, recent=window.recent + rest)._hop()
 

@@ -26,13 +26,16 @@ def test_every_figure_is_measured(
         "decode.memories1",
         "decode.bare2",
         "decode.memories2",
+        "decode.temperature2",
         "prefill.bare",
         "prefill.memories",
         "first_token.150",
+        "learn.first",
         "learn.2_facts",
     ]
     assert all(entry["value"] > 0 for entry in entries)
     assert entries[-1]["trained_tokens"] > 0
+    assert 0 < entries[-1]["phases"]["steps"] < entries[-1]["value"]
 
 
 def test_what_the_time_does_not_allow_is_left_out(
@@ -41,5 +44,5 @@ def test_what_the_time_does_not_allow_is_left_out(
     arguments = ["--model", str(chat_model_dir), "--device", "cpu", "--threads", "1"]
     assert main([*arguments, "--sessions", "1", "--seconds", "0"]) == 0
     _, *entries = json.loads(capsys.readouterr().out)
-    assert len(entries) == 7
+    assert len(entries) == 9
     assert {entry["value"] for entry in entries} == {None}
