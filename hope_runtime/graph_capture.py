@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -14,14 +15,16 @@ _WARM_UP_CALLS = 3
 _TIMED_CALLS = 10
 # A capture waits for the whole device first, which another thread's capture does not survive.
 _one_at_a_time = threading.Lock()
+_log = logging.getLogger(__name__)
 
 
 class Captured(Generic[_Result]):
     """`compute`, whose inputs and outputs are tensors that stay where they are.
 
     On CUDA it is captured now, which calls it a few times, and `replay` launches it as one graph:
-    nothing of its Python runs again. On other devices `replay` calls it. Functions whose results
-    are never needed at once may share a `pool`, a torch.cuda.graph_pool_handle(), of memory.
+    nothing of its Python runs again. On other devices, and where the capture fails, which is
+    logged, `replay` calls it. Functions whose results are never needed at once may share a `pool`,
+    a torch.cuda.graph_pool_handle(), of memory.
     """
 
     def __init__(
@@ -31,17 +34,26 @@ class Captured(Generic[_Result]):
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type != "cuda":
             return
+        try:
+            self._graph, self._result = self._capture(device, pool)
+        except RuntimeError as error:
+            _log.warning(
+                "a step runs without a CUDA graph, slower, since capturing failed: %s", error
+            )
+
+    def _capture(self, device: torch.device, pool: Any) -> tuple[torch.cuda.CUDAGraph, _Result]:
         with _one_at_a_time, torch.cuda.device(device):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP_CALLS):
-                    compute()
+                    self._compute()
             torch.cuda.current_stream(device).wait_stream(stream)
-            self._graph = torch.cuda.CUDAGraph()
+            graph = torch.cuda.CUDAGraph()
             # Other threads may launch work meanwhile.
-            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-                self._result = compute()
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                result = self._compute()
+        return graph, result
 
     def replay(self) -> _Result:
         """The result for what the inputs hold now; the next replay overwrites it."""
@@ -52,7 +64,7 @@ class Captured(Generic[_Result]):
 
     def milliseconds(self) -> float:
         """Time of a replay on the device, where there is a graph, in the mean of a few."""
-        assert self._graph is not None
+        assert self._graph is not None, "only a graph is timed"
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         began.record()
         for _ in range(_TIMED_CALLS):

@@ -227,3 +227,16 @@ def test_a_step_and_its_draws_read_nothing_back(tiny_model: BaseModel) -> None:
     samplers = [Sampler(Sampling(temperature=1.0, seed=row)) for row in range(3)]
     drawn = decoder._drawn(decoded, samplers)
     assert (drawn.shape, drawn.device.type) == ((4,), "meta")
+
+
+def test_what_cannot_be_captured_is_called(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(Captured, "_capture", failing)
+    held = torch.zeros(2)
+    captured = Captured(lambda: held + 1, torch.device("cuda"))
+    assert captured.replay().tolist() == [1, 1]
+    assert "not permitted when stream is capturing" in caplog.text

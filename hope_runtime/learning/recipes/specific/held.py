@@ -268,16 +268,19 @@ class Holding:
     ) -> tuple[list[Reference], list[tuple[Tensor, Tensor]]]:
         """Predictions at the examples' targets, and the inputs of the MLPs there."""
         batch = Batch([Item(each, 1.0) for each in examples], self._model.device)
-        inputs: list[tuple[Tensor, Tensor]] = []
+        outer: list[Tensor] = []
+        inner: list[Tensor] = []
 
         def take(_: int, x_ND: Tensor, h_NF: Tensor) -> None:
-            outer_MD, inner_MF = (
-                read[batch.tensors.predictors_M].float().cpu() for read in (x_ND, h_NF)
-            )
-            inputs.append((outer_MD, inner_MF))
+            outer.append(x_ND[batch.tensors.predictors_M].float())
+            inner.append(h_NF[batch.tensors.predictors_M].float())
 
         found = views(self._model, batch, lower.before, lower, take if seen else None)
-        return found, inputs
+        if not seen:
+            return found, []
+        # At once: a device would wait at every layer.
+        layers = (torch.stack(each).cpu().unbind(0) for each in (outer, inner))
+        return found, list(zip(*layers, strict=True))
 
     def _near(self, text: str, told_of: set[str]) -> Example:
         """Held at the first token of a reply; about somebody of whom something is told, behind the
