@@ -8,6 +8,7 @@ long something takes and no result of learning.
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -77,6 +78,16 @@ class Device:
         """Give the calling thread's operations all CPU threads, less one while something learns:
         threads that share a core wait for each other."""
         torch.set_num_threads(max(1, self.threads - 1) if learning else self.threads)
+
+    def before_learning(self) -> AbstractContextManager[object]:
+        """Context in which the calling thread's operations go before those of threads that learn,
+        and wait for none of them, on devices that can tell them apart."""
+        if self.place.type != "cuda":
+            return nullcontext()
+        stream = torch.cuda.Stream(self.place, priority=-1)  # type: ignore[no-untyped-call]
+        # All that was loaded and allocated until now is there.
+        stream.wait_stream(torch.cuda.default_stream(self.place))
+        return torch.cuda.stream(stream)
 
     def free_bytes(self) -> int:
         """Bytes of memory that can still be allocated there now."""

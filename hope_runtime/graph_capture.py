@@ -43,15 +43,19 @@ class Captured(Generic[_Result]):
 
     def _capture(self, device: torch.device, pool: Any) -> tuple[torch.cuda.CUDAGraph, _Result]:
         with _one_at_a_time, torch.cuda.device(device):
-            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream(device))
+            here = torch.cuda.current_stream(device)
+            # A graph's kernels have the priority of the stream on which they were captured.
+            stream = torch.cuda.Stream(device, priority=here.priority)  # type: ignore[no-untyped-call]
+            stream.wait_stream(here)
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP_CALLS):
                     self._compute()
-            torch.cuda.current_stream(device).wait_stream(stream)
+            here.wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             # Other threads may launch work meanwhile.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+            ):
                 result = self._compute()
         return graph, result
 

@@ -72,9 +72,11 @@ class Loop:
         self._device.set_serving_threads(learning=self._learning.load > 0)
 
     def _serve(self) -> None:
-        while not self._scheduler.closing:
-            try:
-                self._scheduler.step()
-            except Exception:  # a bug in the engine itself must not stop every session
-                _log.exception("an engine step failed")
+        # What learning launches would otherwise stand in line before each step.
+        with self._device.before_learning():
+            while not self._scheduler.closing:
+                try:
+                    self._scheduler.step()
+                except Exception:  # a bug in the engine itself must not stop every session
+                    _log.exception("an engine step failed")
         self._scheduler.cancel_all()

@@ -148,11 +148,11 @@ class Runner:
                 ids = [chunks[index].ids[0] for index in single]
                 samplers = [chunks[index].sampler for index in single]
                 decoded, tokens = static.step(slots, ids, samplers)
-                # Copies: the next step overwrites them, and a request may keep its output.
-                hidden_BD, logits_BV = decoded.hidden.clone(), decoded.logits.clone()
                 for row, index in enumerate(single):
-                    logits_V = logits_BV[row] if chunks[index].logits else None
-                    found[index] = Output(hidden_BD[row : row + 1], logits_V, tokens[row])
+                    logits_V = decoded.logits[row] if chunks[index].logits else None
+                    found[index] = Output(decoded.hidden[row : row + 1], logits_V, tokens[row])
+            else:
+                static.forget()
             for index, chunk in enumerate(chunks):
                 if index not in found:
                     [found[index]] = self._outputs([chunk], [self._alone(chunk)])

@@ -87,9 +87,15 @@ class Sampler:
         self._noise: DrawNoise | None = None
 
     @property
-    def draws_by_logits(self) -> bool:
-        """Whether tokens are drawn, from their logits alone, so that a device can do it."""
-        return self._sampling.temperature > 0 and self._sampling.repetition_penalty == 1
+    def chooses_by_logits(self) -> bool:
+        """Whether the choice depends on logits alone, so that the device which has them can make
+        it."""
+        return self._sampling.repetition_penalty == 1
+
+    @property
+    def draws(self) -> bool:
+        """Whether the choice is drawn, and not the likeliest."""
+        return self._sampling.temperature > 0
 
     def draw_of(self, size: int) -> Draw:
         """Options and noise for a device that draws the next token from `size`, for `choose`, which
@@ -106,7 +112,7 @@ class Sampler:
         `token` is what the device that has the logits chose, if it did: the likeliest one, or what
         it drew by `draw_of`."""
         options = self._sampling
-        if token is not None and options.repetition_penalty == 1:
+        if token is not None and self.chooses_by_logits:
             self._noise = None
             return token
         logits_V = logits_V.float().cpu()

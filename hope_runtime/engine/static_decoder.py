@@ -1,19 +1,17 @@
-"""Static decoder: runs steps of rows of one token through static_step.py, in batches of few sizes.
+"""Static decoder: decodes rows of one token by static steps, and launches the next step ahead.
 
-A batch is filled up to the next power of two, and windows are looked at up to the next one, too, so
-that few shapes exist; each is captured as a CUDA graph when it first comes, where there is CUDA.
+While the host hands out a step's tokens, a GPU would wait. So the tokens that it chose go into the
+next step of the same rows at once, before the host has seen them. What comes of it is used for the
+rows that go on as foreseen, and does others no harm: a step writes behind what their windows hold.
 
-Shape suffixes: B rows of one token, filled up, V vocabulary, S slots, C capacity, R width of an
-input of a fast memory, H its heads, V' its value width, K its key width, W its taps.
+Shape suffixes: B rows of one token.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,62 +20,50 @@ from hope_runtime.device import usable_cpus
 from hope_runtime.engine.device_draws import UNSURE, draw
 from hope_runtime.engine.kv_slots import Slot
 from hope_runtime.engine.sampling import Sampler
-from hope_runtime.graph_capture import Captured
-from hope_runtime.host_copies import on_device
-from hope_runtime.layers.kv_cache import KVPool
-from hope_runtime.models.decoder.batched import logits_of_rows
-from hope_runtime.models.decoder.static_step import AdapterTable, StepInputs, static_step
-from hope_runtime.models.decoder.weights import BaseModel
-from hope_runtime.models.fast_memory.memory import find, inputs
-from hope_runtime.models.fast_memory.weights import FastMemory
+from hope_runtime.engine.static_steps import Decoded, StaticSteps, slot_number
+from hope_runtime.host_copies import HostCopy, on_device
+from hope_runtime.layers.served_lora import ServedAdapter
 
-_log = logging.getLogger(__name__)
-
-# A shorter view of the windows than this saves less than another graph costs.
-LEAST_VISIBLE = 256
-# Of hidden states that two forms of a step compute, relative; bfloat16 alone differs by some 0.01.
-MOST_DIFFERENCE = 0.03
+# Rows of a step of which at least this share decoded in the step before are expected to go on.
+LIKELY_TO_GO_ON = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """Result of a step, for rows that fill a batch up, too: hidden states (B, D), logits (B, V),
-    and the likeliest token of each row, -1 where a logit is not finite."""
+class _Foreseen:
+    """State in which a row of a step that was launched ahead must be when it is asked for. A reply
+    has a sampler of its own, so with it the row goes on in the same text."""
 
-    hidden: Tensor
-    logits: Tensor
-    best: Tensor
+    place: int
+    length: int
+    sampler: Sampler
+    adapter: ServedAdapter | None
+    fast: Tensor | None
+
+    def is_for(self, slot: Slot, sampler: Sampler | None) -> bool:
+        same = self.sampler is sampler and self.length == slot.kv.length
+        return same and self.adapter is slot.adapter and self.fast is slot.fast
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """A step that was launched ahead, its rows by their slots' numbers, and, once the host has seen
+    them, the tokens that they read."""
+
+    decoded: Decoded
+    rows: dict[int, _Foreseen]
+    tokens: list[int] = field(default_factory=list)
 
 
 class StaticDecoder:
-    """Decodes tokens of rows whose caches are slots of `pool`, at most `rows` at a time.
+    """Decodes tokens of rows by `steps`. One thread at a time."""
 
-    The last slot of the pool belongs to no session: rows that fill up a batch write there. `rank`
-    is the highest of a session's adapter. One thread at a time.
-
-    `in_place` says whether Triton's kernels compute; by default each shape takes the faster form.
-    """
-
-    def __init__(
-        self,
-        model: BaseModel,
-        pool: KVPool,
-        *,
-        rows: int,
-        rank: int,
-        fast_memory: FastMemory | None = None,
-        in_place: bool | None = None,
-    ) -> None:
-        self._model = model
-        # Whether Triton's kernels compute the steps; None: where they are faster.
-        self._in_place = in_place
-        self._may_choose = in_place is None and model.device.type == "cuda" and _has_triton()
-        self._pool = pool
-        self._table = AdapterTable(model, rows, rank)
-        self._fast = None if fast_memory is None else SlotFastMemories(fast_memory, pool)
-        self._inputs: dict[int, Tensor] = {}
+    def __init__(self, steps: StaticSteps) -> None:
+        self._steps = steps
         self._noise = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="hope-noise")
-        self._steps: dict[tuple[int, int], Captured[Decoded]] = {}
+        self._ahead: _Ahead | None = None
+        self._last: frozenset[int] = frozenset()
+        # Rows that were decoded, and those of them that had been launched ahead.
+        self.decoded = self.foreseen = 0
 
     def step(
         self, slots: Sequence[Slot], ids: Sequence[int], samplers: Sequence[Sampler | None] = ()
@@ -88,27 +74,90 @@ class StaticDecoder:
 
         The windows grow by their token. Slots are those of the pool, and have room.
         """
-        B = _power_of_two(len(slots))
-        lengths = [slot.kv.length for slot in slots]
-        visible = min(max(_power_of_two(max(lengths) + 1), LEAST_VISIBLE), self._pool.capacity)
-        numbers = [_number(slot) for slot in slots]
-        spare = [0] * (B - len(slots))
-        unused = [self._pool.k.shape[1] - 1] * len(spare)
-        rows = self._table.rows_of([slot.adapter for slot in slots])
-        if self._fast is not None:
-            self._fast.hold(slots, numbers)
-        packed_4B = torch.tensor(
-            [[*ids, *spare], [*lengths, *spare], [*numbers, *unused], [*rows, *spare]]
-        )
-        held_4B = self._inputs.setdefault(B, torch.zeros_like(packed_4B).to(self._model.device))
-        held_4B.copy_(packed_4B)
-        decoded = self._step_of(B, visible).replay()
+        samplers = samplers or [None] * len(slots)
+        decoded = self._decoded(slots, ids, samplers)
         chosen_B = self._drawn(decoded, samplers)
+        copy = HostCopy(chosen_B)
+        ahead = self._launch_ahead(slots, chosen_B, samplers)
         # The one place that waits for the device.
-        tokens = chosen_B[: len(slots)].tolist()
+        tokens = copy.read().tolist()
+        if ahead is not None:
+            ahead.tokens = [tokens[place] for place in ahead.tokens]
+        self._ahead = ahead
         for slot in slots:
             slot.kv.length += 1
         return decoded, [None if token == UNSURE else token for token in tokens]
+
+    def forget(self) -> None:
+        """Drop what was launched ahead. Wanted before a slot is read in any other way."""
+        if self._ahead is not None:
+            self._erase(self._ahead.rows)
+            self._ahead = None
+
+    def _decoded(
+        self, slots: Sequence[Slot], ids: Sequence[int], samplers: Sequence[Sampler | None]
+    ) -> Decoded:
+        """The step's result, as far as possible from what was launched ahead."""
+        ahead, self._ahead = self._ahead, None
+        self.decoded += len(slots)
+        rows = {} if ahead is None else dict(ahead.rows)
+        known: dict[int, int] = {}
+        for place, (slot, sampler) in enumerate(zip(slots, samplers, strict=True)):
+            row = rows.get(slot_number(slot))
+            if (
+                row
+                and row.is_for(slot, sampler)
+                and ahead
+                and ahead.tokens[row.place] == ids[place]
+            ):
+                known[place] = rows.pop(slot_number(slot)).place
+        self._erase(rows)
+        self.foreseen += len(known)
+        missing = [place for place in range(len(slots)) if place not in known]
+        found: list[Decoded] = []
+        if ahead is not None and known:
+            found.append(ahead.decoded.rows(list(known.values())))
+        if missing:
+            some = [slots[place] for place in missing]
+            lengths = [slot.kv.length for slot in some]
+            found.append(self._steps.launch(some, [ids[place] for place in missing], lengths))
+        if len(found) == 1:
+            return found[0]
+        joined = Decoded(
+            *(torch.cat(each) for each in zip(*(f.parts() for f in found), strict=True))
+        )
+        order = [*known, *missing]
+        return joined.rows([order.index(place) for place in range(len(slots))])
+
+    def _launch_ahead(
+        self, slots: Sequence[Slot], chosen_B: Tensor, samplers: Sequence[Sampler | None]
+    ) -> _Ahead | None:
+        """The next step of the rows that will probably go on; its tokens are places in this one."""
+        before, self._last = self._last, frozenset(map(slot_number, slots))
+        if len(before & self._last) < LIKELY_TO_GO_ON * len(slots):
+            return None
+        places: list[int] = []
+        rows: dict[int, _Foreseen] = {}
+        for place, (slot, sampler) in enumerate(zip(slots, samplers, strict=True)):
+            length = slot.kv.length + 1
+            if sampler is None or not sampler.chooses_by_logits or length >= self._steps.capacity:
+                continue
+            row = _Foreseen(len(places), length, sampler, slot.adapter, slot.fast)
+            rows[slot_number(slot)] = row
+            places.append(place)
+        if not places:
+            return None
+        at = on_device(places, torch.long, chosen_B.device)
+        # A row that ends here, or whose token is still open, reads anything.
+        ids = chosen_B.index_select(0, at).clamp(min=0)
+        lengths = [row.length for row in rows.values()]
+        decoded = self._steps.launch([slots[place] for place in places], ids, lengths)
+        return _Ahead(decoded, rows, places)
+
+    def _erase(self, rows: dict[int, _Foreseen]) -> None:
+        """Zero what rows wrote that did not go on: it may be NaN, and a mask times NaN is NaN."""
+        if rows:
+            self._steps.erase(list(rows), [row.length for row in rows.values()])
 
     def _drawn(self, decoded: Decoded, samplers: Sequence[Sampler | None]) -> Tensor:
         """The next token of each row, (B,). Noise is made while the device computes."""
@@ -116,7 +165,7 @@ class StaticDecoder:
         given = {
             row: sampler
             for row, sampler in enumerate(samplers)
-            if sampler is not None and sampler.draws_by_logits
+            if sampler is not None and sampler.draws and sampler.chooses_by_logits
         }
         if not given:
             return decoded.best
@@ -127,115 +176,3 @@ class StaticDecoder:
         best_B = decoded.best.index_select(0, rows_B)
         drawn_B = draw(decoded.logits.index_select(0, rows_B), draws)
         return decoded.best.index_copy(0, rows_B, torch.where(best_B < 0, best_B, drawn_B))
-
-    def _step_of(self, B: int, visible: int) -> Captured[Decoded]:
-        step = self._steps.get((B, visible))
-        if step is None:
-            step = self._captured(B, visible, in_place=bool(self._in_place))
-            if self._may_choose:
-                step = self._faster(step, B, visible)
-            self._steps[B, visible] = step
-        return step
-
-    def _captured(self, B: int, visible: int, *, in_place: bool) -> Captured[Decoded]:
-        return Captured(lambda: self._compute(B, visible, in_place), self._model.device)
-
-    def _faster(self, usual: Captured[Decoded], B: int, visible: int) -> Captured[Decoded]:
-        """The usual form of a step, or the one of Triton's kernels if it computes the same faster.
-
-        Both read what the inputs hold now and write the same keys and values, however often.
-        """
-        try:
-            other = self._captured(B, visible, in_place=True)
-            expected, found = usual.replay().hidden.float(), other.replay().hidden.float()
-            difference = float((found - expected).norm() / expected.norm().clamp(min=1e-6))
-            if not difference <= MOST_DIFFERENCE:
-                raise ArithmeticError(f"the results differ by {difference:.2g}")
-            before, after = usual.milliseconds(), other.milliseconds()
-        except Exception as error:  # a compiler may fail in many ways, and is not needed
-            self._may_choose = False
-            _log.warning("steps are computed without Triton's kernels: %s", error)
-            return usual
-        _log.info("a step of %d rows takes %.2f ms, in place %.2f ms", B, before, after)
-        return other if after < before else usual
-
-    @torch.no_grad()
-    def _compute(self, B: int, visible: int, in_place: bool) -> Decoded:
-        step = StepInputs.of(self._inputs[B])
-        fast_memory = None if self._fast is None else self._fast.reading(step)
-        hidden_BD = static_step(
-            self._model, self._pool, self._table, step, visible, fast_memory, in_place=in_place
-        )
-        logits_BV = logits_of_rows(self._model, hidden_BD)
-        finite_B = logits_BV.amax(-1).isfinite()
-        return Decoded(hidden_BD, logits_BV, logits_BV.argmax(-1).where(finite_B, -1))
-
-
-class SlotFastMemories:
-    """The trained fast memories of all slots, resident beside their windows.
-
-    `inputs` are (S, C, R), what queries are made of; `memories` are (S, H, V', K), zeros where a
-    session has none, which adds exactly nothing.
-    """
-
-    def __init__(self, fast_memory: FastMemory, pool: KVPool) -> None:
-        slots, device = pool.k.shape[1], pool.k.device
-        width = fast_memory.config.input_width
-        self.fast_memory = fast_memory
-        self.inputs = torch.zeros(slots, pool.capacity, width, device=device)
-        self.memories = torch.zeros(fast_memory.shape(slots), device=device)
-        self._held: list[Tensor | None] = [None] * slots
-
-    def hold(self, slots: Sequence[Slot], numbers: Sequence[int]) -> None:
-        """Take over the memories that the slots have now; their `inputs` become views of these."""
-        for slot, number in zip(slots, numbers, strict=True):
-            here = self.inputs[number]
-            if slot.inputs is not None and slot.inputs.data_ptr() != here.data_ptr():
-                here.copy_(slot.inputs)
-                slot.inputs = here
-            if slot.fast is not self._held[number]:
-                self.memories[number] = 0 if slot.fast is None else slot.fast
-                self._held[number] = slot.fast
-
-    def reading(self, step: StepInputs) -> FastMemoryReading:
-        """One step's pass over the memories of its rows."""
-        return FastMemoryReading(self, step)
-
-
-class FastMemoryReading:
-    """One step's pass over the fast memories of its rows; for `static_step(.., fast_memory=..)`."""
-
-    def __init__(self, held: SlotFastMemories, step: StepInputs) -> None:
-        self._held, self._step = held, step
-        self._seen: list[Tensor] = []
-
-    def at(self, layer: int, x_BD: Tensor) -> Tensor:
-        """Implementation of models.decoder.forward.FastMemory."""
-        fast_memory, step = self._held.fast_memory, self._step
-        config, weights = fast_memory.config, fast_memory.weights
-        if layer in config.sources:
-            self._seen.append(x_BD)
-        if layer != config.target:
-            return x_BD
-        input_BR = inputs(config, weights, torch.cat(self._seen, dim=-1)[None])[0]
-        self._held.inputs[step.slots, step.lengths] = input_BR
-        before = torch.arange(1 - config.taps, 1, device=x_BD.device)
-        places_BW = step.lengths[:, None] + before
-        taps_BWR = self._held.inputs[step.slots[:, None], places_BW.clamp(min=0)]
-        taps_BWR = taps_BWR.masked_fill((places_BW < 0)[..., None], 0.0)
-        memory_BHVK = self._held.memories.index_select(0, step.slots)
-        return x_BD + find(config, weights, taps_BWR, memory_BHVK)[:, 0].to(x_BD.dtype)
-
-
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-def _power_of_two(count: int) -> int:
-    """The smallest one that is not below `count`."""
-    return 1 << (count - 1).bit_length()
-
-
-def _number(slot: Slot) -> int:
-    assert slot.kv.slot is not None, "the slot lies in the engine's pool"
-    return slot.kv.slot

@@ -23,6 +23,7 @@ from hope_runtime.engine.request import Request, always_ready
 from hope_runtime.engine.runner import Runner
 from hope_runtime.engine.scheduler import CPU_LIMITS, GPU_LIMITS
 from hope_runtime.engine.static_decoder import StaticDecoder
+from hope_runtime.engine.static_steps import StaticSteps
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
 from hope_runtime.engine.window_reader import Reader
 from hope_runtime.errors import ModelError
@@ -112,9 +113,10 @@ class TorchEngine(AdapterEngine):
         )
         decoder = None
         if static:
-            decoder = StaticDecoder(
+            steps = StaticSteps(
                 model, pool, rows=GPU_LIMITS.rows, rank=_HIGHEST_RANK, fast_memory=fast_memory
             )
+            decoder = StaticDecoder(steps)
         self._runner = Runner(model, fast_memory, static=decoder)
         self._loop = Loop(
             self._runner.step,

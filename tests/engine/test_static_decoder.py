@@ -16,6 +16,7 @@ from hope_runtime.engine.kv_slots import Slot, SlotPool
 from hope_runtime.engine.runner import ForwardChunk, Output, Runner
 from hope_runtime.engine.sampling import Sampler, Sampling
 from hope_runtime.engine.static_decoder import StaticDecoder
+from hope_runtime.engine.static_steps import StaticSteps
 from hope_runtime.errors import NotFiniteError
 from hope_runtime.graph_capture import Captured
 from hope_runtime.layers.kv_cache import KVPool
@@ -51,10 +52,11 @@ class Decoding:
             device=model.device,
             zeroed=True,
         )
-        self.slots = SlotPool(pool.caches[:-1])
-        self.decoder = StaticDecoder(
+        self.pool, self.slots = pool, SlotPool(pool.caches[:-1])
+        self.steps = StaticSteps(
             model, pool, rows=4, rank=RANK, fast_memory=fast_memory, in_place=in_place
         )
+        self.decoder = StaticDecoder(self.steps)
         self.runner = Runner(model, fast_memory, static=self.decoder if static else None)
         self.model, self.fast_memory = model, fast_memory
 
@@ -221,12 +223,15 @@ def test_a_step_and_its_draws_read_nothing_back(tiny_model: BaseModel) -> None:
     fast_memory = small_fast_memory(tiny_model)
     weights = fast_memory.weights.to(torch.float32, model.device)
     moved = FastMemory(fast_memory.config, weights)
-    decoder = StaticDecoder(model, pool, rows=4, rank=RANK, fast_memory=moved)
-    decoder._inputs[4] = torch.zeros(4, 4, dtype=torch.long, device=model.device)
-    decoded = decoder._compute(4, CAPACITY, in_place=False)
+    steps = StaticSteps(model, pool, rows=4, rank=RANK, fast_memory=moved)
+    slots = [Slot(cache) for cache in pool.caches[:3]]
+    # Tokens of the device, as a step that is launched ahead reads them.
+    ids = torch.zeros(3, dtype=torch.long, device=model.device)
+    decoded = steps.launch(slots, ids, [4, 0, 9])
     samplers = [Sampler(Sampling(temperature=1.0, seed=row)) for row in range(3)]
-    drawn = decoder._drawn(decoded, samplers)
-    assert (drawn.shape, drawn.device.type) == ((4,), "meta")
+    drawn = StaticDecoder(steps)._drawn(decoded, samplers)
+    assert (drawn.shape, drawn.device.type) == ((3,), "meta")
+    steps.erase([0, 2], [5, 10])
 
 
 def test_what_cannot_be_captured_is_called(
