@@ -1,16 +1,15 @@
 """Gradients of a consolidation's steps, which the host does not wait for.
 
 A CPU computes the parts of a step side by side, each of its own shape. A GPU spends such a step on
-launches, thousands for a few hundred tokens. There it is one part of padded shape, and a shape that
-comes again is captured as a graph, whose launch is one call; the next step is launched before the
-losses of this one are looked at.
+launches, thousands for a few hundred tokens. There it is one part of padded shape, captured as a
+graph, whose launch is one call; the next step is launched before the losses of this one are looked
+at.
 
 Shape suffixes: E examples, M targets.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ from hope_runtime.learning.recipes.specific.lean import losses
 from hope_runtime.learning.recipes.specific.lower_layers import Above, LowerLayers
 from hope_runtime.models.decoder.weights import BaseModel
 
-logger = logging.getLogger(__name__)
 # Graphs that are kept; a consolidation has about half a dozen shapes.
 GRAPHS = 24
 
@@ -70,7 +68,6 @@ class StepGradients:
         self._model = model
         self.padded = runs_padded(model.device) if padded is None else padded
         self._static: OrderedDict[tuple[object, ...], _StaticPass] = OrderedDict()
-        self._seen: set[tuple[object, ...]] = set()
         self._pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
 
     @property
@@ -105,11 +102,8 @@ class StepGradients:
     ) -> tuple[Sequence[Tensor], Tensor]:
         if not self.padded:
             return _gradient(self._model, above, adapter, others)
+        # Always as a graph, also of a shape that comes once: no bit may depend on what came before.
         key = _shape(above, adapter, others)
-        if key not in self._seen:
-            # Most shapes come again; capturing one that does not costs more than it saves.
-            self._seen.add(key)
-            return _gradient(self._model, above, adapter, others)
         static = self._static.get(key)
         if static is None:
             static = _StaticPass(self._model, above, adapter, others, self._pool)
