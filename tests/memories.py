@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from hope_runtime.session.fold import Boundary, due, observe, stretch
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory, Span
-from hope_runtime.session.policy import LearningPolicy, LevelConfig
+from hope_runtime.session.policy import LearningPolicy, LevelConfig, SpecificConfig
 
 WINDOW = 64
 
@@ -20,6 +20,18 @@ POLICY = LearningPolicy(
         LevelConfig(period_tokens=128, rank=1, learning_rate=1e-2),
     ),
     recipe="summed_gradient",
+)
+
+SPECIFIC_POLICY = LearningPolicy(
+    name="small",
+    levels=(
+        LevelConfig(period_tokens=64, rank=4, learning_rate=5e-3),
+        LevelConfig(period_tokens=128, rank=2, learning_rate=5e-3),
+    ),
+    recipe="specific_replay",
+    specific=SpecificConfig(
+        steps=4, least_steps=2, outer_directions=8, inner_directions=8, buffer_tokens=60
+    ),
 )
 
 Spans = Sequence[tuple[int, ...]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from memories import SPECIFIC_POLICY
 from safetensors.torch import load_file
 
 from hope_runtime.engine.prompt import encode_spans
@@ -16,23 +17,10 @@ from hope_runtime.session.memory import SessionMemory
 from hope_runtime.session.policy import (
     DEFAULT_POLICY,
     GuardConfig,
-    LearningPolicy,
-    LevelConfig,
     SpecificConfig,
 )
 from hope_runtime.steps import at_once
 
-POLICY = LearningPolicy(
-    name="small",
-    levels=(
-        LevelConfig(period_tokens=64, rank=4, learning_rate=5e-3),
-        LevelConfig(period_tokens=128, rank=2, learning_rate=5e-3),
-    ),
-    recipe="specific_replay",
-    specific=SpecificConfig(
-        steps=4, least_steps=2, outer_directions=8, inner_directions=8, buffer_tokens=60
-    ),
-)
 FACTS = ("My name is Tamsin. I live in Oslo. Brisa has a ferret called Pim.", "I play the harp.")
 
 
@@ -45,7 +33,7 @@ def kept(tmp_path_factory):
 def learn(chat_model, kept):
     """Tells messages, a conversation each, and gives the memory with what was reported."""
 
-    def go(*messages, policy=POLICY, threads=1, learner=None):
+    def go(*messages, policy=SPECIFIC_POLICY, threads=1, learner=None):
         learner = learner or Learner(chat_model, threads, kept=kept)
         memory = SessionMemory.fresh(chat_model.fingerprint, policy)
         reports = []
@@ -89,7 +77,7 @@ def test_what_is_kept_on_disk_changes_no_bit(chat_model, learn, tmp_path):
 
 
 def test_the_work_tells_the_share_that_is_done(chat_model, kept):
-    memory = SessionMemory.fresh(chat_model.fingerprint, POLICY)
+    memory = SessionMemory.fresh(chat_model.fingerprint, SPECIFIC_POLICY)
     segment = Segment(Speaker.USER, encode_spans(chat_model.tokenizer, FACTS[0]), learnable=True)
     memory = observe(memory, Record(RecordKind.TURN, "a", (segment,)), window_tokens=256)
     memory = observe(memory, Record(RecordKind.END_CONVERSATION, "a"), window_tokens=256)
@@ -138,7 +126,9 @@ def test_fifty_corrections_in_a_row_leave_one_statement(chat_model, learn):
     """The values are those of a person who cannot decide."""
     colours = ("teal", "green", "purple", "orange", "silver")
     changes = [f"My favourite colour is {colours[n % 5]} now." for n in range(50)]
-    quick = replace(POLICY, specific=replace(POLICY.specific, steps=1, least_steps=1))
+    quick = replace(
+        SPECIFIC_POLICY, specific=replace(SPECIFIC_POLICY.specific, steps=1, least_steps=1)
+    )
     memory, reports = learn("My favourite colour is brown.", *changes, policy=quick)
     assert texts(chat_model, memory) == [changes[-1]]
     assert sum(len(report.superseded) for report in reports if report.level == 0) == 50
@@ -146,7 +136,7 @@ def test_fifty_corrections_in_a_row_leave_one_statement(chat_model, learn):
 
 
 def test_a_rejected_consolidation_supersedes_nothing(chat_model, learn, monkeypatch):
-    guarded = replace(POLICY, guards=GuardConfig())
+    guarded = replace(SPECIFIC_POLICY, guards=GuardConfig())
     memory, _ = learn("My cat is called Ada.", policy=guarded)
     assert texts(chat_model, memory) == ["My cat is called Ada."]
     # As if each had done great harm.
@@ -158,7 +148,7 @@ def test_a_rejected_consolidation_supersedes_nothing(chat_model, learn, monkeypa
 
 def test_documents_without_statements_are_read_again(chat_model, kept):
     text = "The tide came in slowly and the boats were lifted from the mud. " * 3
-    memory = SessionMemory.fresh(chat_model.fingerprint, POLICY)
+    memory = SessionMemory.fresh(chat_model.fingerprint, SPECIFIC_POLICY)
     segment = Segment(Speaker.DOCUMENT, encode_spans(chat_model.tokenizer, text), True)
     memory = observe(memory, Record(RecordKind.TURN, "a", (segment,)), window_tokens=256)
     memory = observe(memory, Record(RecordKind.END_CONVERSATION, "a"), window_tokens=256)
@@ -172,9 +162,9 @@ def test_documents_without_statements_are_read_again(chat_model, kept):
 def test_what_deserves_no_practice_costs_only_reading(chat_model, kept):
     """A small model finds everything surprising, so the thresholds are out of its reach."""
     dull = replace(
-        POLICY,
+        SPECIFIC_POLICY,
         specific=replace(
-            POLICY.specific,
+            SPECIFIC_POLICY.specific,
             document_surprise_nats=99.0,
             odd_surprise_nats=99.0,
             text_surprise_nats=99.0,
@@ -204,7 +194,7 @@ def test_first_factors_read_none_of_the_directions(chat_model, learn, kept):
 
 
 def test_lower_layers_take_no_step(learn):
-    half = replace(POLICY, specific=replace(POLICY.specific, frozen_share=0.5))
+    half = replace(SPECIFIC_POLICY, specific=replace(SPECIFIC_POLICY.specific, frozen_share=0.5))
     memory, _ = learn(FACTS[0], policy=half)
     second = memory.levels[0].adapter.gate_b
     first = len(second) // 2

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hope_runtime.layers.attention import rotate
 from hope_runtime.layers.kernels.triton_kernels import add_low_rank, attend
 from hope_runtime.layers.kv_cache import KVPool
-from hope_runtime.models.decoder.attention import turns_at
-from hope_runtime.models.decoder.static_step import AdapterTable, StepInputs
+from hope_runtime.models.decoder.static_step import AdapterTable, SlotWriter, StepInputs
 from hope_runtime.models.decoder.weights import BaseModel
 
 
@@ -45,26 +43,21 @@ class InPlaceAttention:
     the row's window reaches."""
 
     def __init__(self, model: BaseModel, pool: KVPool, inputs: StepInputs) -> None:
-        self._config, self._pool = model.config, pool
+        self._config = model.config
         self._slots_B, self._lengths_B = inputs.slots, inputs.lengths
-        self._turns = turns_at(model, inputs.lengths)
+        self._writer = SlotWriter(model, pool, inputs)
 
     def mix(self, layer: int, qkv_BX: Tensor) -> Tensor:
         """Attention of one layer, (B, (H+2G)*K) -> (B, H*K)."""
         config = self._config
-        H, G, K = config.n_heads, config.n_kv_heads, config.head_dim
-        heads_BXK = qkv_BX.reshape(-1, H + 2 * G, K)
-        turned = rotate(heads_BXK[:, : H + G], *self._turns[layer])
-        k_SGCK, v_SGCK = self._pool.k[layer], self._pool.v[layer]
-        k_SGCK[self._slots_B, :, self._lengths_B] = turned[:, H:]
-        v_SGCK[self._slots_B, :, self._lengths_B] = heads_BXK[:, H + G :]
+        q_BHK, k_SGCK, v_SGCK = self._writer.write(layer, qkv_BX)
         return attend(
-            turned[:, :H],
+            q_BHK,
             k_SGCK,
             v_SGCK,
             self._slots_B,
             self._lengths_B,
-            scale=config.attention_scale or K**-0.5,
+            scale=config.attention_scale or config.head_dim**-0.5,
             softcap=config.attention_softcap,
             window=config.sliding_window if layer in config.sliding_layers else 0,
         )

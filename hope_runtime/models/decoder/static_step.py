@@ -103,15 +103,35 @@ class TableAdapters:
         return out_BD + torch.bmm(inner_B1R, second)[:, 0]
 
 
+class SlotWriter:
+    """Puts each row's key and value behind what its slot holds."""
+
+    def __init__(self, model: BaseModel, pool: KVPool, inputs: StepInputs) -> None:
+        self._config, self._pool = model.config, pool
+        self._slots_B, self._lengths_B = inputs.slots, inputs.lengths
+        self._turns = turns_at(model, inputs.lengths)
+
+    def write(self, layer: int, qkv_BX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows' queries, (B, H, K), turned, and the layer's keys and values of all slots,
+        (S, G, C, K), which hold those of the rows from now on."""
+        config = self._config
+        H, G, K = config.n_heads, config.n_kv_heads, config.head_dim
+        heads_BXK = qkv_BX.reshape(-1, H + 2 * G, K)
+        turned = rotate(heads_BXK[:, : H + G], *self._turns[layer])
+        k_SGCK, v_SGCK = self._pool.k[layer], self._pool.v[layer]
+        k_SGCK[self._slots_B, :, self._lengths_B] = turned[:, H:]
+        v_SGCK[self._slots_B, :, self._lengths_B] = heads_BXK[:, H + G :]
+        return turned[:, :H], k_SGCK, v_SGCK
+
+
 class SlotAttention:
     """Attention strategy: stores each row's key and value in its slot, and looks at the first
     `visible` places of it, as far as the row's window reaches."""
 
     def __init__(self, model: BaseModel, pool: KVPool, inputs: StepInputs, visible: int) -> None:
         config = model.config
-        self._config, self._pool, self._visible = config, pool, visible
-        self._slots_B, self._lengths_B = inputs.slots, inputs.lengths
-        self._turns = turns_at(model, inputs.lengths)
+        self._config, self._visible, self._slots_B = config, visible, inputs.slots
+        self._writer = SlotWriter(model, pool, inputs)
         places_C = torch.arange(visible, device=inputs.lengths.device)
         seen_BC = places_C <= inputs.lengths[:, None]
         self._biases = [as_bias(seen_BC[:, None, None], model.dtype)] * config.n_layers
@@ -124,14 +144,9 @@ class SlotAttention:
     def mix(self, layer: int, qkv_BX: Tensor) -> Tensor:
         """Attention of one layer, (B, (H+2G)*K) -> (B, H*K)."""
         config = self._config
-        H, G, K = config.n_heads, config.n_kv_heads, config.head_dim
-        heads_BXK = qkv_BX.reshape(-1, H + 2 * G, K)
-        turned = rotate(heads_BXK[:, : H + G], *self._turns[layer])
-        k_SGCK, v_SGCK = self._pool.k[layer], self._pool.v[layer]
-        k_SGCK[self._slots_B, :, self._lengths_B] = turned[:, H:]
-        v_SGCK[self._slots_B, :, self._lengths_B] = heads_BXK[:, H + G :]
+        q_BHK, k_SGCK, v_SGCK = self._writer.write(layer, qkv_BX)
         mixed_B1X = mix_heads(
-            turned[:, :H, None],
+            q_BHK[:, :, None],
             k_SGCK[:, :, : self._visible].index_select(0, self._slots_B),
             v_SGCK[:, :, : self._visible].index_select(0, self._slots_B),
             causal=False,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from memories import SPECIFIC_POLICY
 from torch import Tensor
 
 from hope_runtime.device import available
@@ -27,20 +28,8 @@ from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import due, observe
 from hope_runtime.session.log import Record, RecordKind, Segment, Speaker
 from hope_runtime.session.memory import SessionMemory
-from hope_runtime.session.policy import LearningPolicy, LevelConfig, SpecificConfig
 from hope_runtime.steps import at_once
 
-POLICY = LearningPolicy(
-    name="small",
-    levels=(
-        LevelConfig(period_tokens=64, rank=4, learning_rate=5e-3),
-        LevelConfig(period_tokens=128, rank=2, learning_rate=5e-3),
-    ),
-    recipe="specific_replay",
-    specific=SpecificConfig(
-        steps=4, least_steps=2, outer_directions=8, inner_directions=8, buffer_tokens=60
-    ),
-)
 PREFIX = (1001, 1002, 1003)
 
 
@@ -62,7 +51,7 @@ def items(model: BaseModel, seed: int, lengths: Sequence[int]) -> list[Item]:
 
 def trainer_of(model: BaseModel, level: int = 0) -> LevelTrainer:
     """A level that has learnt something, beside another one that has."""
-    memory = SessionMemory.fresh(model.fingerprint, POLICY)
+    memory = SessionMemory.fresh(model.fingerprint, SPECIFIC_POLICY)
     trainer = LevelTrainer(model, memory, level, Workers(1))
     trainer.load(noise(model, 4, seed=1))
     trainer.others = noise(model, 2, seed=2)
@@ -156,10 +145,10 @@ def test_a_step_reads_nothing_back_and_stays_on_its_device(chat_model: BaseModel
 
 
 class Session:
-    """A session of `POLICY` that has been told something and is due."""
+    """A session of `SPECIFIC_POLICY` that has been told something and is due."""
 
     def __init__(self, model: BaseModel) -> None:
-        memory = SessionMemory.fresh(model.fingerprint, POLICY)
+        memory = SessionMemory.fresh(model.fingerprint, SPECIFIC_POLICY)
         spans = encode_spans(model.tokenizer, "My name is Tamsin. I live in Oslo.")
         segment = Segment(Speaker.USER, spans, learnable=True)
         for record in (
