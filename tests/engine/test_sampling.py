@@ -94,7 +94,8 @@ def test_only_what_the_definitions_keep_is_ever_chosen(
         scores, temperature=temperature, top_k=top_k, top_p=top_p + slack, min_p=min_p - slack
     )
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    lowest = min(scores[index] for index in allowed)
+    # Scores that are nearly equal have equal weights in float32, and then the order of their ids.
+    lowest = min(scores[index] for index in allowed) - slack * temperature
     assert all(scores[token] >= lowest for token in draw(scores, sampling, 6))
 
 
