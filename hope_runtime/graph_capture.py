@@ -18,6 +18,12 @@ _one_at_a_time = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
+def few_shapes(count: int, least: int = 1) -> int:
+    """The next power of two, at least `least`, that a size is filled up to, so that few shapes are
+    captured."""
+    return max(least, 1 << (count - 1).bit_length())
+
+
 class Captured(Generic[_Result]):
     """`compute`, whose inputs and outputs are tensors that stay where they are.
 

@@ -14,9 +14,14 @@ def on_device(
     device: torch.device | str,
 ) -> Tensor:
     """Values as a tensor, (len(values),); the host goes on while it is copied to a GPU."""
-    pinned = torch.device(device).type == "cuda"
-    made = torch.tensor(values, dtype=dtype, pin_memory=pinned)
-    return made.to(device, non_blocking=pinned)
+    return sent(torch.tensor(values, dtype=dtype), device)
+
+
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the CPU on a device; the host goes on while it is copied to a GPU."""
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class HostCopy:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hope_runtime.host_copies import sent
+
 # Ranks among which a device draws; a row in which a later one may win is drawn on the host.
 RANKS = 1024
 UNSURE = -2
@@ -38,9 +40,7 @@ def draw(logits_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
     device = logits_BV.device
     options = [[d.temperature, d.top_p, d.min_p, d.top_k, d.least_other] for d in draws]
     rows = torch.cat([torch.tensor(options), torch.stack([d.noise_R for d in draws])], dim=1)
-    if device.type == "cuda":
-        rows = rows.pin_memory()
-    rows = rows.to(device, non_blocking=True)
+    rows = sent(rows, device)
     temperature, top_p, min_p, top_k, least = rows[:, :5, None].unbind(1)
     noise_BR = rows[:, 5:]
     logits_BV = logits_BV.float()

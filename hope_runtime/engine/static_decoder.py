@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,24 +34,28 @@ class _Foreseen:
     has a sampler of its own, so with it the row goes on in the same text."""
 
     place: int
+    token: int
     length: int
-    sampler: Sampler
+    sampler: Sampler | None
     adapter: ServedAdapter | None
     fast: Tensor | None
 
-    def is_for(self, slot: Slot, sampler: Sampler | None) -> bool:
-        same = self.sampler is sampler and self.length == slot.kv.length
-        return same and self.adapter is slot.adapter and self.fast is slot.fast
+    def is_for(self, slot: Slot, token: int, sampler: Sampler | None) -> bool:
+        same = self.token == token and self.length == slot.kv.length
+        return (
+            same
+            and self.sampler is sampler
+            and self.adapter is slot.adapter
+            and self.fast is slot.fast
+        )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Ahead:
-    """A step that was launched ahead, its rows by their slots' numbers, and, once the host has seen
-    them, the tokens that they read."""
+    """A step that was launched ahead, and its rows by their slots' numbers."""
 
     decoded: Decoded
     rows: dict[int, _Foreseen]
-    tokens: list[int] = field(default_factory=list)
 
 
 class StaticDecoder:
@@ -78,14 +82,20 @@ class StaticDecoder:
         decoded = self._decoded(slots, ids, samplers)
         chosen_B = self._drawn(decoded, samplers)
         copy = HostCopy(chosen_B)
-        ahead = self._launch_ahead(slots, chosen_B, samplers)
+        going_on = self._likely_to_go_on(slots, samplers)
+        ahead = self._launch_ahead([slots[row] for row in going_on], chosen_B, going_on)
         # The one place that waits for the device.
         tokens = copy.read().tolist()
-        if ahead is not None:
-            ahead.tokens = [tokens[place] for place in ahead.tokens]
-        self._ahead = ahead
         for slot in slots:
             slot.kv.length += 1
+        if ahead is not None:
+            rows = {}
+            for place, row in enumerate(going_on):
+                slot = slots[row]
+                rows[slot_number(slot)] = _Foreseen(
+                    place, tokens[row], slot.kv.length, samplers[row], slot.adapter, slot.fast
+                )
+            self._ahead = _Ahead(ahead, rows)
         return decoded, [None if token == UNSURE else token for token in tokens]
 
     def forget(self) -> None:
@@ -104,13 +114,9 @@ class StaticDecoder:
         known: dict[int, int] = {}
         for place, (slot, sampler) in enumerate(zip(slots, samplers, strict=True)):
             row = rows.get(slot_number(slot))
-            if (
-                row
-                and row.is_for(slot, sampler)
-                and ahead
-                and ahead.tokens[row.place] == ids[place]
-            ):
-                known[place] = rows.pop(slot_number(slot)).place
+            if row is not None and row.is_for(slot, ids[place], sampler):
+                known[place] = row.place
+                del rows[slot_number(slot)]
         self._erase(rows)
         self.foreseen += len(known)
         missing = [place for place in range(len(slots)) if place not in known]
@@ -129,30 +135,31 @@ class StaticDecoder:
         order = [*known, *missing]
         return joined.rows([order.index(place) for place in range(len(slots))])
 
-    def _launch_ahead(
-        self, slots: Sequence[Slot], chosen_B: Tensor, samplers: Sequence[Sampler | None]
-    ) -> _Ahead | None:
-        """The next step of the rows that will probably go on; its tokens are places in this one."""
+    def _likely_to_go_on(
+        self, slots: Sequence[Slot], samplers: Sequence[Sampler | None]
+    ) -> list[int]:
+        """Rows of a step that will probably read what it chooses for them."""
         before, self._last = self._last, frozenset(map(slot_number, slots))
         if len(before & self._last) < LIKELY_TO_GO_ON * len(slots):
+            return []
+        return [
+            row
+            for row, (slot, sampler) in enumerate(zip(slots, samplers, strict=True))
+            if sampler is not None
+            and sampler.chooses_by_logits
+            and slot.kv.length + 1 < self._steps.capacity
+        ]
+
+    def _launch_ahead(
+        self, slots: Sequence[Slot], chosen_B: Tensor, rows: Sequence[int]
+    ) -> Decoded | None:
+        """The next step of these rows, which are in these slots; None without any."""
+        if not slots:
             return None
-        places: list[int] = []
-        rows: dict[int, _Foreseen] = {}
-        for place, (slot, sampler) in enumerate(zip(slots, samplers, strict=True)):
-            length = slot.kv.length + 1
-            if sampler is None or not sampler.chooses_by_logits or length >= self._steps.capacity:
-                continue
-            row = _Foreseen(len(places), length, sampler, slot.adapter, slot.fast)
-            rows[slot_number(slot)] = row
-            places.append(place)
-        if not places:
-            return None
-        at = on_device(places, torch.long, chosen_B.device)
+        at = on_device(rows, torch.long, chosen_B.device)
         # A row that ends here, or whose token is still open, reads anything.
         ids = chosen_B.index_select(0, at).clamp(min=0)
-        lengths = [row.length for row in rows.values()]
-        decoded = self._steps.launch([slots[place] for place in places], ids, lengths)
-        return _Ahead(decoded, rows, places)
+        return self._steps.launch(slots, ids, [slot.kv.length + 1 for slot in slots])
 
     def _erase(self, rows: dict[int, _Foreseen]) -> None:
         """Zero what rows wrote that did not go on: it may be NaN, and a mask times NaN is NaN."""

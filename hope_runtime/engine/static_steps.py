@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hope_runtime.engine.kv_slots import Slot
 from hope_runtime.engine.slot_fast_memories import SlotFastMemories
-from hope_runtime.graph_capture import Captured
+from hope_runtime.graph_capture import Captured, few_shapes
 from hope_runtime.host_copies import on_device
 from hope_runtime.layers.kv_cache import KVPool
 from hope_runtime.models.decoder.batched import logits_of_rows
@@ -91,8 +91,8 @@ class StaticSteps:
         they say of their lengths stays.
         """
         count, device = len(slots), self._model.device
-        B = _power_of_two(count)
-        visible = min(max(_power_of_two(max(lengths) + 1), LEAST_VISIBLE), self._pool.capacity)
+        B = few_shapes(count)
+        visible = min(few_shapes(max(lengths) + 1, LEAST_VISIBLE), self._pool.capacity)
         numbers = [slot_number(slot) for slot in slots]
         spare = [0] * (B - count)
         unused = [self._pool.k.shape[1] - 1] * len(spare)
@@ -166,11 +166,6 @@ class StaticSteps:
 
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
-
-
-def _power_of_two(count: int) -> int:
-    """The smallest one that is not below `count`."""
-    return 1 << (count - 1).bit_length()
 
 
 def slot_number(slot: Slot) -> int:

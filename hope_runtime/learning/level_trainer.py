@@ -123,24 +123,14 @@ class LevelTrainer:
 
         `loss_of(index, scores_NV)` is the loss of packs[index], from its scores. Packs run side by
         side and their gradients are added in order. Raises DivergedStateError when the sum is not
-        finite.
+        finite: an optimiser would make every parameter so, and nothing was changed yet.
         """
 
-        def one(index: int) -> Tensor:
-            return loss_of(index, self.scores(packs[index]))
-
-        return self.gradient_of(one, len(packs), sum(pack.tokens for pack in packs))
-
-    def gradient_of(
-        self, loss_of: Callable[[int], Tensor], parts: int, tokens: int
-    ) -> list[Tensor]:
-        """Gradient of the sum of `loss_of(part)` over the parts; otherwise as `summed`. Raises as
-        `gradient`: an optimiser would make every parameter so, and nothing was changed yet."""
-
         def one(index: int) -> Sequence[Tensor]:
-            return torch.autograd.grad(loss_of(index), self.parameters)
+            loss = loss_of(index, self.scores(packs[index]))
+            return torch.autograd.grad(loss, self.parameters)
 
-        total, norm = self.summed(one, parts, tokens)
+        total, norm = self.summed(one, len(packs), sum(pack.tokens for pack in packs))
         self.note_norm(norm)
         return total
 

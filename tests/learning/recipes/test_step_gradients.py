@@ -20,7 +20,11 @@ from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.recipes.specific import gradients
 from hope_runtime.learning.recipes.specific.batch import Batch, Item
-from hope_runtime.learning.recipes.specific.gradients import StepGradients, _gradient
+from hope_runtime.learning.recipes.specific.gradients import (
+    PassInputs,
+    StepGradients,
+    gradient_of,
+)
 from hope_runtime.learning.recipes.specific.lower_layers import Above, LowerLayers
 from hope_runtime.learning.reference import references
 from hope_runtime.learning.workers import Workers
@@ -137,9 +141,8 @@ def test_a_step_reads_nothing_back_and_stays_on_its_device(chat_model: BaseModel
     adapter = LoraAdapter(
         **{name: part.to("meta").requires_grad_() for name, part in parts.items()}
     )
-    found, worst = _gradient(
-        model, moved, adapter, noise(chat_model, 2, seed=2).to(torch.float32, "meta")
-    )
+    others = noise(chat_model, 2, seed=2).to(torch.float32, "meta")
+    found, worst = gradient_of(model, PassInputs(moved, adapter, others))
     assert [each.shape for each in found] == [each.shape for each in adapter.tensors().values()]
     assert all(each.device.type == "meta" for each in (*found, worst))
 
@@ -188,14 +191,14 @@ def test_a_gradient_that_is_not_finite_ends_a_consolidation(
     chat_model: BaseModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, padded: bool
 ) -> None:
     monkeypatch.setattr(gradients, "runs_padded", lambda device: padded)
-    usual = gradients._gradient
+    usual = gradients.gradient_of
     calls = iter(range(100))
 
     def spoilt(*given: object) -> tuple[Sequence[Tensor], Tensor]:
         found, worst = usual(*given)  # type: ignore[arg-type]
         return ([each * float("nan") for each in found] if next(calls) == 2 else found), worst
 
-    monkeypatch.setattr(gradients, "_gradient", spoilt)
+    monkeypatch.setattr(gradients, "gradient_of", spoilt)
     session = Session(chat_model)
     before = session.memory.hash()
     with pytest.raises(DivergedStateError, match="gradient is not finite"):

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hope_runtime.graph_capture import few_shapes
 from hope_runtime.host_copies import on_device
 from hope_runtime.learning.packing import Example
 from hope_runtime.learning.reference import LIKELIEST, Reference
@@ -116,7 +117,7 @@ class Batch:
         sizes = [self.tokens, M, len(examples), max(lengths)]
         if padded:
             sizes[2] += 1
-            sizes = [_padded(size) for size in sizes]
+            sizes = [few_shapes(size, LEAST_PADDED) for size in sizes]
         self.padded_tokens, padded_M, E, T = sizes
         # An example that nobody has, if there is one.
         spare = min(len(examples), E - 1)
@@ -184,11 +185,6 @@ def _references(
     ids.append(torch.zeros(more, LIKELIEST, dtype=torch.long, device=device))
     shares.append(torch.zeros(more, LIKELIEST, device=device))
     return soft, torch.cat(ids), torch.cat(shares)
-
-
-def _padded(count: int) -> int:
-    """The next power of two."""
-    return max(LEAST_PADDED, 1 << (count - 1).bit_length())
 
 
 def share_out(lengths: Sequence[int], parts: int = PARTS) -> list[list[int]]:

@@ -90,76 +90,77 @@ class StepGradients:
 
         def gradient(part: int) -> Sequence[Tensor]:
             above = lower.above(batches[part])
-            found, worst[part] = self._pass(above, trainer.adapter, trainer.others)
+            inputs = PassInputs(above, trainer.adapter, trainer.others)
+            found, worst[part] = self._pass(inputs)
             return found
 
         tokens = sum(batch.tokens + len(batch.prefix) for batch in batches)
         summed, norm = trainer.summed(gradient, len(batches), tokens)
         return summed, StepLosses(norm, places, worst)
 
-    def _pass(
-        self, above: Above, adapter: LoraAdapter, others: LoraAdapter | None
-    ) -> tuple[Sequence[Tensor], Tensor]:
+    def _pass(self, inputs: PassInputs) -> tuple[Sequence[Tensor], Tensor]:
         if not self.padded:
-            return _gradient(self._model, above, adapter, others)
+            return gradient_of(self._model, inputs)
         # Always as a graph, also of a shape that comes once: no bit may depend on what came before.
-        key = _shape(above, adapter, others)
+        key = inputs.shape()
         static = self._static.get(key)
         if static is None:
-            static = _StaticPass(self._model, above, adapter, others, self._pool)
+            static = _StaticPass(self._model, inputs, self._pool)
             if len(self._static) >= GRAPHS:
                 self._static.popitem(last=False)
             self._static[key] = static
         self._static.move_to_end(key)
-        return static.run(above, adapter, others)
+        return static.run(inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class PassInputs:
+    """Inputs of a pass: a batch, the level's terms, float32 and differentiable, and those of all
+    other levels, None where there are none."""
+
+    above: Above
+    adapter: LoraAdapter
+    others: LoraAdapter | None
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in a fixed order."""
+        prefix = [] if self.above.prefix_PD is None else [self.above.prefix_PD]
+        terms = [self.adapter] if self.others is None else [self.adapter, self.others]
+        parts = [tensor for term in terms for tensor in term.tensors().values()]
+        return [*self.above.batch.tensors().values(), self.above.x_ND, *prefix, *parts]
+
+    def shape(self) -> tuple[object, ...]:
+        """Whatever a pass over them is captured for."""
+        above, batch = self.above, self.above.batch
+        shapes = [tuple(each.shape) for each in self.tensors()]
+        return (above.first, batch.longest, batch.prefix, self.others is None, *shapes)
+
+    def copy(self) -> PassInputs:
+        """The same in other tensors."""
+        above = self.above
+        tensors = {name: each.clone() for name, each in above.batch.tensors().items()}
+        batch = replace(above.batch, **tensors)  # type: ignore[arg-type]
+        prefix_PD = None if above.prefix_PD is None else above.prefix_PD.clone()
+        return PassInputs(
+            replace(above, batch=batch, x_ND=above.x_ND.clone(), prefix_PD=prefix_PD),
+            _copy(self.adapter, learns=True),
+            None if self.others is None else _copy(self.others, learns=False),
+        )
 
 
 class _StaticPass:
     """The gradient of one shape, over tensors that stay where they are."""
 
-    def __init__(
-        self,
-        model: BaseModel,
-        above: Above,
-        adapter: LoraAdapter,
-        others: LoraAdapter | None,
-        pool: Any,
-    ) -> None:
-        tensors = {name: each.clone() for name, each in above.batch.tensors().items()}
-        batch = replace(above.batch, **tensors)  # type: ignore[arg-type]
-        prefix_PD = None if above.prefix_PD is None else above.prefix_PD.clone()
-        self._held = _Inputs(
-            replace(above, batch=batch, x_ND=above.x_ND.clone(), prefix_PD=prefix_PD),
-            _copy(adapter, learns=True),
-            None if others is None else _copy(others, learns=False),
-        )
-        self._captured = Captured(lambda: _gradient(model, *self._held.all()), model.device, pool)
+    def __init__(self, model: BaseModel, inputs: PassInputs, pool: Any) -> None:
+        self._held = held = inputs.copy()
+        self._captured = Captured(lambda: gradient_of(model, held), model.device, pool)
 
-    def run(
-        self, above: Above, adapter: LoraAdapter, others: LoraAdapter | None
-    ) -> tuple[Sequence[Tensor], Tensor]:
-        """As _gradient, for inputs of this shape."""
+    def run(self, inputs: PassInputs) -> tuple[Sequence[Tensor], Tensor]:
+        """As gradient_of, for inputs of this shape."""
         with torch.no_grad():
-            given = _Inputs(above, adapter, others)
-            for mine, theirs in zip(self._held.tensors(), given.tensors(), strict=True):
+            for mine, theirs in zip(self._held.tensors(), inputs.tensors(), strict=True):
                 mine.copy_(theirs)
         return self._captured.replay()
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    above: Above
-    adapter: LoraAdapter
-    others: LoraAdapter | None
-
-    def all(self) -> tuple[Above, LoraAdapter, LoraAdapter | None]:
-        return self.above, self.adapter, self.others
-
-    def tensors(self) -> list[Tensor]:
-        prefix = [] if self.above.prefix_PD is None else [self.above.prefix_PD]
-        terms = [self.adapter] if self.others is None else [self.adapter, self.others]
-        parts = [tensor for term in terms for tensor in term.tensors().values()]
-        return [*self.above.batch.tensors().values(), self.above.x_ND, *prefix, *parts]
 
 
 def _copy(adapter: LoraAdapter, *, learns: bool) -> LoraAdapter:
@@ -167,19 +168,12 @@ def _copy(adapter: LoraAdapter, *, learns: bool) -> LoraAdapter:
     return LoraAdapter(**{name: part.requires_grad_(learns) for name, part in parts.items()})
 
 
-def _shape(above: Above, adapter: LoraAdapter, others: LoraAdapter | None) -> tuple[object, ...]:
-    batch = above.batch
-    shapes = [tuple(each.shape) for each in _Inputs(above, adapter, others).tensors()]
-    return (above.first, batch.longest, batch.prefix, others is None, *shapes)
-
-
-def _gradient(
-    model: BaseModel, above: Above, adapter: LoraAdapter, others: LoraAdapter | None
-) -> tuple[Sequence[Tensor], Tensor]:
-    """The gradient with respect to the adapter's tensors, and the worst nats of each example, (E,).
-    Nothing is read back and no shape depends on a value."""
-    batch = above.batch
-    total, losses_M = losses(model, above, joined(others, adapter, model.dtype))
+def gradient_of(model: BaseModel, inputs: PassInputs) -> tuple[Sequence[Tensor], Tensor]:
+    """The gradient with respect to the tensors of the level's terms, and the worst nats of each
+    example, (E,). Nothing is read back and no shape depends on a value."""
+    batch = inputs.above.batch
+    combined = joined(inputs.others, inputs.adapter, model.dtype)
+    total, losses_M = losses(model, inputs.above, combined)
     most_E = torch.zeros(batch.examples, device=losses_M.device)
     most_E = most_E.scatter_reduce(0, batch.owners_M, losses_M, "amax", include_self=True)
-    return torch.autograd.grad(total, list(adapter.tensors().values())), most_E
+    return torch.autograd.grad(total, list(inputs.adapter.tensors().values())), most_E
