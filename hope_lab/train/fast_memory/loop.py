@@ -160,8 +160,10 @@ class _Run:
 
     def finish(self, report: Callable[[MemoryStep], None]) -> FastMemory:
         """Steps to the end, at least one, storing the run now and then."""
-        while self.step == 0 or not self._is_over():
+        done = self.step > 0 and self._is_over()
+        while not done:
             last, rate = self._one_step()
+            # Asked once a step: a time that ended between two answers would skip the last test.
             done = self._is_over()
             tested = (
                 self.held_out.test(self._detached())

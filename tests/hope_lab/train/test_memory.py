@@ -204,6 +204,24 @@ def test_a_run_of_some_minutes_ends_with_a_finished_schedule(
     assert (tmp_path / FAST_MEMORY).exists()
 
 
+def test_a_run_whose_time_ends_just_after_its_last_step_was_judged_is_tested_and_stored(
+    chat_model: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def progress(self: MemoryTrainConfig, step: int, seconds: float) -> float:
+        """Over from the second time it is asked how far the run is."""
+        asked.append(seconds)
+        return 1.0 if len(asked) >= 2 else 0.5
+
+    monkeypatch.setattr(MemoryTrainConfig, "progress", progress)
+    monkeypatch.setattr(MemoryTrainConfig, "rate", lambda *_: 1e-3)
+    how = quick(steps=None, minutes=1.0, log_every=1000, save_every=1000)
+    train_fast_memory(chat_model, small_fast_memory(chat_model), how, tmp_path)
+    assert log.read(tmp_path)[-1].held_out is not None
+    assert (tmp_path / FAST_MEMORY).exists()
+
+
 def test_the_rate_falls_to_the_end_of_the_steps_or_of_the_time() -> None:
     timed = MemoryTrainConfig(steps=None, minutes=10, learning_rate=1.0)
     assert timed.rate(0, 0) == pytest.approx(0.01)
