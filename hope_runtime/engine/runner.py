@@ -100,6 +100,11 @@ class Runner:
         self._stack = stacked(model, [], self._kernels)
         self._stacked: list[ServedAdapter | None] = []
 
+    @property
+    def tiles(self) -> bool:
+        """Whether a step of 16 rows on a CPU costs what a step of one does."""
+        return isinstance(self._kernels, NativeKernels) and self._kernels.tiles
+
     def step(self, chunks: Sequence[ForwardChunk]) -> list[Output | Exception]:
         """The output of each chunk, or the exception that it met; a chunk that cannot be computed
         fails alone.

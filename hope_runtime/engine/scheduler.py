@@ -35,9 +35,11 @@ class StepLimits:
     slice_tokens: int | None
 
 
-# A CPU's step of few tokens costs what reading the weights once costs, so a slice of 16 is nearly
-# free; more tokens would be felt. Of a GPU's step the launches are felt, not the tokens.
-CPU_LIMITS = StepLimits(rows=MAX_ROWS, slice_tokens=16)
+# A CPU's step of few rows costs little more than reading the weights once. A slice of 8 tokens is
+# felt beside them; one of 16 doubles the step, unless the processor multiplies tiles of 16 rows. In
+# a GPU's step the launches are felt, not the tokens.
+CPU_LIMITS = StepLimits(rows=MAX_ROWS, slice_tokens=8)
+TILED_LIMITS = StepLimits(rows=MAX_ROWS, slice_tokens=16)
 GPU_LIMITS = StepLimits(rows=64, slice_tokens=None)
 
 # Readers that have caught up do not notify, so requests that wait for one are looked at again.

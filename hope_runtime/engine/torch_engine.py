@@ -21,7 +21,7 @@ from hope_runtime.engine.read_request import ReadRequest, ScoreRequest
 from hope_runtime.engine.reply import OnText
 from hope_runtime.engine.request import Request, always_ready
 from hope_runtime.engine.runner import Runner
-from hope_runtime.engine.scheduler import CPU_LIMITS, GPU_LIMITS
+from hope_runtime.engine.scheduler import CPU_LIMITS, GPU_LIMITS, TILED_LIMITS
 from hope_runtime.engine.static_decoder import StaticDecoder
 from hope_runtime.engine.static_steps import StaticSteps
 from hope_runtime.engine.turn import GenerateOutcome, GenerateTurn, ReadOutcome
@@ -118,12 +118,13 @@ class TorchEngine(AdapterEngine):
             )
             decoder = StaticDecoder(steps)
         self._runner = Runner(model, fast_memory, static=decoder)
+        on_cpu = TILED_LIMITS if self._runner.tiles else CPU_LIMITS
         self._loop = Loop(
             self._runner.step,
             device=self.device,
             room=lambda: self.slot_pool.room,
             widen=self._widen,
-            limits=GPU_LIMITS if static else CPU_LIMITS,
+            limits=GPU_LIMITS if static else on_cpu,
         )
         self._loop.start()
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 from engines import WAIT, Gate, ask
 from memories import WINDOW, document, spans_of
 from torch_turns import answer
 
+from hope_runtime.engine.request import Request
+from hope_runtime.engine.runner import ForwardChunk, Output, Runner
 from hope_runtime.engine.torch_engine import TorchEngine
+from hope_runtime.engine.turn import ReadOutcome
 from hope_runtime.learning import Consolidation
 from hope_runtime.models.decoder.weights import BaseModel
 from hope_runtime.session.fold import Boundary, observe
@@ -60,6 +64,35 @@ def test_turns_go_on_while_something_is_learnt_and_learning_while_turns_go_on(
         gate.is_open.set()
         turn.future.result(WAIT)
     assert learner.width == 2
+
+
+@pytest.mark.parametrize(("tiles", "most"), [(False, 8), (True, 16)])
+def test_a_reply_shares_its_steps_with_as_much_of_a_text_as_the_processor_spares(
+    chat_model: BaseModel,
+    memory: SessionMemory,
+    monkeypatch: pytest.MonkeyPatch,
+    tiles: bool,
+    most: int,
+) -> None:
+    text = document((tuple(range(10, 90)),))
+    steps: list[list[int]] = []
+    reads: list[Request[ReadOutcome]] = []
+    compute = Runner.step
+
+    def noted(runner: Runner, chunks: Sequence[ForwardChunk]) -> list[Output | Exception]:
+        steps.append([len(chunk.ids) for chunk in chunks])
+        if not reads and steps[-1] == [1]:  # the reply is being written
+            reads.append(engine.read("text", memory, text))
+        return compute(runner, chunks)
+
+    monkeypatch.setattr(Runner, "step", noted)
+    monkeypatch.setattr(Runner, "tiles", tiles)
+    with TorchEngine(chat_model, window_tokens=256) as engine:
+        answer(engine, memory, ask(tokens=40))
+        reads[0].future.result(WAIT)
+    beside = [max(step) for step in steps if len(step) == 2]
+    assert sum(beside) == len(text.tokens)
+    assert max(beside) == most
 
 
 def test_learning_through_the_engine_is_learning(

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from hope_runtime.cache_dir import cache_root
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("rows.cpp", "tiles.h", "vectors.h"))
@@ -28,11 +30,15 @@ _COMPILE_SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A kind of processor: the flags that the kernel lists in /proc/cpuinfo, and the compiler's."""
+    """A kind of processor: the flags that the kernel lists in /proc/cpuinfo, and the compiler's.
+
+    `tiles` are the dtypes in which it multiplies 16 rows at the price of one.
+    """
 
     name: str
     needs: frozenset[str]
     options: tuple[str, ...]
+    tiles: frozenset[torch.dtype] = frozenset()
 
 
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
@@ -42,6 +48,7 @@ VARIANTS = (
         "amx",
         _AVX512 | {"avx512_bf16", "amx_tile", "amx_bf16"},
         ("-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+        frozenset({torch.bfloat16}),
     ),
     Variant("avx512bf16", _AVX512 | {"avx512_bf16"}, ("-march=x86-64-v4", "-mavx512bf16")),
     Variant("avx512", _AVX512, ("-march=x86-64-v4",)),

@@ -56,11 +56,12 @@ class Integers:
 class NativeKernels:
     """Kernels of rows in one dtype. Implements Kernels; more tokens than few go to torch.
 
-    `linear` and the others want contiguous tensors of that dtype on the CPU. Raises OSError when
-    the file cannot be loaded or used here.
+    `linear` and the others want contiguous tensors of that dtype on the CPU. `tiles` says they
+    multiply 16 rows at the price of one. Raises OSError for a file that cannot be used here.
     """
 
-    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+    def __init__(self, path: Path, dtype: torch.dtype, *, tiles: bool = False) -> None:
+        self.tiles = tiles
         loaded = ctypes.CDLL(str(path))
         if not loaded.hope_prepare():
             raise OSError("the system does not lend the processor's registers")
@@ -180,7 +181,7 @@ def native_kernels(dtype: torch.dtype) -> NativeKernels | None:
         if path is None:
             continue
         try:
-            return NativeKernels(path, dtype)
+            return NativeKernels(path, dtype, tiles=dtype in variant.tiles)
         except (OSError, AttributeError):
             _log.warning("the compiled kernels in %s cannot be used", path)
     if variants:
