@@ -121,6 +121,36 @@ def test_a_correction_within_one_conversation(chat_model, learn):
     assert texts(chat_model, memory) == ["No, it is Bruno, not Ada."]
 
 
+def asked(model, memory):
+    """The questions that each span of the buffer is practised as the answer to."""
+    decode = model.tokenizer.decode
+    return [{decode(cue) for cue in span.cues} for span in memory.buffer]
+
+
+def test_a_sentence_of_two_statements_is_practised_as_both(chat_model, learn):
+    memory, (report,) = learn("Our dog is called Rolf, he is a poodle.")
+    assert report.statements == 2
+    [questions] = asked(chat_model, memory)
+    assert {"What is my dog called?", "What breed is my dog?"} <= questions
+
+
+def test_a_correction_of_one_statement_keeps_what_else_its_sentence_told(chat_model, learn):
+    memory, reports = learn("My daughter Mirja is seven.", "Mirja turned eight today.")
+    assert len(reports[-1].superseded) == 1
+    assert texts(chat_model, memory) == ["Mirja turned eight today."]
+    [questions] = asked(chat_model, memory)
+    assert {"How old is my daughter?", "What is my daughter called?"} <= questions
+
+
+def test_a_sentence_that_corrects_both_statements_of_another(chat_model, learn):
+    memory, reports = learn("My daughter Mirja is seven.", "My daughter Mira is eight.")
+    assert len(reports[-1].superseded) == 1
+    assert texts(chat_model, memory) == ["My daughter Mira is eight."]
+    [questions] = asked(chat_model, memory)
+    assert "How old is Mira?" in questions
+    assert not any("Mirja" in question for question in questions)
+
+
 @pytest.mark.heavy
 def test_fifty_corrections_in_a_row_leave_one_statement(chat_model, learn):
     """The values are those of a person who cannot decide."""

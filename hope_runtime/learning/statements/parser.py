@@ -55,6 +55,11 @@ class StatementParser(Protocol):
         """Questions that a statement answers, by its form alone; the likelier ones first."""
         ...
 
+    def parts(self, statement: Statement) -> list[Statement]:
+        """The plain statements that a user's sentence makes, with their questions; itself alone
+        where it is plain. Questions that it brings are shared among them."""
+        ...
+
     def specific(self, questions: Sequence[str]) -> list[str]:
         """Those that tell what they ask for; not "What am I?"."""
         ...
@@ -117,4 +122,9 @@ class StatementParser(Protocol):
 
     def in_its_place(self, new: Statement, old: Statement) -> Statement:
         """The old statement with the new value, as something that the new span tells."""
+        ...
+
+    def updated(self, statement: Statement, new: Statement, old: Statement) -> Statement:
+        """Another statement of the sentence of `old`, in whose place `new` comes, with the new
+        value where it named the old one."""
         ...

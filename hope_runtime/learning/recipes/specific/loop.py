@@ -34,7 +34,7 @@ NEGATIVE_WEIGHT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class LevelResult:
+class StatementForms:
     """The forms of one statement or text, practised in turn, and what must not be said in them:
     answers up to a value that no longer holds, whose first token is the last one."""
 
@@ -46,7 +46,7 @@ class LevelResult:
 class Material:
     """Everything that one consolidation draws from."""
 
-    statements: list[LevelResult]
+    statements: list[StatementForms]
     plain: list[Example]
     earlier: list[Example]
     held: Held
@@ -213,7 +213,7 @@ class _Forms:
     """Draws the forms of statements: of each one a step, more where there are few statements."""
 
     def __init__(
-        self, statements: Sequence[LevelResult], config: SpecificConfig, rng: random.Random
+        self, statements: Sequence[StatementForms], config: SpecificConfig, rng: random.Random
     ) -> None:
         self._statements = statements
         self._known_nats = config.known_nats

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from hope_runtime.layers.lora import LoraAdapter
 from hope_runtime.learning.base_samples import BaseSamples
 from hope_runtime.learning.level_trainer import LevelTrainer
 from hope_runtime.learning.packing import Example
@@ -27,12 +26,11 @@ from hope_runtime.learning.recipe import (
     PhaseClock,
     Resources,
     Stretch,
-    Superseded,
     Work,
 )
 from hope_runtime.learning.recipes.replay.examples import ReplayWriter
 from hope_runtime.learning.recipes.specific import loop
-from hope_runtime.learning.recipes.specific.answers import answers
+from hope_runtime.learning.recipes.specific.corrections import Corrections, Told
 from hope_runtime.learning.recipes.specific.directions import FOREIGN, Directions
 from hope_runtime.learning.recipes.specific.gradients import StepGradients
 from hope_runtime.learning.recipes.specific.held import Holding
@@ -48,20 +46,8 @@ from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.session.log import Speaker
 from hope_runtime.session.memory import Span
 
-# Tokens of a reply in which an old value would stand.
-REPLY_TOKENS = 12
 # Earlier statements whose forms a consolidation may draw, at most.
 EARLIER = 24
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """A statement to practise, with what else its span tells of (an earlier one with its new
-    value), and answers that no longer hold."""
-
-    item: Statement
-    also: tuple[Statement, ...] = ()
-    denied: tuple[Statement, ...] = ()
 
 
 class SpecificRecipe:
@@ -79,6 +65,7 @@ class SpecificRecipe:
         self._selection = Selection(resources, self._parser, self._names, self._reader)
         self._holding = Holding(resources, self._writer, self._names, self._parser)
         self._leaks = LeakFinder(resources, self._writer, self._parser, self._holding)
+        self._corrections = Corrections(resources, self._writer, self._parser, self._names)
         self._directions = Directions(model, self._workers, resources.directory)
         self._gradients = StepGradients(model)
         self._foreign_read: list[Rehearsed] | None = None
@@ -110,8 +97,9 @@ class SpecificRecipe:
             )
         samples = yield from self._resources.samples(stretch.policy.seed)
         clock.ends("samples")
-        earlier = [self._restored(span) for span in stretch.buffer]
-        told, earlier, superseded = yield from self._corrected(statements, earlier, stretch.before)
+        earlier = [part for span in stretch.buffer for part in self._restored(span)]
+        corrected = yield from self._corrections.of(statements, earlier, stretch.before)
+        told, earlier, superseded = corrected.told, corrected.earlier, corrected.superseded
         clock.ends("corrections")
         directions = yield from self._directions.of(
             [*self._texts(samples), *self._holding.texts()],
@@ -119,7 +107,7 @@ class SpecificRecipe:
             config.inner_directions,
         )
         clock.ends("directions")
-        asked = [part for each in told for part in (each.item, *each.also) if part.questions]
+        asked = [part for each in told for part in each.statements if part.questions]
         first = int(config.frozen_share * self._model.config.n_layers)
         lower = LowerLayers(self._model, self._workers, first, stretch.before)
         held = yield from self._holding.write(
@@ -159,14 +147,14 @@ class SpecificRecipe:
             clock.ends("steps")
         after = yield from self.surprises(trainer, spans)
         clock.ends("surprise")
-        cues = {
-            each.item.span.start: tuple(
-                tuple(self._model.tokenizer.encode(question)) for question in _questions(each)
-            )
-            for each in told
-        }
+        cues: dict[int, dict[tuple[int, ...], None]] = {}
+        for each in told:
+            asked_of = cues.setdefault(each.item.span.start, {})
+            for question in _questions(each):
+                asked_of[tuple(self._model.tokenizer.encode(question))] = None
         found = tuple(
-            replace(span, cues=cues[span.start]) if span.start in cues else span for span in spans
+            replace(span, cues=tuple(cues[span.start])) if span.start in cues else span
+            for span in spans
         )
         return LevelResult(
             found,
@@ -201,53 +189,15 @@ class SpecificRecipe:
             known |= zip(unread, found, strict=True)
         return [known[span] for span in spans]
 
-    def _restored(self, span: Span) -> Statement:
-        return self._reader.statement(span)
-
-    def _corrected(
-        self, statements: Sequence[Statement], earlier: list[Statement], before: LoraAdapter | None
-    ) -> Work[tuple[list[_Told], list[Statement], tuple[Superseded, ...]]]:
-        """The statements with those that they supersede in their place, the earlier ones that
-        still hold, and which superseded which."""
-        told: list[_Told] = []
-        found: list[Superseded] = []
-        for new in statements:
-            candidates = [*earlier, *(each.item for each in told)]
-            close = [
-                old
-                for old in candidates
-                if self._parser.supersedes(new, old, self._names, (self._parser.value(old.stated),))
-            ]
-            gone: list[Statement] = []
-            if close:
-                replies = answers(
-                    self._resources,
-                    self._writer,
-                    self._parser.specific(new.questions),
-                    before,
-                    max_tokens=REPLY_TOKENS,
-                )
-                yield None
-                gone = [
-                    old for old in close if self._parser.supersedes(new, old, self._names, replies)
-                ]
-            starts = {old.span.start for old in gone}
-            found += (Superseded(new.span.start, start) for start in sorted(starts))
-            earlier = [item for item in earlier if item.span.start not in starts]
-            told = [each for each in told if each.item.span.start not in starts]
-            also = tuple(self._parser.in_its_place(new, old) for old in gone)
-            if gone:
-                # A later span may be known by what it comes to alone.
-                new = replace(new, text=self._parser.plainly(new.text))
-            told.append(_Told(new, also, tuple(gone)))
-        return told, earlier, tuple(found)
+    def _restored(self, span: Span) -> list[Statement]:
+        return self._parser.parts(self._reader.statement(span))
 
     # Examples
 
-    def _forms(self, told: _Told) -> loop.LevelResult:
+    def _forms(self, told: Told) -> loop.StatementForms:
         """Every form of a statement and of those in whose place it came, and their old values."""
         forms: dict[Example, None] = {}
-        for item in (told.item, *told.also):
+        for item in told.statements:
             forms.update(dict.fromkeys(self._writer.replays(item)))
         negatives = [
             example
@@ -255,7 +205,7 @@ class SpecificRecipe:
             for question in old.questions
             if (example := self._denied(question, old)) is not None
         ]
-        return loop.LevelResult(list(forms), negatives)
+        return loop.StatementForms(list(forms), negatives)
 
     def _denied(self, question: str, old: Statement) -> Example | None:
         """The old answer up to the first token of its value, which alone is a target."""
@@ -283,7 +233,5 @@ class SpecificRecipe:
         return self._foreign_read
 
 
-def _questions(told: _Told) -> tuple[str, ...]:
-    return tuple(
-        dict.fromkeys(question for item in (told.item, *told.also) for question in item.questions)
-    )
+def _questions(told: Told) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(question for item in told.statements for question in item.questions))

@@ -70,10 +70,12 @@ class Selection:
         for span in spans:
             item = self._reader.statement(span)
             if self._is_statement(item, config):
-                if not item.questions and self._model.tokenizer.has_chat_template:
-                    asked = self._parser.questions(item.stated)
-                    item = replace(item, questions=tuple(asked[: config.questions]))
-                statements.append(item)
+                for part in self._parser.parts(item):
+                    if not part.questions and self._model.tokenizer.has_chat_template:
+                        part = replace(part, questions=tuple(self._parser.questions(part.stated)))
+                    if not span.cues:
+                        part = replace(part, questions=part.questions[: config.questions])
+                    statements.append(part)
             elif self._is_news(item, config):
                 texts.append(item)
         if stretch.allowance is None:

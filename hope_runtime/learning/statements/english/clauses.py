@@ -1,6 +1,6 @@
 """Clauses: a user's sentence cut into statements that stand alone.
 
-"I'm Tamsin and my dog is called Pip." tells two things. LevelResult as one, each question about one
+"I'm Tamsin and my dog is called Pip." tells two things. Practised as one, each question about one
 of them is answered with both, or with the other. English, and closed lists of function words, as
 in english.py; what does not look like two statements stays one.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.statement import Statement
@@ -58,7 +59,8 @@ _MOVED = re.compile(r"\bmoved\b", re.IGNORECASE)
 # One value at a time: what something is called, a favourite, where one lives, one's work.
 _SINGLE = re.compile(
     r"\b(?:(?:my|\w+'s) (?:\w+ ){1,3}?(?:is|was|are) |(?:my|'s) (?:\w+ ){0,2}?name\b|name is|"
-    r"favou?rite|lives? in|home is|works? as|born)\b|'s name is\b|is called\b|\bbest\b",
+    r"favou?rite|lives? in|home is|works? as|born)\b|'s name is\b|is called\b|\bbest\b|"
+    r"\byears old\b",
     re.IGNORECASE,
 )
 _NAMING = re.compile(r"\b(?:called|named?|renamed|calls?)\b", re.IGNORECASE)
@@ -103,7 +105,7 @@ def supersedes(new: Statement, old: Statement, names: Names, replies: Sequence[s
         return False
     if found := _IT_IS.match(new.stated.strip()):
         return found["old"].strip().lower() == was.lower()
-    if new.first_person != old.first_person or told.lower() in was.lower():
+    if told.lower() in was.lower() or not _of_the_same_person(new, old, names):
         return False
     if _shape(told) != _shape(was):
         return False
@@ -115,15 +117,11 @@ def supersedes(new: Statement, old: Statement, names: Names, replies: Sequence[s
     # "My cat is called Ada." is no news about "My cat is black."; "My cat is Bruno now." may be.
     if bool(_NAMING.search(new.stated)) != bool(_NAMING.search(old.stated)) and not said:
         return False
+    # A name that begins one sentence may look like any word there, and not in the other one.
+    both = [name for item in (new, old) for name in names.find(item.stated)]
+    both = [n for n in both if n not in (told, was) and not n.startswith(("I'", "I\u2019"))]
     owners = [
-        words_of(
-            *(
-                name
-                for name in names.find(item.stated)
-                if name not in (told, was) and not name.startswith(("I'", "I\u2019"))
-            )
-        )
-        for item in (new, old)
+        words_of(*(name for name in both if _mentions(item.stated, name))) for item in (new, old)
     ]
     # A memory that leaks would name another's value.
     if owners[0] != owners[1] and not _mentions(new.stated, was):
@@ -136,6 +134,15 @@ def supersedes(new: Statement, old: Statement, names: Names, replies: Sequence[s
     return said or bool(about[0] & about[1])
 
 
+def _of_the_same_person(new: Statement, old: Statement, names: Names) -> bool:
+    """Whether both are of the speaker, or both of others, or of the same name: of "my daughter
+    Mirja" and of Mirja."""
+    if new.first_person == old.first_person:
+        return True
+    named = (name for item in (new, old) for name in names.find(item.stated)[:1])
+    return any(_mentions(new.stated, name) and _mentions(old.stated, name) for name in named)
+
+
 def in_its_place(new: Statement, old: Statement) -> Statement:
     """The old statement with the new value, as something that the new span tells."""
     told, was = value(new.stated), value(old.stated)
@@ -143,6 +150,15 @@ def in_its_place(new: Statement, old: Statement) -> Statement:
     if not _vowel_fits(text, told):
         text = re.sub(rf"\b(a|an) (?={re.escape(told)})", _article(told), text)
     return replace(new, text=text, questions=old.questions)
+
+
+def updated(statement: Statement, new: Statement, old: Statement) -> Statement:
+    """Another statement of the sentence of `old`, with the new value in place of the old one: of
+    "my dog Pip", who is called Bo now, of "my dog Bo"."""
+    told, was = value(new.stated), value(old.stated)
+    change = partial(re.sub, rf"(?<!\w){re.escape(was)}(?!\w)", lambda _: told)
+    questions = tuple(dict.fromkeys(map(change, statement.questions)))
+    return replace(statement, text=change(statement.text), questions=questions)
 
 
 def _vowel_fits(text: str, told: str) -> bool:

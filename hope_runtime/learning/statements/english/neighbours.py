@@ -33,7 +33,7 @@ _OTHER_OWNER = 0.5
 _GIVEN = frozenset(name.lower() for name in library.GIVEN)
 _NOUN = re.compile(
     r"(?:\b[Mm]y|'s|\ban?|\b[Tt]he)((?: [a-z]+){1,3}?)"
-    r"(?='s\b| (?:is|are|was|were|has|named|called|of|in)\b)"
+    r"(?='s\b| (?:is|are|was|were|has|named|called|of|in)\b| [A-Z])"
 )
 
 
@@ -90,6 +90,8 @@ def near(
             for question in item.questions:
                 for whose in ("you", _somebody(taken, rng), _own(taken, rng)):
                     found[of_another(question, whose)] = None
+                for name in _names_asked(item, question, names):
+                    found[question.replace(name, _somebody(taken, rng))] = None
         else:
             for name in names.find(item.stated)[:1]:
                 named[name] = named.get(name, frozenset()) | topics(keys_of(item))
@@ -141,9 +143,12 @@ def swapped(
     pairs = [(q, noun) for q in statement.questions if (noun := _noun(statement.stated, q))]
     taken = frozenset[str]().union(*map(keys_of, others))
     if not pairs or rng.random() < _OTHER_OWNER:
-        if statement.first_person:
-            return _of_somebody(statement, taken, rng)
-        return _of_a_namesake(statement, taken, names, rng)
+        question = rng.choice(statement.questions)
+        if statement.first_person and not _names_asked(statement, question, names):
+            found = _of_somebody(statement, question, taken, rng)
+            # Words that cannot be asked of another ask the same.
+            return None if found.question == question else found
+        return _of_a_namesake(statement, question, taken, names, rng)
     question, noun = rng.choice(pairs)
     pool = kinds() if f"favourite {noun}" in statement.stated else alike(noun)
     free = [other for other in pool if other != noun and other not in taken]
@@ -162,22 +167,28 @@ def _noun(statement: str, question: str) -> str | None:
     return None
 
 
+def _names_asked(statement: Statement, question: str, names: Names) -> list[str]:
+    """The statement's name that one of its questions asks about, if it does."""
+    return [name for name in names.find(statement.stated)[:1] if name in question]
+
+
 def _of_a_namesake(
-    statement: Statement, taken: frozenset[str], names: Names, rng: random.Random
+    statement: Statement, question: str, taken: frozenset[str], names: Names, rng: random.Random
 ) -> Exchange | None:
-    """Neighbours of a statement about somebody: the same of a common name, or of the speaker."""
-    question, told = rng.choice(statement.questions), statement.stated
-    found = [name for name in names.find(told)[:1] if name in question]
+    """Neighbours of a statement about somebody with a name: the same of a common name."""
+    found = _names_asked(statement, question, names)
     if not found:
         return None
+    told = to_second_person(statement.stated) if statement.first_person else statement.stated
     whose = _somebody(taken, rng)
     return Exchange(*(text.replace(found[0], whose) for text in (question, told)))
 
 
-def _of_somebody(statement: Statement, taken: frozenset[str], rng: random.Random) -> Exchange:
+def _of_somebody(
+    statement: Statement, question: str, taken: frozenset[str], rng: random.Random
+) -> Exchange:
     """Neighbours of a first-person statement: the same of the model, of somebody named, or of
     one of the speaker's own people and animals."""
-    question = rng.choice(statement.questions)
     turn = rng.randrange(3)
     if turn == 0:
         return Exchange(of_another(question, "you"), statement.stated)

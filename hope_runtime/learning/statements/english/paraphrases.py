@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
+_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 _FRAMES = (
+    (r"^My name is ", ("What am I called?", "How should you address me?")),
     (r"^I work as an? |^I earn my living as |^I(?:'m| am) an? [a-z]+\.?$",
      ("What is my job?", "What do I do for a living?")),
     (r"^I live in [A-Z]|^My home is in [A-Z]",
@@ -18,8 +20,8 @@ _FRAMES = (
     (r"^I (?:drive|own) an? [A-Z]|^My car is an? ", ("What car do I drive?",)),
     (r"^I(?:'m| am) (?:learning|studying) [A-Z]|^I study [A-Z]",
      ("Which language am I learning?",)),
-    (r"\ballerg(?:ic|y) to ", ("What am I allergic to?",)),
-    (r"^I was born in [A-Z]|birthday (?:is )?in [A-Z]", ("When is my birthday?",)),
+    (r"\ballerg(?:ic|y) to ", ("What am I allergic to?", "What should I avoid eating?")),
+    (rf"^I was born in (?:{_MONTHS})|birthday (?:is )?in (?:{_MONTHS})", ("When is my birthday?",)),
     (r"^I(?:'m| am) (?:\d+|[a-z]+ty(?:-[a-z]+)?|[a-z]+teen)(?: years old)?\.?$",
      ("How old am I?", "What is my age?")),
     (r"^I like .+ best\.?$", ("What do I like best?",)),

@@ -6,15 +6,24 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hope_runtime.learning.statements.english import corrections, neighbours
-from hope_runtime.learning.statements.english.clauses import clause_starts
+from hope_runtime.learning.statements.english.clauses import as_introduction, clause_starts
+from hope_runtime.learning.statements.english.indirect import indirect
 from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.paraphrases import paraphrases
+from hope_runtime.learning.statements.english.restated import (
+    Restated,
+    age_of,
+    breed_questions,
+    restated,
+)
 from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.learning.statements.english.word_order import questions_by_word_order
 from hope_runtime.learning.statements.english.words import anchors, keys_of_question
 from hope_runtime.learning.statements.parser import Anchor, Exchange
+from hope_runtime.session.log import Speaker
 
 # "My cat is called V.", "I have a cat named V.", "X has a cat called V.", "X's cat's name is V."
 _NAMED = re.compile(
@@ -23,12 +32,14 @@ _NAMED = re.compile(
     r"|(?P<who>I|[A-Z]\w*(?: [A-Z]\w*)*) (?:have|has|had) (?:an?|one) "
     r"(?P<kept>[a-z]+(?: [a-z]+)?)(?: which is| who is)? (?:called|named) )(?P<value>[A-Z])"
 )
+# How many of the questions about somebody by name are asked by what they are to the user, too.
+_ALIASED = 2
 # A run of three digits or more, or digits and letters in one word: a number, a code, a UUID.
 _ODD = re.compile(r"\d{3,}|(?<!\w)(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{4,}")
 # One at the end of a sentence: text that goes on in lower case behind it is another one.
 _ODD_END = re.compile(rf"(?:{_ODD.pattern})[.!?][\"'\u201d\u2019)]*(?=\s)")
 # Questions that tell what they ask for without a key word: for the speaker's name, for an age.
-_CLEAR = re.compile(r"\bmy name\b|\bwho am I\b|\bhow old\b", re.IGNORECASE)
+_CLEAR = re.compile(r"\bmy name\b|\bwho am I\b|\bam I called\b|\bhow old\b", re.IGNORECASE)
 _WHOM = frozenset([
     "mother", "father", "brother", "sister", "wife", "husband", "son", "daughter", "aunt",
     "uncle", "cousin", "grandmother", "grandfather", "friend", "teacher", "doctor", "nephew",
@@ -48,7 +59,7 @@ class EnglishParser:
 
     def questions(self, stated: str) -> list[str]:
         plain = corrections.plainly(stated)
-        found = _naming_questions(plain)
+        found = _naming_questions(plain) or _age_questions(plain)
         if not found:
             by_order = questions_by_word_order(plain)
             if re.search(r"\b(?:is|am) an? ", plain):  # what it is, not who
@@ -58,8 +69,42 @@ class EnglishParser:
             found = [*by_order[:1], *others, *by_order[1:]]
             # "What am I?" asks for everything, and would be answered with this alone.
             found = self.specific(found) or found
-            found += [_reminding(question) for question in found[:1]]
+            found += _in_other_tones(found[:1])
         return list(dict.fromkeys(found))
+
+    def parts(self, statement: Statement) -> list[Statement]:
+        if statement.span.speaker is not Speaker.USER:
+            return [statement]
+        said = restated(statement.text)
+        if [each.text for each in said] == [statement.text]:
+            return [statement]
+        parts = [replace(statement, text=one.text, questions=self._asked(one)) for one in said]
+        if not statement.questions:
+            return parts
+        # Practised before: each question goes back to what it was asked of.
+        asked = [set(part.questions) for part in parts]
+        owners = [
+            next((n for n, of in enumerate(asked) if q in of), -1) for q in statement.questions
+        ]
+        for number in range(len(parts)):
+            mine = (number, number - len(parts))
+            pairs = zip(statement.questions, owners, strict=True)
+            questions = tuple(question for question, owner in pairs if owner in mine)
+            parts[number] = replace(parts[number], questions=questions)
+        return parts
+
+    def _asked(self, one: Restated) -> tuple[str, ...]:
+        """Questions about somebody by name, and the likelier ones by what they are to the user."""
+        plain = one.about or as_introduction(one.text)
+        asked = breed_questions(one) or self.questions(plain)
+        if one.alias:
+            found = []
+            for place, question in enumerate(asked):
+                found.append(question)
+                if place < _ALIASED and one.name in question:
+                    found.append(question.replace(one.name, one.alias))
+            asked = found
+        return tuple(dict.fromkeys(asked))
 
     def specific(self, questions: Sequence[str]) -> list[str]:
         return [
@@ -118,6 +163,9 @@ class EnglishParser:
     def in_its_place(self, new: Statement, old: Statement) -> Statement:
         return corrections.in_its_place(new, old)
 
+    def updated(self, statement: Statement, new: Statement, old: Statement) -> Statement:
+        return corrections.updated(statement, new, old)
+
 
 def _naming_questions(stated: str) -> list[str]:
     """Questions for the name of whom or what somebody has."""
@@ -133,7 +181,26 @@ def _naming_questions(stated: str) -> list[str]:
     if noun.split()[-1] in _WHOM:
         asked.append(f"Who is {owner} {noun}?")
     asked.append(f"Remind me what {owner} {noun} is called.")
-    return [*asked, f"Tell me the name of {owner} {noun}.", _reminding(asked[1])]
+    return [*asked, f"Tell me the name of {owner} {noun}.", *_in_other_tones(asked[1:2])]
+
+
+def _age_questions(stated: str) -> list[str]:
+    """Questions for an age that is told in full."""
+    told = age_of(stated)
+    if told is None or not stated.rstrip(".!").endswith("years old"):
+        return []
+    if told[0] == "I":
+        asked = ["How old am I?", "What is my age?"]
+    else:
+        who = told[0][:1].lower() + told[0][1:] if told[0].startswith("My ") else told[0]
+        asked = [f"How old is {who}?", f"What is {who}'s age?"]
+    return [*asked, *_in_other_tones(asked[:1])]
+
+
+def _in_other_tones(questions: Sequence[str]) -> list[str]:
+    """The same of somebody who asks politely, and of somebody who knew."""
+    found = [indirect(question) for question in questions]
+    return [*filter(None, found), *map(_reminding, questions)]
 
 
 def _reminding(question: str) -> str:

@@ -6,6 +6,7 @@ import re
 from functools import cache
 
 from hope_runtime.learning.statements.english import library
+from hope_runtime.learning.statements.english.indirect import indirect
 from hope_runtime.learning.statements.english.statement import Statement
 from hope_runtime.learning.statements.english.word_order import value_of
 from hope_runtime.learning.statements.parser import Anchor
@@ -51,11 +52,15 @@ def of_another(question: str, whose: str) -> str:
     question = question[len(lead) :]
     swaps: tuple[tuple[str, str], ...]
     if whose == "you":
-        swaps = (("am I", "are you"), ("was I", "were you"), ("I", "you"), ("my", "your"))
+        swaps = (
+            ("am I", "are you"), ("was I", "were you"), ("I am", "you are"), ("I was", "you were"),
+            ("I", "you"), ("my", "your"),
+        )  # fmt: skip
     else:
         swaps = (
             ("do I", "does \0"), ("am I", "is \0"), ("Am I", "Is \0"),
-            ("have I", "has \0"), ("I", "\0"), ("my", "\0's"),
+            ("have I", "has \0"), ("I am", "\0 is"), ("I have", "\0 has"), ("I", "\0"),
+            ("my", "\0's"), ("address me", "address \0"),
         )  # fmt: skip
     for old, new in swaps:
         question = re.sub(rf"\b{old}\b", new, question)
@@ -110,8 +115,8 @@ def own_questions() -> tuple[tuple[frozenset[str], str], ...]:
 
 @cache
 def anchors() -> tuple[Anchor, ...]:
-    """The library: the speaker's affairs, some of them of the model and of people named, and the
-    world's."""
+    """The library: the speaker's affairs, some of them asked indirectly, of the model and of people
+    named, and the world's."""
     found = [Anchor(keys, "my", question) for keys, question in own_questions()]
     given = library.GIVEN
     for place, (keys, question) in enumerate(own_questions()):
@@ -119,6 +124,8 @@ def anchors() -> tuple[Anchor, ...]:
             found.append(Anchor(keys, "your", of_another(question, "you")))
         if place % 5 == 2:
             found.append(Anchor(keys, "name", of_another(question, given[place % len(given)])))
+        if place % 5 == 4 and (asked := indirect(question)):
+            found.append(Anchor(keys, "my", asked))
     for question in library.WORLD.splitlines():
         found.append(Anchor(keys_of_question(question), "world", question))
     return tuple(found)

@@ -1,0 +1,62 @@
+"""Indirect questions: "Where do I live?" as "Do you know where I live?".
+
+People who want to know whether they are remembered ask so, and a memory that was asked in one way
+only does not answer. Questions whose order of words is not understood have no indirect form.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+_LEADS = (
+    "Do you know {}?", "Do you remember {}?", "Can you tell me {}?", "Please tell me {}.",
+    "Could you remind me {}?",
+)  # fmt: skip
+_WH = r"(?P<wh>(?:What|Which|Where|When|Who|How)(?: [a-z]+)*?)"
+_I = re.compile(rf"^{_WH} (?P<verb>do|did|am|was|have|can|should|must) I\b(?P<rest>[^?]*)\?$")
+_DOES = re.compile(
+    rf"^{_WH} does (?P<who>my [a-z]+|[A-Z][\w'\u2019-]*(?: [A-Z][\w'\u2019-]*)*) "
+    r"(?P<verb>[a-z]+)(?P<rest>[^?]*)\?$"
+)
+_IS = re.compile(
+    rf"^{_WH} (?P<verb>is|are|was) (?P<who>(?:my|[A-Z][\w\u2019-]*(?: [A-Z][\w\u2019-]*)*'s) "
+    r"[a-z'\u2019 ]+?|[A-Z][\w'\u2019-]*(?: [A-Z][\w'\u2019-]*)*)(?P<rest> called| named)?\?$"
+)
+# A question that ends so has left its subject before: "What is Ada afraid of?".
+_HANGING = re.compile(r" (?:of|in|at|to|for|with|about|from|on|by|as)$")
+_IRREGULAR = {"have": "has", "do": "does", "go": "goes"}
+
+
+def indirect(question: str) -> str | None:
+    """The question as a request, in one of five leads that the question decides; None where its
+    form is not understood."""
+    clause = _clause(question)
+    lead = _LEADS[zlib.crc32(question.encode()) % len(_LEADS)]
+    return clause and lead.format(clause)
+
+
+def _clause(question: str) -> str | None:
+    if found := _I.match(question):
+        verb = "" if found["verb"] == "do" else f" {found['verb']}"
+        if found["verb"] == "did":
+            return None  # the verb would have to be put into the past
+        return f"{_lower(found['wh'])} I{verb}{found['rest']}"
+    if found := _DOES.match(question):
+        return f"{_lower(found['wh'])} {found['who']} {_third(found['verb'])}{found['rest']}"
+    found = _IS.match(question)
+    if found is None or _HANGING.search(found["who"]):
+        return None
+    return f"{_lower(found['wh'])} {found['who']} {found['verb']}{found['rest'] or ''}"
+
+
+def _lower(word: str) -> str:
+    return word[:1].lower() + word[1:]
+
+
+def _third(verb: str) -> str:
+    if verb in _IRREGULAR:
+        return _IRREGULAR[verb]
+    if re.search(r"[^aeiou]y$", verb):
+        return verb[:-1] + "ies"
+    return verb + ("es" if re.search(r"(?:ch|sh|ss|x|o)$", verb) else "s")
