@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 import zlib
 
-_LEADS = (
-    "Do you know {}?", "Do you remember {}?", "Can you tell me {}?", "Please tell me {}.",
-    "Could you remind me {}?",
-)  # fmt: skip
+# Asked for a yes, a model without memory is sorry; asked to tell, it tells something.
+_LEADS = ("Do you know {}?", "Do you remember {}?", "Can you tell me {}?")
 _WH = r"(?P<wh>(?:What|Which|Where|When|Who|How)(?: [a-z]+)*?)"
 _I = re.compile(rf"^{_WH} (?P<verb>do|did|am|was|have|can|should|must) I\b(?P<rest>[^?]*)\?$")
 _DOES = re.compile(
@@ -29,8 +27,8 @@ _IRREGULAR = {"have": "has", "do": "does", "go": "goes"}
 
 
 def indirect(question: str) -> str | None:
-    """The question as a request, in one of five leads that the question decides; None where its
-    form is not understood."""
+    """The question behind one of three leads, which the question decides; None where its form is
+    not understood."""
     clause = _clause(question)
     lead = _LEADS[zlib.crc32(question.encode()) % len(_LEADS)]
     return clause and lead.format(clause)
