@@ -44,10 +44,13 @@ def said(text: str, *, start: int = 0, speaker: Speaker = Speaker.USER) -> list[
          ["My sister is called Ana.", "My sister Ana lives in Rome."]),
         ("Mirja turned eight today.", ["Mirja is eight years old."]),
         ("I'm 34.", ["I am 34 years old."]),
+        ("I've just turned 35.", ["I am 35 years old."]),
         ("We live in Oslo.", ["I live in Oslo."]),
         ("My cat's called Ada.", ["My cat is called Ada."]),
         # These are plain, or say something else.
         ("My cat is called Ada.", ["My cat is called Ada."]),
+        ("My dog Pip is called Bo now.", ["My dog Pip is called Bo now."]),
+        ("My son Tom is no longer a nurse.", ["My son Tom is no longer a nurse."]),
         ("My number is seven.", ["My number is seven."]),
         ("We are five.", ["We are five."]),
         ("I turned seven pages.", ["I turned seven pages."]),

@@ -1,11 +1,10 @@
 """Restatement: a user's sentence as the plain statements that it makes.
 
 "Our dog is called Pip, she is a whippet." becomes "My dog is called Pip." and "My dog Pip is a
-whippet.",
-"My daughter Mirja is seven." becomes "My daughter is called Mirja." and "My daughter Mirja
-is seven years old.": what a sentence says on the way is asked for as well, and a sentence that
-answers everything says too much. Closed lists of function words; what does not look like this stays
-as it is.
+whippet.", "My daughter Mirja is seven." becomes "My daughter is called Mirja." and "My daughter
+Mirja is seven years old.": what a sentence says on the way is asked for as well, and a sentence
+that answers everything says too much. Closed lists of function words; what does not look like this
+stays as it is.
 """
 
 from __future__ import annotations
@@ -42,11 +41,15 @@ _CONTINUED = re.compile(
 )
 _AGE = re.compile(
     rf"^(?P<who>I|My {_KIND}|{_NAME})"
-    r"(?:['\u2019]m| am| is|['\u2019]s|(?: has| have)?(?: just)? turned)"
+    r"(?:['\u2019]m| am| is|['\u2019]s|(?: has| have|['\u2019]ve)?(?: just)? turned)"
     rf" (?P<age>{_NUMBER})(?: years old| years of age)?"
     r"(?: (?:now|today|yesterday|tomorrow|already|last \w+|this \w+|on \w+|in \w+))*[.!]?$"
 )
 _NO_NAMES = CALENDAR | {"I"}
+# "My dog Pip is called Bo now." corrects the name, "My dog Pip is not old." something else.
+_CORRECTS = re.compile(
+    r"^(?:is|was|has been) (?:now |not |no longer )|.*\b(?:called|named|renamed)\b"
+)
 # "My cat's called Ada."
 _NAMED = re.compile(r"^((?:My|Our) [a-z -]+)['\u2019]s (called|named)\b")
 # "We are five." is said of several, and true of none.
@@ -75,8 +78,10 @@ def restated(text: str) -> list[Restated]:
     found = _CONTINUED.match(text) or _APPOSED.match(text)
     if found is None or found["kind"].split()[-1] not in _BEINGS or found["name"] in _NO_NAMES:
         return [Restated(_aged(text))]
-    kind, name, rest = found["kind"], found["name"], found["rest"].strip()
-    rest = re.sub(r"^['\u2019]s ", "is ", rest)
+    kind, name = found["kind"], found["name"]
+    rest = re.sub(r"^['\u2019]s ", "is ", found["rest"].strip())
+    if _CORRECTS.match(rest):
+        return [Restated(text)]
     about = _aged(f"{name} {rest}")
     return [Restated(f"My {kind} is called {name}."), Restated(f"My {kind} {about}", about, name)]
 
