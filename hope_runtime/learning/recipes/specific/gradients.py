@@ -130,7 +130,7 @@ class PassInputs:
         return [*self.above.batch.tensors().values(), self.above.x_ND, *prefix, *parts]
 
     def shape(self) -> tuple[object, ...]:
-        """Whatever a pass over them is captured for."""
+        """Shapes and sizes that a captured pass depends on."""
         above, batch = self.above, self.above.batch
         shapes = [tuple(each.shape) for each in self.tensors()]
         return (above.first, batch.longest, batch.prefix, self.others is None, *shapes)

@@ -97,7 +97,8 @@ class SpecificRecipe:
             )
         samples = yield from self._resources.samples(stretch.policy.seed)
         clock.ends("samples")
-        earlier = [part for span in stretch.buffer for part in self._restored(span)]
+        kept = map(self._reader.statement, stretch.buffer)
+        earlier = [part for statement in kept for part in self._parser.parts(statement)]
         corrected = yield from self._corrections.of(statements, earlier, stretch.before)
         told, earlier, superseded = corrected.told, corrected.earlier, corrected.superseded
         clock.ends("corrections")
@@ -188,9 +189,6 @@ class SpecificRecipe:
             found = yield from self.surprises(trainer, unread)
             known |= zip(unread, found, strict=True)
         return [known[span] for span in spans]
-
-    def _restored(self, span: Span) -> list[Statement]:
-        return self._parser.parts(self._reader.statement(span))
 
     # Examples
 

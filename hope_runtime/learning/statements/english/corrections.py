@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 from hope_runtime.learning.statements.english.names import Names
 from hope_runtime.learning.statements.english.statement import Statement
@@ -146,7 +145,7 @@ def _of_the_same_person(new: Statement, old: Statement, names: Names) -> bool:
 def in_its_place(new: Statement, old: Statement) -> Statement:
     """The old statement with the new value, as something that the new span tells."""
     told, was = value(new.stated), value(old.stated)
-    text = re.sub(rf"(?<!\w){re.escape(was)}(?!\w)", lambda _: told, old.stated)
+    text = _exchanged(old.stated, was, told)
     if not _vowel_fits(text, told):
         text = re.sub(rf"\b(a|an) (?={re.escape(told)})", _article(told), text)
     return replace(new, text=text, questions=old.questions)
@@ -156,9 +155,13 @@ def updated(statement: Statement, new: Statement, old: Statement) -> Statement:
     """Another statement of the sentence of `old`, with the new value in place of the old one: of
     "my dog Pip", who is called Bo now, of "my dog Bo"."""
     told, was = value(new.stated), value(old.stated)
-    change = partial(re.sub, rf"(?<!\w){re.escape(was)}(?!\w)", lambda _: told)
-    questions = tuple(dict.fromkeys(map(change, statement.questions)))
-    return replace(statement, text=change(statement.text), questions=questions)
+    questions = (_exchanged(question, was, told) for question in statement.questions)
+    text = _exchanged(statement.text, was, told)
+    return replace(statement, text=text, questions=tuple(dict.fromkeys(questions)))
+
+
+def _exchanged(text: str, was: str, told: str) -> str:
+    return re.sub(rf"(?<!\w){re.escape(was)}(?!\w)", lambda _: told, text)
 
 
 def _vowel_fits(text: str, told: str) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import zlib
 
+from hope_runtime.learning.statements.english.word_order import third_person
+
 # Asked for a yes, a model without memory is sorry; asked to tell, it tells something.
 _LEADS = ("Do you know {}?", "Do you remember {}?", "Can you tell me {}?")
 _WH = r"(?P<wh>(?:What|Which|Where|When|Who|How)(?: [a-z]+)*?)"
-_I = re.compile(rf"^{_WH} (?P<verb>do|did|am|was|have|can|should|must) I\b(?P<rest>[^?]*)\?$")
+_I = re.compile(rf"^{_WH} (?P<verb>do|am|was|have|can|should|must) I\b(?P<rest>[^?]*)\?$")
 _DOES = re.compile(
     rf"^{_WH} does (?P<who>my [a-z]+|[A-Z][\w'\u2019-]*(?: [A-Z][\w'\u2019-]*)*) "
     r"(?P<verb>[a-z]+)(?P<rest>[^?]*)\?$"
@@ -23,7 +25,6 @@ _IS = re.compile(
 )
 # A question that ends so has left its subject before: "What is Ada afraid of?".
 _HANGING = re.compile(r" (?:of|in|at|to|for|with|about|from|on|by|as)$")
-_IRREGULAR = {"have": "has", "do": "does", "go": "goes"}
 
 
 def indirect(question: str) -> str | None:
@@ -37,11 +38,9 @@ def indirect(question: str) -> str | None:
 def _clause(question: str) -> str | None:
     if found := _I.match(question):
         verb = "" if found["verb"] == "do" else f" {found['verb']}"
-        if found["verb"] == "did":
-            return None  # the verb would have to be put into the past
         return f"{_lower(found['wh'])} I{verb}{found['rest']}"
     if found := _DOES.match(question):
-        return f"{_lower(found['wh'])} {found['who']} {_third(found['verb'])}{found['rest']}"
+        return f"{_lower(found['wh'])} {found['who']} {third_person(found['verb'])}{found['rest']}"
     found = _IS.match(question)
     if found is None or _HANGING.search(found["who"]):
         return None
@@ -50,11 +49,3 @@ def _clause(question: str) -> str | None:
 
 def _lower(word: str) -> str:
     return word[:1].lower() + word[1:]
-
-
-def _third(verb: str) -> str:
-    if verb in _IRREGULAR:
-        return _IRREGULAR[verb]
-    if re.search(r"[^aeiou]y$", verb):
-        return verb[:-1] + "ies"
-    return verb + ("es" if re.search(r"(?:ch|sh|ss|x|o)$", verb) else "s")

@@ -81,17 +81,14 @@ class EnglishParser:
         parts = [replace(statement, text=one.text, questions=self._asked(one)) for one in said]
         if not statement.questions:
             return parts
-        # Practised before: each question goes back to what it was asked of.
-        asked = [set(part.questions) for part in parts]
-        owners = [
-            next((n for n, of in enumerate(asked) if q in of), -1) for q in statement.questions
-        ]
-        for number in range(len(parts)):
-            mine = (number, number - len(parts))
-            pairs = zip(statement.questions, owners, strict=True)
-            questions = tuple(question for question, owner in pairs if owner in mine)
-            parts[number] = replace(parts[number], questions=questions)
-        return parts
+        # Practised before: each question goes back to what it was asked of, others to the last.
+        *others, last = parts
+        left, shared = statement.questions, []
+        for part in others:
+            mine = tuple(question for question in left if question in part.questions)
+            left = tuple(question for question in left if question not in mine)
+            shared.append(replace(part, questions=mine))
+        return [*shared, replace(last, questions=left)]
 
     def _asked(self, one: Restated) -> tuple[str, ...]:
         """Questions about somebody by name, and the likelier ones by what they are to the user."""

@@ -36,7 +36,7 @@ _APPOSED = re.compile(
 )
 # "My dog is called Pip, she is a whippet.", "My sister's name is Ana and she lives in Rome."
 _CONTINUED = re.compile(
-    rf"^(?P<naming>My (?P<kind>{_KIND})(?: is called| is named|'s name is| is) (?P<name>{_NAME}))"
+    rf"^My (?P<kind>{_KIND})(?: is called| is named|'s name is| is) (?P<name>{_NAME})"
     rf"(?:[,;.]? and|[,;]) (?:he|she|it)(?P<rest>(?:['\u2019]s| is| has| [a-z]+s| [a-z]+ed) .+)$"
 )
 _AGE = re.compile(
@@ -58,11 +58,10 @@ _WE = re.compile(r"^We (?!are\b|were\b|have been\b|all\b|both\b)(?=[a-z])")
 
 @dataclass(frozen=True, slots=True)
 class Restated:
-    """A plain statement. One about somebody who has a `name` is asked about as `about`, where the
-    name stands alone, and as what he is to the user."""
+    """A plain statement. One about somebody who has a `name` is asked about by the name alone and
+    as what he is to the user."""
 
     text: str
-    about: str = ""
     name: str = ""
 
     @property
@@ -70,6 +69,11 @@ class Restated:
         """Words for whom the name is, "my" and a noun; "" where there is no name."""
         before = self.text.partition(f" {self.name}")[0] if self.name else ""
         return before[:1].lower() + before[1:]
+
+    @property
+    def about(self) -> str:
+        """The statement with the name alone: "Mirja is seven years old."; "" without a name."""
+        return self.text[len(self.alias) + 1 :] if self.name else ""
 
 
 def restated(text: str) -> list[Restated]:
@@ -83,7 +87,7 @@ def restated(text: str) -> list[Restated]:
     if _CORRECTS.match(rest):
         return [Restated(text)]
     about = _aged(f"{name} {rest}")
-    return [Restated(f"My {kind} is called {name}."), Restated(f"My {kind} {about}", about, name)]
+    return [Restated(f"My {kind} is called {name}."), Restated(f"My {kind} {about}", name)]
 
 
 def age_of(text: str) -> tuple[str, str] | None:

@@ -42,6 +42,7 @@ _PASTS = {
     "threw": "throw", "told": "tell", "took": "take", "understood": "understand",
     "went": "go", "woke": "wake", "won": "win", "wore": "wear", "wrote": "write",
 }  # fmt: skip
+_THIRDS = {"has": "have", "does": "do", "goes": "go"}
 _PARTICIPLE = re.compile(r"(?:ed|en|een|own|one|ought|aught)$")
 # Words that open a time or a place before the subject without a preposition.
 _FRONTING = frozenset(["next", "last", "every", "each", "these", "this", "some", "one"])
@@ -174,14 +175,23 @@ def _present(verb: str) -> str:
 def _base(verb: str) -> str | None:
     """Base form of a verb in the third person singular; None when it does not look like one."""
     lower = verb.lower()
-    irregular = {"has": "have", "does": "do", "goes": "go"}
-    if lower in irregular:
-        return irregular[lower]
+    if lower in _THIRDS:
+        return _THIRDS[lower]
     if lower.endswith("ies") and len(lower) > 4:
         return lower[:-3] + "y"
     if re.search(r"(?:ch|sh|ss|x|zz|o)es$", lower):
         return lower[:-2]
     return lower[:-1] if lower.endswith("s") and not lower.endswith("ss") else None
+
+
+def third_person(verb: str) -> str:
+    """A base form in the third person singular."""
+    for third, base in _THIRDS.items():
+        if verb == base:
+            return third
+    if re.search(r"[^aeiou]y$", verb):
+        return verb[:-1] + "ies"
+    return verb + ("es" if re.search(r"(?:ch|sh|ss|x|o)$", verb) else "s")
 
 
 def _verb(words: list[str]) -> int | None:
